@@ -1,0 +1,116 @@
+"""Every error of the product. An error knows its HTTP status and code; its docstring is its default text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """One bad field of a request, by its path (`messages.0.role`)."""
+
+    field: str
+    message: str
+
+
+class TokenrelayError(Exception):
+    """Something went wrong."""
+
+    status = 500
+    code = "internal_error"
+    title = "Internal error"
+
+    def __init__(self, detail: str | None = None, *, retry_after: int | None = None) -> None:
+        self.detail = detail or (self.__doc__ or "").strip()
+        self.retry_after = retry_after
+        """Seconds after which the same call may succeed; None where waiting does not help."""
+        super().__init__(self.detail)
+
+
+class MalformedRequestError(TokenrelayError):
+    """The body is not valid JSON."""
+
+    status = 400
+    code = "malformed_request"
+    title = "Malformed request"
+
+
+class InvalidRequestError(TokenrelayError):
+    """The request has invalid fields."""
+
+    status = 422
+    code = "invalid_request"
+    title = "Invalid request"
+
+    def __init__(self, errors: Sequence[FieldError], detail: str | None = None) -> None:
+        self.errors = tuple(errors)
+        super().__init__(detail or "; ".join(f"{e.field}: {e.message}" for e in self.errors))
+
+
+class IdempotencyConflictError(InvalidRequestError):
+    """This Idempotency-Key was used with another request body."""
+
+    code = "idempotency_conflict"
+    title = "Idempotency key reused"
+
+    def __init__(self) -> None:
+        super().__init__([FieldError("Idempotency-Key", "was used with another request body")])
+
+
+class UnauthorizedError(TokenrelayError):
+    """A valid API key is required: Authorization: Bearer KEY."""
+
+    status = 401
+    code = "unauthorized"
+    title = "Unauthorized"
+
+
+class JobNotFoundError(TokenrelayError):
+    """There is no such job."""
+
+    status = 404
+    code = "job_not_found"
+    title = "No such job"
+
+
+class ConflictError(TokenrelayError):
+    """The job's status does not allow this."""
+
+    status = 409
+    code = "conflict"
+    title = "Conflict"
+
+
+class QueueFullError(TokenrelayError):
+    """The queue is full."""
+
+    status = 429
+    code = "queue_full"
+    title = "Queue full"
+
+
+class UnavailableError(TokenrelayError):
+    """The service cannot take jobs now; nothing was accepted."""
+
+    status = 503
+    code = "unavailable"
+    title = "Unavailable"
+
+
+class SettingsError(TokenrelayError):
+    """The settings are invalid."""
+
+    code = "invalid_settings"
+
+
+class EngineError(TokenrelayError):
+    """The engine failed."""
+
+    code = "engine_error"
+
+
+class PromptTooLongError(EngineError):
+    """The prompt does not fit into the model's length."""
+
+    code = "prompt_too_long"

@@ -1,0 +1,160 @@
+"""The job as clients see it, and its parts. Times are seconds since the epoch by Redis' clock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+
+class Status(StrEnum):
+    QUEUED = "queued"
+    IN_PROGRESS = "in_progress"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+
+TERMINAL_STATUSES = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.EXPIRED})
+
+
+class FinishReason(StrEnum):
+    STOP = "stop"
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+    TIMEOUT = "timeout"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class JobError:
+    """Why a job did not complete; `code` is one of the contract's."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One worker's run at a job. `reason` says why it ended without ending the job."""
+
+    number: int
+    worker: str
+    started_at: float
+    ended_at: float | None = None
+    reason: str | None = None
+
+
+@dataclass(slots=True)
+class Choice:
+    """One of a job's n outputs, as far as the log goes."""
+
+    index: int
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job's record together with what its log says."""
+
+    id: str
+    owner: str
+    model: str
+    status: Status
+    request: dict[str, Any]
+    created_at: float
+    started_at: float | None
+    first_token_at: float | None
+    ended_at: float | None
+    attempts: list[Attempt]
+    output: list[Choice]
+    prompt_tokens: int
+    error: JobError | None
+    read_at: float
+    """When Redis was read: what running durations are measured against."""
+    queue_position: int | None = None
+    eta_seconds: float | None = None
+    reason: str | None = None
+
+    @property
+    def is_ended(self) -> bool:
+        return self.status in TERMINAL_STATUSES
+
+    @property
+    def completion_tokens(self) -> int:
+        return sum(len(choice.token_ids) for choice in self.output)
+
+    @property
+    def run_seconds(self) -> float | None:
+        if self.started_at is None:
+            return None
+        return (self.ended_at or self.read_at) - self.started_at
+
+    def to_dict(self) -> dict[str, Any]:
+        """The contract's job object, without `urls`, which only the web knows."""
+        return {
+            "id": self.id,
+            "object": "job",
+            "status": self.status,
+            "model": self.model,
+            "created_at": iso8601(self.created_at),
+            "started_at": iso8601(self.started_at),
+            "ended_at": iso8601(self.ended_at),
+            "attempt": len(self.attempts),
+            "attempts": [_attempt_dict(attempt) for attempt in self.attempts],
+            "queue_position": self.queue_position,
+            "eta_seconds": self.eta_seconds,
+            "reason": self.reason,
+            "request": self.request,
+            "output": [
+                {"index": c.index, "text": c.text, "finish_reason": c.finish_reason} for c in self.output
+            ],
+            "usage": {
+                "prompt_tokens": self.prompt_tokens,
+                "completion_tokens": self.completion_tokens,
+                "total_tokens": self.prompt_tokens + self.completion_tokens,
+            },
+            "error": {"code": self.error.code, "message": self.error.message} if self.error else None,
+            "metrics": self._metrics(),
+            "metadata": self.request["metadata"],
+        }
+
+    def _metrics(self) -> dict[str, float | None]:
+        run_seconds = self.run_seconds
+        queue_seconds = first_token_seconds = None
+        if self.started_at is not None:
+            queue_seconds = self.started_at - self.created_at
+        if self.first_token_at is not None:
+            first_token_seconds = self.first_token_at - self.created_at
+        return {
+            "queue_seconds": _rounded(queue_seconds),
+            "first_token_seconds": _rounded(first_token_seconds),
+            "run_seconds": _rounded(run_seconds),
+            "tokens_per_second": round(self.completion_tokens / run_seconds, 1) if run_seconds else None,
+        }
+
+
+def iso8601(seconds: float | None) -> str | None:
+    """Seconds since the epoch as the contract writes times: UTC, milliseconds, `Z`."""
+    if seconds is None:
+        return None
+    moment = datetime.fromtimestamp(seconds, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)
+
+
+def _attempt_dict(attempt: Attempt) -> dict[str, Any]:
+    return {
+        "number": attempt.number,
+        "worker": attempt.worker,
+        "started_at": iso8601(attempt.started_at),
+        "ended_at": iso8601(attempt.ended_at),
+        "reason": attempt.reason,
+    }

@@ -1,0 +1,111 @@
+"""What a client asks for: the submit body, validated. The same rules for HTTP and for `tasks.submit`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from tasks.errors import FieldError, InvalidRequestError
+
+MAX_SEED = 2**63 - 1
+
+
+class Priority(StrEnum):
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
+
+
+StopString = Annotated[str, Field(min_length=1, max_length=64)]
+MetadataKey = Annotated[str, Field(max_length=64)]
+MetadataValue = Annotated[str, Field(max_length=512)]
+
+
+def _listed(stop: Any) -> Any:
+    """A single stop string, or none, as the list that it stands for."""
+    if stop is None:
+        return []
+    return [stop] if isinstance(stop, str) else stop
+
+
+def _only(neutral: float | None) -> BeforeValidator:
+    """Refuses every value but the one that changes nothing: an option is never silently ignored."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, bool) or value != neutral:
+            raise ValueError("is not supported yet")
+        return value
+
+    return BeforeValidator(check)
+
+
+class Message(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    role: str = Field(min_length=1, max_length=64)
+    content: str
+
+
+class JobRequest(BaseModel):
+    """The submit body with its defaults filled in. Unknown fields and wrong types are refused."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    prompt: str | None = Field(None, min_length=1)
+    messages: list[Message] | None = Field(None, min_length=1)
+    model: str | None = Field(None, min_length=1)
+    max_tokens: int = Field(64, ge=1, le=2**31 - 1)
+    temperature: float = Field(1, ge=0, le=2)
+    top_p: float = Field(1, gt=0, le=1)
+    top_k: int = Field(0, ge=0, le=2**31 - 1)
+    stop: Annotated[list[StopString], Field(max_length=4), BeforeValidator(_listed)] = Field(
+        default_factory=list
+    )
+    seed: int | None = Field(None, ge=0, le=MAX_SEED)
+    n: int = Field(1, ge=1, le=8)
+    ignore_eos: bool = False
+    # JSON has no enums: a string is the strict form here.
+    priority: Annotated[Priority, Field(strict=False)] = Priority.NORMAL
+    expires_in: float | None = Field(None, gt=0, le=31_536_000)
+    timeout: float | None = Field(None, gt=0, le=31_536_000)
+    metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] = Field(default_factory=dict)
+
+    # In the contract, not built yet: refused by name unless they ask for nothing.
+    min_p: Annotated[float, _only(0)] = 0
+    repetition_penalty: Annotated[float, _only(1)] = 1
+    presence_penalty: Annotated[float, _only(0)] = 0
+    frequency_penalty: Annotated[float, _only(0)] = 0
+    logprobs: Annotated[int | None, _only(None)] = None
+    webhook: Annotated[dict[str, Any] | None, _only(None)] = None
+
+    @model_validator(mode="after")
+    def _prompt_or_messages(self) -> Self:
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("exactly one of prompt and messages is required")
+        return self
+
+
+def parse_request(body: Any) -> JobRequest:
+    """Validate a decoded JSON body. Raises InvalidRequestError, naming each bad field."""
+    if not isinstance(body, dict):
+        raise InvalidRequestError([FieldError("", "the body must be a JSON object")])
+    try:
+        return JobRequest.model_validate(body)
+    except ValidationError as error:
+        raise InvalidRequestError(field_errors(error)) from None
+
+
+def field_errors(error: ValidationError) -> list[FieldError]:
+    """Pydantic's errors in the contract's form: one per bad field."""
+    return [
+        FieldError(_path(item["loc"]), str(item["msg"]).removeprefix("Value error, "))
+        for item in error.errors(include_url=False, include_context=False, include_input=False)
+    ]
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    """`messages.0.role`. The one error without a location is that of prompt and messages."""
+    # Pydantic marks a bad key of a mapping by a last part of its own.
+    return ".".join(str(part)[:80] for part in location if part != "[key]") or "prompt"

@@ -1,0 +1,136 @@
+"""The settings: environment variables, read once, checked at the start of every process."""
+
+from __future__ import annotations
+
+import ipaddress
+from enum import StrEnum
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from tasks.errors import SettingsError
+
+ANONYMOUS = "anonymous"
+"""The owner of every job while API_KEYS is unset."""
+
+
+class EngineKind(StrEnum):
+    TRANSFORMERS = "transformers"
+    VLLM = "vllm"
+    ECHO = "echo"
+
+
+class Settings(BaseSettings):
+    """One field per variable; a field's description is the README's and `--help`'s text."""
+
+    model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True, extra="ignore")
+
+    redis_url: str | None = Field(
+        None, description="Redis to use; unset: `make serve` starts an embedded one"
+    )
+    host: str = Field("127.0.0.1", description="address the web server binds")
+    port: int = Field(8000, ge=1, le=65535, description="port the web server binds")
+    data_dir: Path = Field(Path(".data"), description="the embedded Redis' append-only file")
+    model_id: str = Field("bundled", min_length=1, description="`bundled`, a hub id or a local folder")
+    engine: EngineKind = Field(EngineKind.TRANSFORMERS, description="`transformers`, `vllm` or `echo`")
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:N`",
+    )
+    dtype: str = Field(
+        "auto",
+        pattern=r"^(auto|float32|bfloat16|float16)$",
+        description="`auto` (float32 on a CPU, bfloat16 on a GPU), `float32`, `bfloat16`, `float16`",
+    )
+    max_num_seqs: int = Field(
+        32, ge=1, le=1024, description="slots of a worker: sequences decoded together; a job takes n"
+    )
+    max_model_len: int | None = Field(
+        None, ge=2, description="tokens of prompt and output together; unset: the model's own length"
+    )
+    lease_seconds: float = Field(
+        5, ge=0.5, le=3600, description="a worker silent for this long loses its jobs to another"
+    )
+    max_queued_jobs: int = Field(
+        10_000, ge=1, description="waiting jobs per model; beyond it submits get 429"
+    )
+    job_retention_seconds: float = Field(86_400, ge=1, description="how long an ended job is kept")
+    drain_seconds: float = Field(30, ge=0, description="how long a worker told to stop lets its jobs run on")
+    step_timeout_seconds: float = Field(
+        60, ge=1, description="an engine step longer than this ends the worker"
+    )
+    api_keys: Annotated[dict[str, str], NoDecode] = Field(
+        default_factory=dict, description="`name:key,name2:key2`; unset: no authentication"
+    )
+    allow_anonymous: bool = Field(
+        False, description="`1` binds other than loopback addresses without API_KEYS"
+    )
+    echo_step_seconds: float = Field(0.02, ge=0, description="duration of the echo engine's step")
+
+    @property
+    def model(self) -> str:
+        """The model's id as clients name it."""
+        return "echo" if self.engine is EngineKind.ECHO else self.model_id
+
+    @property
+    def required_redis_url(self) -> str:
+        """REDIS_URL, for the processes that cannot do without. Raises SettingsError."""
+        if self.redis_url is None:
+            raise SettingsError("REDIS_URL is not set (`make serve` sets it for the processes it starts)")
+        return self.redis_url
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis_scheme(cls, url: str | None) -> str | None:
+        if url is not None and not url.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("accepts redis://, rediss:// and unix:// URLs")
+        return url
+
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _parse_api_keys(cls, value: Any) -> Any:
+        """`name:key,...` -> {key: name}: a request brings the key and wants to know whose it is."""
+        if not isinstance(value, str):
+            return value
+        names_by_key: dict[str, str] = {}
+        for pair in value.split(","):
+            name, colon, key = pair.strip().partition(":")
+            if not (name and colon and key) or key in names_by_key or name == ANONYMOUS:
+                raise ValueError(f"accepts name:key,name2:key2 with distinct keys and no name '{ANONYMOUS}'")
+            names_by_key[key] = name
+        return names_by_key
+
+    @model_validator(mode="after")
+    def _no_open_door(self) -> Settings:
+        if not (self.api_keys or self.allow_anonymous or _is_loopback(self.host)):
+            raise ValueError(
+                "HOST: without API_KEYS only loopback addresses may bind (ALLOW_ANONYMOUS=1 lifts this)"
+            )
+        return self
+
+
+@cache
+def get_settings() -> Settings:
+    """The process' settings. Raises SettingsError, naming each wrong variable and what it accepts."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise SettingsError("; ".join(_describe(e) for e in error.errors())) from None
+
+
+def _describe(error: Any) -> str:
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return f"{str(error['loc'][0]).upper()}={error['input']!r}: {message}" if error["loc"] else message
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

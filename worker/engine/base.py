@@ -1,0 +1,118 @@
+"""What the loop asks of an engine.
+
+An engine knows single sequences. A job's `n` choices are n sequences in n slots; choices, text, stop
+strings and Redis are the loop's business (`worker.loop`), so that every engine treats them alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from tasks.job import FinishReason
+from tasks.request import JobRequest
+
+Decode = Callable[[Sequence[int]], str]
+"""Token ids -> text, special tokens left out, spaces exactly as the model wrote them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A tokenized prompt.
+
+    token_ids: what the model is fed, special tokens included; never empty.
+    decode: turns ids of this prompt's continuation into text. Per prompt, because the echo engine's
+        ids are positions in its prompt.
+    """
+
+    token_ids: tuple[int, ...]
+    decode: Decode
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How one sequence is sampled.
+
+    max_tokens: new tokens at most, those of earlier attempts (`EngineRequest.output_ids`) included.
+    temperature: 0 is greedy. top_k: 0 is off. top_p: 1 is off.
+    seed, choice: with a token's position in the output these alone decide its noise, so that a
+        sequence continued by another worker draws what the first one would have drawn.
+    """
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int = 0
+    choice: int = 0
+    ignore_eos: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRequest:
+    """One sequence for the batch.
+
+    output_ids: what earlier attempts generated already; the engine goes on behind them.
+    """
+
+    request_id: str
+    prompt_ids: tuple[int, ...]
+    output_ids: tuple[int, ...]
+    sampling: SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class RequestOutput:
+    """What one step added to one sequence.
+
+    token_ids: the new ids, an end-of-sequence id included.
+    finish_reason: STOP at the end of sequence, LENGTH at max_tokens, ERROR where this sequence cannot
+        go on, else None. A sequence that has one has left the batch already.
+    error: says why, with ERROR.
+    """
+
+    request_id: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason | None = None
+    error: str | None = None
+
+
+class Engine(Protocol):
+    """Decodes many sequences together; all calls come from one thread.
+
+    Sequences join and leave between steps: `add_request` and `abort_request` never wait for a step,
+    and what they did is visible in the next one.
+    """
+
+    @property
+    def model(self) -> str:
+        """The model's id as clients name it."""
+
+    @property
+    def max_num_seqs(self) -> int:
+        """Slots: sequences decoded together."""
+
+    @property
+    def max_model_len(self) -> int:
+        """Prompt and output tokens of one sequence together, at most."""
+
+    def encode(self, request: JobRequest) -> Prompt:
+        """Tokenize `prompt`, or render `messages` with the model's chat template.
+
+        Called from another thread than `step`. Raises EngineError where the model has no chat template.
+        """
+
+    def warm_up(self) -> None:
+        """Run what is slow the first time (kernels, allocations), before the first request."""
+
+    def add_request(self, request: EngineRequest) -> None:
+        """Take a sequence into the batch. Raises ValueError where no slot is free or the id is known."""
+
+    def abort_request(self, request_id: str) -> None:
+        """Take a sequence out; its slot is free for the next step. An unknown id is no error."""
+
+    def step(self) -> list[RequestOutput]:
+        """Advance: an output for each sequence that gained a token; a chunk of prefill may gain none."""
+
+    def has_unfinished_requests(self) -> bool: ...
