@@ -1,0 +1,100 @@
+"""ENGINE=echo: no model. It streams the prompt's own words back, one per step, until max_tokens.
+
+A token is a word and its id the word's position in the endlessly repeated prompt: output token k is id k,
+whoever generates it. So the text is a function of position only, and a reader can tell a missing or
+repeated token from the text alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tasks.job import FinishReason
+from tasks.request import JobRequest
+from tasks.settings import Settings
+from worker.engine.base import EngineRequest, Prompt, RequestOutput
+
+DEFAULT_MAX_MODEL_LEN = 4096
+"""In words. A common length of small models, so that clients meet realistic refusals."""
+
+
+@dataclass(slots=True)
+class _Sequence:
+    position: int
+    max_tokens: int
+
+
+class EchoEngine:
+    """See the module. A step takes ECHO_STEP_SECONDS in all, however many sequences it serves."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._model = settings.model
+        self._max_num_seqs = settings.max_num_seqs
+        self._max_model_len = settings.max_model_len or DEFAULT_MAX_MODEL_LEN
+        self._step_seconds = settings.echo_step_seconds
+        self._next_step_at = 0.0
+        self._running: dict[str, _Sequence] = {}
+
+    @property
+    def model(self) -> str:
+        return self._model
+
+    @property
+    def max_num_seqs(self) -> int:
+        return self._max_num_seqs
+
+    @property
+    def max_model_len(self) -> int:
+        return self._max_model_len
+
+    def encode(self, request: JobRequest) -> Prompt:
+        """The words of the prompt, or of all messages' contents. White space alone is one empty word."""
+        text = request.prompt or " ".join(message.content for message in request.messages or ())
+        words = text.split() or [""]
+
+        def decode(token_ids: Sequence[int]) -> str:
+            # The space belongs to the word behind it, and id 0 begins every output: any window of
+            # ids decodes to its part of the text.
+            return "".join((" " if i else "") + words[i % len(words)] for i in token_ids)
+
+        return Prompt(tuple(range(len(words))), decode)
+
+    def warm_up(self) -> None:
+        """Nothing is slow the first time."""
+
+    def add_request(self, request: EngineRequest) -> None:
+        if request.request_id in self._running:
+            raise ValueError(f"request {request.request_id} is in the batch already")
+        if len(self._running) >= self._max_num_seqs:
+            raise ValueError(f"all {self._max_num_seqs} slots are taken")
+        self._running[request.request_id] = _Sequence(len(request.output_ids), request.sampling.max_tokens)
+
+    def abort_request(self, request_id: str) -> None:
+        self._running.pop(request_id, None)
+
+    def has_unfinished_requests(self) -> bool:
+        return bool(self._running)
+
+    def step(self) -> list[RequestOutput]:
+        if not self._running:
+            return []
+        self._wait_for_schedule()
+        return [self._advance(request_id) for request_id in list(self._running)]
+
+    def _advance(self, request_id: str) -> RequestOutput:
+        sequence = self._running[request_id]
+        token_id, sequence.position = sequence.position, sequence.position + 1
+        if sequence.position < sequence.max_tokens:
+            return RequestOutput(request_id, (token_id,))
+        del self._running[request_id]
+        return RequestOutput(request_id, (token_id,), FinishReason.LENGTH)
+
+    def _wait_for_schedule(self) -> None:
+        """Steps are due at fixed times, so that what the loop does in between costs no speed."""
+        now = time.monotonic()
+        if now < self._next_step_at:
+            time.sleep(self._next_step_at - now)
+        # A late step moves the schedule: an idle engine must not catch up with a burst.
+        self._next_step_at = max(self._next_step_at, now) + self._step_seconds
