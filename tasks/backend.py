@@ -1,0 +1,60 @@
+"""Celery's result backend: answers from the record, so that AsyncResult tells the truth. Read-only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import states
+from celery.backends.base import BaseBackend
+from celery.exceptions import TaskRevokedError
+
+import tasks
+from tasks.errors import JobNotFoundError
+from tasks.job import Job, Status
+
+STATES = {
+    Status.QUEUED: states.PENDING,
+    Status.IN_PROGRESS: states.STARTED,
+    Status.COMPLETED: states.SUCCESS,
+    Status.FAILED: states.FAILURE,
+    Status.CANCELLED: states.REVOKED,
+    Status.EXPIRED: states.REVOKED,
+}
+
+
+class JobFailedError(Exception):
+    """A job that failed, as AsyncResult.get() raises it: code and message of the job's error."""
+
+
+class RecordBackend(BaseBackend):
+    """AsyncResult(job_id): `.state` from the record, `.get()` the job as the contract writes it."""
+
+    def _store_result(self, _task_id: str, result: Any, _state: str, **_: Any) -> Any:
+        """Nothing to store: the record said it first, and says it better."""
+        return result
+
+    def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
+        """Celery's view of a job. An unknown id is PENDING, as Celery has it."""
+        try:
+            job = tasks.get_store().get(task_id)
+        except JobNotFoundError:
+            return {"task_id": task_id, "status": states.PENDING, "result": None}
+        return {
+            "task_id": task_id,
+            "status": STATES[job.status],
+            "result": _result(job),
+            "traceback": None,
+            "children": [],
+            "date_done": job.to_dict()["ended_at"],
+        }
+
+    def _forget(self, _task_id: str) -> None:
+        raise NotImplementedError("a job is deleted through the API: DELETE /v1/jobs/ID")
+
+
+def _result(job: Job) -> Any:
+    if job.error and job.status is Status.FAILED:
+        return JobFailedError(f"{job.error.code}: {job.error.message}")
+    if job.status in (Status.CANCELLED, Status.EXPIRED):
+        return TaskRevokedError(f"the job was {job.status}")
+    return job.to_dict()

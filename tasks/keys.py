@@ -1,0 +1,90 @@
+"""Every key in Redis, and the periods that are not settings. The Lua scripts build the same names."""
+
+from __future__ import annotations
+
+SCHEMA = 1
+"""Carried by every key and channel, so that a rolling upgrade never mixes two schemas."""
+
+PREFIX = f"tokenrelay:{SCHEMA}:"
+
+COUNTS = PREFIX + "counts"
+"""Hash: status -> number of jobs."""
+
+MODELS = PREFIX + "models"
+"""Hash: model ever announced -> slots of its largest worker."""
+
+QUEUES = PREFIX + "queues"
+"""Set of queues that ever held a job or had a worker."""
+
+WORKERS = PREFIX + "workers"
+"""Hash: worker -> what it announced last (JSON)."""
+
+RING_AGAIN_SECONDS = 2.0
+"""An offer not claimed for this long is sent again: longer than a claim takes on a busy worker, short
+against a person's patience."""
+
+HEARTBEATS_PER_LEASE = 3
+"""Renewals (and reaper ticks) per lease: two may be lost before anybody acts."""
+
+MAX_JOBS_PER_CALL = 128
+"""Jobs in one script call at most: Redis is single-threaded, and 128 hold it for about 2 ms."""
+
+
+def job(job_id: str) -> str:
+    """Hash: the record."""
+    return f"{PREFIX}job:{job_id}"
+
+
+def log(job_id: str) -> str:
+    """List: the token log; seq = index + 1."""
+    return f"{PREFIX}log:{job_id}"
+
+
+def events(job_id: str) -> str:
+    """Channel: what is appended to the log, as `[first seq, entry, ...]`."""
+    return f"{PREFIX}events:{job_id}"
+
+
+def line(queue: str) -> str:
+    """Sorted set: waiting jobs by fair tag."""
+    return f"{PREFIX}line:{queue}"
+
+
+def offered(queue: str) -> str:
+    """Sorted set: jobs sent to Celery and not claimed, by the time to send them again."""
+    return f"{PREFIX}offered:{queue}"
+
+
+def leases(queue: str) -> str:
+    """Sorted set: running jobs by lease end."""
+    return f"{PREFIX}leases:{queue}"
+
+
+def slots(queue: str) -> str:
+    """Hash: `offered` and `leases` -> slots that the jobs there take."""
+    return f"{PREFIX}slots:{queue}"
+
+
+def alive(queue: str) -> str:
+    """Sorted set: workers by the end of their heartbeat."""
+    return f"{PREFIX}alive:{queue}"
+
+
+def capacity(queue: str) -> str:
+    """Hash: worker -> its slots."""
+    return f"{PREFIX}capacity:{queue}"
+
+
+def stats(queue: str) -> str:
+    """Hash: `slot_seconds` -> moving average of the slot time that a job takes."""
+    return f"{PREFIX}stats:{queue}"
+
+
+def owner_jobs(owner: str) -> str:
+    """Sorted set: all jobs of an owner by creation time."""
+    return f"{PREFIX}jobs:{owner}"
+
+
+def owner_jobs_by_status(owner: str, status: str) -> str:
+    """Sorted set: an owner's jobs of one status by creation time."""
+    return f"{PREFIX}jobs:{owner}:{status}"

@@ -1,0 +1,156 @@
+"""The jobs as a worker sees them: claim, flush, release, and the worker's own heartbeat."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from redis import Redis
+
+from tasks import keys
+from tasks.job import JobError, Status
+from tasks.log import Entry, TokenEntry, parse_entry
+from tasks.request import JobRequest
+from tasks.scripts import Argument, Ring, Scripts, as_offers
+from tasks.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a worker needs to run a job, or to go on with it.
+
+    entries: the whole log so far, the status entry of this claim included.
+    fails: consecutive attempts that died without a token.
+    """
+
+    job_id: str
+    token: str
+    request: JobRequest
+    fails: int
+    entries: list[Entry]
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    status: Status
+    error: JobError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One job's part of a flush: entries that follow the first `base` ones of its log, then perhaps its end.
+
+    Without entries and finish it renews the lease.
+    """
+
+    job_id: str
+    token: str
+    base: int
+    prompt_tokens: int
+    entries: Sequence[TokenEntry] = ()
+    finish: Finish | None = None
+
+
+class Word(StrEnum):
+    """flush.lua's answer for one job."""
+
+    OK = "ok"
+    CANCEL = "cancel"
+    TIMEOUT = "timeout"
+    ENDED = "ended"
+    FENCED = "fenced"
+    BEHIND = "behind"
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    word: Word
+    log_length: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    """What a worker announces. `slots` counts for dispatch: 0 while it drains."""
+
+    id: str
+    model: str
+    engine: str
+    slots: int
+    running: int
+    tokens_per_second: float
+
+    @property
+    def queue(self) -> str:
+        return self.model
+
+    def to_json(self) -> str:
+        return json.dumps(
+            {
+                "id": self.id,
+                "model": self.model,
+                "engine": self.engine,
+                "slots": self.slots,
+                "running": self.running,
+                "tokens_per_second": round(self.tokens_per_second, 1),
+            }
+        )
+
+
+class Leases:
+    """A worker's transitions. Every method may raise redis.exceptions.RedisError and may be repeated."""
+
+    def __init__(self, redis: Redis, settings: Settings, ring: Ring) -> None:
+        self._scripts = Scripts(redis, settings)
+        self._ring = ring
+
+    def claim(self, job_id: str, token: str, worker: str) -> Claim | None:
+        """Take an offered job under a fresh `token`; None where it is not on offer (any more)."""
+        answer = self._scripts.call("claim", job_id, token, worker)
+        if answer is None:
+            return None
+        request, fails, entries = answer
+        accepted = JobRequest.model_validate_json(request)
+        return Claim(job_id, token, accepted, fails, [parse_entry(entry) for entry in entries])
+
+    def flush(self, writes: Sequence[Write]) -> list[Written]:
+        """Write for the whole batch; the answers are in the order of the writes."""
+        written: list[Written] = []
+        for start in range(0, len(writes), keys.MAX_JOBS_PER_CALL):
+            part = writes[start : start + keys.MAX_JOBS_PER_CALL]
+            offers, *answers = self._scripts.call("flush", *(a for w in part for a in _arguments(w)))
+            written += [Written(Word(word), length) for word, length in answers]
+            self._ring(as_offers(offers))
+        return written
+
+    def release(self, held: Sequence[tuple[str, str]], reason: str) -> int:
+        """Give (job id, token) pairs back to the front of the line; how many were still held."""
+        if not held:
+            return 0
+        released, offers = self._scripts.call("release", reason, *(part for pair in held for part in pair))
+        self._ring(as_offers(offers))
+        return int(released)
+
+    def heartbeat(self, worker: WorkerInfo) -> None:
+        """Say for one lease's time that the worker lives."""
+        offers: Any = self._scripts.call(
+            "heartbeat", worker.id, worker.queue, worker.model, worker.slots, worker.to_json()
+        )
+        self._ring(as_offers(offers))
+
+    def goodbye(self, worker: WorkerInfo) -> None:
+        """Leave the books: the worker has stopped."""
+        self._scripts.call("goodbye", worker.id, worker.queue)
+
+
+def _arguments(write: Write) -> Iterator[Argument]:
+    yield from (write.job_id, write.token, write.base, write.prompt_tokens, len(write.entries))
+    yield from (entry.encode() for entry in write.entries)
+    if write.finish is None:
+        yield from ("", "", "")
+    elif write.finish.error is None:
+        yield from (write.finish.status, "", "")
+    else:
+        yield from (write.finish.status, write.finish.error.code, write.finish.error.message)

@@ -1,0 +1,95 @@
+"""The token log: one list per job over all its events; an entry's seq is its index + 1.
+
+An entry is a compact JSON array:
+
+    ["s", attempt]                                      a worker started an attempt
+    ["t", choice, ids, text, logprobs, finish_reason]   tokens of one choice
+    ["d", status]                                       the job has ended
+
+`ids` are all ids since the choice's last entry, also those whose text is still held back: the text
+shown is always a prefix of the detokenized ids.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tasks.job import Choice, FinishReason, Status
+
+
+@dataclass(frozen=True, slots=True)
+class StatusEntry:
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class TokenEntry:
+    choice: int
+    token_ids: tuple[int, ...]
+    text: str
+    finish_reason: FinishReason | None = None
+    logprobs: Any = None
+
+    def encode(self) -> str:
+        return json.dumps(
+            ["t", self.choice, self.token_ids, self.text, self.logprobs, self.finish_reason],
+            ensure_ascii=False,
+            separators=(",", ":"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DoneEntry:
+    status: Status
+
+
+Entry = StatusEntry | TokenEntry | DoneEntry
+
+
+def parse_entry(entry: str | list[Any]) -> Entry:
+    """An entry as stored, or decoded already as part of a published message."""
+    kind, *rest = json.loads(entry) if isinstance(entry, str) else entry
+    if kind == "t":
+        choice, ids, text, logprobs, finish_reason = rest
+        reason = None if finish_reason is None else FinishReason(finish_reason)
+        return TokenEntry(choice, tuple(ids), text, reason, logprobs)
+    if kind == "s":
+        return StatusEntry(rest[0])
+    if kind == "d":
+        return DoneEntry(Status(rest[0]))
+    raise ValueError(f"unknown entry kind {kind!r}")
+
+
+def event(seq: int, entry: Entry) -> dict[str, Any]:
+    """The contract's event. A `done` event still lacks `job`, which only its reader's side can render."""
+    match entry:
+        case StatusEntry(attempt):
+            return {"seq": seq, "type": "status", "status": Status.IN_PROGRESS, "attempt": attempt}
+        case TokenEntry():
+            return {
+                "seq": seq,
+                "type": "token",
+                "index": entry.choice,
+                "text": entry.text,
+                "logprobs": entry.logprobs,
+            }
+        case DoneEntry(status):
+            return {"seq": seq, "type": "done", "status": status}
+
+
+def choices(entries: Iterable[Entry], n: int) -> list[Choice]:
+    """What the log says of each of a job's n choices."""
+    found = [Choice(index) for index in range(n)]
+    texts: Sequence[list[str]] = [[] for _ in range(n)]
+    for entry in entries:
+        if isinstance(entry, TokenEntry):
+            choice = found[entry.choice]
+            texts[entry.choice].append(entry.text)
+            choice.token_ids.extend(entry.token_ids)
+            choice.finish_reason = entry.finish_reason or choice.finish_reason
+    for choice, parts in zip(found, texts, strict=True):
+        choice.text = "".join(parts)
+    return found

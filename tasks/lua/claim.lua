@@ -1,0 +1,31 @@
+-- A worker takes an offered job: offered -> leases, under a fresh token of its own.
+--
+-- Reads:   the record and the log
+-- Writes:  leases, the token, the attempt, a status entry in the log
+-- Answers: {request, fails, log entries}, or nothing where the job is not on offer
+local id, token, worker = ARGV[5], ARGV[6], ARGV[7]
+
+local job = load_job(id)
+if not job then return false end
+local record = key('job', id)
+
+if not (job.place == 'leases' and job.token == token) then
+  if job.place ~= 'offered' then return false end
+  local time = now()
+  leave_place(job, id)
+  enter_place(job, id, 'leases', precise(time + LEASE_SECONDS))
+  redis.call('ZREM', PREFIX .. 'deadlines', id)
+  local attempts = cjson.decode(redis.call('HGET', record, 'attempts'))
+  attempts[#attempts + 1] = { number = #attempts + 1, worker = worker, started_at = time }
+  redis.call('HSET', record, 'token', token, 'attempts', cjson.encode(attempts), 'progress', 0)
+  if not job.started_at then
+    redis.call('HSET', record, 'started_at', precise(time))
+    local timeout = redis.call('HGET', record, 'timeout')
+    if timeout then redis.call('HSET', record, 'timeout_at', precise(time + tonumber(timeout))) end
+    set_status(job, id, 'queued', 'in_progress')
+  end
+  append(id, { '["s",' .. #attempts .. ']' })
+end
+
+local f = redis.call('HMGET', record, 'request', 'fails')
+return { f[1], tonumber(f[2]), redis.call('LRANGE', key('log', id), 0, -1) }

@@ -1,0 +1,73 @@
+-- One step of a worker's whole batch: fence, append, publish, renew, finish; reads cancels and deadlines.
+--
+-- For each job, in ARGV from 5 on:
+--   id, token, base (log length that the entries follow), prompt tokens, number of entries, entries,
+--   final status ('' while it runs on), error code ('' for none), error message
+-- Answers: {offers, {word, log length}, ...}, a pair per job:
+--   ok       written, lease renewed
+--   cancel   the same, and the job is to be cancelled
+--   timeout  the same, and its time is up
+--   ended    the job has ended under this token
+--   fenced   nothing written: the job is no longer this worker's
+--   behind   nothing written: Redis lost entries; send again from the length given
+local time = now()
+local answer, ended_queues, position = {}, {}, 5
+
+local function take()
+  position = position + 1
+  return ARGV[position - 1]
+end
+
+local function fresh_entries(length, base, count)
+  local entries = {}
+  for i = 1, count do
+    local entry = take()
+    -- What a repeated call brings again stands in the log already.
+    if base + i > length then entries[#entries + 1] = entry end
+  end
+  return entries
+end
+
+local function flush(job, id, base, prompt_tokens, entries, length, status, code, message)
+  if #entries > 0 then
+    append(id, entries)
+    redis.call('HSETNX', key('job', id), 'first_token_at', precise(time))
+    redis.call('HSET', key('job', id), 'prompt_tokens', prompt_tokens, 'progress', 1, 'fails', 0)
+    length = length + #entries
+  end
+  if status ~= '' then
+    redis.call('HSET', key('job', id), 'prompt_tokens', prompt_tokens)
+    end_job(job, id, status, code ~= '' and code or nil, message, time)
+    ended_queues[job.queue] = true
+    return { 'ended', length + 1 }
+  end
+  redis.call('ZADD', key('leases', job.queue), precise(time + LEASE_SECONDS), id)
+  if redis.call('HEXISTS', key('job', id), 'cancel_requested') == 1 then return { 'cancel', length } end
+  if job.timeout_at and job.timeout_at <= time then return { 'timeout', length } end
+  return { 'ok', length }
+end
+
+while position <= #ARGV do
+  local id, token, base, prompt_tokens = take(), take(), tonumber(take()), take()
+  local count = tonumber(take())
+  local job = load_job(id)
+  local length = redis.call('LLEN', key('log', id))
+  local entries = fresh_entries(length, base, count)
+  local status, code, message = take(), take(), take()
+  local word
+  if not job or job.token ~= token then
+    word = { 'fenced', length }
+  elseif job.place == 'ended' then
+    word = { 'ended', length }
+  elseif length < base then
+    word = { 'behind', length }
+  else
+    word = flush(job, id, base, prompt_tokens, entries, length, status, code, message)
+  end
+  answer[#answer + 1] = word
+end
+
+local offers = {}
+for queue in pairs(ended_queues) do dispatch(queue, time, offers) end
+table.insert(answer, 1, offers)
+return answer

@@ -1,0 +1,158 @@
+-- Prepended to every script: the names of the keys and the steps that several transitions share.
+--
+-- The invariant: a job that has not ended is in exactly one of line:<queue>, offered:<queue> and
+-- leases:<queue>. Only the functions here and claim.lua move a job between them.
+--
+-- ARGV[1..4] are the same for every script; a script's own arguments begin at ARGV[5].
+-- Keys are computed, not declared: the product runs on one Redis, not on a Redis Cluster.
+local PREFIX = ARGV[1]
+local LEASE_SECONDS = tonumber(ARGV[2])
+local RING_AGAIN_SECONDS = tonumber(ARGV[3])
+local RETENTION_SECONDS = tonumber(ARGV[4])
+
+local MAX_OFFERS_PER_CALL = 128
+local SLOT_SECONDS_SMOOTHING = 0.1
+
+local function key(kind, name) return PREFIX .. kind .. ':' .. name end
+
+local function now()
+  local t = redis.call('TIME')
+  return tonumber(t[1]) + tonumber(t[2]) / 1000000
+end
+
+-- Lua writes numbers with 14 digits, which would cut a time to hundredths of a second.
+local function precise(number) return string.format('%.6f', number) end
+
+local function set_status(job, id, from, to)
+  redis.call('HSET', key('job', id), 'status', to)
+  redis.call('HINCRBY', PREFIX .. 'counts', from, -1)
+  redis.call('HINCRBY', PREFIX .. 'counts', to, 1)
+  local index = key('jobs', job.owner)
+  redis.call('ZREM', index .. ':' .. from, id)
+  redis.call('ZADD', index .. ':' .. to, job.created_at, id)
+end
+
+-- Appends entries to the log and tells the readers: [first seq, entry, ...].
+local function append(id, entries)
+  local length = redis.call('RPUSH', key('log', id), unpack(entries))
+  local first = length - #entries + 1
+  redis.call('PUBLISH', key('events', id), '[' .. first .. ',' .. table.concat(entries, ',') .. ']')
+end
+
+-- The fields of a record that the transitions need; nil where there is no such job.
+local function load_job(id)
+  local f = redis.call('HMGET', key('job', id), 'owner', 'queue', 'status', 'n', 'score', 'cost',
+    'created_at', 'started_at', 'timeout_at', 'expires_at', 'token', 'place', 'progress')
+  if not f[1] then return nil end
+  return {
+    owner = f[1], queue = f[2], status = f[3], n = tonumber(f[4]), score = f[5], cost = tonumber(f[6]),
+    created_at = f[7], started_at = tonumber(f[8]), timeout_at = tonumber(f[9]),
+    expires_at = tonumber(f[10]), token = f[11], place = f[12], progress = f[13] == '1',
+  }
+end
+
+-- Takes a job out of the set that it is in. `place` names it: line, offered or leases.
+local function leave_place(job, id)
+  redis.call('ZREM', key(job.place, job.queue), id)
+  if job.place ~= 'line' then redis.call('HINCRBY', key('slots', job.queue), job.place, -job.n) end
+end
+
+local function enter_place(job, id, place, score)
+  redis.call('ZADD', key(place, job.queue), score, id)
+  if place ~= 'line' then redis.call('HINCRBY', key('slots', job.queue), place, job.n) end
+  redis.call('HSET', key('job', id), 'place', place)
+  job.place = place
+end
+
+-- While a job waits, the reaper watches its deadline; while it runs, its worker does.
+local function watch_deadline(job, id)
+  local deadline = job.expires_at
+  if job.started_at then deadline = job.timeout_at end
+  if deadline then redis.call('ZADD', PREFIX .. 'deadlines', precise(deadline), id) end
+end
+
+local function end_attempt(id, time, reason)
+  local record = key('job', id)
+  local attempts = cjson.decode(redis.call('HGET', record, 'attempts') or '[]')
+  local last = attempts[#attempts]
+  if last and not last.ended_at then
+    last.ended_at = time
+    last.reason = reason
+    redis.call('HSET', record, 'attempts', cjson.encode(attempts))
+  end
+end
+
+-- Ends a job. `code` and `message` are its error, or nil.
+local function end_job(job, id, status, code, message, time)
+  leave_place(job, id)
+  redis.call('ZREM', PREFIX .. 'deadlines', id)
+  local record = key('job', id)
+  redis.call('HSET', record, 'ended_at', precise(time), 'place', 'ended')
+  if code then redis.call('HSET', record, 'error_code', code, 'error_message', message) end
+  if job.started_at then
+    end_attempt(id, time, nil)
+    local stats = key('stats', job.queue)
+    local took = (time - job.started_at) * job.n
+    local before = tonumber(redis.call('HGET', stats, 'slot_seconds') or took)
+    redis.call('HSET', stats, 'slot_seconds', precise(before + SLOT_SECONDS_SMOOTHING * (took - before)))
+  else
+    -- It never ran: its owner gets the turn back.
+    redis.call('ZINCRBY', key('finish', job.queue), -job.cost, job.owner)
+  end
+  set_status(job, id, job.status, status)
+  redis.call('ZADD', PREFIX .. 'ended', precise(time), id)
+  append(id, { '["d","' .. status .. '"]' })
+end
+
+-- Forgets an ended job.
+local function purge(job, id)
+  local idempotency_key = redis.call('HGET', key('job', id), 'idempotency_key')
+  if idempotency_key then redis.call('DEL', key('idempotency', job.owner .. ':' .. idempotency_key)) end
+  redis.call('DEL', key('job', id), key('log', id))
+  redis.call('ZREM', PREFIX .. 'ended', id)
+  redis.call('ZREM', key('jobs', job.owner), id)
+  redis.call('ZREM', key('jobs', job.owner) .. ':' .. job.status, id)
+  redis.call('HINCRBY', PREFIX .. 'counts', job.status, -1)
+end
+
+-- A job whose worker is gone goes back with the tag it had, and so to the front of the line.
+local function back_to_line(job, id, time, reason)
+  leave_place(job, id)
+  enter_place(job, id, 'line', job.score)
+  redis.call('HDEL', key('job', id), 'token')
+  end_attempt(id, time, reason)
+  watch_deadline(job, id)
+end
+
+local function live_slots(queue, time)
+  local slots = 0
+  for _, worker in ipairs(redis.call('ZRANGEBYSCORE', key('alive', queue), precise(time), '+inf')) do
+    slots = slots + tonumber(redis.call('HGET', key('capacity', queue), worker) or 0)
+  end
+  return slots
+end
+
+-- Offers the head of the line while slots are free. Adds {queue, id} to `offers`, for Celery.
+-- A wide job at the head waits for its slots; nobody overtakes it, or it might wait for ever.
+local function dispatch(queue, time, offers)
+  local used = redis.call('HMGET', key('slots', queue), 'offered', 'leases')
+  local free = live_slots(queue, time) - tonumber(used[1] or 0) - tonumber(used[2] or 0)
+  while free > 0 and #offers < MAX_OFFERS_PER_CALL do
+    local head = redis.call('ZRANGE', key('line', queue), 0, 0, 'WITHSCORES')
+    if not head[1] then break end
+    local id, job = head[1], load_job(head[1])
+    if job.n > free then break end
+    leave_place(job, id)
+    enter_place(job, id, 'offered', precise(time + RING_AGAIN_SECONDS))
+    free = free - job.n
+    -- Virtual time follows the tag in service, but never passes what still stands in line.
+    local tag = math.min(tonumber(head[2]), tonumber(redis.call('HGET', key('job', id), 'tag')))
+    local virtual = tonumber(redis.call('GET', key('virtual', queue)) or 0)
+    if tag > virtual then
+      redis.call('SET', key('virtual', queue), precise(tag))
+      -- An owner whose last tag lies in the past counts as one without a past.
+      redis.call('ZREMRANGEBYSCORE', key('finish', queue), '-inf', precise(tag))
+    end
+    offers[#offers + 1] = { queue, id }
+  end
+end

@@ -1,0 +1,105 @@
+-- Moves on what nobody else will: leases, offers and deadlines that ran out, records past their time.
+-- Called by every worker and every web process; its cost does not depend on the backlog.
+--
+-- Arguments: most jobs to move in this call, longest gap between two calls that is believed (seconds)
+-- Answers:   {seconds until the next one is due, offers}
+--
+-- After a longer gap, or one below zero, Redis was paused, restarted, promoted or its clock set: the
+-- leases that ran out meanwhile say nothing about their workers, so every lease gets a fresh term.
+local most, longest_gap = tonumber(ARGV[5]), tonumber(ARGV[6])
+local MAX_FAILS, MAX_ATTEMPTS = 4, 20
+local time = now()
+local offers = {}
+
+local last = tonumber(redis.call('GET', PREFIX .. 'reaped_at') or 0)
+redis.call('SET', PREFIX .. 'reaped_at', precise(time))
+local believed = time >= last and time - last <= longest_gap
+
+local function due(set)
+  return redis.call('ZRANGEBYSCORE', set, '-inf', precise(time), 'LIMIT', 0, most)
+end
+
+local function renew_all(queue)
+  for _, set in ipairs({ key('leases', queue), key('alive', queue) }) do
+    for _, member in ipairs(redis.call('ZRANGE', set, 0, -1)) do
+      redis.call('ZADD', set, precise(time + LEASE_SECONDS), member)
+    end
+  end
+end
+
+local function time_is_up(job, id)
+  end_job(job, id, 'failed', 'timeout', 'the job ran longer than its timeout', time)
+end
+
+local function reap_lease(id)
+  local job = load_job(id)
+  local record = key('job', id)
+  local fails = tonumber(redis.call('HGET', record, 'fails'))
+  if not job.progress then fails = redis.call('HINCRBY', record, 'fails', 1) end
+  local attempts = #cjson.decode(redis.call('HGET', record, 'attempts'))
+  if redis.call('HEXISTS', record, 'cancel_requested') == 1 then
+    end_job(job, id, 'cancelled', nil, nil, time)
+  elseif job.timeout_at and job.timeout_at <= time then
+    time_is_up(job, id)
+  elseif fails >= MAX_FAILS or attempts >= MAX_ATTEMPTS then
+    end_attempt(id, time, 'lease expired')
+    local message = string.format('its worker died in %d of %d attempts without a token', fails, attempts)
+    end_job(job, id, 'failed', 'poison', message, time)
+  else
+    back_to_line(job, id, time, 'lease expired')
+  end
+end
+
+local function ring_again(id)
+  local job = load_job(id)
+  redis.call('ZADD', key('offered', job.queue), precise(time + RING_AGAIN_SECONDS), id)
+  offers[#offers + 1] = { job.queue, id }
+end
+
+local function reap_deadline(id)
+  local job = load_job(id)
+  if job.started_at then
+    time_is_up(job, id)
+  else
+    end_job(job, id, 'expired', 'expired', 'the job waited longer than its expires_in', time)
+  end
+end
+
+local function forget_dead_workers(queue)
+  for _, worker in ipairs(due(key('alive', queue))) do
+    redis.call('ZREM', key('alive', queue), worker)
+    redis.call('HDEL', key('capacity', queue), worker)
+    redis.call('HDEL', PREFIX .. 'workers', worker)
+  end
+end
+
+local queues = redis.call('SMEMBERS', PREFIX .. 'queues')
+for _, queue in ipairs(queues) do
+  if not believed then renew_all(queue) end
+  for _, id in ipairs(due(key('leases', queue))) do reap_lease(id) end
+  forget_dead_workers(queue)
+end
+-- Deadlines before offers: no message for a job that ends here.
+for _, id in ipairs(due(PREFIX .. 'deadlines')) do reap_deadline(id) end
+for _, queue in ipairs(queues) do
+  for _, id in ipairs(due(key('offered', queue))) do ring_again(id) end
+  dispatch(queue, time, offers)
+end
+
+local past = precise(time - RETENTION_SECONDS)
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', PREFIX .. 'ended', '-inf', past, 'LIMIT', 0, most)) do
+  purge(load_job(id), id)
+end
+
+local next_due = time + LEASE_SECONDS
+local function sooner(set, delay)
+  local head = redis.call('ZRANGE', set, 0, 0, 'WITHSCORES')
+  if head[2] then next_due = math.min(next_due, tonumber(head[2]) + delay) end
+end
+for _, queue in ipairs(queues) do
+  sooner(key('leases', queue), 0)
+  sooner(key('offered', queue), 0)
+end
+sooner(PREFIX .. 'deadlines', 0)
+sooner(PREFIX .. 'ended', RETENTION_SECONDS)
+return { precise(math.max(0, next_due - time)), offers }

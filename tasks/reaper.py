@@ -1,0 +1,58 @@
+"""The reaper: a Lua script that every worker and every web process calls, hence leaderless."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from tasks import keys
+from tasks.scripts import Ring, Scripts, as_offers
+from tasks.settings import Settings
+
+MAX_JOBS_PER_CALL = 100
+"""Jobs of one kind moved by one call; the next call follows at once."""
+
+MIN_PAUSE_SECONDS = 0.05
+"""Between two calls, however much is due, and with however many processes calling."""
+
+logger = logging.getLogger(__name__)
+
+
+class Reaper:
+    """Calls the script when something is due, at least some times per lease.
+
+    Its thread is a greenlet in a gevent process.
+    """
+
+    def __init__(self, redis: Redis, settings: Settings, ring: Ring) -> None:
+        self._scripts = Scripts(redis, settings)
+        self._ring = ring
+        self._lease_seconds = settings.lease_seconds
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="reaper", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def reap(self) -> float:
+        """Move on what is due; seconds until something is due again. Raises RedisError."""
+        seconds, offers = self._scripts.call("reap", MAX_JOBS_PER_CALL, self._lease_seconds)
+        self._ring(as_offers(offers))
+        return float(seconds)
+
+    def _run(self) -> None:
+        longest = self._lease_seconds / keys.HEARTBEATS_PER_LEASE
+        pause = 0.0
+        while not self._stop.wait(max(MIN_PAUSE_SECONDS, min(pause, longest))):
+            try:
+                pause = self.reap()
+            except RedisError as error:
+                logger.warning("the reaper could not reach Redis: %s", error)
+                pause = longest

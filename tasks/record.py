@@ -1,0 +1,45 @@
+"""From the record's hash and the log in Redis to a `Job`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+
+from tasks.job import Attempt, Choice, FinishReason, Job, JobError, Status
+from tasks.log import choices, parse_entry
+
+
+def job_from_record(record: Mapping[str, str], log: Sequence[str], read_at: float) -> Job:
+    """`record`: the hash's fields as the scripts wrote them. `read_at`: Redis' time of the reading."""
+    status = Status(record["status"])
+    error = JobError(record["error_code"], record["error_message"]) if "error_code" in record else None
+    output = choices((parse_entry(entry) for entry in log), int(record["n"]))
+    _close(output, status, error)
+    return Job(
+        id=record["id"],
+        owner=record["owner"],
+        model=record["model"],
+        status=status,
+        request=json.loads(record["request"]),
+        created_at=float(record["created_at"]),
+        started_at=_optional_time(record, "started_at"),
+        first_token_at=_optional_time(record, "first_token_at"),
+        ended_at=_optional_time(record, "ended_at"),
+        attempts=[Attempt(**attempt) for attempt in json.loads(record["attempts"])],
+        output=output,
+        prompt_tokens=int(record.get("prompt_tokens", 0)),
+        error=error,
+        read_at=read_at,
+    )
+
+
+def _close(output: Sequence[Choice], status: Status, error: JobError | None) -> None:
+    """Say why the choices stopped that were cut off when their job ended."""
+    reasons = {Status.CANCELLED: FinishReason.CANCELLED, Status.FAILED: FinishReason.ERROR}
+    reason = FinishReason.TIMEOUT if error and error.code == "timeout" else reasons.get(status)
+    for choice in output:
+        choice.finish_reason = choice.finish_reason or reason
+
+
+def _optional_time(record: Mapping[str, str], field: str) -> float | None:
+    return float(record[field]) if field in record else None

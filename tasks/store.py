@@ -1,0 +1,235 @@
+"""The jobs as clients' side sees them: submit, read, list, cancel, retry, delete.
+
+What workers do with them is `tasks.leases`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+from redis import Redis
+
+from tasks import keys
+from tasks.errors import (
+    ConflictError,
+    FieldError,
+    IdempotencyConflictError,
+    InvalidRequestError,
+    JobNotFoundError,
+    QueueFullError,
+)
+from tasks.job import Job, Status
+from tasks.log import Entry, parse_entry
+from tasks.record import job_from_record
+from tasks.request import MAX_SEED, JobRequest, Priority
+from tasks.scripts import Ring, Scripts, as_offers
+from tasks.settings import Settings
+
+PRIORITY_BONUS_TOKENS = {Priority.HIGH: 16_384, Priority.NORMAL: 0, Priority.LOW: -16_384}
+"""A head start in fair tags, worth 256 jobs of the default length: enough to pass any queue that a
+person sees, bounded so that nobody waits for ever."""
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """created: False where an Idempotency-Key led back to an earlier job."""
+
+    job_id: str
+    created: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    jobs: list[Job]
+    has_more: bool
+
+
+class Store:
+    """Reads and changes records. Every method may raise redis.exceptions.RedisError."""
+
+    def __init__(self, redis: Redis, settings: Settings, ring: Ring) -> None:
+        self.redis = redis
+        self._settings = settings
+        self._scripts = Scripts(redis, settings)
+        self._ring = ring
+
+    def submit(self, request: JobRequest, owner: str, idempotency_key: str | None = None) -> Submission:
+        """Accept a job: when this returns, the job is in Redis and will end.
+
+        Raises InvalidRequestError (a model nobody ever announced, n beyond its slots),
+        IdempotencyConflictError and QueueFullError.
+        """
+        model = request.model or self._settings.model
+        accepted = request.model_dump(mode="json", exclude_none=True) | {"model": model}
+        body_hash = _hash(accepted)
+        accepted.setdefault("seed", secrets.randbelow(MAX_SEED + 1))
+        return self._submit(accepted, body_hash, owner, idempotency_key)
+
+    def retry(self, job_id: str, owner: str, idempotency_key: str | None = None) -> Submission:
+        """A new job with the request of an ended one that did not complete.
+
+        Raises JobNotFoundError, ConflictError and what `submit` raises.
+        """
+        job = self.get(job_id, owner)
+        if not job.is_ended or job.status is Status.COMPLETED:
+            raise ConflictError(
+                f"the job is {job.status}; only failed, cancelled and expired jobs are retried"
+            )
+        return self._submit(job.request, _hash({"retry": job_id}), owner, idempotency_key)
+
+    def get(self, job_id: str, owner: str | None = None) -> Job:
+        """The job now; `owner` None reads anybody's. Raises JobNotFoundError."""
+        jobs = self._read([job_id])
+        if not jobs or (owner is not None and jobs[0].owner != owner):
+            raise JobNotFoundError(f"there is no job {job_id}")
+        return jobs[0]
+
+    def list_jobs(
+        self, owner: str, status: Status | None = None, limit: int = 20, after: str | None = None
+    ) -> Page:
+        """An owner's jobs, newest first, those behind the job `after` if given.
+
+        Raises InvalidRequestError where the owner has no job `after`.
+        """
+        index = keys.owner_jobs_by_status(owner, status) if status else keys.owner_jobs(owner)
+        before = "+inf" if after is None else f"({self._creation_score(owner, after)}"
+        found = self.redis.zrevrangebyscore(index, before, "-inf", start=0, num=limit + 1)
+        ids = cast("list[str]", found)
+        return Page(self._read(ids[:limit]), has_more=len(ids) > limit)
+
+    def cancel(self, job_id: str, owner: str | None = None) -> None:
+        """End a waiting job; tell the worker of a running one. Raises JobNotFoundError."""
+        found, offers = self._scripts.call("cancel", job_id, owner or "")
+        if not found:
+            raise JobNotFoundError(f"there is no job {job_id}")
+        self._ring(as_offers(offers))
+
+    def delete(self, job_id: str, owner: str) -> None:
+        """Remove an ended job. Raises JobNotFoundError, and ConflictError while it has not ended."""
+        answer = self._scripts.call("delete", job_id, owner)
+        if answer == "missing":
+            raise JobNotFoundError(f"there is no job {job_id}")
+        if answer != "deleted":
+            raise ConflictError(f"the job is {answer}; cancel it first")
+
+    def read_log(self, job_id: str, after: int = 0) -> list[Entry]:
+        """The log's entries with seq > after; empty also where there is no such job."""
+        return [parse_entry(e) for e in cast("list[str]", self.redis.lrange(keys.log(job_id), after, -1))]
+
+    def counts(self) -> dict[str, int]:
+        """Jobs by status, statuses without jobs included."""
+        found = cast("dict[str, str]", self.redis.hgetall(keys.COUNTS))
+        return {status.value: int(found.get(status, 0)) for status in Status}
+
+    def workers(self) -> list[dict[str, Any]]:
+        """What the live workers announced last, in the contract's form."""
+        announced = cast("dict[str, str]", self.redis.hgetall(keys.WORKERS))
+        now = self._now()
+        live: set[str] = set()
+        for queue in cast("set[str]", self.redis.smembers(keys.QUEUES)):
+            live.update(cast("list[str]", self.redis.zrangebyscore(keys.alive(queue), now, "+inf")))
+        return [json.loads(announced[worker]) for worker in sorted(live & announced.keys())]
+
+    def _submit(
+        self, accepted: Mapping[str, Any], body_hash: str, owner: str, idempotency_key: str | None
+    ) -> Submission:
+        model = accepted["model"]
+        own_model_slots = self._settings.max_num_seqs if model == self._settings.model else 0
+        word, detail, offers = self._scripts.call(
+            "submit",
+            _new_job_id(),
+            owner,
+            model,  # the queue: one per model
+            model,
+            json.dumps(accepted, ensure_ascii=False),
+            accepted["n"],
+            accepted["n"] * accepted["max_tokens"],
+            PRIORITY_BONUS_TOKENS[Priority(accepted["priority"])],
+            accepted.get("expires_in", ""),
+            accepted.get("timeout", ""),
+            idempotency_key or "",
+            body_hash,
+            self._settings.max_queued_jobs,
+            own_model_slots,
+        )
+        self._ring(as_offers(offers))
+        match word:
+            case "created" | "exists":
+                return Submission(detail, created=word == "created")
+            case "conflict":
+                raise IdempotencyConflictError
+            case "full":
+                raise QueueFullError(
+                    f"{self._settings.max_queued_jobs} jobs are waiting", retry_after=int(detail)
+                )
+            case "unknown_model":
+                raise InvalidRequestError([FieldError("model", f"no worker ever announced '{model}'")])
+            case "too_wide":
+                raise InvalidRequestError([FieldError("n", f"exceeds the model's {detail} slots")])
+            case _:
+                raise AssertionError(f"submit.lua answered {word!r}")
+
+    def _read(self, job_ids: Sequence[str]) -> list[Job]:
+        """Those of the jobs that exist, in the order given."""
+        pipe = self.redis.pipeline(transaction=True)
+        pipe.time()
+        for job_id in job_ids:
+            pipe.hgetall(keys.job(job_id))
+            pipe.lrange(keys.log(job_id), 0, -1)
+        (seconds, micros), *answers = pipe.execute()
+        now = seconds + micros / 1e6
+        pairs = zip(answers[::2], answers[1::2], strict=True)
+        jobs = [job_from_record(record, log, now) for record, log in pairs if record]
+        return self._with_positions(jobs)
+
+    def _with_positions(self, jobs: Sequence[Job]) -> list[Job]:
+        """The same jobs; the queued ones know where they stand."""
+        queued = [job.id for job in jobs if job.status is Status.QUEUED]
+        if not queued:
+            return [*jobs]
+        positions = dict(zip(queued, self._scripts.call("positions", *queued), strict=True))
+        return [replace(job, **_position(*positions[job.id])) if job.id in positions else job for job in jobs]
+
+    def _creation_score(self, owner: str, job_id: str) -> str:
+        # Redis' clock gives no two jobs the same microsecond, so the score alone is a cursor.
+        score = self.redis.zscore(keys.owner_jobs(owner), job_id)
+        if score is None:
+            raise InvalidRequestError([FieldError("after", f"there is no job {job_id}")])
+        return f"{score:.6f}"
+
+    def _now(self) -> float:
+        seconds, micros = self.redis.time()
+        return seconds + micros / 1e6
+
+
+def _position(ahead: int, live_slots: int, slot_seconds: str) -> dict[str, Any]:
+    """The fields of a queued job that tell when its turn comes. `ahead` -1: on offer to the workers."""
+    eta = (ahead + 1) * float(slot_seconds) / live_slots if slot_seconds and live_slots else None
+    if not live_slots:
+        reason = "no worker serves this model at present"
+    elif ahead < 0:
+        reason = "a worker is about to start it"
+    elif ahead == 0:
+        reason = "next in line"
+    else:
+        reason = f"{ahead} job{'s' if ahead > 1 else ''} ahead"
+    return {
+        "queue_position": max(ahead, 0),
+        "eta_seconds": None if eta is None else round(eta, 3),
+        "reason": reason,
+    }
+
+
+def _new_job_id() -> str:
+    # Begins with the time, so that jobs with equal tags stand in line in the order of their coming.
+    return f"job_{time.time_ns() // 1_000:013x}{secrets.token_hex(8)}"
+
+
+def _hash(body: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()

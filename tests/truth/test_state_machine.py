@@ -1,0 +1,299 @@
+"""Any interleaving of the transitions keeps the invariant: a job that has not ended is in exactly one of
+line, offered and leases; nothing is written without the token; no log entry is lost or repeated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    invariant,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
+from redis import Redis
+
+from tasks import keys
+from tasks.errors import ConflictError, IdempotencyConflictError, JobNotFoundError, QueueFullError
+from tasks.job import TERMINAL_STATUSES, JobError, Status
+from tasks.leases import Claim, Finish, Leases, Word, WorkerInfo, Write
+from tasks.log import DoneEntry, Entry, StatusEntry, TokenEntry, parse_entry
+from tasks.reaper import Reaper
+from tasks.request import Priority, parse_request
+from tasks.scripts import Argument, Offer, Scripts
+from tasks.settings import Settings
+from tasks.store import Store
+
+QUEUE = "m"
+PLACES = ("line", "offered", "leases")
+OWNERS = st.sampled_from(["ada", "bob", "eve"])
+
+
+class DoubledScripts(Scripts):
+    """Runs every script twice with the same arguments, as redis-py does when an answer was lost."""
+
+    def call(self, name: str, *arguments: Argument) -> Any:
+        super().call(name, *arguments)
+        return super().call(name, *arguments)
+
+
+class Transitions(RuleBasedStateMachine):
+    redis: Any
+    scripts: type[Scripts]
+
+    claims = Bundle("claims")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.redis.flushall()
+        config = Settings(redis_url="redis://unused", model_id=QUEUE, max_num_seqs=4, max_queued_jobs=8)
+        self.store = Store(self.redis, config, self.rang)
+        self.leases = Leases(self.redis, config, self.rang)
+        self.reaper = Reaper(self.redis, config, self.rang)
+        for part in (self.store, self.leases, self.reaper):
+            part._scripts = self.scripts(self.redis, config)
+        self.logs: dict[str, list[Entry]] = {}
+        self.tokens: dict[str, str] = {}
+        self.ended: dict[str, Status] = {}
+        self.claim_number = 0
+        self.heartbeat("w1", 4)
+
+    def rang(self, offers: Sequence[Offer]) -> None:
+        for queue, job_id in offers:
+            assert queue == QUEUE
+            assert self.redis.zscore(keys.offered(QUEUE), job_id) is not None
+
+    # --- what clients do
+
+    @rule(
+        owner=OWNERS,
+        n=st.integers(1, 4),
+        max_tokens=st.integers(1, 100),
+        priority=st.sampled_from(Priority),
+        expires_in=st.none() | st.just(3600),
+        timeout=st.none() | st.just(3600),
+        key=st.none() | st.sampled_from(["k1", "k2"]),
+    )
+    def submit(self, owner: str, key: str | None, **options: Any) -> None:
+        body = {"prompt": "x", "seed": 1, **{k: v for k, v in options.items() if v is not None}}
+        waiting = self.redis.zcard(keys.line(QUEUE))
+        try:
+            submission = self.store.submit(parse_request(body), owner, key)
+        except QueueFullError:
+            assert waiting == 8
+        except IdempotencyConflictError:
+            assert key is not None
+        else:
+            assert submission.created == (submission.job_id not in self.logs)
+            self.logs.setdefault(submission.job_id, [])
+
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        if self.logs:
+            job_id = data.draw(st.sampled_from(sorted(self.logs)))
+            self.store.cancel(job_id)
+            if self.place(job_id) == "ended" and job_id not in self.ended:
+                self.end(job_id, Status.CANCELLED)
+
+    @rule(data=st.data())
+    def delete(self, data: st.DataObject) -> None:
+        if self.logs:
+            job_id = data.draw(st.sampled_from(sorted(self.logs)))
+            owner = self.redis.hget(keys.job(job_id), "owner")
+            try:
+                self.store.delete(job_id, str(owner))
+            except ConflictError:
+                assert job_id not in self.ended
+            except JobNotFoundError:
+                # The doubled call finds nothing left to delete.
+                assert self.scripts is DoubledScripts
+                self.forget(job_id)
+            else:
+                self.forget(job_id)
+
+    # --- what workers do
+
+    @rule(worker=st.sampled_from(["w1", "w2"]), slots=st.sampled_from([0, 1, 4]))
+    def heartbeat(self, worker: str, slots: int) -> None:
+        self.leases.heartbeat(WorkerInfo(worker, QUEUE, "echo", slots, 0, 0.0))
+
+    @rule(target=claims, data=st.data())
+    def claim(self, data: st.DataObject) -> Any:
+        """Claim any job, on offer or not: a message may be doubled, late or lost."""
+        if not self.logs:
+            return multiple()
+        job_id = data.draw(st.sampled_from(sorted(self.logs)))
+        on_offer = self.place(job_id) == "offered"
+        self.claim_number += 1
+        claim = self.leases.claim(job_id, f"token-{self.claim_number}", "w1")
+        assert (claim is not None) == on_offer
+        if claim is None:
+            return multiple()
+        self.tokens[job_id] = claim.token
+        self.logs[job_id].append(StatusEntry(1 + self.statuses(job_id)))
+        assert claim.entries == self.logs[job_id]
+        return claim
+
+    @rule(claim=claims, count=st.integers(0, 3), overlap=st.integers(0, 2))
+    def flush(self, claim: Claim, count: int, overlap: int) -> None:
+        """Append as the claim's holder believes the log to be; `overlap` entries are sent again."""
+        own = self.tokens.get(claim.job_id) == claim.token
+        log = self.logs.get(claim.job_id, claim.entries)
+        overlap = min(overlap, len(log) - len(claim.entries)) if own else 0
+        base = len(log) - overlap
+        fresh = [TokenEntry(0, (base + i,), f"{claim.token} {base + i} ") for i in range(count)]
+        again = [e for e in log[base:] if isinstance(e, TokenEntry)]
+        (written,) = self.leases.flush([Write(claim.job_id, claim.token, base, 1, [*again, *fresh])])
+        if not own:
+            assert written.word in (Word.FENCED, Word.ENDED)
+            return
+        assert written.word in (Word.OK, Word.CANCEL)
+        self.logs[claim.job_id] += fresh
+        assert written.log_length == len(self.logs[claim.job_id])
+
+    @rule(claim=claims)
+    def flush_beyond_the_log(self, claim: Claim) -> None:
+        """Redis lost the last entries: nothing may be appended behind the hole, nothing finished."""
+        base = len(self.logs.get(claim.job_id, [])) + 2
+        finish = Finish(Status.COMPLETED)
+        entry = TokenEntry(0, (0,), "after the hole")
+        (written,) = self.leases.flush([Write(claim.job_id, claim.token, base, 1, [entry], finish)])
+        own = self.tokens.get(claim.job_id) == claim.token
+        assert written.word in ([Word.BEHIND] if own else [Word.FENCED, Word.ENDED])
+
+    @rule(claim=claims, failed=st.booleans())
+    def finish(self, claim: Claim, failed: bool) -> None:
+        own = self.tokens.get(claim.job_id) == claim.token
+        finish = Finish(Status.FAILED, JobError("engine_error", "no")) if failed else Finish(Status.COMPLETED)
+        base = len(self.logs.get(claim.job_id, claim.entries))
+        (written,) = self.leases.flush([Write(claim.job_id, claim.token, base, 1, (), finish)])
+        if own:
+            assert written.word is Word.ENDED
+            self.end(claim.job_id, finish.status)
+        else:
+            assert written.word in (Word.FENCED, Word.ENDED)
+
+    @rule(claim=claims)
+    def release(self, claim: Claim) -> None:
+        own = self.tokens.get(claim.job_id) == claim.token
+        released = self.leases.release([(claim.job_id, claim.token)], "drained")
+        assert released == (own and self.scripts is Scripts)
+        if own:
+            del self.tokens[claim.job_id]
+            assert self.place(claim.job_id) in ("line", "offered")
+
+    # --- what time does
+
+    @rule(kind=st.sampled_from(["leases", "offered", "deadlines", "ended"]), data=st.data())
+    def time_passes(self, kind: str, data: st.DataObject) -> None:
+        """Something in a set ordered by time is due: as good as waiting for it. The reaper comes."""
+        index = f"{keys.PREFIX}{kind}:{QUEUE}" if kind in PLACES else keys.PREFIX + kind
+        members = self.redis.zrange(index, 0, -1)
+        if members:
+            self.redis.zadd(index, {data.draw(st.sampled_from(members)): 0})
+            self.reap()
+
+    def reap(self) -> None:
+        self.redis.set(keys.PREFIX + "reaped_at", str(self.store._now()))
+        for job_id in self.redis.zrangebyscore(keys.leases(QUEUE), "-inf", 0):
+            self.tokens.pop(str(job_id))
+        self.reaper.reap()
+        for job_id in [*self.logs]:
+            status = self.redis.hget(keys.job(job_id), "status")
+            if status is None:
+                assert job_id in self.ended
+                self.forget(job_id)
+            elif status in TERMINAL_STATUSES and job_id not in self.ended:
+                assert status in (Status.EXPIRED, Status.FAILED, Status.CANCELLED)
+                self.end(job_id, Status(status))
+
+    # --- what must always hold
+
+    @invariant()
+    def every_job_is_in_its_one_place(self) -> None:
+        members = {p: set(self.redis.zrange(f"{keys.PREFIX}{p}:{QUEUE}", 0, -1)) for p in PLACES}
+        for job_id in self.logs:
+            place = self.place(job_id)
+            assert [p for p in PLACES if job_id in members[p]] == ([] if job_id in self.ended else [place])
+            assert (place == "ended") == (job_id in self.ended)
+        assert set().union(*members.values()) <= self.logs.keys()
+
+    @invariant()
+    def logs_are_what_token_holders_wrote(self) -> None:
+        for job_id, log in self.logs.items():
+            stored = [parse_entry(e) for e in self.redis.lrange(keys.log(job_id), 0, -1)]
+            assert stored == log
+
+    @invariant()
+    def books_agree_with_the_jobs(self) -> None:
+        records = {job_id: self.redis.hgetall(keys.job(job_id)) for job_id in self.logs}
+        for place in ("offered", "leases"):
+            slots = sum(int(r["n"]) for r in records.values() if r["place"] == place)
+            assert int(self.redis.hget(keys.slots(QUEUE), place) or 0) == slots
+        counts = {s.value: sum(r["status"] == s for r in records.values()) for s in Status}
+        assert self.store.counts() == counts
+        for job_id, status in self.ended.items():
+            assert records[job_id]["status"] == status
+        for record in records.values():
+            index = keys.owner_jobs_by_status(record["owner"], record["status"])
+            assert self.redis.zscore(index, record["id"]) is not None
+        everything = sum(self.redis.zcard(keys.owner_jobs(owner)) for owner in ("ada", "bob", "eve"))
+        assert everything == len(records)
+
+    @invariant()
+    def nothing_is_left_of_forgotten_jobs(self) -> None:
+        for kind in ("job", "log"):
+            found = {key.rsplit(":", 1)[1] for key in self.redis.keys(f"{keys.PREFIX}{kind}:*")}
+            assert found <= self.logs.keys()
+
+    @invariant()
+    def waiting_jobs_are_watched(self) -> None:
+        """The reaper ends a waiting job at its deadline; a running one is its worker's business."""
+        watched = set(self.redis.zrange(keys.PREFIX + "deadlines", 0, -1))
+        for job_id in self.logs:
+            record = self.redis.hgetall(keys.job(job_id))
+            deadline = "timeout_at" if "started_at" in record else "expires_at"
+            waits = record["place"] in ("line", "offered")
+            assert (job_id in watched) == (waits and deadline in record)
+
+    @invariant()
+    def idempotency_keys_live_with_their_job(self) -> None:
+        for key in self.redis.keys(keys.PREFIX + "idempotency:*"):
+            assert self.redis.get(key) in self.logs
+
+    # --- helpers
+
+    def place(self, job_id: str) -> str | None:
+        place: str | None = self.redis.hget(keys.job(job_id), "place")
+        return place
+
+    def statuses(self, job_id: str) -> int:
+        return sum(isinstance(entry, StatusEntry) for entry in self.logs[job_id])
+
+    def end(self, job_id: str, status: Status) -> None:
+        self.ended[job_id] = status
+        self.tokens.pop(job_id, None)
+        self.logs[job_id].append(DoneEntry(status))
+
+    def forget(self, job_id: str) -> None:
+        del self.logs[job_id], self.ended[job_id]
+
+
+@pytest.mark.parametrize("scripts", [Scripts, DoubledScripts])
+def test_transitions(redis: Redis, scripts: type[Scripts]) -> None:
+    machine = type("Machine", (Transitions,), {"redis": redis, "scripts": scripts})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=60,
+            stateful_step_count=40,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
