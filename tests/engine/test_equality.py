@@ -1,0 +1,113 @@
+"""In float32 and greedy, a sequence is what `model.generate` makes of it, whoever shares the batch."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from tests.engine.tiny import CONFIGS, EOS_ID, Outputs, engine_request, generate, save_model, settings_for
+from worker.engine.base import EngineRequest
+from worker.engine.transformers import TransformersEngine
+
+NO_ID = 10**6
+"""As the end of sequence: never generated."""
+
+
+class Reference:
+    """One sequence at a time through `generate`, as transformers itself does it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+    def __call__(self, request: EngineRequest) -> list[int]:
+        prompt = torch.tensor([request.prompt_ids])
+        output = self._model.generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            max_new_tokens=request.sampling.max_tokens,
+            eos_token_id=NO_ID if request.sampling.ignore_eos else EOS_ID,
+            do_sample=False,
+        )
+        token_ids: list[int] = output[0, prompt.shape[1] :].tolist()
+        return token_ids
+
+
+@pytest.fixture(scope="module", params=list(CONFIGS))
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    kind = str(request.param)
+    return save_model(tmp_path_factory.mktemp(kind), kind)
+
+
+@pytest.fixture(scope="module")
+def engine(folder: Path) -> TransformersEngine:
+    return TransformersEngine(settings_for(folder))
+
+
+@pytest.fixture(scope="module")
+def reference(folder: Path) -> Reference:
+    return Reference(folder)
+
+
+def requests_of_all_lengths(count: int) -> list[EngineRequest]:
+    dice = random.Random(count)
+    return [
+        engine_request(
+            f"r{index}",
+            tuple(dice.randrange(2, 300) for _ in range(dice.choice([1, 2, 5, 9, 30, 60]))),
+            max_tokens=dice.randint(1, 30),
+            ignore_eos=dice.random() < 0.8,
+        )
+        for index in range(count)
+    ]
+
+
+def test_alone(engine: TransformersEngine, reference: Reference) -> None:
+    request = engine_request("alone", tuple(range(10, 17)), max_tokens=40)
+    expected = reference(request)
+    assert len(set(expected)) > 5, "a model that repeats itself would not show a wrong position"
+    assert generate(engine, request) == [expected]
+
+
+def test_together(engine: TransformersEngine, reference: Reference) -> None:
+    requests = requests_of_all_lengths(4)
+    assert generate(engine, *requests) == [reference(request) for request in requests]
+
+
+def test_with_joins_and_leaves(engine: TransformersEngine, reference: Reference) -> None:
+    requests = requests_of_all_lengths(24)
+    dice, coming, outputs = random.Random(1), list(requests), Outputs(engine)
+    while coming or engine.has_unfinished_requests():
+        busy = len(outputs.token_ids) - len(outputs.finished)
+        for _ in range(min(dice.randint(0, 2), engine.max_num_seqs - busy, len(coming))):
+            engine.add_request(coming.pop())
+        outputs.step()
+    for request in requests:
+        assert outputs.token_ids[request.request_id] == reference(request), request
+
+
+def test_with_aborts_in_between(engine: TransformersEngine, reference: Reference) -> None:
+    """The last row moves into the freed one; all rows must still be right."""
+    stay = engine_request("stay", tuple(range(30, 50)), max_tokens=25)
+    late = engine_request("late", tuple(range(60, 65)), max_tokens=25)
+    outputs = Outputs(engine)
+    for request in (engine_request("gone", (5, 6, 7)), stay, engine_request("also gone", (8,))):
+        engine.add_request(request)
+    outputs.step()
+    engine.abort_request("gone")
+    engine.add_request(late)
+    outputs.step()
+    engine.abort_request("also gone")
+    outputs.run()
+    assert outputs.token_ids["stay"] == reference(stay)
+    assert outputs.token_ids["late"] == reference(late)
+
+
+def test_up_to_the_models_length(engine: TransformersEngine, reference: Reference) -> None:
+    prompt_ids = tuple(range(20, 40))
+    room = engine.max_model_len - len(prompt_ids)
+    [token_ids] = generate(engine, engine_request("long", prompt_ids, max_tokens=10_000))
+    assert token_ids == reference(engine_request("long", prompt_ids, max_tokens=room))

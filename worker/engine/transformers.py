@@ -1,0 +1,281 @@
+"""ENGINE=transformers: continuous batching for any causal language model of Hugging Face transformers.
+
+A step advances all running sequences by one token and lets waiting ones join: their prompts are prefilled and
+give their first token in the same step. Nobody waits for the slowest sequence.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jinja2 import TemplateError
+from torch import Tensor
+
+from tasks.errors import EngineError
+from tasks.job import FinishReason
+from tasks.request import JobRequest
+from tasks.settings import Settings
+from worker.engine.base import EngineRequest, Prompt, RequestOutput, SamplingParams
+from worker.engine.loading import load_model
+from worker.engine.sampling import NO_TOKEN, Row, noise_key, sample
+from worker.engine.slot_cache import SlotCache, Window
+
+MAX_PREFILL_TOKENS = 2048
+"""Tokens of prompts, padding included, that join in one step: what the running sequences wait for. A
+longer prompt joins alone."""
+
+
+@dataclass(slots=True)
+class _Sequence:
+    """token_ids: of prompt and output. While a sequence runs, all but the last are in the cache."""
+
+    request_id: str
+    token_ids: list[int]
+    prompt_tokens: int
+    sampling: SamplingParams
+
+    @property
+    def output_tokens(self) -> int:
+        return len(self.token_ids) - self.prompt_tokens
+
+    def row(self) -> Row:
+        """How its next token is sampled."""
+        sampling = self.sampling
+        key = noise_key(sampling.seed, sampling.choice, self.output_tokens)
+        return Row(sampling.temperature, sampling.top_k, sampling.top_p, key)
+
+
+class TransformersEngine:
+    """See the module. Row i of the cache belongs to the i-th running sequence."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Loads the model. Raises SettingsError or EngineError, see `load_model`."""
+        loaded = load_model(settings)
+        self._model_id = settings.model
+        self._max_num_seqs = settings.max_num_seqs
+        self._max_model_len = loaded.max_model_len
+        self._eos_ids = loaded.eos_ids
+        # Typed as Any: transformers annotates `forward` per model, `__call__` not at all.
+        self._model: Any = loaded.model
+        self._device = loaded.device
+        self._vocab_size = loaded.vocab_size
+        self._tokenizer = loaded.tokenizer
+        # Encoding may change a fast tokenizer's truncation state, and decoding meanwhile raises "Already
+        # borrowed". With a copy to decode, streams need not wait for long prompts either.
+        self._encode_lock = threading.Lock()
+        self._decode_tokenizer = copy.deepcopy(loaded.tokenizer)
+        self._cache = SlotCache(loaded.layers, settings.max_num_seqs, loaded.max_model_len)
+        self._waiting: deque[_Sequence] = deque()
+        self._running: list[_Sequence] = []
+
+    @property
+    def model(self) -> str:
+        return self._model_id
+
+    @property
+    def max_num_seqs(self) -> int:
+        return self._max_num_seqs
+
+    @property
+    def max_model_len(self) -> int:
+        return self._max_model_len
+
+    def encode(self, request: JobRequest) -> Prompt:
+        """See `Engine.encode`. Raises EngineError also where the template refuses the messages."""
+        with self._encode_lock:
+            token_ids = self._encode(request)
+        if not token_ids:
+            bos = self._tokenizer.bos_token_id
+            if bos is None:
+                raise EngineError("the prompt holds no token")
+            token_ids = [bos]
+        return Prompt(tuple(token_ids), self._decode_text)
+
+    def warm_up(self) -> None:
+        """One prefill and one decode. Raises EngineError where the model does not run."""
+        token_id = next(iter(self._eos_ids), 0)
+        self.add_request(
+            EngineRequest("warm-up", (token_id,), (), SamplingParams(max_tokens=2, ignore_eos=True))
+        )
+        try:
+            outputs = [output for _ in range(2) for output in self.step()]
+        finally:
+            self.abort_request("warm-up")
+        for output in outputs:
+            if output.error is not None:
+                raise EngineError(f"MODEL_ID={self._model_id} does not run: {output.error}")
+
+    def add_request(self, request: EngineRequest) -> None:
+        if any(sequence.request_id == request.request_id for sequence in (*self._running, *self._waiting)):
+            raise ValueError(f"request {request.request_id} is in the batch already")
+        if len(self._running) + len(self._waiting) >= self._max_num_seqs:
+            raise ValueError(f"all {self._max_num_seqs} slots are taken")
+        token_ids = [*request.prompt_ids, *request.output_ids]
+        self._waiting.append(
+            _Sequence(request.request_id, token_ids, len(request.prompt_ids), request.sampling)
+        )
+
+    @torch.inference_mode()
+    def abort_request(self, request_id: str) -> None:
+        for sequence in self._running:
+            if sequence.request_id == request_id:
+                self._leave(sequence)
+                return
+        self._waiting = deque(s for s in self._waiting if s.request_id != request_id)
+
+    def has_unfinished_requests(self) -> bool:
+        return bool(self._running or self._waiting)
+
+    @torch.inference_mode()
+    def step(self) -> list[RequestOutput]:
+        """See `Engine.step`. An exception in it concerns all running sequences."""
+        logits = [self._decode_pass()] if self._running else []
+        refused = self._join(self._next_to_join(), logits)
+        if not logits:
+            return refused
+        # Joined sequences stand behind the others, as their logits do.
+        sequences = list(self._running)
+        token_ids = sample(torch.cat(logits), [sequence.row() for sequence in sequences])
+        return refused + [self._advance(*pair) for pair in zip(sequences, token_ids, strict=True)]
+
+    def _next_to_join(self) -> list[_Sequence]:
+        """The waiting sequences to prefill together, in their order, padded to the longest."""
+        group: list[_Sequence] = []
+        longest = total = 0
+        while self._waiting:
+            length = len(self._waiting[0].token_ids)
+            longest, total = max(longest, length), total + length
+            padded = longest * (len(group) + 1)
+            if group and (padded > MAX_PREFILL_TOKENS or padded > 2 * total):
+                break
+            group.append(self._waiting.popleft())
+        return group
+
+    def _join(self, group: list[_Sequence], logits: list[Tensor]) -> list[RequestOutput]:
+        """Prefill sequences and let them run. Appends their logits; returns an error for each that cannot."""
+        if not group:
+            return []
+        try:
+            for sequence in group:
+                self._check(sequence)
+            logits.append(self._prefill_pass(group))
+        except (ValueError, RuntimeError, IndexError) as error:
+            if len(group) == 1:
+                return [RequestOutput(group[0].request_id, (), FinishReason.ERROR, str(error))]
+            return [output for sequence in group for output in self._join([sequence], logits)]
+        self._running.extend(group)
+        return []
+
+    def _check(self, sequence: _Sequence) -> None:
+        """On a GPU an index out of range ends the process, so no wrong input may get there."""
+        if not 0 < len(sequence.token_ids) < self._max_model_len:
+            raise ValueError(f"{len(sequence.token_ids)} tokens leave no room in {self._max_model_len}")
+        if not 0 <= min(sequence.token_ids) <= max(sequence.token_ids) < self._vocab_size:
+            raise ValueError(f"a token id lies outside of the vocabulary of {self._vocab_size}")
+
+    def _advance(self, sequence: _Sequence, token_id: int) -> RequestOutput:
+        """Take a sampled token into its sequence, which leaves the batch when it ends."""
+        if token_id == NO_TOKEN:
+            self._leave(sequence, spoilt=True)
+            message = "the model's output is not a number"
+            return RequestOutput(sequence.request_id, (), FinishReason.ERROR, message)
+        sequence.token_ids.append(token_id)
+        reason = self._finish_reason(sequence)
+        if reason is not None:
+            self._leave(sequence)
+        return RequestOutput(sequence.request_id, (token_id,), reason)
+
+    def _finish_reason(self, sequence: _Sequence) -> FinishReason | None:
+        if sequence.token_ids[-1] in self._eos_ids and not sequence.sampling.ignore_eos:
+            return FinishReason.STOP
+        if sequence.output_tokens >= sequence.sampling.max_tokens:
+            return FinishReason.LENGTH
+        return FinishReason.LENGTH if len(sequence.token_ids) >= self._max_model_len else None
+
+    def _leave(self, sequence: _Sequence, *, spoilt: bool = False) -> None:
+        """Free the sequence's row; the last running sequence moves into it."""
+        row = next(i for i, running in enumerate(self._running) if running is sequence)
+        if spoilt:
+            self._cache.clear(row)
+        last = self._running.pop()
+        if last is not sequence:
+            self._running[row] = last
+            self._cache.move(len(self._running), row, len(last.token_ids))
+
+    def _prefill_pass(self, group: list[_Sequence]) -> Tensor:
+        """Run prompts of ragged lengths, padded on the right; returns the logits behind each [group, vocab].
+
+        Padding needs no mask: it comes later than all real tokens, so causal attention hides it, and the
+        sequence's next tokens overwrite it in the cache.
+        """
+        lengths = [len(sequence.token_ids) for sequence in group]
+        longest = max(lengths)
+        token_ids = self._tensor([s.token_ids + [0] * (longest - len(s.token_ids)) for s in group])
+        positions = torch.arange(longest, device=self._device).expand(len(group), -1)
+        window = Window(len(self._running), positions, longest)
+        ends, at = torch.unique(self._tensor(lengths) - 1, return_inverse=True)
+        logits = self._forward(token_ids, window, None, logits_to_keep=ends)
+        return logits[torch.arange(len(group), device=self._device), at]
+
+    def _decode_pass(self) -> Tensor:
+        """Run each sequence's last token; returns logits [running, vocab]."""
+        lengths = [len(sequence.token_ids) for sequence in self._running]
+        token_ids = self._tensor([[sequence.token_ids[-1]] for sequence in self._running])
+        positions = self._tensor(lengths)[:, None] - 1
+        window = Window(0, positions, max(lengths))
+        mask = None
+        if min(lengths) < window.length:
+            mask = torch.arange(window.length, device=self._device) <= positions[:, :, None]
+            mask = mask[:, None]
+        return self._forward(token_ids, window, mask)[:, -1]
+
+    def _forward(
+        self, token_ids: Tensor, window: Window, mask: Tensor | None, logits_to_keep: int | Tensor = 1
+    ) -> Tensor:
+        """Logits [rows, kept, vocab].
+
+        mask: [rows, 1, query, window.length], True where attended; None: all keys up to the query's.
+        """
+        self._cache.window = window
+        output = self._model(
+            input_ids=token_ids,
+            attention_mask=mask,
+            position_ids=window.positions,
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=logits_to_keep,
+        )
+        logits: Tensor = output.logits
+        return logits
+
+    def _tensor(self, values: Sequence[int] | Sequence[Sequence[int]]) -> Tensor:
+        return torch.tensor(values, device=self._device)
+
+    def _encode(self, request: JobRequest) -> list[int]:
+        tokenizer = self._tokenizer
+        if request.messages is None:
+            # Not verbose: it would warn of a length that the loop checks anyway.
+            token_ids: list[int] = tokenizer(request.prompt, verbose=False)["input_ids"]
+            return token_ids
+        if tokenizer.chat_template is None:
+            raise EngineError(f"the model {self._model_id} has no chat template; send `prompt`")
+        messages = [message.model_dump() for message in request.messages]
+        try:
+            token_ids = tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, tokenize=True, return_dict=False
+            )
+        except TemplateError as error:
+            raise EngineError(f"the model's chat template refuses these messages: {error}") from error
+        return token_ids
+
+    def _decode_text(self, token_ids: Sequence[int]) -> str:
+        text: str = self._decode_tokenizer.decode(
+            list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return text
