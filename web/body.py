@@ -1,0 +1,55 @@
+"""The body of a request as strict JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NoReturn
+
+from flask import request
+
+from tasks.errors import MalformedRequestError
+from web.errors import UnsupportedMediaTypeError
+
+MAX_BODY_BYTES = 1024 * 1024
+
+
+def read_json() -> Any:
+    """The decoded body.
+
+    Raises UnsupportedMediaTypeError, MalformedRequestError (not UTF-8, not JSON, NaN or Infinity, a name
+    given twice, half a surrogate pair) and werkzeug's RequestEntityTooLarge.
+    """
+    if request.mimetype != "application/json":
+        raise UnsupportedMediaTypeError
+    try:
+        text = request.get_data(cache=False).decode()
+    except UnicodeDecodeError as error:
+        raise MalformedRequestError(f"the body is not UTF-8: {error.reason} at byte {error.start}") from None
+    try:
+        body = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique)
+    except RecursionError:
+        raise MalformedRequestError("the body is nested too deeply") from None
+    except ValueError as error:
+        raise MalformedRequestError(f"the body is not valid JSON: {error}") from None
+    _refuse_half_characters(text, body)
+    return body
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise ValueError("a name stands twice in one object")
+    return fields
+
+
+def _refuse_half_characters(text: str, body: Any) -> None:
+    """`"\\ud83d"` alone is JSON by the letter, but no text: it could not be stored or sent back."""
+    if "\\ud" in text or "\\uD" in text:
+        try:
+            json.dumps(body, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise MalformedRequestError("the body holds half of a surrogate pair") from None

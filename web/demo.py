@@ -1,0 +1,205 @@
+"""The routes of the demo that this product grew from, as jobs: synchronous, or a plain stream of tokens.
+
+A client that leaves cancels the jobs that its request made.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Annotated, Any, TypeVar
+
+from flask import Blueprint, Response
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from redis.exceptions import RedisError
+
+from tasks.errors import InvalidRequestError, JobNotFoundError, TokenrelayError, UnavailableError
+from tasks.job import Job, Status
+from tasks.request import JobRequest, field_errors, parse_request
+from tasks.settings import EngineKind
+from tasks.store import Store
+from web import auth, errors, schema
+from web.body import read_json
+from web.render import Event, to_json
+from web.services import services
+from web.sse import sse_response
+from web.wait import make_reader, wait_for_all
+
+MAX_PROMPTS = 256
+"""Each is a job of its own."""
+
+VLLM_RETRY_SECONDS = 10
+
+STATUS_BY_ERROR_CODE = {"prompt_too_long": 422, "timeout": 504, "expired": 504, "model_not_available": 503}
+"""HTTP statuses for a job's error codes; the others are 502: the worker's fault, not this server's."""
+
+CLIENT_LEFT = 499
+"""nginx's status for logs; there is nobody to read it."""
+
+bp = Blueprint("demo", __name__)
+
+
+Texts = list[str]
+Body = TypeVar("Body", bound=BaseModel)
+
+
+class _Options(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+
+    def job_request(self, prompt: str, **defaults: Any) -> JobRequest:
+        """Raises InvalidRequestError."""
+        given = self.model_dump(include={"max_tokens", "temperature"}, exclude_none=True)
+        return parse_request({"prompt": prompt, **defaults, **given})
+
+
+class PromptBody(_Options):
+    prompt: Annotated[str, Field(min_length=1)]
+
+
+class PromptsBody(_Options):
+    prompts: list[Annotated[str, Field(min_length=1)]] = Field(min_length=1, max_length=MAX_PROMPTS)
+
+
+class JobFailedError(TokenrelayError):
+    """The job did not complete."""
+
+    title = "Job not completed"
+
+    def __init__(self, job: Job) -> None:
+        self.code = job.error.code if job.error else str(job.status)
+        self.status = 409 if job.status is Status.CANCELLED else STATUS_BY_ERROR_CODE.get(self.code, 502)
+        super().__init__(f"{job.id}: {job.error.message if job.error else f'the job was {job.status}'}")
+
+
+@bp.post("/basic_generate")
+def basic_generate() -> Response:
+    body = _parse(PromptBody)
+    return _answer([body.job_request(body.prompt, temperature=0)], lambda texts: {"generated_text": texts[0]})
+
+
+@bp.post("/generate")
+def generate() -> Response:
+    body = _parse(PromptsBody)
+    return _answer([body.job_request(prompt) for prompt in body.prompts], _generated_texts)
+
+
+@bp.post("/generate_vllm")
+def generate_vllm() -> Response:
+    body = _parse(PromptsBody)
+    model = _vllm_model()
+    return _answer([body.job_request(prompt, model=model) for prompt in body.prompts], _generated_texts)
+
+
+@bp.post("/generate_stream")
+def generate_stream() -> Response:
+    body = _parse(PromptBody)
+    jobs = _submit([body.job_request(body.prompt)])
+    response = sse_response(make_reader(jobs.ids[0], stays=True), _as_tokens)
+    # Without effect where the job has ended, as it has unless the client left first.
+    response.call_on_close(jobs.cancel)
+    return jobs.named_in(response)
+
+
+class _Jobs:
+    """The jobs of one request."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._created: list[str] = []
+        self.ids: list[str] = []
+
+    def submit(self, requests: Sequence[JobRequest], owner: str, key: str | None) -> None:
+        """All of them or none. Raises what Store.submit raises."""
+        try:
+            for index, request in enumerate(requests):
+                own_key = f"{key}#{index}" if key and len(requests) > 1 else key
+                submission = self._store.submit(request, owner, own_key)
+                self.ids.append(submission.job_id)
+                if submission.created:
+                    self._created.append(submission.job_id)
+        except Exception:
+            self.cancel()
+            raise
+
+    def results(self) -> Texts:
+        """Raises JobFailedError for the first job that did not complete."""
+        ended = [self._store.get(job_id) for job_id in self.ids]
+        for job in ended:
+            if job.status is not Status.COMPLETED:
+                raise JobFailedError(job)
+        return [job.output[0].text for job in ended]
+
+    def cancel(self) -> None:
+        """Those that this request made: another client may wait for the others."""
+        for job_id in self._created:
+            with suppress(RedisError, JobNotFoundError):  # It ends by itself, when its tokens are used up.
+                self._store.cancel(job_id)
+
+    def named_in(self, response: Response) -> Response:
+        response.headers["X-Job-ID"] = ",".join(self.ids)
+        return response
+
+
+def _parse(model: type[Body]) -> Body:
+    try:
+        return model.model_validate(read_json())
+    except ValidationError as error:
+        raise InvalidRequestError(field_errors(error)) from None
+
+
+def _submit(requests: Sequence[JobRequest]) -> _Jobs:
+    jobs = _Jobs(services().store)
+    jobs.submit(requests, auth.owner(), schema.idempotency_key())
+    return jobs
+
+
+def _answer(requests: Sequence[JobRequest], render: Callable[[Texts], object]) -> Response:
+    """Run the jobs and answer with their texts, or with what kept the first one from completing."""
+    jobs = _submit(requests)
+    try:
+        if not wait_for_all(jobs.ids):
+            jobs.cancel()
+            return Response(status=CLIENT_LEFT)
+        response = Response(to_json(render(jobs.results())), mimetype="application/json")
+    except TokenrelayError as error:
+        jobs.cancel()
+        response = errors.problem(error)
+    except RedisError:
+        detail = "Redis cannot be reached at present; the jobs named in X-Job-ID were accepted"
+        response = errors.problem(UnavailableError(detail, retry_after=errors.REDIS_RETRY_SECONDS))
+    return jobs.named_in(response)
+
+
+def _generated_texts(texts: Texts) -> dict[str, Texts]:
+    return {"generated_texts": texts}
+
+
+def _vllm_model() -> str:
+    """The model of a live vLLM worker, if possible one that no other engine serves: a queue is a model's."""
+    workers = services().store.workers()
+    on_vllm = [worker["model"] for worker in workers if worker["engine"] == EngineKind.VLLM]
+    elsewhere = {worker["model"] for worker in workers if worker["engine"] != EngineKind.VLLM}
+    if not on_vllm:
+        raise UnavailableError("no vLLM worker is alive", retry_after=VLLM_RETRY_SECONDS)
+    return str(min(on_vllm, key=elsewhere.__contains__))
+
+
+def _as_tokens(events: Sequence[Event]) -> str:
+    return "".join(f"data: {data}\n\n" for event in events if (data := _token_data(json.loads(event.json))))
+
+
+def _token_data(event: dict[str, Any]) -> str | None:
+    """None for an event that the demo's clients do not know."""
+    match event:
+        case {"type": "token", "text": text} if text:
+            return to_json({"token": text})
+        case {"type": "done", "status": Status.COMPLETED}:
+            return "[DONE]"
+        case {"type": "done", "status": status, "job": {"error": error}}:
+            return to_json({"error": error or {"code": status, "message": f"the job was {status}"}})
+        case _:
+            return None

@@ -1,0 +1,57 @@
+"""Is it up, can it take jobs, can it run them."""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response
+from redis.exceptions import RedisError
+
+from tasks.errors import UnavailableError
+from web.render import to_json
+from web.services import services
+
+RETRY_SECONDS = 2
+
+bp = Blueprint("health", __name__, url_prefix="/health")
+
+
+@bp.get("/live")
+def live() -> Response:
+    """The process answers."""
+    return _ok()
+
+
+@bp.get("/web")
+def web() -> Response:
+    """Redis answers: jobs can be accepted. The probe for load balancers."""
+    _require_redis()
+    return _ok()
+
+
+@bp.get("/ready")
+def ready() -> Response:
+    """A worker is alive as well; one is only after it has loaded its model."""
+    _require_redis()
+    if not services().store.workers():
+        raise UnavailableError("no worker with a loaded model is alive", retry_after=RETRY_SECONDS)
+    return _ok()
+
+
+@bp.get("")
+def health() -> Response:
+    store = services().store
+    return _json({"jobs": store.counts(), "workers": store.workers()})
+
+
+def _require_redis() -> None:
+    try:
+        services().log.ping()
+    except RedisError:
+        raise UnavailableError("Redis does not answer", retry_after=RETRY_SECONDS) from None
+
+
+def _ok() -> Response:
+    return _json({"status": "ok"})
+
+
+def _json(fields: dict[str, object]) -> Response:
+    return Response(to_json(fields), mimetype="application/json")

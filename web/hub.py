@@ -1,0 +1,250 @@
+"""The hub: one pub/sub connection per web process, shared by every reader in it.
+
+A subscriber learns two things: batches of new entries, and that it must read the log. It must do so
+whenever messages may have passed it by: when Redis confirms its subscription, first or after a reconnect,
+and when its queue ran over. So a lost message, a slow reader and the race at the start are one case.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from redis.backoff import NoBackoff
+from redis.connection import ConnectionPool
+from redis.exceptions import RedisError, TimeoutError
+from redis.retry import Retry
+
+from tasks import keys
+from tasks.job import Job
+from web.render import Batch
+
+MAX_BATCHES = 128
+"""Batches that wait for one reader, some seconds of a fast job; beyond it the log is the buffer."""
+
+PING_SECONDS = 5.0
+"""A silent connection is asked after this long, and given up after twice as long."""
+
+TIMEOUT_SECONDS = 2.0
+"""For connecting and for sending."""
+
+FIRST_PAUSE_SECONDS = 0.05
+LONGEST_PAUSE_SECONDS = 2.0
+"""Between attempts to connect again; at most this much is added to a stream's pause after Redis is back."""
+
+CHANNELS_PER_COMMAND = 500
+MESSAGES_PER_TURN = 100
+"""The hub's greenlet gives way after so many messages that were there already."""
+
+logger = logging.getLogger(__name__)
+
+
+class Subscription:
+    """One reader's end of the hub."""
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+        self._changed = threading.Condition()
+        self._batches: deque[Batch] = deque()
+        self._must_read_log = False
+        self._woken = False
+
+    def take(self, timeout: float) -> list[Batch] | None:
+        """Wait for news, `timeout` seconds at most.
+
+        None: read the log. An empty list: there is no news, time is up or somebody called `wake`.
+        """
+        with self._changed:
+            if not (self._batches or self._must_read_log or self._woken):
+                self._changed.wait(timeout)
+            batches = None if self._must_read_log else list(self._batches)
+            self._batches.clear()
+            self._must_read_log = self._woken = False
+            return batches
+
+    def offer(self, batch: Batch) -> None:
+        with self._changed:
+            if len(self._batches) >= MAX_BATCHES:
+                self._batches.clear()
+                self._must_read_log = True
+            elif not self._must_read_log:
+                self._batches.append(batch)
+            self._changed.notify()
+
+    def must_read_log(self) -> None:
+        with self._changed:
+            self._must_read_log = True
+            self._changed.notify()
+
+    def wake(self) -> None:
+        with self._changed:
+            self._woken = True
+            self._changed.notify()
+
+
+class Channel:
+    """A job's channel and the readers on it."""
+
+    def __init__(self) -> None:
+        self.subscriptions: set[Subscription] = set()
+        self.is_confirmed = False
+        self._final_job: Job | None = None
+        self._loading = threading.Lock()
+
+    def final_job(self, load: Callable[[], Job]) -> Job:
+        """The ended job, loaded for the first reader that needs it and kept while there are readers."""
+        with self._loading:
+            if self._final_job is None:
+                self._final_job = load()
+            return self._final_job
+
+
+class Hub:
+    """Its connection is read by one greenlet, which starts with the first subscriber."""
+
+    def __init__(self, redis_url: str) -> None:
+        pool = ConnectionPool.from_url(
+            redis_url,
+            decode_responses=True,
+            protocol=2,  # RESP3's push messages take a detour through redis-py's debug log.
+            socket_connect_timeout=TIMEOUT_SECONDS,
+            socket_timeout=TIMEOUT_SECONDS,
+            socket_keepalive=True,
+            health_check_interval=0,
+            retry=Retry(NoBackoff(), 0),  # A reconnect behind our back would lose messages silently.
+        )
+        self._connection: Any = pool.make_connection()
+        self._is_connected = False
+        self._channels: dict[str, Channel] = {}
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._stopped = threading.Event()
+        self.is_closing = False
+
+    @contextmanager
+    def subscribe(self, job_id: str) -> Iterator[Subscription]:
+        """Redis away is no error: the subscription comes into force when it is back."""
+        name = keys.events(job_id)
+        subscription = self._enter(name)
+        try:
+            yield subscription
+        finally:
+            self._leave(name, subscription)
+
+    def close(self) -> None:
+        """The server goes away: wake every reader, so that it can say so to its client."""
+        self.is_closing = True
+        with self._lock:
+            subscriptions = [s for channel in self._channels.values() for s in channel.subscriptions]
+        for subscription in subscriptions:
+            subscription.wake()
+
+    def stop(self) -> None:
+        """Close the connection for good."""
+        self._stopped.set()
+        self._disconnect()
+        if self._thread:
+            self._thread.join()
+
+    def _enter(self, name: str) -> Subscription:
+        with self._lock:
+            channel = self._channels.get(name)
+            if channel is None:
+                channel = self._channels[name] = Channel()
+                self._send("SUBSCRIBE", name)
+            subscription = Subscription(channel)
+            channel.subscriptions.add(subscription)
+            if channel.is_confirmed:
+                subscription.must_read_log()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="hub", daemon=True)
+                self._thread.start()
+            return subscription
+
+    def _leave(self, name: str, subscription: Subscription) -> None:
+        with self._lock:
+            subscription.channel.subscriptions.discard(subscription)
+            if not subscription.channel.subscriptions:
+                del self._channels[name]
+                self._send("UNSUBSCRIBE", name)
+
+    def _send(self, *command: str) -> None:
+        """With the lock held: the commands' order on the wire is that of the changes to `_channels`."""
+        if self._is_connected:
+            try:
+                self._connection.send_command(*command, check_health=False)
+            except RedisError:
+                self._is_connected = False  # redis-py has closed it, which wakes the listener.
+
+    def _run(self) -> None:
+        pause = FIRST_PAUSE_SECONDS
+        while not self._stopped.is_set():
+            try:
+                self._connect()
+                pause = FIRST_PAUSE_SECONDS
+                self._listen()
+            except (RedisError, OSError) as error:
+                if not self._stopped.is_set():
+                    logger.warning("the pub/sub connection is lost, connecting again: %s", error)
+            self._disconnect()
+            self._stopped.wait(pause * random.uniform(0.5, 1))
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    def _connect(self) -> None:
+        self._connection.connect()
+        with self._lock:
+            names = list(self._channels)
+            for start in range(0, len(names), CHANNELS_PER_COMMAND):
+                part = names[start : start + CHANNELS_PER_COMMAND]
+                self._connection.send_command("SUBSCRIBE", *part, check_health=False)
+            self._is_connected = True
+
+    def _disconnect(self) -> None:
+        with self._lock:
+            self._is_connected = False
+            self._connection.disconnect()
+            for channel in self._channels.values():
+                channel.is_confirmed = False
+
+    def _listen(self) -> None:
+        is_asked = False
+        messages = 0
+        while True:
+            try:
+                message = self._connection.read_response(timeout=PING_SECONDS, disconnect_on_error=False)
+            except TimeoutError:
+                if is_asked:
+                    raise
+                is_asked = True
+                with self._lock:
+                    self._send("PING")
+                continue
+            is_asked = False
+            self._handle(message)
+            messages += 1
+            if messages % MESSAGES_PER_TURN == 0:
+                time.sleep(0)
+
+    def _handle(self, message: Any) -> None:
+        if not isinstance(message, list) or message[0] not in ("message", "subscribe"):
+            return
+        kind, name, data = message
+        with self._lock:
+            channel = self._channels.get(name)
+            if channel is None:
+                return
+            subscriptions = list(channel.subscriptions)
+            channel.is_confirmed = True
+        if kind == "subscribe":
+            for subscription in subscriptions:
+                subscription.must_read_log()
+        else:
+            batch = Batch.parse(data)
+            for subscription in subscriptions:
+                subscription.offer(batch)

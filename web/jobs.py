@@ -1,0 +1,98 @@
+"""The native job routes."""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response, request
+
+from tasks.job import Job
+from tasks.request import parse_request
+from tasks.store import Submission
+from web import auth, schema
+from web.body import read_json
+from web.render import job_body, to_json
+from web.services import services
+from web.wait import wait_for_end
+
+bp = Blueprint("jobs", __name__, url_prefix="/v1/jobs")
+
+
+@bp.post("")
+def submit() -> Response:
+    key = schema.idempotency_key()
+    wait = schema.preferred_wait()
+    submission = services().store.submit(parse_request(read_json()), auth.owner(), key)
+    return _submitted(submission, wait)
+
+
+@bp.get("")
+def list_jobs() -> Response:
+    query = schema.parse_query(schema.ListQuery)
+    page = services().store.list_jobs(auth.owner(), query.status, query.limit, query.after)
+    ids = [job.id for job in page.jobs]
+    listing = {
+        "object": "list",
+        "data": [job_body(job, base_url()) for job in page.jobs],
+        "has_more": page.has_more,
+        "first_id": ids[0] if ids else None,
+        "last_id": ids[-1] if ids else None,
+    }
+    return Response(to_json(listing), mimetype="application/json")
+
+
+@bp.get("/<job_id>")
+def get(job_id: str) -> Response:
+    wait = schema.parse_query(schema.WaitQuery).wait
+    job = services().store.get(job_id, auth.owner())
+    if wait and not job.is_ended:
+        wait_for_end(job_id, wait)
+        job = services().store.get(job_id, auth.owner())
+    return _job(job)
+
+
+@bp.post("/<job_id>/retry")
+def retry(job_id: str) -> Response:
+    key = schema.idempotency_key()
+    wait = schema.preferred_wait()
+    return _submitted(services().store.retry(job_id, auth.owner(), key), wait)
+
+
+@bp.post("/<job_id>/cancel")
+def cancel(job_id: str) -> Response:
+    services().store.cancel(job_id, auth.owner())
+    return _job(services().store.get(job_id, auth.owner()))
+
+
+@bp.delete("/<job_id>")
+def delete(job_id: str) -> Response:
+    services().store.delete(job_id, auth.owner())
+    return Response(status=204)
+
+
+@bp.post("/<job_id>/ticket")
+def ticket(job_id: str) -> Response:
+    services().log.glance(job_id, auth.owner())
+    issued = auth.issue_ticket(services().store.redis, job_id)
+    return Response(to_json(issued.to_dict()), mimetype="application/json")
+
+
+def base_url() -> str:
+    """Scheme and host as the client wrote them."""
+    return request.root_url.rstrip("/")
+
+
+def _submitted(submission: Submission, wait: int | None) -> Response:
+    """202 for a new job; 200 where it has ended within `wait` seconds, or an earlier one comes back."""
+    job = services().store.get(submission.job_id, auth.owner())
+    if wait and not job.is_ended:
+        wait_for_end(job.id, wait)
+        job = services().store.get(job.id, auth.owner())
+    has_waited = wait is not None and job.is_ended
+    response = _job(job, 200 if has_waited or not submission.created else 202)
+    response.headers["Location"] = f"{base_url()}/v1/jobs/{job.id}"
+    if wait is not None:
+        response.headers["Preference-Applied"] = f"wait={wait}"
+    return response
+
+
+def _job(job: Job, status: int = 200) -> Response:
+    return Response(to_json(job_body(job, base_url())), status, mimetype="application/json")

@@ -1,0 +1,144 @@
+"""A reader: all events of a job after a given one, each once and in order, whatever happens in between."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from math import inf
+
+from redis.exceptions import RedisError
+
+from tasks.errors import JobNotFoundError, UnavailableError
+from tasks.job import TERMINAL_STATUSES
+from web.hub import Hub, Subscription
+from web.log import JobLog
+from web.render import Batch, Event, done_event
+
+KEEP_ALIVE_SECONDS = 10.0
+"""The contract promises 15; a read that hangs may take 4 of them."""
+
+RETRY_SECONDS = 0.5
+"""Between attempts to read the log while Redis is away."""
+
+LOG_END = sys.maxsize
+"""As `after`: no event, only the end."""
+
+logger = logging.getLogger(__name__)
+
+
+class GoingAwayError(UnavailableError):
+    """The server is going away; go on with `after` on another one."""
+
+    code = "going_away"
+    title = "Going away"
+
+
+class Reader:
+    """Iterates over lists of events; an empty one is the time for a keep-alive.
+
+    Ends after `done`, where an ended job has nothing after `after`, after `leave` and at `until`
+    (time.monotonic). Iterating raises JobNotFoundError where the job is gone, and GoingAwayError when the
+    server stops, unless `stays` says that this reader is to be served to its end.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        log: JobLog,
+        job_id: str,
+        *,
+        after: int = 0,
+        base_url: str = "",
+        until: float = inf,
+        stays: bool = False,
+    ) -> None:
+        self._hub = hub
+        self._log = log
+        self._job_id = job_id
+        self._last = after
+        self._base_url = base_url
+        self._until = until
+        self._stays = stays
+        self.has_left = False
+        self._is_finished = False
+        self._read_log_at = inf
+        self._keep_alive_at = time.monotonic() + KEEP_ALIVE_SECONDS
+        self._subscription: Subscription | None = None
+
+    def leave(self) -> None:
+        """End the iteration, from another greenlet."""
+        self.has_left = True
+        if self._subscription:
+            self._subscription.wake()
+
+    def __iter__(self) -> Iterator[list[Event]]:
+        with self._hub.subscribe(self._job_id) as subscription:
+            self._subscription = subscription
+            while not self._is_over():
+                news = subscription.take(self._patience())
+                now = time.monotonic()
+                if now >= self._keep_alive_at:
+                    self._keep_alive_at = now + KEEP_ALIVE_SECONDS
+                    self._read_log_at = now  # A publish may have been lost.
+                    yield []
+                if news is None or now >= self._read_log_at:
+                    yield from self._replay(subscription)
+                else:
+                    for batch in news:
+                        yield from self._follow(subscription, batch)
+
+    def _is_over(self) -> bool:
+        if self._hub.is_closing and not self._stays and not self._is_finished:
+            raise GoingAwayError(retry_after=1)
+        return self._is_finished or self.has_left or time.monotonic() >= self._until
+
+    def _patience(self) -> float:
+        soonest = min(self._keep_alive_at, self._read_log_at, self._until)
+        return max(0.0, soonest - time.monotonic())
+
+    def _replay(self, subscription: Subscription) -> Iterator[list[Event]]:
+        """What the log has after the last event, page by page."""
+        self._read_log_at = inf
+        while not self._is_over():
+            try:
+                page = self._log.page(self._job_id, self._last)
+            except RedisError as error:
+                self._read_later(error)
+                return
+            if page.status is None:
+                raise JobNotFoundError(f"there is no job {self._job_id}")
+            yield from self._deliver(subscription, page.batch)
+            if not page.batch.entries:
+                self._is_finished = page.status in TERMINAL_STATUSES
+            if page.is_last or self._read_log_at < inf:
+                return
+
+    def _follow(self, subscription: Subscription, batch: Batch) -> Iterator[list[Event]]:
+        """A published batch, or the log where one before it is missing."""
+        if batch.first_seq > self._last + 1:
+            yield from self._replay(subscription)
+        else:
+            yield from self._deliver(subscription, batch)
+
+    def _deliver(self, subscription: Subscription, batch: Batch) -> Iterator[list[Event]]:
+        """Those events of a batch that are new to this reader."""
+        if self._is_finished:
+            return
+        events = batch.events[self._last + 1 - batch.first_seq :]
+        if events and batch.ends_job:
+            try:
+                job = subscription.channel.final_job(lambda: self._log.job(self._job_id))
+            except RedisError as error:
+                self._read_later(error)
+                return
+            events = [*events[:-1], done_event(events[-1], job, self._base_url)]
+        self._is_finished = batch.ends_job
+        if events:
+            self._last = events[-1].seq
+            yield events
+
+    def _read_later(self, error: RedisError) -> None:
+        logger.debug("%s: the log cannot be read at present: %s", self._job_id, error)
+        self._read_log_at = time.monotonic() + RETRY_SECONDS

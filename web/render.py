@@ -1,0 +1,77 @@
+"""From records and log entries to what clients read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from tasks.job import Job
+from tasks.log import DoneEntry, Entry, event, parse_entry
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event of the contract. `json` is the whole event, except that of `done` before it has its job."""
+
+    seq: int
+    type: str
+    json: str
+
+    @property
+    def sse(self) -> str:
+        return f"id: {self.seq}\nevent: {self.type}\ndata: {self.json}\n\n"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Successive log entries, the first of them number `first_seq`.
+
+    A published one is shared by all readers of the process, hence rendered once.
+    """
+
+    first_seq: int
+    entries: Sequence[Entry]
+
+    @classmethod
+    def parse(cls, message: str) -> Batch:
+        """A published message: `[first seq, entry, ...]`. Raises ValueError."""
+        first_seq, *entries = json.loads(message)
+        return cls(first_seq, [parse_entry(entry) for entry in entries])
+
+    @cached_property
+    def events(self) -> list[Event]:
+        return [_render(seq, entry) for seq, entry in enumerate(self.entries, self.first_seq)]
+
+    @property
+    def ends_job(self) -> bool:
+        return bool(self.entries) and isinstance(self.entries[-1], DoneEntry)
+
+
+def done_event(done: Event, job: Job, base_url: str) -> Event:
+    """`done` with its job."""
+    fields = {"seq": done.seq, "type": done.type, "status": job.status, "job": job_body(job, base_url)}
+    return Event(done.seq, done.type, to_json(fields))
+
+
+def job_body(job: Job, base_url: str) -> dict[str, Any]:
+    """The contract's job. `base_url`: scheme and host as the client sees them, without a final slash."""
+    own_url = f"{base_url}/v1/jobs/{job.id}"
+    urls = {
+        "self": own_url,
+        "cancel": f"{own_url}/cancel",
+        "events": f"{own_url}/events",
+        "stream": f"ws{own_url.removeprefix('http')}/stream",
+    }
+    return {**job.to_dict(), "urls": urls}
+
+
+def to_json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _render(seq: int, entry: Entry) -> Event:
+    fields = event(seq, entry)
+    return Event(seq, fields["type"], to_json(fields))

@@ -1,0 +1,67 @@
+"""gunicorn's gevent worker, with a good-bye for its streams and without HTML."""
+
+from __future__ import annotations
+
+import socket
+from types import FrameType
+from typing import Any
+
+import gevent  # type: ignore[import-untyped]
+from gunicorn.workers.ggevent import GeventWorker
+
+from tasks.reaper import Reaper
+from web.render import to_json
+from web.services import services_of
+
+
+class Worker(GeventWorker):  # type: ignore[misc]
+    """Closes the streams when it is told to stop: gunicorn itself drops them without a close frame."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        self._say_goodbye()
+
+    def handle_quit(self, sig: int, frame: FrameType | None) -> None:
+        self._say_goodbye()
+        super().handle_quit(sig, frame)
+
+    def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: BaseException) -> None:
+        """What does not even parse as HTTP gets a problem, too."""
+        super().handle_error(req, _ProblemSocket(client), addr, exc)
+
+    def _say_goodbye(self) -> None:
+        # A signal handler must not block, and closing takes the hub's lock.
+        if self.booted:
+            gevent.spawn(services_of(self.wsgi).hub.close)
+
+
+class _ProblemSocket:
+    """Stands in for the client's socket where gunicorn writes its HTML error page."""
+
+    def __init__(self, client: socket.socket) -> None:
+        self._client = client
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    def sendall(self, page: bytes) -> None:
+        status, reason = page.split(b"\r\n", 1)[0].decode("latin-1").split(" ", 2)[1:]
+        fields = {
+            "type": f"urn:tokenrelay:error:{reason.lower().replace(' ', '_')}",
+            "title": reason,
+            "status": int(status),
+            "detail": "the request is not valid HTTP" if status.startswith("4") else "an unexpected error",
+            "errors": [],
+        }
+        body = to_json(fields).encode()
+        head = (
+            f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\n"
+            f"Content-Type: application/problem+json\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        self._client.sendall(head.encode("latin-1") + body)
+
+
+def start_reaper(worker: Worker) -> None:
+    """Every web process reaps too, so that deadlines fire while no worker lives."""
+    s = services_of(worker.wsgi)
+    Reaper(s.store.redis, s.settings, s.ring).start()

@@ -1,0 +1,38 @@
+"""What the views work with: one set per process, kept on the Flask app."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+from flask import Flask, current_app
+
+from tasks.scripts import Ring
+from tasks.settings import Settings
+from tasks.store import Store
+from web.hub import Hub
+from web.log import JobLog
+
+_EXTENSION = "tokenrelay"
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    settings: Settings
+    store: Store
+    log: JobLog
+    hub: Hub
+    ring: Ring
+
+
+def install(app: Flask, services: Services) -> None:
+    app.extensions[_EXTENSION] = services
+
+
+def services_of(app: Flask) -> Services:
+    return cast(Services, app.extensions[_EXTENSION])
+
+
+def services() -> Services:
+    """Those of the request's app."""
+    return services_of(current_app)

@@ -1,0 +1,40 @@
+"""Server-Sent Events out of a reader."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator, Sequence
+
+from flask import Response
+
+from tasks.errors import JobNotFoundError
+from web import wire
+from web.departure import on_departure, request_socket
+from web.reader import GoingAwayError, Reader
+from web.render import Event
+
+KEEP_ALIVE_COMMENT = b": keep-alive\n\n"
+
+SSE_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+"""No cache keeps a stream, and nginx passes it on as it comes."""
+
+Render = Callable[[Sequence[Event]], str]
+
+
+def sse_response(reader: Reader, render: Render) -> Response:
+    """A stream of `render`ed events, with keep-alives; it ends with the reader."""
+    stream = _stream(reader, render, request_socket())
+    return Response(stream, mimetype="text/event-stream", headers=SSE_HEADERS)
+
+
+def _stream(reader: Reader, render: Render, client: socket.socket | None) -> Iterator[bytes]:
+    if client is not None:
+        # A reader that takes nothing must not stay for ever.
+        client.settimeout(wire.STALL_SECONDS)
+    with on_departure(client, reader.leave):
+        yield KEEP_ALIVE_COMMENT  # Sends the headers, so that a client knows it is connected.
+        try:
+            for events in reader:
+                yield render(events).encode() if events else KEEP_ALIVE_COMMENT
+        except (GoingAwayError, JobNotFoundError):
+            return  # SSE knows no close code; the client comes again with Last-Event-ID and is told.

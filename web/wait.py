@@ -1,0 +1,49 @@
+"""Holding a reply until a job has ended."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from math import inf
+
+from web.departure import on_departure, request_socket
+from web.reader import LOG_END, GoingAwayError, Reader
+from web.services import services
+
+
+def wait_for_end(job_id: str, seconds: float) -> None:
+    """Returns when the job has ended, time is up, the client has left or the server stops."""
+    reader = make_reader(job_id, after=LOG_END, until=time.monotonic() + seconds)
+    with on_departure(request_socket(), reader.leave), suppress(GoingAwayError):
+        _exhaust(reader)
+
+
+def wait_for_all(job_ids: Sequence[str]) -> bool:
+    """True when all jobs have ended, False when the client has left. Raises JobNotFoundError.
+
+    A server that stops lets this go on: its client has no other way to the result.
+    """
+    readers = [make_reader(job_id, after=LOG_END, stays=True) for job_id in job_ids]
+
+    def leave() -> None:
+        for reader in readers:
+            reader.leave()
+
+    with on_departure(request_socket(), leave):
+        for reader in readers:
+            _exhaust(reader)
+    return not any(reader.has_left for reader in readers)
+
+
+def make_reader(
+    job_id: str, *, after: int = 0, base_url: str = "", until: float = inf, stays: bool = False
+) -> Reader:
+    """A reader on the request's app."""
+    s = services()
+    return Reader(s.hub, s.log, job_id, after=after, base_url=base_url, until=until, stays=stays)
+
+
+def _exhaust(reader: Reader) -> None:
+    for _ in reader:
+        pass

@@ -1,0 +1,83 @@
+"""The socket under a WebSocket, as simple-websocket uses it, with what that leaves out.
+
+simple-websocket 1.1.0 calls `sock.send`, which may send a part only (its issue 45: a slow reader got a
+corrupted frame), from two greenlets. Here a send is whole and locked. And before each send the socket must
+be writable: Linux calls it so while a third of its buffer is free, so a small frame goes out in one piece,
+and even when a reader has stopped reading, the few bytes of the close frame find room.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import threading
+
+from gevent.monkey import get_original  # type: ignore[import-untyped]
+from gevent.socket import wait_write  # type: ignore[import-untyped]
+
+STALL_SECONDS = 20.0
+"""A reader whose buffer takes nothing for this long is too slow."""
+
+SEND_BUFFER_BYTES = 64 * 1024
+"""What the kernel holds for a reader (Linux doubles it); the rest waits in the log, where all share it."""
+
+UNACKNOWLEDGED_MILLISECONDS = 60_000
+"""A peer that vanished without a word is noticed when it has not acknowledged a ping for this long."""
+
+
+class StalledError(OSError):
+    """The reader takes nothing any more."""
+
+
+class Wire:
+    """Wraps a gevent socket."""
+
+    def __init__(self, client: socket.socket) -> None:
+        self._client = client
+        self._lock = threading.Lock()
+        self._is_stalled = False
+        self._is_mid_frame = False
+        # gevent's poll would turn the event loop over for each frame.
+        self._poll: select.poll = get_original("select", "poll")()
+        self._poll.register(client.fileno(), select.POLLOUT)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        if client.family in (socket.AF_INET, socket.AF_INET6):
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MILLISECONDS)
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def send(self, frames: bytes) -> int:
+        """Send all of `frames`, whole frames together. Raises StalledError and OSError."""
+        with self._lock:
+            if self._is_stalled:
+                self._send_last(frames)
+            else:
+                self._send_all(memoryview(frames))
+        return len(frames)
+
+    def recv(self, size: int) -> bytes:
+        return self._client.recv(size)
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _send_all(self, rest: memoryview) -> None:
+        while rest:
+            self._wait_writable()
+            sent = self._client.send(rest)
+            rest = rest[sent:]
+            self._is_mid_frame = len(rest) > 0
+
+    def _wait_writable(self) -> None:
+        if not self._poll.poll(0):
+            error = StalledError(f"the reader has taken nothing for {STALL_SECONDS} s")
+            try:
+                wait_write(self._client.fileno(), STALL_SECONDS, error)
+            except StalledError:
+                self._is_stalled = True
+                raise
+
+    def _send_last(self, close_frame: bytes) -> None:
+        """Into what room is left: nobody waits for this reader again."""
+        if not self._is_mid_frame:
+            self._client.settimeout(0)
+            self._client.send(close_frame)
