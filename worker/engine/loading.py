@@ -99,14 +99,14 @@ def _dtype(settings: Settings, device: torch.device) -> torch.dtype:
 
 
 def _check_forward(model: PreTrainedModel, settings: Settings) -> None:
-    """Models that derive positions from the mask (ALiBi) would be wrong without a word."""
+    """Models that derive positions from the mask would be wrong in a ragged batch without a word."""
     parameters = inspect.signature(model.forward).parameters
-    for name in ("position_ids", "past_key_values", "logits_to_keep"):
-        if name not in parameters:
-            raise EngineError(
-                f"MODEL_ID={settings.model_id}: ENGINE=transformers cannot run {type(model).__name__}, "
-                f"which takes no {name}"
-            )
+    missing = [n for n in ("position_ids", "past_key_values", "logits_to_keep") if n not in parameters]
+    if missing or getattr(model.config, "alibi", False):
+        raise EngineError(
+            f"MODEL_ID={settings.model_id}: ENGINE=transformers cannot run this {type(model).__name__}: "
+            + (f"it takes no {missing[0]}" if missing else "it places tokens by ALiBi")
+        )
 
 
 def _cache_layers(model: PreTrainedModel, settings: Settings) -> tuple[int, int | None]:

@@ -1,0 +1,245 @@
+"""What the loop relies on, whichever engine it runs. A new engine adds a line to ENGINES."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.job import FinishReason
+from tasks.request import JobRequest
+from tasks.settings import EngineKind, Settings
+from tests.engine.tiny import TEXT, Outputs, engine_request, generate, save_model, settings_for
+from worker.engine import load_engine
+from worker.engine.base import Engine, EngineRequest
+
+SLOTS = 4
+
+
+def load_echo(_folder: Path) -> Engine:
+    return load_engine(Settings(engine=EngineKind.ECHO, max_num_seqs=SLOTS, echo_step_seconds=0))
+
+
+def load_transformers(folder: Path) -> Engine:
+    save_model(folder)
+    return load_engine(settings_for(folder, max_num_seqs=SLOTS))
+
+
+ENGINES: dict[str, Callable[[Path], Engine]] = {"echo": load_echo, "transformers": load_transformers}
+
+
+@pytest.fixture(scope="module", params=list(ENGINES))
+def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    return ENGINES[str(request.param)](tmp_path_factory.mktemp(str(request.param)))
+
+
+@pytest.fixture
+def engine(loaded: Engine) -> Iterator[Engine]:
+    """An idle engine, which every test must leave idle with all its slots free."""
+    yield loaded
+    assert not loaded.has_unfinished_requests()
+    for index in range(SLOTS):
+        loaded.add_request(request(loaded, f"slot-{index}"))
+    for index in range(SLOTS):
+        loaded.abort_request(f"slot-{index}")
+    assert not loaded.has_unfinished_requests()
+
+
+def prompt_ids(engine: Engine, text: str = TEXT) -> tuple[int, ...]:
+    return engine.encode(JobRequest(prompt=text)).token_ids
+
+
+def request(engine: Engine, request_id: str, **options: Any) -> EngineRequest:
+    text = options.pop("text", TEXT)
+    return engine_request(request_id, prompt_ids(engine, text), **options)
+
+
+SAMPLED: dict[str, Any] = {"temperature": 1.0, "seed": 5, "max_tokens": 20}
+
+
+def test_it_says_what_it_is(engine: Engine) -> None:
+    assert engine.model
+    assert engine.max_num_seqs == SLOTS
+    assert engine.max_model_len >= 64
+
+
+def test_warm_up_leaves_nothing_behind(engine: Engine) -> None:
+    engine.warm_up()
+    assert not engine.has_unfinished_requests()
+
+
+def test_a_prompt_is_encoded_as_some_tokens(engine: Engine) -> None:
+    for text in ("a", TEXT, " ", "\n \t", "\u200b", "\u0000", "😀"):
+        prompt = engine.encode(JobRequest(prompt=text))
+        assert prompt.token_ids
+        assert isinstance(prompt.decode(prompt.token_ids[-1:]), str)
+
+
+def test_messages_are_encoded_with_all_their_contents(engine: Engine) -> None:
+    messages = [{"role": "system", "content": "brief"}, {"role": "user", "content": "a fox"}]
+    token_ids = engine.encode(JobRequest.model_validate({"messages": messages})).token_ids
+    shorter = engine.encode(JobRequest.model_validate({"messages": messages[1:]})).token_ids
+    assert 0 < len(shorter) < len(token_ids)
+
+
+def test_an_idle_engine_steps_without_output(engine: Engine) -> None:
+    assert engine.step() == []
+
+
+def test_a_sequence_ends_at_max_tokens(engine: Engine) -> None:
+    engine.add_request(request(engine, "one", max_tokens=7))
+    assert engine.has_unfinished_requests()
+    outputs = Outputs(engine).run()
+    assert len(outputs.token_ids["one"]) == 7
+    assert outputs.finished == {"one": FinishReason.LENGTH}
+
+
+def test_one_token_is_the_shortest_output(engine: Engine) -> None:
+    [token_ids] = generate(engine, request(engine, "one", max_tokens=1))
+    assert len(token_ids) == 1
+
+
+def test_outputs_decode_to_text(engine: Engine) -> None:
+    prompt = engine.encode(JobRequest(prompt=TEXT))
+    [token_ids] = generate(engine, engine_request("one", prompt.token_ids))
+    assert isinstance(prompt.decode(token_ids), str)
+
+
+def test_every_running_sequence_gains_a_token_in_every_step(engine: Engine) -> None:
+    for index in range(SLOTS):
+        engine.add_request(request(engine, f"r{index}", max_tokens=5))
+    outputs = Outputs(engine)
+    while not outputs.token_ids:
+        outputs.step()
+    assert {output.request_id for output in outputs.step()} == {f"r{index}" for index in range(SLOTS)}
+    outputs.run()
+
+
+def test_a_late_sequence_does_not_wait_for_the_early_one(engine: Engine) -> None:
+    engine.add_request(request(engine, "early", max_tokens=40))
+    outputs = Outputs(engine)
+    outputs.step()
+    engine.add_request(request(engine, "late", max_tokens=3))
+    while "late" not in outputs.finished:
+        outputs.step()
+    assert "early" not in outputs.finished
+    outputs.run()
+    assert len(outputs.token_ids["early"]) == 40
+
+
+def test_company_changes_no_sequence(engine: Engine) -> None:
+    requests = [
+        request(engine, f"r{index}", text=TEXT[: 5 + 9 * index], max_tokens=4 + 3 * index, **options)
+        for index, options in enumerate(
+            [{}, {"temperature": 1.0, "seed": 1}, {"temperature": 0.8, "seed": 2, "top_k": 9, "top_p": 0.9}]
+        )
+    ]
+    alone = [generate(engine, each)[0] for each in requests]
+    assert generate(engine, *requests) == alone
+    assert generate(engine, *reversed(requests)) == alone[::-1]
+
+
+def test_an_aborted_sequence_leaves_at_once(engine: Engine) -> None:
+    engine.add_request(request(engine, "gone"))
+    engine.add_request(request(engine, "stays", max_tokens=5))
+    outputs = Outputs(engine)
+    outputs.step()
+    seen = len(outputs.token_ids["gone"])
+    engine.abort_request("gone")
+    outputs.run()
+    assert len(outputs.token_ids["gone"]) == seen
+    assert outputs.finished == {"stays": FinishReason.LENGTH}
+
+
+def test_a_sequence_aborted_before_its_first_step_gives_nothing(engine: Engine) -> None:
+    engine.add_request(request(engine, "gone"))
+    engine.abort_request("gone")
+    assert not engine.has_unfinished_requests()
+    assert engine.step() == []
+
+
+def test_aborting_an_unknown_or_ended_sequence_is_no_error(engine: Engine) -> None:
+    engine.abort_request("never seen")
+    generate(engine, request(engine, "ended"))
+    engine.abort_request("ended")
+
+
+def test_an_abort_frees_its_slot_and_its_id(engine: Engine) -> None:
+    for index in range(SLOTS):
+        engine.add_request(request(engine, f"r{index}", max_tokens=5))
+    engine.step()
+    engine.abort_request("r1")
+    engine.add_request(request(engine, "r1", max_tokens=5))
+    outputs = Outputs(engine).run()
+    assert len(outputs.token_ids["r1"]) == 5
+    assert set(outputs.finished) == {f"r{index}" for index in range(SLOTS)}
+
+
+def test_more_sequences_than_slots_are_refused(engine: Engine) -> None:
+    for index in range(SLOTS):
+        engine.add_request(request(engine, f"r{index}"))
+    with pytest.raises(ValueError, match="slots"):
+        engine.add_request(request(engine, "one too many"))
+    outputs = Outputs(engine).run()
+    assert set(outputs.finished) == {f"r{index}" for index in range(SLOTS)}
+
+
+def test_an_id_in_the_batch_is_refused(engine: Engine) -> None:
+    engine.add_request(request(engine, "twice", max_tokens=5))
+    with pytest.raises(ValueError, match="twice"):
+        engine.add_request(request(engine, "twice"))
+    engine.step()
+    with pytest.raises(ValueError, match="twice"):
+        engine.add_request(request(engine, "twice"))
+    assert len(Outputs(engine).run().token_ids["twice"]) == 4
+
+
+@pytest.mark.parametrize("options", [{"max_tokens": 20}, SAMPLED])
+@pytest.mark.parametrize("cut", [1, 7, 19])
+def test_a_continued_sequence_equals_an_undisturbed_one(
+    engine: Engine, cut: int, options: dict[str, Any]
+) -> None:
+    [undisturbed] = generate(engine, request(engine, "whole", **options))
+    continued = request(engine, "rest", output_ids=tuple(undisturbed[:cut]), **options)
+    other = request(engine, "other", text="some company", temperature=1.0, max_tokens=30)
+    assert generate(engine, other, continued)[1] == undisturbed[cut:]
+
+
+def test_a_seed_gives_the_same_tokens_again(engine: Engine) -> None:
+    [first] = generate(engine, request(engine, "one", **SAMPLED))
+    generate(engine, request(engine, "another", temperature=1.5, seed=6))
+    [again] = generate(engine, request(engine, "two", **SAMPLED))
+    assert again == first
+
+
+def test_the_largest_seed_is_accepted(engine: Engine) -> None:
+    [token_ids] = generate(engine, request(engine, "one", temperature=1.0, seed=2**63 - 1, choice=7))
+    assert len(token_ids) == 12
+
+
+def test_hundreds_of_sequences_leave_nothing_behind(engine: Engine) -> None:
+    """Random joins, leaves and aborts; every one that was not aborted ends as it asked."""
+    dice, outputs = random.Random(8), Outputs(engine)
+    wanted: dict[str, int] = {}
+    running: set[str] = set()
+    started = 0
+    while started < 300 or running:
+        while started < 300 and len(running) < SLOTS and dice.random() < 0.7:
+            request_id, max_tokens = f"r{started}", dice.randint(1, 9)
+            text = TEXT[: dice.randint(1, 30)]
+            engine.add_request(request(engine, request_id, text=text, max_tokens=max_tokens, temperature=1.0))
+            wanted[request_id] = max_tokens
+            running.add(request_id)
+            started += 1
+        if running and dice.random() < 0.1:
+            aborted = dice.choice(sorted(running))
+            engine.abort_request(aborted)
+            running.remove(aborted)
+            del wanted[aborted]
+        outputs.step()
+        running -= set(outputs.finished)
+    assert {request_id: len(outputs.token_ids[request_id]) for request_id in wanted} == wanted
+    assert {outputs.finished[request_id] for request_id in wanted} == {FinishReason.LENGTH}

@@ -1,0 +1,307 @@
+"""What is particular to ENGINE=transformers: eos, spoilt sequences, loading, encoding."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, BartConfig, FalconConfig, MambaConfig
+
+from tasks.errors import EngineError, SettingsError
+from tasks.job import FinishReason
+from tasks.request import JobRequest
+from tests.engine.tiny import (
+    EOS_ID,
+    MAX_POSITIONS,
+    TEXT,
+    Outputs,
+    engine_request,
+    generate,
+    save_model,
+    settings_for,
+)
+from worker.engine.detokenizer import Detokenizer
+from worker.engine.transformers import MAX_PREFILL_TOKENS, TransformersEngine
+
+POISON_ID = 200
+"""Its embedding is NaN in the `poisonous` model."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("model"), "llama")
+
+
+@pytest.fixture(scope="module")
+def engine(folder: Path) -> TransformersEngine:
+    return TransformersEngine(settings_for(folder))
+
+
+@pytest.fixture(scope="module")
+def poisonous(tmp_path_factory: pytest.TempPathFactory) -> TransformersEngine:
+    folder = save_model(tmp_path_factory.mktemp("poisonous"), "llama", tie_word_embeddings=False)
+    change_weights(folder, "embed_tokens.weight", POISON_ID, torch.nan)
+    return TransformersEngine(settings_for(folder))
+
+
+def change_weights(folder: Path, name: str, rows: int | slice, value: float) -> None:
+    weights = load_file(folder / "model.safetensors")
+    [name] = [full_name for full_name in weights if full_name.endswith(name)]
+    weights[name][rows] = value
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def set_eos(folder: Path, eos: int | list[int] | None) -> None:
+    path = folder / "generation_config.json"
+    config = json.loads(path.read_text())
+    config["eos_token_id"] = eos
+    path.write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_sequence_stops_at_the_end_of_sequence(tmp_path: Path, listed: bool) -> None:
+    save_model(tmp_path)
+    request = engine_request("one", (10, 11, 12), max_tokens=30)
+    [free] = generate(TransformersEngine(settings_for(tmp_path)), request)
+    end = free[4]
+    set_eos(tmp_path, [EOS_ID, end] if listed else end)
+    engine = TransformersEngine(settings_for(tmp_path))
+
+    engine.add_request(engine_request("stops", (10, 11, 12), max_tokens=30, ignore_eos=False))
+    engine.add_request(engine_request("goes on", (10, 11, 12), max_tokens=30, ignore_eos=True))
+    outputs = Outputs(engine).run()
+    assert outputs.token_ids["stops"] == free[: free.index(end) + 1]
+    assert outputs.finished["stops"] is FinishReason.STOP
+    assert outputs.token_ids["goes on"] == free
+
+
+def test_the_end_of_sequence_is_not_shown(engine: TransformersEngine) -> None:
+    prompt = engine.encode(JobRequest(prompt=TEXT))
+    detokenizer = Detokenizer(prompt.token_ids, prompt.decode, [])
+    word = engine.encode(JobRequest(prompt=" fox")).token_ids
+    assert detokenizer.push([*word, EOS_ID]) + detokenizer.finish() == " fox"
+
+
+def test_choices_and_seeds_differ(engine: TransformersEngine) -> None:
+    options: dict[str, Any] = {"temperature": 1.0, "max_tokens": 15}
+    requests = [
+        engine_request(f"{seed}-{c}", (9,), seed=seed, choice=c, **options) for seed in (1, 2) for c in (0, 1)
+    ]
+    assert len({tuple(token_ids) for token_ids in generate(engine, *requests)}) == 4
+
+
+def test_positions_have_noise_of_their_own(tmp_path: Path) -> None:
+    """A model that says nothing: only noise decides, and it must not repeat itself."""
+    save_model(tmp_path, "llama", tie_word_embeddings=False)
+    change_weights(tmp_path, "lm_head.weight", slice(None), 0.0)
+    engine = TransformersEngine(settings_for(tmp_path))
+    [token_ids] = generate(engine, engine_request("one", (9,), temperature=1.0, max_tokens=60))
+    assert len(set(token_ids)) > 40
+
+
+def test_sequences_end_at_the_models_length(engine: TransformersEngine) -> None:
+    engine.add_request(engine_request("one", tuple(range(10, 30)), max_tokens=10**6))
+    outputs = Outputs(engine).run()
+    assert len(outputs.token_ids["one"]) == MAX_POSITIONS - 20
+    assert outputs.finished["one"] is FinishReason.LENGTH
+
+
+def test_a_spoilt_sequence_takes_no_other_down(poisonous: TransformersEngine) -> None:
+    healthy = engine_request("healthy", (5, 6, 7), max_tokens=20)
+    [expected] = generate(poisonous, healthy)
+    poisonous.add_request(engine_request("spoilt", (8, POISON_ID, 9, 10, 11, 12)))
+    poisonous.add_request(healthy)
+    outputs = Outputs(poisonous).run()
+    assert outputs.finished == {"spoilt": FinishReason.ERROR, "healthy": FinishReason.LENGTH}
+    assert outputs.errors["spoilt"] == "the model's output is not a number"
+    assert outputs.token_ids["healthy"] == expected
+
+
+def test_a_spoilt_sequence_leaves_a_clean_slot(poisonous: TransformersEngine) -> None:
+    """Two lengths together need a mask, and a mask does not hide NaN."""
+    requests = [engine_request("short", (5,)), engine_request("long", tuple(range(20, 40)))]
+    expected = generate(poisonous, *requests)
+    for index in range(poisonous.max_num_seqs):
+        poisonous.add_request(engine_request(f"spoilt-{index}", (POISON_ID,) * 30))
+    assert set(Outputs(poisonous).run().finished.values()) == {FinishReason.ERROR}
+    assert generate(poisonous, *requests) == expected
+
+
+@pytest.mark.parametrize("bad", [(10**6,), (-1,), (), tuple([5] * MAX_POSITIONS)])
+def test_an_impossible_sequence_takes_no_other_down(engine: TransformersEngine, bad: tuple[int, ...]) -> None:
+    requests = [engine_request("first", (5, 6)), engine_request("last", (7, 8, 9))]
+    expected = generate(engine, *requests)
+    for request in (requests[0], engine_request("bad", bad), requests[1]):
+        engine.add_request(request)
+    outputs = Outputs(engine).run()
+    assert outputs.finished["bad"] is FinishReason.ERROR
+    assert outputs.errors["bad"]
+    assert [outputs.token_ids["first"], outputs.token_ids["last"]] == expected
+
+
+def test_a_failing_prefill_takes_no_other_down(
+    engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefill = engine._prefill_pass
+
+    def out_of_memory_with_long_prompts(group: list[Any]) -> torch.Tensor:
+        if max(len(sequence.token_ids) for sequence in group) > 5:
+            raise torch.OutOfMemoryError("no memory")
+        return prefill(group)
+
+    requests = [engine_request("first", (5, 6, 7)), engine_request("last", (7, 8, 9))]
+    expected = generate(engine, *requests)
+    monkeypatch.setattr(engine, "_prefill_pass", out_of_memory_with_long_prompts)
+    for request in (requests[0], engine_request("long", tuple(range(10, 16))), requests[1]):
+        engine.add_request(request)
+    outputs = Outputs(engine).run()
+    assert outputs.errors["long"] == "no memory"
+    assert [outputs.token_ids["first"], outputs.token_ids["last"]] == expected
+
+
+def test_long_prompts_join_one_by_one_while_others_run(tmp_path: Path) -> None:
+    save_model(tmp_path, "llama", max_position_embeddings=MAX_PREFILL_TOKENS + 100)
+    engine = TransformersEngine(settings_for(tmp_path))
+    outputs = Outputs(engine)
+    engine.add_request(engine_request("running", (5,), max_tokens=9))
+    outputs.step()
+    for index in range(2):
+        engine.add_request(engine_request(f"long-{index}", (6,) * (MAX_PREFILL_TOKENS + 50), max_tokens=2))
+    assert {output.request_id for output in outputs.step()} == {"running", "long-0"}
+    assert {output.request_id for output in outputs.step()} == {"running", "long-0", "long-1"}
+    outputs.run()
+
+
+def test_memory_grows_with_need_only(folder: Path) -> None:
+    engine = TransformersEngine(settings_for(folder, max_num_seqs=100))
+    generate(engine, engine_request("one", (5, 6), max_tokens=3))
+    [keys, _] = engine._cache._slot_layers[0].states()
+    assert keys.shape[0] == 1
+    assert keys.shape[2] < MAX_POSITIONS
+    generate(engine, *(engine_request(f"r{index}", (5, 6), max_tokens=10**6) for index in range(7)))
+    [keys, _] = engine._cache._slot_layers[0].states()
+    assert keys.shape[0] < 16
+    assert keys.shape[2] == MAX_POSITIONS
+
+
+def test_warm_up_names_the_model_that_does_not_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = TransformersEngine(settings_for(folder))
+
+    def fail(**_: Any) -> None:
+        raise RuntimeError("no kernel")
+
+    monkeypatch.setattr(engine, "_model", fail)
+    with pytest.raises(EngineError, match=r"MODEL_ID=.* does not run: no kernel"):
+        engine.warm_up()
+    assert not engine.has_unfinished_requests()
+
+
+def test_the_settings_may_shorten_the_model_but_not_lengthen_it(folder: Path) -> None:
+    assert TransformersEngine(settings_for(folder)).max_model_len == MAX_POSITIONS
+    assert TransformersEngine(settings_for(folder, max_model_len=20)).max_model_len == 20
+    with pytest.raises(SettingsError, match=f"MAX_MODEL_LEN=97: .* accepts {MAX_POSITIONS} at most"):
+        TransformersEngine(settings_for(folder, max_model_len=MAX_POSITIONS + 1))
+
+
+def test_a_sliding_window_bounds_the_length(tmp_path: Path) -> None:
+    save_model(tmp_path, "qwen2", use_sliding_window=True, sliding_window=32, max_window_layers=1)
+    assert TransformersEngine(settings_for(tmp_path)).max_model_len == 32
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"MODEL_ID=.*nowhere: there is no such folder"):
+        TransformersEngine(settings_for(tmp_path / "nowhere"))
+
+
+def test_a_folder_without_a_model(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=r"^MODEL_ID=.* cannot be loaded: .*$"):
+        TransformersEngine(settings_for(tmp_path))
+
+
+def test_damaged_weights(tmp_path: Path) -> None:
+    save_model(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(EngineError, match=r"^MODEL_ID=.* cannot be loaded: .*$"):
+        TransformersEngine(settings_for(tmp_path))
+
+
+def test_a_gpu_that_is_not_there(folder: Path) -> None:
+    with pytest.raises(SettingsError, match="DEVICE=cuda:99: this machine shows"):
+        TransformersEngine(settings_for(folder, device="cuda:99"))
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (BartConfig(vocab_size=320, d_model=32, encoder_layers=1, decoder_layers=1), "takes no position_ids"),
+        (
+            FalconConfig(
+                vocab_size=320, hidden_size=64, num_attention_heads=4, num_hidden_layers=1, alibi=True
+            ),
+            "ALiBi",
+        ),
+        (MambaConfig(vocab_size=320, hidden_size=32, num_hidden_layers=1), "Mamba"),
+    ],
+    ids=["positions from the mask", "alibi", "no attention"],
+)
+def test_a_model_that_would_be_wrong_is_refused(tmp_path: Path, config: Any, reason: str) -> None:
+    save_model(tmp_path)
+    model: Any = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    model.save_pretrained(tmp_path)
+    with pytest.raises(EngineError, match=reason):
+        TransformersEngine(settings_for(tmp_path, max_model_len=20))
+
+
+def test_the_dtype_is_float32_on_a_cpu_unless_told_otherwise(folder: Path) -> None:
+    assert TransformersEngine(settings_for(folder))._model.dtype == torch.float32
+    engine = TransformersEngine(settings_for(folder, dtype="bfloat16"))
+    assert engine._model.dtype == torch.bfloat16
+    assert len(generate(engine, engine_request("one", (5, 6), temperature=1.0))[0]) == 12
+
+
+def test_messages_are_rendered_with_the_models_template(engine: TransformersEngine) -> None:
+    messages = [{"role": "user", "content": "a fox"}]
+    prompt = engine.encode(JobRequest.model_validate({"messages": messages}))
+    assert prompt.decode(prompt.token_ids) == "<user>a fox<assistant>"
+
+
+def test_messages_need_a_template(tmp_path: Path) -> None:
+    engine = TransformersEngine(settings_for(save_model(tmp_path, template=False)))
+    with pytest.raises(EngineError, match="has no chat template; send `prompt`"):
+        engine.encode(JobRequest.model_validate({"messages": [{"role": "user", "content": "hi"}]}))
+
+
+def test_messages_that_the_template_refuses(tmp_path: Path) -> None:
+    save_model(tmp_path)
+    (tmp_path / "chat_template.jinja").write_text("{{ raise_exception('roles must alternate') }}")
+    engine = TransformersEngine(settings_for(tmp_path))
+    with pytest.raises(EngineError, match="refuses these messages: roles must alternate"):
+        engine.encode(JobRequest.model_validate({"messages": [{"role": "user", "content": "hi"}]}))
+
+
+def test_encoding_and_decoding_go_on_at_the_same_time(engine: TransformersEngine) -> None:
+    prompt = engine.encode(JobRequest(prompt=TEXT))
+    done = threading.Event()
+    failures: list[Exception] = []
+
+    def encode_all_the_time() -> None:
+        try:
+            while not done.is_set():
+                # Truncation is what would change the tokenizer's state.
+                engine._tokenizer.backend_tokenizer.enable_truncation(10**6)
+                engine.encode(JobRequest(prompt=TEXT * 20))
+        except Exception as error:  # noqa: BLE001
+            failures.append(error)
+
+    thread = threading.Thread(target=encode_all_the_time)
+    thread.start()
+    texts = {prompt.decode(prompt.token_ids) for _ in range(2000)}
+    done.set()
+    thread.join(timeout=30)
+    assert failures == []
+    assert texts == {TEXT}
