@@ -29,7 +29,7 @@ class JobFailedError(Exception):
 class RecordBackend(BaseBackend):
     """AsyncResult(job_id): `.state` from the record, `.get()` the job as the contract writes it."""
 
-    def _store_result(self, _task_id: str, result: Any, _state: str, **_: Any) -> Any:
+    def _store_result(self, _task_id: str, result: Any, _state: str, *_: Any, **__: Any) -> Any:
         """Nothing to store: the record said it first, and says it better."""
         return result
 

@@ -33,6 +33,16 @@ class Claim:
     entries: list[Entry]
 
 
+class Refusal(StrEnum):
+    """Why a job was not claimed."""
+
+    GONE = "gone"
+    """It is not on offer (any more): the message was late or a copy."""
+
+    TOO_WIDE = "too_wide"
+    """It takes more slots than are free."""
+
+
 @dataclass(frozen=True, slots=True)
 class Finish:
     status: Status
@@ -106,11 +116,11 @@ class Leases:
         self._scripts = Scripts(redis, settings)
         self._ring = ring
 
-    def claim(self, job_id: str, token: str, worker: str) -> Claim | None:
-        """Take an offered job under a fresh `token`; None where it is not on offer (any more)."""
-        answer = self._scripts.call("claim", job_id, token, worker)
-        if answer is None:
-            return None
+    def claim(self, job_id: str, token: str, worker: str, free_slots: int) -> Claim | Refusal:
+        """Take an offered job under a fresh `token`."""
+        word, *answer = self._scripts.call("claim", job_id, token, worker, free_slots)
+        if word != "claimed":
+            return Refusal(word)
         request, fails, entries = answer
         accepted = JobRequest.model_validate_json(request)
         return Claim(job_id, token, accepted, fails, [parse_entry(entry) for entry in entries])

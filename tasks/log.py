@@ -24,6 +24,9 @@ from tasks.job import Choice, FinishReason, Status
 class StatusEntry:
     attempt: int
 
+    def encode(self) -> str:
+        return f'["s",{self.attempt}]'
+
 
 @dataclass(frozen=True, slots=True)
 class TokenEntry:

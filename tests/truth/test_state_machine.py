@@ -131,9 +131,9 @@ class Transitions(RuleBasedStateMachine):
         job_id = data.draw(st.sampled_from(sorted(self.logs)))
         on_offer = self.place(job_id) == "offered"
         self.claim_number += 1
-        claim = self.leases.claim(job_id, f"token-{self.claim_number}", "w1")
-        assert (claim is not None) == on_offer
-        if claim is None:
+        claim = self.leases.claim(job_id, f"token-{self.claim_number}", "w1", free_slots=4)
+        assert isinstance(claim, Claim) == on_offer
+        if not isinstance(claim, Claim):
             return multiple()
         self.tokens[job_id] = claim.token
         self.logs[job_id].append(StatusEntry(1 + self.statuses(job_id)))

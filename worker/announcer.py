@@ -1,0 +1,52 @@
+"""What a worker says of itself: alive, serving this model, so fast."""
+
+from __future__ import annotations
+
+import time
+
+from tasks import keys
+from tasks.leases import Leases, WorkerInfo
+from tasks.settings import Settings
+from worker.engine.base import Engine
+
+SPEED_SMOOTHING = 0.3
+"""Weight of the last period in the announced tokens per second: some seconds of memory."""
+
+
+class Announcer:
+    """Sends the heartbeat when it is due and measures the speed in between."""
+
+    def __init__(self, engine: Engine, leases: Leases, settings: Settings, worker: str) -> None:
+        self.worker = worker
+        self._engine = engine
+        self._engine_kind = settings.engine
+        self._leases = leases
+        self._period = settings.lease_seconds / keys.HEARTBEATS_PER_LEASE
+        self._last = time.monotonic()
+        self._tokens = 0
+        self._speed = 0.0
+        self.due_at = self._last
+        """Monotonic time of the next heartbeat."""
+
+    def count(self, tokens: int) -> None:
+        self._tokens += tokens
+
+    def beat(self, slots: int, running: int) -> None:
+        """Announce `slots` to dispatch, 0 while draining. Raises RedisError."""
+        now = time.monotonic()
+        self._leases.heartbeat(self._info(slots, running, self._smoothed_speed(now)))
+        self._speed = self._smoothed_speed(now)
+        self._last, self._tokens = now, 0
+        self.due_at = now + self._period
+
+    def goodbye(self) -> None:
+        """Leave the books. Raises RedisError."""
+        self._leases.goodbye(self._info(0, 0, 0.0))
+
+    def _smoothed_speed(self, now: float) -> float:
+        elapsed = now - self._last
+        current = self._tokens / elapsed if elapsed > 0 else 0.0
+        return self._speed + SPEED_SMOOTHING * (current - self._speed)
+
+    def _info(self, slots: int, running: int, speed: float) -> WorkerInfo:
+        return WorkerInfo(self.worker, self._engine.model, self._engine_kind, slots, running, speed)

@@ -1,0 +1,39 @@
+"""The worker's Celery app: `celery -A worker.app worker -E`, and Flower's."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+from celery.signals import task_revoked
+from redis.exceptions import RedisError
+
+import tasks
+from tasks import generate
+from tasks.errors import JobNotFoundError, SettingsError
+from tasks.settings import get_settings
+from worker.bootstep import EngineStep
+
+logger = logging.getLogger(__name__)
+
+try:
+    app = tasks.get_app()
+except SettingsError as error:
+    sys.exit(f"worker: {error}")
+
+app.conf.worker_pool = "worker.pool:EnginePool"
+app.conf.worker_concurrency = get_settings().max_num_seqs
+app.steps["worker"].add(EngineStep)
+generate.register(app)
+
+
+@task_revoked.connect
+def cancel_record(request: Any, **_: Any) -> None:
+    """A revoke, of a waiting task or with terminate of a running one, cancels the job."""
+    try:
+        tasks.get_store().cancel(request.id)
+    except JobNotFoundError:
+        logger.info("revoked %s, of which there is no record", request.id)
+    except RedisError as error:
+        logger.error("revoked %s, but could not cancel its job: %s", request.id, error)

@@ -1,0 +1,275 @@
+"""The flusher thread: owns Redis. Claims jobs while slots are free, writes each step in one call, renews."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from redis.exceptions import RedisError
+
+from tasks.errors import EngineError
+from tasks.job import FinishReason, Status
+from tasks.leases import Finish, Leases, Refusal, Word, Written
+from tasks.settings import Settings
+from worker.announcer import Announcer
+from worker.engine.base import Engine, RequestOutput
+from worker.loop import EngineLoop
+from worker.run import JobRun, token_of
+
+RETRY_PAUSE_SECONDS = 0.2
+"""Between two calls to a Redis that is away, beyond what the client's own retries take."""
+
+logger = logging.getLogger(__name__)
+
+
+class Ticket(Protocol):
+    """A Celery task that waits in the pool for its job's end. Its methods may be called on any thread."""
+
+    @property
+    def job_id(self) -> str: ...
+
+    def accepted(self) -> None:
+        """The job was claimed."""
+
+    def ended(self, finish: Finish | None) -> None:
+        """This worker is done with the job; None where it was refused, fenced or released."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    outputs: list[RequestOutput]
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    deadline: float
+
+
+News = Ticket | Step | Drain
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A job that this worker holds the lease of."""
+
+    ticket: Ticket
+    run: JobRun
+
+
+class Flusher:
+    """See the module."""
+
+    def __init__(self, engine: Engine, leases: Leases, settings: Settings, worker: str) -> None:
+        self._engine = engine
+        self._leases = leases
+        self._step_timeout_seconds = settings.step_timeout_seconds
+        self._announcer = Announcer(engine, leases, settings, worker)
+        self._news: queue.SimpleQueue[News] = queue.SimpleQueue()
+        self._loop = EngineLoop(engine, lambda outputs: self._news.put(Step(outputs)))
+        self._waiting: deque[Ticket] = deque()
+        self._held: dict[str, Held] = {}
+        """By fencing token."""
+        self._unflushed_steps = 0
+        self._drain_deadline: float | None = None
+        self._thread = threading.Thread(target=self._run, name="flusher", daemon=True)
+
+    # --- from other threads
+
+    def start(self) -> None:
+        self._loop.start()
+        self._thread.start()
+
+    def submit(self, ticket: Ticket) -> None:
+        """Claim the ticket's job as soon as slots are free."""
+        self._news.put(ticket)
+
+    def drain(self, seconds: float) -> None:
+        """Claim nothing more, run on for so long, then give back what is left and end."""
+        self._news.put(Drain(time.monotonic() + seconds))
+
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
+    # --- the thread
+
+    def _run(self) -> None:
+        try:
+            while not self._is_drained():
+                self._take_news(self._patience())
+                self._guard(self._turn)
+            self._guard(self._release_rest)
+            self._loop.stop()
+        except Exception:
+            logger.critical("the flusher failed, the worker ends", exc_info=True)
+            _end_process()
+
+    def _turn(self) -> None:
+        self._claim_waiting()
+        is_due = time.monotonic() >= self._announcer.due_at
+        if is_due or self._has_writes():
+            self._flush()
+        if is_due:
+            self._watch_engine()
+            slots = 0 if self._is_draining() else self._engine.max_num_seqs
+            self._announcer.beat(slots, self._engine.max_num_seqs - self._free_slots())
+
+    def _guard(self, work: Callable[[], None]) -> None:
+        """Everything here may be done again, so a Redis that is away costs time and nothing else."""
+        try:
+            work()
+        except RedisError as error:
+            logger.warning("Redis is away, trying again: %s", error)
+            self._watch_engine()
+            time.sleep(RETRY_PAUSE_SECONDS)
+
+    def _patience(self) -> float:
+        """Seconds until something is to be done without news."""
+        if self._has_writes():
+            return 0.0
+        wake_at = min(self._announcer.due_at, self._drain_deadline or self._announcer.due_at)
+        return max(0.0, wake_at - time.monotonic())
+
+    def _take_news(self, patience: float) -> None:
+        """Wait for news, then take all there are: the steps that Redis was too slow for become one."""
+        try:
+            self._digest(self._news.get(timeout=patience) if patience else self._news.get_nowait())
+            while True:
+                self._digest(self._news.get_nowait())
+        except queue.Empty:
+            return
+
+    def _digest(self, news: News) -> None:
+        match news:
+            case Step(outputs):
+                self._unflushed_steps += 1
+                for output in outputs:
+                    self._push(output)
+            case Drain(deadline):
+                self._drain_deadline = deadline
+                self._announcer.due_at = 0.0
+                while self._waiting:
+                    self._waiting.popleft().ended(None)
+            case _ if self._is_draining():
+                news.ended(None)
+            case _:
+                self._waiting.append(news)
+
+    def _push(self, output: RequestOutput) -> None:
+        held = self._held.get(token_of(output.request_id))
+        if held is None:
+            return  # The job left while the step was under way.
+        self._announcer.count(len(output.token_ids))
+        if held.run.push(output):
+            self._loop.abort_request(output.request_id)
+
+    # --- claims
+
+    def _claim_waiting(self) -> None:
+        """First come, first served. A wide job that has to wait holds back those behind it."""
+        while self._waiting and (free_slots := self._free_slots()):
+            ticket = self._waiting[0]
+            claim = self._leases.claim(
+                ticket.job_id, secrets.token_hex(8), self._announcer.worker, free_slots
+            )
+            if claim is Refusal.TOO_WIDE and self._held:
+                return
+            self._waiting.popleft()
+            if isinstance(claim, Refusal):
+                ticket.ended(None)
+            else:
+                ticket.accepted()
+                self._begin(Held(ticket, JobRun(claim)))
+
+    def _begin(self, held: Held) -> None:
+        self._held[held.run.token] = held
+        try:
+            requests = held.run.start(self._engine)
+        except EngineError as error:
+            held.run.fail(error.code, error.detail, FinishReason.ERROR)
+        else:
+            for request in requests:
+                self._loop.add_request(request)
+
+    def _free_slots(self) -> int:
+        return self._engine.max_num_seqs - sum(held.run.slots for held in self._held.values())
+
+    # --- writes
+
+    def _has_writes(self) -> bool:
+        return self._unflushed_steps > 0 or any(held.run.has_news() for held in self._held.values())
+
+    def _flush(self) -> None:
+        """All jobs, whether a step brought them text or not: a cancel is to be seen within one step."""
+        held = [*self._held.values()]
+        answers = self._leases.flush([h.run.next_write() for h in held])
+        for one, answer in zip(held, answers, strict=True):
+            self._heed(one, answer)
+        for _ in range(self._unflushed_steps):
+            self._loop.step_flushed()
+        self._unflushed_steps = 0
+
+    def _heed(self, held: Held, answer: Written) -> None:
+        run = held.run
+        match answer.word:
+            case Word.ENDED:
+                self._drop(held, run.finish)
+            case Word.FENCED:
+                logger.warning("%s is no longer this worker's, dropping it", run.job_id)
+                self._drop(held, None)
+            case Word.BEHIND:
+                logger.warning("Redis lost entries of %s, sending them again", run.job_id)
+                run.flushed_up_to(answer.log_length)
+            case Word.CANCEL:
+                run.flushed_up_to(answer.log_length)
+                run.cut_off(FinishReason.CANCELLED, Finish(Status.CANCELLED))
+            case Word.TIMEOUT:
+                run.flushed_up_to(answer.log_length)
+                run.fail("timeout", "the job ran longer than its timeout", FinishReason.TIMEOUT)
+            case Word.OK:
+                run.flushed_up_to(answer.log_length)
+
+    def _drop(self, held: Held, finish: Finish | None) -> None:
+        """Every way out leads here: lease, sequences and ticket are free."""
+        del self._held[held.run.token]
+        for request_id in held.run.engine_request_ids():
+            self._loop.abort_request(request_id)
+        held.ticket.ended(finish)
+
+    # --- the end
+
+    def _is_draining(self) -> bool:
+        return self._drain_deadline is not None
+
+    def _is_drained(self) -> bool:
+        if self._drain_deadline is None:
+            return False
+        return not self._held or time.monotonic() >= self._drain_deadline
+
+    def _release_rest(self) -> None:
+        held = [*self._held.values()]
+        for one in held:
+            self._drop(one, None)
+        self._announcer.goodbye()
+        self._leases.release([(one.run.job_id, one.run.token) for one in held], "drained")
+
+    def _watch_engine(self) -> None:
+        if self._loop.step_seconds() > self._step_timeout_seconds:
+            logger.critical(
+                "an engine step took longer than STEP_TIMEOUT_SECONDS=%s, the worker ends",
+                self._step_timeout_seconds,
+            )
+            _end_process()
+
+
+def _end_process() -> None:
+    """End at once and release nothing: what is in memory is in doubt, what is in Redis is not."""
+    logging.shutdown()
+    os._exit(1)

@@ -1,0 +1,195 @@
+"""One job on this worker: from the claim's log to the entries that follow it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from tasks.errors import PromptTooLongError
+from tasks.job import Choice, FinishReason, JobError, Status
+from tasks.leases import Claim, Finish, Write
+from tasks.log import TokenEntry, choices
+from worker.engine.base import Engine, EngineRequest, Prompt, RequestOutput, SamplingParams
+from worker.engine.detokenizer import Detokenizer
+
+MAX_ENTRIES_PER_WRITE = 1000
+"""Lua passes at most some thousand arguments to one RPUSH; more follow with the next flush."""
+
+
+@dataclass(slots=True)
+class ChoiceRun:
+    """One choice: what of it the log still lacks, and how it goes on."""
+
+    request: EngineRequest
+    detokenizer: Detokenizer
+    finish_reason: FinishReason | None
+    token_ids: list[int] = field(default_factory=list)
+    """Ids not logged yet."""
+    text: str = ""
+    """Text to show that is not logged yet."""
+
+    @property
+    def is_running(self) -> bool:
+        return self.finish_reason is None
+
+    def push(self, output: RequestOutput) -> None:
+        for token_id in output.token_ids:
+            self.token_ids.append(token_id)
+            self.text += self.detokenizer.push((token_id,))
+            if self.detokenizer.stopped:
+                self.finish_reason = FinishReason.STOP
+                return
+        if output.finish_reason:
+            self.end(output.finish_reason)
+
+    def end(self, reason: FinishReason) -> None:
+        """Show what was held back; a stop string may complete itself in it."""
+        self.text += self.detokenizer.finish()
+        self.finish_reason = FinishReason.STOP if self.detokenizer.stopped else reason
+
+    def take_entry(self, index: int) -> TokenEntry | None:
+        """What the log lacks, as an entry. Ids whose text is all held back wait for the next one."""
+        if not (self.text or (self.finish_reason and self.token_ids)):
+            return None
+        entry = TokenEntry(index, tuple(self.token_ids), self.text, self.finish_reason)
+        self.token_ids, self.text = [], ""
+        return entry
+
+
+class JobRun:
+    """A claimed job: feeds its choices, keeps its part of the log until the job has ended.
+
+    The entries stay in memory because Redis may lose its last second: then they are sent again, the same.
+    """
+
+    def __init__(self, claim: Claim) -> None:
+        self.claim = claim
+        self.finish: Finish | None = None
+        self.prompt_tokens = 0
+        self._first = len(claim.entries)
+        """Log length at the claim: where this attempt's entries begin."""
+        self._entries: list[TokenEntry] = []
+        self._flushed = 0
+        """Of these entries, how many are in Redis."""
+        self._choices: list[ChoiceRun] = []
+
+    @property
+    def job_id(self) -> str:
+        return self.claim.job_id
+
+    @property
+    def token(self) -> str:
+        return self.claim.token
+
+    @property
+    def slots(self) -> int:
+        return self.claim.request.n
+
+    def start(self, engine: Engine) -> list[EngineRequest]:
+        """Tokenize; the sequences that the engine shall run. Raises PromptTooLongError and EngineError."""
+        prompt = engine.encode(self.claim.request)
+        self.prompt_tokens = len(prompt.token_ids)
+        budget = engine.max_model_len - self.prompt_tokens
+        if budget < 1:
+            raise PromptTooLongError(
+                f"the prompt has {self.prompt_tokens} tokens; the model's length is {engine.max_model_len}, "
+                "of which one must be left for the output"
+            )
+        logged = choices(self.claim.entries, self.claim.request.n)
+        self._choices = [self._choice_run(choice, prompt, budget) for choice in logged]
+        self._conclude()
+        return [choice.request for choice in self._choices if choice.is_running]
+
+    def push(self, output: RequestOutput) -> bool:
+        """Take what a step added to one of the choices. True: it ended here, the engine shall abort it."""
+        choice = self._choices[_choice_index(output.request_id)]
+        if self.finish or not choice.is_running:
+            return False  # Tokens behind a stop string or a cancel, from steps that were under way.
+        choice.push(output)
+        if choice.finish_reason is FinishReason.ERROR:
+            self.fail("engine_error", output.error or "the engine failed", FinishReason.ERROR)
+        else:
+            self._conclude()
+        return output.finish_reason is None and not choice.is_running
+
+    def fail(self, code: str, message: str, reason: FinishReason) -> None:
+        self.cut_off(reason, Finish(Status.FAILED, JobError(code, message)))
+
+    def cut_off(self, reason: FinishReason, finish: Finish) -> None:
+        """End the job now; what its choices have is kept."""
+        for choice in self._running():
+            choice.end(reason)
+        self.finish = finish
+
+    def engine_request_ids(self) -> list[str]:
+        """All sequences of this job, ended ones too: aborting those does no harm."""
+        return [choice.request.request_id for choice in self._choices]
+
+    def has_news(self) -> bool:
+        self._collect()
+        return self._flushed < len(self._entries) or self.finish is not None
+
+    def next_write(self) -> Write:
+        """What Redis lacks; without news a mere renewal of the lease."""
+        self._collect()
+        unflushed = self._entries[self._flushed : self._flushed + MAX_ENTRIES_PER_WRITE]
+        is_last = self._flushed + len(unflushed) == len(self._entries)
+        return Write(
+            self.job_id,
+            self.token,
+            base=self._first + self._flushed,
+            prompt_tokens=self.prompt_tokens,
+            entries=unflushed,
+            finish=self.finish if is_last else None,
+        )
+
+    def flushed_up_to(self, log_length: int) -> None:
+        """Redis has this many entries of the log: more than before, or less where it lost some."""
+        self._flushed = log_length - self._first
+
+    def _choice_run(self, choice: Choice, prompt: Prompt, budget: int) -> ChoiceRun:
+        request = self.claim.request
+        sampling = SamplingParams(
+            max_tokens=min(request.max_tokens, budget),
+            temperature=request.temperature,
+            top_p=request.top_p,
+            top_k=request.top_k,
+            seed=request.seed or 0,
+            choice=choice.index,
+            ignore_eos=request.ignore_eos,
+        )
+        output_ids = tuple(choice.token_ids)
+        detokenizer = Detokenizer.resume(
+            prompt.token_ids, output_ids, len(choice.text), prompt.decode, request.stop
+        )
+        sequence = EngineRequest(
+            _request_id(self.token, choice.index), prompt.token_ids, output_ids, sampling
+        )
+        return ChoiceRun(sequence, detokenizer, choice.finish_reason)
+
+    def _running(self) -> Iterator[ChoiceRun]:
+        return (choice for choice in self._choices if choice.is_running)
+
+    def _conclude(self) -> None:
+        if not any(self._running()):
+            self.finish = Finish(Status.COMPLETED)
+
+    def _collect(self) -> None:
+        for index, choice in enumerate(self._choices):
+            entry = choice.take_entry(index)
+            if entry:
+                self._entries.append(entry)
+
+
+def _request_id(token: str, choice: int) -> str:
+    # By token, not by job: the same worker may get the same job again.
+    return f"{token}:{choice}"
+
+
+def token_of(request_id: str) -> str:
+    """The fencing token of the job that a sequence belongs to."""
+    return request_id.rsplit(":", 1)[0]
+
+
+def _choice_index(request_id: str) -> int:
+    return int(request_id.rsplit(":", 1)[1])
