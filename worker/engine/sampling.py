@@ -82,35 +82,50 @@ def _draw(logits: Tensor, rows: Sequence[Row]) -> Tensor:
 def _filter(scores: Tensor, rows: Sequence[Row]) -> Tensor:
     """-inf for all but the top_k best, and of these for all but the fewest that reach top_p together."""
     vocab = scores.shape[-1]
-    # Stable: of equal scores the lower id is the better, on every device.
-    ordered, token_ids = scores.sort(dim=-1, descending=True, stable=True)
-    top_k = torch.tensor([min(row.top_k, vocab) or vocab for row in rows], device=scores.device)
-    rank = torch.arange(vocab, device=scores.device)
-    ordered = ordered.masked_fill(rank >= top_k[:, None], -torch.inf)
-    top_p = torch.tensor([row.top_p for row in rows], device=scores.device)
-    probabilities = ordered.softmax(dim=-1)
+    ks = [min(row.top_k, vocab) or vocab for row in rows]
+    best = scores.topk(max(ks), dim=-1).values if max(ks) < vocab else scores.sort(descending=True).values
+    rank = torch.arange(max(ks), device=scores.device)
+    top_k = torch.tensor(ks, device=scores.device)
+    best = best.masked_fill(rank >= top_k[:, None], -torch.inf)
+    probabilities = best.softmax(dim=-1)
     before = probabilities.cumsum(dim=-1) - probabilities
     # 1 is off: the sum of many small floats may exceed it before the last one.
-    excess = (before >= top_p[:, None]) & (top_p < 1)[:, None] & (rank > 0)
-    return scores.scatter(-1, token_ids, ordered.masked_fill(excess, -torch.inf))
+    top_p = torch.tensor([row.top_p if row.top_p < 1 else 2 for row in rows], device=scores.device)
+    kept = ((before < top_p[:, None]) & (best > -torch.inf)).sum(dim=-1, keepdim=True).clamp(min=1)
+    return _keep_best(scores, kept, best.gather(-1, kept - 1))
+
+
+def _keep_best(scores: Tensor, count: Tensor, worst: Tensor) -> Tensor:
+    """-inf for all but the best, of equals the lower ids. count, worst: [rows, 1], the last one's score."""
+    above, ties = scores > worst, scores == worst
+    room = count - above.sum(dim=-1, keepdim=True)
+    return scores.masked_fill(~(above | (ties & (ties.cumsum(dim=-1) <= room))), -torch.inf)
 
 
 def _gumbel_noise(rows: Sequence[Row], scores: Tensor) -> Tensor:
     """Standard Gumbel noise, as many values as scores [rows, vocab]."""
-    low = torch.tensor([[row.key & MASK_32] for row in rows], device=scores.device)
-    high = torch.tensor([[row.key >> 32] for row in rows], device=scores.device)
-    token_ids = torch.arange(scores.shape[-1], device=scores.device)
-    bits = _mix_32(_mix_32(token_ids ^ low) ^ high)
-    # -log(1 - u) with u near 0 for the winners: there floats are finest, so no ties among them.
-    uniform = ((bits.float() + 0.5) * 2.0**-32).clamp(max=1 - 2.0**-24)
-    return -torch.log(-torch.log1p(-uniform))
+    token_ids = torch.arange(scores.shape[-1], dtype=torch.int32, device=scores.device)
+    low = torch.tensor([[_signed_32(row.key)] for row in rows], dtype=torch.int32, device=scores.device)
+    high = torch.tensor(
+        [[_signed_32(row.key >> 32)] for row in rows], dtype=torch.int32, device=scores.device
+    )
+    bits = _mix_32(_mix_32(token_ids)[None] ^ low, high)
+    # 31 bits, as the sign would cost precision near 0, where the winners are: -log(-log(1 - u)).
+    uniform = (bits & 0x7FFFFFFF).float().add_(0.5).mul_(2.0**-31).clamp_(max=1 - 2.0**-24)
+    return uniform.neg_().log1p_().neg_().log_().neg_()
 
 
-def _mix_32(bits: Tensor) -> Tensor:
-    """A bijection of 32 bits, held in int64 (`lowbias32` of github.com/skeeto/hash-prospector)."""
-    bits = ((bits ^ (bits >> 16)) * 0x7FEB352D) & MASK_32
-    bits = ((bits ^ (bits >> 15)) * 0x846CA68B) & MASK_32
-    return bits ^ (bits >> 16)
+def _mix_32(bits: Tensor, key: Tensor | int = 0) -> Tensor:
+    """Scrambles int32, with a key halfway (`lowbias32` of github.com/skeeto/hash-prospector)."""
+    bits = bits ^ ((bits >> 16) & 0xFFFF)
+    bits.mul_(0x7FEB352D).add_(key)
+    bits.bitwise_xor_((bits >> 15) & 0x1FFFF).mul_(_signed_32(0x846CA68B))
+    return bits.bitwise_xor_((bits >> 16) & 0xFFFF)
+
+
+def _signed_32(bits: int) -> int:
+    """The low 32 bits as int32 holds them."""
+    return ((bits + 2**31) & MASK_32) - 2**31
 
 
 def _mix_64(bits: int) -> int:
