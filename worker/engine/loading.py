@@ -71,9 +71,9 @@ def load_model(settings: Settings) -> LoadedModel:
 def _spare_a_core() -> None:
     """Leave a core to Redis, the web and this process' other threads.
 
-    torch's threads wait for each other, spinning, at the end of every operation: when one of them has lost its
-    core, all stand still. On 2 busy cores a step of a 5 M parameter model took 45 ms on two threads, 4 ms
-    on one. OMP_NUM_THREADS lowers the count further.
+    torch's threads wait for each other, spinning, at the end of every operation: when one of them has lost
+    its core, all stand still. On 2 busy cores a step of a 5 M parameter model took 45 ms on two threads,
+    4 ms on one. OMP_NUM_THREADS lowers the count further.
     """
     spared = (os.cpu_count() or 1) - 1
     torch.set_num_threads(max(1, min(torch.get_num_threads(), spared)))
