@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from flask import Flask, Response
 
-from tasks.app import ring
+from tasks.app import JobApp
 from tasks.connection import connect
 from tasks.settings import Settings, get_settings
 from tasks.store import Store
 from web import auth, demo, errors, health, jobs, log, site, stream
-from web.body import MAX_BODY_BYTES
 from web.hub import Hub
 from web.log import JobLog
 from web.services import Services, install
@@ -19,11 +18,11 @@ def create_app(settings: Settings | None = None) -> Flask:
     """The WSGI app. Opens no connection before the first request. Raises SettingsError."""
     settings = settings or get_settings()
     app = Flask(__name__, static_folder=site.PAGES, static_url_path="/static")
-    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    app.config["SOCK_SERVER_OPTIONS"] = {"max_message_size": stream.MAX_MESSAGE_BYTES}
     # A redirect would answer with a page of HTML.
     app.url_map.merge_slashes = False
 
-    url = settings.required_redis_url
+    url, ring = settings.required_redis_url, JobApp(settings).ring
     store = Store(connect(settings), settings, ring)
     relay_log = JobLog(Store(log.connect(url), settings, ring))
     install(app, Services(settings, store, relay_log, Hub(url), ring))

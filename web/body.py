@@ -6,6 +6,7 @@ import json
 from typing import Any, NoReturn
 
 from flask import request
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from tasks.errors import MalformedRequestError
 from web.errors import UnsupportedMediaTypeError
@@ -22,7 +23,7 @@ def read_json() -> Any:
     if request.mimetype != "application/json":
         raise UnsupportedMediaTypeError
     try:
-        text = request.get_data(cache=False).decode()
+        text = _read().decode()
     except UnicodeDecodeError as error:
         raise MalformedRequestError(f"the body is not UTF-8: {error.reason} at byte {error.start}") from None
     try:
@@ -32,6 +33,15 @@ def read_json() -> Any:
     except ValueError as error:
         raise MalformedRequestError(f"the body is not valid JSON: {error}") from None
     _refuse_half_characters(text, body)
+    return body
+
+
+def _read() -> bytes:
+    # Werkzeug cuts a chunked body off at its limit without a word, hence a limit that lies one byte beyond.
+    request.max_content_length = MAX_BODY_BYTES + 1
+    body = request.get_data(cache=False)
+    if len(body) > MAX_BODY_BYTES:
+        raise RequestEntityTooLarge
     return body
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections.abc import Iterator
 from math import inf
 
-from redis.exceptions import RedisError
+from redis.exceptions import ConnectionError, RedisError, TimeoutError
 
 from tasks.errors import JobNotFoundError, UnavailableError
 from tasks.job import TERMINAL_STATUSES
@@ -22,8 +21,8 @@ KEEP_ALIVE_SECONDS = 10.0
 RETRY_SECONDS = 0.5
 """Between attempts to read the log while Redis is away."""
 
-LOG_END = sys.maxsize
-"""As `after`: no event, only the end."""
+LOG_END = 2**62
+"""As `after`: no event, only the end. More would overflow Redis' list indexes."""
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +56,7 @@ class Reader:
         self._hub = hub
         self._log = log
         self._job_id = job_id
-        self._last = after
+        self._last = min(after, LOG_END)
         self._base_url = base_url
         self._until = until
         self._stays = stays
@@ -104,7 +103,7 @@ class Reader:
         while not self._is_over():
             try:
                 page = self._log.page(self._job_id, self._last)
-            except RedisError as error:
+            except (ConnectionError, TimeoutError) as error:
                 self._read_later(error)
                 return
             if page.status is None:
@@ -130,7 +129,7 @@ class Reader:
         if events and batch.ends_job:
             try:
                 job = subscription.channel.final_job(lambda: self._log.job(self._job_id))
-            except RedisError as error:
+            except (ConnectionError, TimeoutError) as error:
                 self._read_later(error)
                 return
             events = [*events[:-1], done_event(events[-1], job, self._base_url)]

@@ -11,6 +11,8 @@ from typing import Any
 from tasks.job import Job
 from tasks.log import DoneEntry, Entry, event, parse_entry
 
+_LINE_ENDS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
+
 
 @dataclass(frozen=True, slots=True)
 class Event:
@@ -69,7 +71,9 @@ def job_body(job: Job, base_url: str) -> dict[str, Any]:
 
 
 def to_json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    # To many a client's line splitter these end a line, and with it an SSE field (httpx, str.splitlines).
+    return text.translate(_LINE_ENDS) if not text.isascii() else text
 
 
 def _render(seq: int, entry: Entry) -> Event:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from types import FrameType
 from typing import Any
@@ -24,6 +25,13 @@ class Worker(GeventWorker):  # type: ignore[misc]
     def handle_quit(self, sig: int, frame: FrameType | None) -> None:
         self._say_goodbye()
         super().handle_quit(sig, frame)
+
+    def handle_request(self, *args: Any) -> Any:
+        try:
+            return super().handle_request(*args)
+        except TimeoutError as error:
+            # A stalled reader is nobody's fault here; this kind gunicorn does not log with a traceback.
+            raise ConnectionResetError(errno.ECONNRESET, "the reader stalled") from error
 
     def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: BaseException) -> None:
         """What does not even parse as HTTP gets a problem, too."""

