@@ -14,16 +14,30 @@ from tasks.reaper import Reaper
 from web.render import to_json
 from web.services import services_of
 
+LAST_CALL_SECONDS = 0.2
+"""While the server stops: time for a request that is on its way on a connection just opened."""
+
 
 class Worker(GeventWorker):  # type: ignore[misc]
-    """Closes the streams when it is told to stop: gunicorn itself drops them without a close frame."""
+    """Closes the streams when it is told to stop: gunicorn itself drops them without a close frame.
+
+    It hangs up on idle connections as well, for which gunicorn would wait.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._idle: set[gevent.Greenlet] = set()
+
+    def timeout_ctx(self) -> _Idle:
+        """Around the wait for a connection's next request."""
+        return _Idle(self._idle, self.cfg.keepalive if self.alive else LAST_CALL_SECONDS)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         super().handle_exit(sig, frame)
-        self._say_goodbye()
+        gevent.spawn(self._say_goodbye)  # A signal handler must not block.
 
     def handle_quit(self, sig: int, frame: FrameType | None) -> None:
-        self._say_goodbye()
+        gevent.spawn(self._say_goodbye)
         super().handle_quit(sig, frame)
 
     def handle_request(self, *args: Any) -> Any:
@@ -38,9 +52,27 @@ class Worker(GeventWorker):  # type: ignore[misc]
         super().handle_error(req, _ProblemSocket(client), addr, exc)
 
     def _say_goodbye(self) -> None:
-        # A signal handler must not block, and closing takes the hub's lock.
         if self.booted:
-            gevent.spawn(services_of(self.wsgi).hub.close)
+            services_of(self.wsgi).hub.close()
+        for greenlet in list(self._idle):
+            greenlet.kill(StopIteration, block=False)  # gunicorn's way to end a connection.
+
+
+class _Idle:
+    """gunicorn's limit for an idle connection, and the list of those that are idle."""
+
+    def __init__(self, idle: set[gevent.Greenlet], seconds: float) -> None:
+        self._idle = idle
+        self._timeout = gevent.Timeout(seconds, False)
+
+    def __enter__(self) -> None:
+        self._idle.add(gevent.getcurrent())
+        self._timeout.start()
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> bool:
+        self._idle.discard(gevent.getcurrent())
+        self._timeout.close()
+        return error is self._timeout
 
 
 class _ProblemSocket:
