@@ -192,6 +192,9 @@ class Hub:
             except (RedisError, OSError) as error:
                 if not self._stopped.is_set():
                     logger.warning("the pub/sub connection is lost, connecting again: %s", error)
+            except Exception:
+                # Without this greenlet every stream of the process would stand still.
+                logger.exception("the hub failed, connecting again")
             self._disconnect()
             self._stopped.wait(pause * random.uniform(0.5, 1))
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
@@ -241,10 +244,18 @@ class Hub:
                 return
             subscriptions = list(channel.subscriptions)
             channel.is_confirmed = True
-        if kind == "subscribe":
-            for subscription in subscriptions:
+        batch = _parse(name, data) if kind == "message" else None
+        for subscription in subscriptions:
+            if batch is None:
                 subscription.must_read_log()
-        else:
-            batch = Batch.parse(data)
-            for subscription in subscriptions:
+            else:
                 subscription.offer(batch)
+
+
+def _parse(name: str, message: str) -> Batch | None:
+    """None for what no script of ours has published."""
+    try:
+        return Batch.parse(message)
+    except ValueError as error:
+        logger.warning("%s: %s", name, error)
+        return None

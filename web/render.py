@@ -40,8 +40,11 @@ class Batch:
     @classmethod
     def parse(cls, message: str) -> Batch:
         """A published message: `[first seq, entry, ...]`. Raises ValueError."""
-        first_seq, *entries = json.loads(message)
-        return cls(first_seq, [parse_entry(entry) for entry in entries])
+        try:
+            first_seq, *entries = json.loads(message)
+            return cls(int(first_seq), [parse_entry(entry) for entry in entries])
+        except TypeError as error:
+            raise ValueError(f"not a published message: {error}") from None
 
     @cached_property
     def events(self) -> list[Event]:

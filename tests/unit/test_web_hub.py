@@ -1,0 +1,138 @@
+"""The hub by itself: who is told what, and that nothing stays behind."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import cast
+
+import pytest
+from redis import Redis
+
+from tasks import keys
+from tasks.job import Job
+from tasks.log import StatusEntry
+from tests.waiting import PATIENCE_SECONDS, eventually
+from web.hub import MAX_BATCHES, Channel, Hub, Subscription
+from web.render import Batch
+
+
+def batch(seq: int) -> Batch:
+    return Batch(seq, [StatusEntry(seq)])
+
+
+@pytest.fixture
+def hub(redis_url: str) -> Iterator[Hub]:
+    opened = Hub(redis_url)
+    yield opened
+    opened.stop()
+
+
+@pytest.fixture
+def subscription() -> Subscription:
+    return Subscription(Channel())
+
+
+def test_batches_come_in_order_and_once(subscription: Subscription) -> None:
+    batches = [batch(1), batch(2)]
+    for each in batches:
+        subscription.offer(each)
+    assert subscription.take(PATIENCE_SECONDS) == batches
+    assert subscription.take(0) == []
+
+
+def test_a_full_queue_is_exchanged_for_the_log(subscription: Subscription) -> None:
+    for seq in range(MAX_BATCHES + 10):
+        subscription.offer(batch(seq))
+    assert subscription.take(PATIENCE_SECONDS) is None
+    assert subscription.take(0) == []
+    subscription.offer(batch(1000))
+    assert subscription.take(PATIENCE_SECONDS) == [batch(1000)]
+
+
+def test_what_waits_is_covered_by_reading_the_log(subscription: Subscription) -> None:
+    subscription.offer(batch(1))
+    subscription.must_read_log()
+    assert subscription.take(PATIENCE_SECONDS) is None
+    assert subscription.take(0) == []
+
+
+def test_waking_brings_nothing_but_an_end_to_the_wait(subscription: Subscription) -> None:
+    woken = threading.Thread(target=subscription.wake)
+    woken.start()
+    assert subscription.take(PATIENCE_SECONDS) == []
+    woken.join()
+
+
+def test_a_confirmed_subscription_says_read_the_log(hub: Hub) -> None:
+    with hub.subscribe("job_1") as first:
+        assert first.take(PATIENCE_SECONDS) is None
+        with hub.subscribe("job_1") as second:
+            assert second.take(PATIENCE_SECONDS) is None
+
+
+def test_readers_of_a_job_share_one_channel_and_each_rendered_batch(hub: Hub, redis: Redis) -> None:
+    with hub.subscribe("job_1") as first, hub.subscribe("job_1") as second:
+        assert (first.take(PATIENCE_SECONDS), second.take(PATIENCE_SECONDS)) == (None, None)
+        assert redis.pubsub_numsub(keys.events("job_1"))[0][1] == 1
+        redis.publish(keys.events("job_1"), '[1,["s",1]]')
+        (one,), (other,) = first.take(PATIENCE_SECONDS) or [], second.take(PATIENCE_SECONDS) or []
+        assert one is other
+
+
+def test_jobs_do_not_hear_each_other(hub: Hub, redis: Redis) -> None:
+    with hub.subscribe("job_1") as first, hub.subscribe("job_2") as second:
+        assert (first.take(PATIENCE_SECONDS), second.take(PATIENCE_SECONDS)) == (None, None)
+        redis.publish(keys.events("job_1"), '[1,["s",1]]')
+        redis.publish(keys.events("job_2"), '[2,["s",1]]')
+        assert [one.first_seq for one in second.take(PATIENCE_SECONDS) or []] == [2]
+        assert [one.first_seq for one in first.take(PATIENCE_SECONDS) or []] == [1]
+
+
+def test_the_last_reader_to_leave_unsubscribes_even_when_it_fails(hub: Hub, redis: Redis) -> None:
+    def fail() -> None:
+        with hub.subscribe("job_1"), hub.subscribe("job_1"):
+            eventually(lambda: redis.pubsub_channels() == [keys.events("job_1")])
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    eventually(lambda: redis.pubsub_channels() == [])
+
+
+def test_garbage_on_a_channel_makes_its_readers_read_the_log(hub: Hub, redis: Redis) -> None:
+    with hub.subscribe("job_1") as subscription:
+        assert subscription.take(PATIENCE_SECONDS) is None
+        redis.publish(keys.events("job_1"), "garbage")
+        assert subscription.take(PATIENCE_SECONDS) is None
+        redis.publish(keys.events("job_1"), '[1,["s",1]]')
+        assert [one.first_seq for one in subscription.take(PATIENCE_SECONDS) or []] == [1]
+
+
+def test_a_reconnect_makes_every_reader_read_the_log(hub: Hub, redis: Redis) -> None:
+    with hub.subscribe("job_1") as first, hub.subscribe("job_2") as second:
+        assert (first.take(PATIENCE_SECONDS), second.take(PATIENCE_SECONDS)) == (None, None)
+        redis.client_kill_filter(_type="pubsub")
+        assert (first.take(PATIENCE_SECONDS), second.take(PATIENCE_SECONDS)) == (None, None)
+
+
+def test_closing_wakes_every_reader(hub: Hub) -> None:
+    with hub.subscribe("job_1") as subscription:
+        assert subscription.take(PATIENCE_SECONDS) is None
+        hub.close()
+        assert subscription.take(PATIENCE_SECONDS) == []
+        assert hub.is_closing
+
+
+def test_a_hub_without_redis_waits_for_it() -> None:
+    hub = Hub("redis://127.0.0.1:1")
+    with hub.subscribe("job_1") as subscription:
+        assert subscription.take(0.01) == []
+    hub.stop()
+
+
+def test_the_ended_job_is_loaded_once_for_all_readers() -> None:
+    job = cast(Job, object())
+    loads = iter([job])
+    channel = Channel()
+    assert all(channel.final_job(lambda: next(loads)) is job for _ in range(3))
