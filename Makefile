@@ -48,5 +48,5 @@ $(STAMP): $(REQUIREMENTS)
 		echo "Python 3.11 or newer is needed, as PYTHON=...; '$(PYTHON)' is $$($(PYTHON) --version 2>&1)" >&2; exit 1; }
 	@echo "setting up $(VENV), once: about two minutes"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	@$(BIN)/pip install -qq --disable-pip-version-check -r requirements.txt
 	@touch $@

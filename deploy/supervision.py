@@ -30,8 +30,9 @@ NAME_WIDTH = len("worker")
 HURRY_AFTER_SECONDS = 1.0
 """A signal to the process group reaches us twice, directly and through make; a person takes longer."""
 
-HURRY_SIGNALS = {"worker": signal.SIGQUIT, "web": signal.SIGQUIT}
-"""Celery gives its jobs back at once, gunicorn drops its requests. Redis ends quickly by itself."""
+HURRY_SIGNALS = {"worker": signal.SIGKILL, "web": signal.SIGQUIT}
+"""A killed worker's jobs go on at the next start, when their leases have run out: a Celery worker that drains
+cannot be asked to stop draining. gunicorn drops its requests. Redis ends quickly by itself."""
 
 
 class Options(ServerOptions):  # type: ignore[misc]

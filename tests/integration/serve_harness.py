@@ -1,0 +1,112 @@
+"""`make serve` as a process of its own, without make."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from tests.conftest import free_port
+from tests.integration.workers import ROOT
+from tests.waiting import PATIENCE_SECONDS, eventually
+
+# Settings of the developer's shell are none of the tests'.
+OWN_VARIABLES = {"ENGINE": "echo", "LEASE_SECONDS": "1", "DRAIN_SECONDS": "0", "HOST": "127.0.0.1"}
+FOREIGN_VARIABLES = ("REDIS_URL", "API_KEYS", "MODEL_ID", "MAX_NUM_SEQS", "MAX_MODEL_LEN", "WEB_CONCURRENCY")
+
+
+@dataclass
+class Serve:
+    process: subprocess.Popen[bytes]
+    url: str
+    log: Path
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text()
+
+    def is_ready(self) -> bool:
+        assert self.process.poll() is None, self.output
+        return self.answers("/health/ready")
+
+    def answers(self, path: str) -> bool:
+        try:
+            return httpx.get(self.url + path).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def has_announced(self) -> bool:
+        assert self.process.poll() is None, self.output
+        return "\nready: " in self.output
+
+    def pid(self, name: str) -> int:
+        """Of the latest process of this name."""
+        return int(re.findall(rf"spawned: '{name}' with pid (\d+)", self.output)[-1])
+
+    def all_pids(self) -> list[int]:
+        """Of every process that ever ran, gunicorn's workers too."""
+        return [int(pid) for pid in re.findall(r"with pid:? (\d+)", self.output)]
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(PATIENCE_SECONDS)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def none_alive(pids: list[int]) -> bool:
+    return not any(is_alive(pid) for pid in pids)
+
+
+def launch(folder: Path, **variables: str) -> Serve:
+    """Not waited for. `folder` becomes DATA_DIR, unless `variables` name another."""
+    port = variables.get("PORT") or str(free_port())
+    inherited = {name: value for name, value in os.environ.items() if name not in FOREIGN_VARIABLES}
+    own = {**OWN_VARIABLES, "DATA_DIR": str(folder), "PORT": port, **variables}
+    log = folder.with_name(f"{folder.name}-serve-{free_port()}.log")
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "deploy.serve"],
+            cwd=ROOT,
+            env=inherited | own,
+            stdout=output,
+            stderr=output,
+        )
+    return Serve(process, f"http://127.0.0.1:{port}", log)
+
+
+@contextmanager
+def serve(folder: Path, **variables: str) -> Iterator[Serve]:
+    """Ready, and stopped in the end."""
+    serving = launch(folder, **variables)
+    try:
+        eventually(serving.has_announced)
+        yield serving
+    finally:
+        if serving.process.poll() is None:
+            serving.stop()
+
+
+def refusal(folder: Path, **variables: str) -> str:
+    """What it says where it does not start."""
+    refused = launch(folder, **variables)
+    try:
+        assert refused.process.wait(PATIENCE_SECONDS) == 1, refused.output
+    finally:
+        refused.process.kill()
+        refused.process.wait()
+    return refused.output
