@@ -22,6 +22,9 @@ CORPUS = [
 SPECIAL = "</s>"
 
 EVERY_TEXT = st.one_of(st.text(max_size=30), st.lists(st.sampled_from(CORPUS), max_size=3).map(" ".join))
+PIECES = st.sampled_from(
+    [b"\xf0", b"\x9f", b"\x98", b"\x80", b"\x80\x80", b"\xe2", b"\x82\xac", b"\xff", b"a"]
+)
 PUSHES = st.integers(0, 2**32).map(random.Random)
 # Building a tokenizer is what is slow, and it happens outside of the examples.
 PROPERTY = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -136,6 +139,22 @@ def test_byte_level_is_exact_for_any_bytes(raw: bytes, pushes: random.Random) ->
 
 
 @PROPERTY
+@given(
+    chunks=st.lists(st.binary(min_size=1, max_size=5), max_size=12)
+    | st.lists(st.lists(PIECES, min_size=1, max_size=3).map(b"".join), max_size=12),
+    pushes=PUSHES,
+)
+def test_byte_level_is_exact_for_any_vocabulary(chunks: list[bytes], pushes: random.Random) -> None:
+    """Ids may be any pieces of bytes, and cut characters anywhere."""
+
+    def decode(ids: Sequence[int]) -> str:
+        return b"".join(chunks[i] for i in ids).decode(errors="replace")
+
+    ids = list(range(len(chunks)))
+    assert shown(Detokenizer([], decode, []), ids, pushes) == decode(ids)
+
+
+@PROPERTY
 @given(text=st.text(max_size=12), raw=st.binary(max_size=8), pushes=PUSHES)
 def test_byte_fallback_keeps_characters_around_invalid_bytes(
     text: str, raw: bytes, pushes: random.Random
@@ -214,6 +233,14 @@ def test_spaces_are_kept_where_no_id_shows_by_itself() -> None:
     ids = tokenizer.encode(text).ids
     assert Detokenizer([], decode_of(tokenizer), []).push(ids) == text
     assert Detokenizer(ids, decode_of(tokenizer), []).push(ids) == f" {text}"
+
+
+@pytest.mark.parametrize("text", [" ", "  ", "   a", " \ufffd"])
+def test_leading_spaces_without_a_prompt_are_as_the_full_decode_has_them(
+    tokenizer: Tokenizer, text: str
+) -> None:
+    ids = tokenizer.encode(text).ids
+    assert shown(Detokenizer([], decode_of(tokenizer), []), ids, random.Random(1)) == text
 
 
 def test_special_tokens_show_nothing_and_leave_no_trace(tokenizer: Tokenizer) -> None:

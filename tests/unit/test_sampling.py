@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tasks.request import MAX_SEED
-from worker.engine.sampling import NO_TOKEN, Row, noise_key, sample
+from worker.engine.sampling import NO_TOKEN, Row, _filter, noise_key, sample
 
 VOCAB = 50
 
@@ -176,11 +176,20 @@ def test_a_spoilt_row_has_no_token_and_harms_no_other(options: dict[str, float],
 @pytest.mark.parametrize("temperature", [0.0, 1e-4, 1.0, 2.0])
 def test_excluded_tokens_are_never_drawn(temperature: float) -> None:
     logits = torch.full((20,), -math.inf)
-    logits[[4, 9]] = torch.tensor([1e30, 1e30]) if temperature == 1 else torch.tensor([1.0, 1.0])
+    logits[[4, 9]] = 1.0
     assert set(draws(logits, 200, temperature=temperature)) <= {4, 9}
 
 
+def test_large_logits_over_a_small_temperature_do_not_overflow() -> None:
+    assert set(draws(torch.tensor([1e35, 2e35, 1.0]), 50, temperature=1e-4)) == {1}
+
+
+def test_top_p_of_one_leaves_no_token_out_for_rounding() -> None:
+    scores = torch.zeros(1, 100_003)
+    assert _filter(scores, [row(top_k=10**6)]).isfinite().all()
+
+
 def test_half_precision_logits_are_sampled_in_single_precision() -> None:
-    logits = random_logits(5).bfloat16()
-    rows = [row(seed, temperature=0.9, top_p=0.9) for seed in range(5)]
+    logits = random_logits(400).bfloat16()
+    rows = [row(seed, temperature=0.9, top_p=0.9) for seed in range(400)]
     assert sample(logits, rows) == sample(logits.float(), rows)

@@ -123,6 +123,9 @@ class IncrementalDecoder:
             # A special token. Once is not enough to know: a lone space is silent where a text begins.
             self._pending.pop()
             return ""
+        if not self._text:
+            # The space that decode strips: only with it does the next id keep its own.
+            return ""
         if not self._text.endswith(REPLACEMENT):
             return self._commit()
         if len(self._pending) < MAX_CODE_POINT_IDS:

@@ -6,8 +6,6 @@ give their first token in the same step. Nobody waits for the slowest sequence.
 
 from __future__ import annotations
 
-import copy
-import threading
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -65,11 +63,8 @@ class TransformersEngine:
         self._model: Any = loaded.model
         self._device = loaded.device
         self._vocab_size = loaded.vocab_size
+        # Used from two threads, to encode and to decode: `tokenizers` locks its state itself.
         self._tokenizer = loaded.tokenizer
-        # Encoding may change a fast tokenizer's truncation state, and decoding meanwhile raises "Already
-        # borrowed". With a copy to decode, streams need not wait for long prompts either.
-        self._encode_lock = threading.Lock()
-        self._decode_tokenizer = copy.deepcopy(loaded.tokenizer)
         self._cache = SlotCache(loaded.layers, settings.max_num_seqs, loaded.max_model_len)
         self._waiting: deque[_Sequence] = deque()
         self._running: list[_Sequence] = []
@@ -88,8 +83,7 @@ class TransformersEngine:
 
     def encode(self, request: JobRequest) -> Prompt:
         """See `Engine.encode`. Raises EngineError also where the template refuses the messages."""
-        with self._encode_lock:
-            token_ids = self._encode(request)
+        token_ids = self._encode(request)
         if not token_ids:
             bos = self._tokenizer.bos_token_id
             if bos is None:
@@ -275,7 +269,7 @@ class TransformersEngine:
         return token_ids
 
     def _decode_text(self, token_ids: Sequence[int]) -> str:
-        text: str = self._decode_tokenizer.decode(
+        text: str = self._tokenizer.decode(
             list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
         return text
