@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from tasks.app import get_app, ring
+from tasks.app import JobApp
 from tasks.connection import connect
 from tasks.request import parse_request
 from tasks.settings import ANONYMOUS, get_settings
@@ -18,10 +18,15 @@ __all__ = ["get_app", "get_store", "submit"]
 
 
 @cache
+def get_app() -> JobApp:
+    """The process' Celery app, by the environment's settings. Raises SettingsError."""
+    return JobApp(get_settings())
+
+
+@cache
 def get_store() -> Store:
-    """The process' store. Raises SettingsError."""
-    settings = get_settings()
-    return Store(connect(settings), settings, ring)
+    """The process' store, by the environment's settings. Raises SettingsError."""
+    return Store(connect(get_settings()), get_settings(), get_app().ring)
 
 
 def submit(
@@ -36,6 +41,5 @@ def submit(
     `options` are the other fields of the submit body. Raises InvalidRequestError, QueueFullError,
     IdempotencyConflictError, SettingsError and redis.exceptions.RedisError.
     """
-    get_app()  # Makes AsyncResult work, where the process has no Celery app of its own.
     body = options if prompt is None else {"prompt": prompt, **options}
     return get_store().submit(parse_request(body), owner, idempotency_key).job_id

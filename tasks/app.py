@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from functools import cache
 
 from celery import Celery, _state
 from kombu.exceptions import OperationalError
 
 from tasks import keys
 from tasks.scripts import Offer
-from tasks.settings import Settings, get_settings
+from tasks.settings import Settings
 
 TASK = "tokenrelay.generate"
 """The one task: `generate(job_id)`, an attempt at a job. Its task id is the job's id."""
@@ -24,43 +23,38 @@ def celery_queue(queue: str) -> str:
     return f"tokenrelay.{keys.SCHEMA}.{queue}"
 
 
-def create_app(settings: Settings) -> Celery:
+class JobApp(Celery):
     """A Celery app on the settings' Redis. It becomes Celery's current one where a process has no other."""
-    app = Celery(
-        "tokenrelay",
-        broker=settings.required_redis_url,
-        backend="tasks.backend:RecordBackend",
-        set_as_current=not _state._apps,  # type: ignore[attr-defined]
-    )
-    app.conf.update(
-        task_default_queue=celery_queue(settings.model),
-        # Early ack: the record, not Celery's message, is what must not be lost.
-        task_acks_late=False,
-        # A message taken ahead of a free slot would wait behind this worker while another one idles.
-        worker_disable_prefetch=True,
-        worker_cancel_long_running_tasks_on_connection_loss=False,
-        worker_hijack_root_logger=False,
-        task_serializer="json",
-        result_serializer="json",
-        accept_content=["json"],
-        task_track_started=True,
-        task_send_sent_event=True,
-        broker_connection_retry_on_startup=True,
-        broker_transport_options={"socket_connect_timeout": 2, "socket_timeout": 30},
-    )
-    return app
 
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(
+            "tokenrelay",
+            broker=settings.required_redis_url,
+            backend="tasks.backend:RecordBackend",
+            set_as_current=not _state._apps,  # type: ignore[attr-defined]
+        )
+        self.settings = settings
+        self.conf.update(
+            task_default_queue=celery_queue(settings.model),
+            # Early ack: the record, not Celery's message, is what must not be lost.
+            task_acks_late=False,
+            # A message taken ahead of a free slot would wait behind this worker while another one idles.
+            worker_disable_prefetch=True,
+            worker_cancel_long_running_tasks_on_connection_loss=False,
+            worker_hijack_root_logger=False,
+            task_serializer="json",
+            result_serializer="json",
+            accept_content=["json"],
+            task_track_started=True,
+            task_send_sent_event=True,
+            broker_connection_retry_on_startup=True,
+            broker_transport_options={"socket_connect_timeout": 2, "socket_timeout": 30},
+        )
 
-@cache
-def get_app() -> Celery:
-    """The process' app. Raises SettingsError."""
-    return create_app(get_settings())
-
-
-def ring(offers: Sequence[Offer]) -> None:
-    """Tell a worker of each offer. One that cannot be sent now is sent again by the reaper."""
-    for queue, job_id in offers:
-        try:
-            get_app().send_task(TASK, (job_id,), task_id=job_id, queue=celery_queue(queue), retry=False)
-        except OperationalError as error:
-            logger.warning("could not send %s to Celery, the reaper will: %s", job_id, error)
+    def ring(self, offers: Sequence[Offer]) -> None:
+        """Tell a worker of each offer. One that cannot be sent now is sent again by the reaper."""
+        for queue, job_id in offers:
+            try:
+                self.send_task(TASK, (job_id,), task_id=job_id, queue=celery_queue(queue), retry=False)
+            except OperationalError as error:
+                logger.warning("could not send %s to Celery, the reaper will: %s", job_id, error)

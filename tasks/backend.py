@@ -8,9 +8,10 @@ from celery import states
 from celery.backends.base import BaseBackend
 from celery.exceptions import TaskRevokedError
 
-import tasks
+from tasks.connection import connect
 from tasks.errors import JobNotFoundError
 from tasks.job import Job, Status
+from tasks.store import Store
 
 STATES = {
     Status.QUEUED: states.PENDING,
@@ -27,7 +28,14 @@ class JobFailedError(Exception):
 
 
 class RecordBackend(BaseBackend):
-    """AsyncResult(job_id): `.state` from the record, `.get()` the job as the contract writes it."""
+    """AsyncResult(job_id): `.state` from the record, `.get()` the job as the contract writes it.
+
+    Serves a `tasks.app.JobApp`.
+    """
+
+    def __init__(self, app: Any, **kwargs: Any) -> None:
+        super().__init__(app, **kwargs)
+        self._store = Store(connect(app.settings), app.settings, app.ring)
 
     def _store_result(self, _task_id: str, result: Any, _state: str, *_: Any, **__: Any) -> Any:
         """Nothing to store: the record said it first, and says it better."""
@@ -36,7 +44,7 @@ class RecordBackend(BaseBackend):
     def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
         """Celery's view of a job. An unknown id is PENDING, as Celery has it."""
         try:
-            job = tasks.get_store().get(task_id)
+            job = self._store.get(task_id)
         except JobNotFoundError:
             return {"task_id": task_id, "status": states.PENDING, "result": None}
         return {

@@ -12,7 +12,6 @@ from redis.exceptions import RedisError
 import tasks
 from tasks import generate
 from tasks.errors import JobNotFoundError, SettingsError
-from tasks.settings import get_settings
 from worker.bootstep import EngineStep
 
 logger = logging.getLogger(__name__)
@@ -23,7 +22,7 @@ except SettingsError as error:
     sys.exit(f"worker: {error}")
 
 app.conf.worker_pool = "worker.pool:EnginePool"
-app.conf.worker_concurrency = get_settings().max_num_seqs
+app.conf.worker_concurrency = app.settings.max_num_seqs
 app.steps["worker"].add(EngineStep)
 generate.register(app)
 

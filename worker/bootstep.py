@@ -10,13 +10,13 @@ from typing import Any
 
 from celery import bootsteps
 
-from tasks.app import ring
 from tasks.connection import connect
 from tasks.errors import TokenrelayError
 from tasks.leases import Leases
 from tasks.reaper import Reaper
-from tasks.settings import get_settings
+from tasks.settings import Settings
 from worker.engine import load_engine
+from worker.engine.base import Engine
 from worker.flusher import Flusher
 
 logger = logging.getLogger(__name__)
@@ -25,24 +25,23 @@ logger = logging.getLogger(__name__)
 class EngineStep(bootsteps.StartStopStep):
     requires = ("celery.worker.components:Pool",)
 
-    def __init__(self, worker: Any, **kwargs: Any) -> None:
-        super().__init__(worker, **kwargs)
-        settings = get_settings()
-        self._settings = settings
-        self._reaper = Reaper(connect(settings), settings, ring)
-
     def start(self, worker: Any) -> None:
-        settings = self._settings
-        logger.info("loading %s with the %s engine", settings.model, settings.engine)
-        try:
-            engine = load_engine(settings)
-            engine.warm_up()
-        except TokenrelayError as error:
-            logger.critical("%s", error)
-            raise SystemExit(1) from None
+        settings, ring = worker.app.settings, worker.app.ring
+        engine = _load(settings)
         leases = Leases(connect(settings), settings, ring)
         worker.pool.serve(Flusher(engine, leases, settings, worker.hostname), settings.drain_seconds)
-        self._reaper.start()
+        Reaper(connect(settings), settings, ring).start()
         logger.info(
             "serving %s: %d slots, length %d", engine.model, engine.max_num_seqs, engine.max_model_len
         )
+
+
+def _load(settings: Settings) -> Engine:
+    logger.info("loading %s with the %s engine", settings.model, settings.engine)
+    try:
+        engine = load_engine(settings)
+        engine.warm_up()
+    except TokenrelayError as error:
+        logger.critical("%s", error)
+        raise SystemExit(1) from None
+    return engine

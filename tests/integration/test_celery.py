@@ -1,0 +1,209 @@
+"""Jobs as Celery's own tools see them: events, inspect, revoke, AsyncResult, doubled messages, shutdown."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from celery.exceptions import TaskRevokedError
+from celery.result import AsyncResult
+
+from tasks.app import TASK, JobApp, celery_queue
+from tasks.backend import JobFailedError
+from tasks.job import FinishReason, Job, Status
+from tasks.log import StatusEntry
+from tasks.store import Store
+from tests.integration.conftest import StartWorkers, Submit
+from tests.waiting import PATIENCE_SECONDS, eventually
+
+LONG = {"max_tokens": 3000}
+"""A minute of echo's default steps: longer than any test runs."""
+
+
+def ended(store: Store, job_id: str) -> Job:
+    return eventually(lambda: job if (job := store.get(job_id)).is_ended else None)  # type: ignore[return-value]
+
+
+def started(store: Store, job_id: str) -> Job:
+    """The job, once its first tokens are out."""
+    return eventually(lambda: job if (job := store.get(job_id)).completion_tokens else None)  # type: ignore[return-value]
+
+
+@contextmanager
+def task_events(app: JobApp) -> Iterator[list[tuple[str, str]]]:
+    """(type, task id) of Celery's task events while the block runs, as Flower receives them."""
+    seen: list[tuple[str, str]] = []
+    ready = threading.Event()
+
+    def note(event: dict[str, Any]) -> None:
+        if event["type"].startswith("task-"):
+            seen.append((event["type"], event["uuid"]))
+
+    with app.connection_for_read() as connection:
+        receiver = app.events.Receiver(connection, handlers={"*": note})
+        receiver.on_consume_ready = lambda *_, **__: ready.set()
+        thread = threading.Thread(target=receiver.capture)
+        thread.start()
+        assert ready.wait(PATIENCE_SECONDS)
+        try:
+            yield seen
+        finally:
+            receiver.should_stop = True
+            thread.join()
+
+
+def test_celery_sees_a_job_as_a_task_of_its_id(
+    start_echo_workers: StartWorkers, celery_app: JobApp, store: Store, submit: Submit
+) -> None:
+    with start_echo_workers("w1"), task_events(celery_app) as seen:
+        job_id = submit("one two", **LONG)
+        started(store, job_id)
+        active = celery_app.control.inspect(timeout=5).active() or {}
+        assert [task["id"] for task in active["w1@test"]] == [job_id]
+        store.cancel(job_id)
+        short = submit("one two", max_tokens=3)
+        eventually(lambda: ("task-succeeded", short) in seen)
+        assert [kind for kind, task in seen if task == short] == [
+            "task-sent",
+            "task-received",
+            "task-started",
+            "task-succeeded",
+        ]
+        eventually(lambda: ("task-revoked", job_id) in seen)
+
+
+def test_async_result_tells_the_truth(
+    start_echo_workers: StartWorkers, celery_app: JobApp, store: Store, submit: Submit
+) -> None:
+    waiting: AsyncResult[Any] = AsyncResult(submit("a b c", max_tokens=4), app=celery_app)
+    states = [waiting.state]
+    with start_echo_workers("w1"):
+        assert waiting.get(timeout=20)["output"][0]["text"] == "a b c a"
+        assert [*states, waiting.state] == ["PENDING", "SUCCESS"]
+        failing: AsyncResult[Any] = AsyncResult(submit("word " * 5000), app=celery_app)
+        with pytest.raises(JobFailedError, match=r"prompt_too_long: the prompt has 5000 tokens.* 4096"):
+            failing.get(timeout=20)
+        assert failing.state == "FAILURE"
+        running: AsyncResult[Any] = AsyncResult(submit("a", **LONG), app=celery_app)
+        eventually(lambda: running.state == "STARTED")
+        store.cancel(running.id)
+        with pytest.raises(TaskRevokedError):
+            running.get(timeout=20)
+        assert str(running.state) == "REVOKED"
+
+
+def test_revoking_a_running_task_cancels_its_job(
+    start_echo_workers: StartWorkers, celery_app: JobApp, store: Store, submit: Submit
+) -> None:
+    with start_echo_workers("w1"):
+        job_id = submit("one two", **LONG)
+        started(store, job_id)
+        celery_app.control.revoke(job_id, terminate=True)
+        job = ended(store, job_id)
+        assert job.status is Status.CANCELLED
+        assert job.output[0].text.startswith("one two")
+        assert job.output[0].finish_reason is FinishReason.CANCELLED
+        next_job = submit("still here", max_tokens=2)
+        assert ended(store, next_job).output[0].text == "still here"
+
+
+def test_revoking_a_waiting_task_cancels_its_job(
+    start_echo_workers: StartWorkers, celery_app: JobApp, store: Store, submit: Submit
+) -> None:
+    with start_echo_workers("w1", MAX_NUM_SEQS="1"):
+        running = submit("first", **LONG)
+        started(store, running)
+        waiting = submit("second", **LONG)
+        celery_app.control.revoke(waiting)
+        eventually(lambda: waiting in (celery_app.control.inspect(timeout=5).revoked() or {})["w1@test"])
+        store.cancel(running)
+        assert ended(store, waiting).status is Status.CANCELLED
+        assert store.get(waiting).attempts == []
+
+
+def test_a_doubled_or_late_message_does_no_harm(
+    start_echo_workers: StartWorkers, celery_app: JobApp, store: Store, submit: Submit
+) -> None:
+    def send_again(job_id: str) -> None:
+        celery_app.send_task(TASK, (job_id,), task_id=job_id, queue=celery_queue("echo"))
+
+    with start_echo_workers("w1") as (worker,), task_events(celery_app) as seen:
+        job_id = submit("a b", max_tokens=100)
+        started(store, job_id)
+        send_again(job_id)
+        send_again("job_unknown")
+        job = ended(store, job_id)
+        send_again(job_id)
+        last = submit("the end", max_tokens=2)
+        ended(store, last)
+        assert job.status is Status.COMPLETED
+        assert job.output[0].text == " ".join(["a b"] * 50)
+        assert sum(isinstance(entry, StatusEntry) for entry in store.read_log(job_id)) == 1
+        eventually(lambda: seen.count(("task-received", job_id)) == 3)
+        assert seen.count(("task-started", job_id)) == 1
+        assert "Traceback" not in worker.output()
+
+
+def test_sigterm_lets_running_jobs_end_and_claims_no_more(
+    start_echo_workers: StartWorkers, store: Store, submit: Submit
+) -> None:
+    with start_echo_workers("w1", MAX_NUM_SEQS="1") as (worker,):
+        running = submit("a b", max_tokens=100)
+        started(store, running)
+        waiting = submit("c d", max_tokens=2)
+        worker.signal(signal.SIGTERM)
+        assert worker.wait() == 0
+        assert store.get(running).status is Status.COMPLETED
+        assert store.get(waiting).status is Status.QUEUED
+        assert store.workers() == []
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_another_worker_continues_the_stream(
+    start_echo_workers: StartWorkers, store: Store, submit: Submit, how: signal.Signals
+) -> None:
+    words = [f"w{i}" for i in range(300)]
+    with start_echo_workers("w1", "w2", DRAIN_SECONDS="0", MAX_NUM_SEQS="2") as workers:
+        jobs = [submit(" ".join(words), max_tokens=300, n=2) for _ in range(2)]
+        first = started(store, jobs[0])
+        by_id = {worker.id: worker for worker in workers}
+        by_id[first.attempts[0].worker].signal(how)
+        for job_id in jobs:
+            job = ended(store, job_id)
+            assert [choice.text for choice in job.output] == [" ".join(words)] * 2
+            assert [choice.token_ids for choice in job.output] == [list(range(300))] * 2
+        assert len(store.get(jobs[0]).attempts) == 2
+        reason = {signal.SIGTERM: "drained", signal.SIGKILL: "lease expired"}[how]
+        assert store.get(jobs[0]).attempts[0].reason == reason
+
+
+def test_slots_refill_as_short_jobs_end(
+    start_echo_workers: StartWorkers, store: Store, submit: Submit
+) -> None:
+    lengths = [4 + round(252 * i / 31) for i in range(32)]
+    with start_echo_workers("w1", MAX_NUM_SEQS="16", ECHO_STEP_SECONDS="0.005"):
+        jobs = [submit("tick tock", max_tokens=length) for length in lengths]
+        done = [ended(store, job_id) for job_id in jobs]
+    assert [job.completion_tokens for job in done] == lengths
+    ends = [job.ended_at or 0.0 for job in done]
+    assert ends == sorted(ends)
+    # Nobody waits for the slowest: the 17th starts when the first one's slot is free.
+    assert (done[16].started_at or 0.0) < min(ends[1:])
+
+
+def test_a_backlog_of_one_owner_does_not_delay_another(
+    start_echo_workers: StartWorkers, store: Store, submit: Submit
+) -> None:
+    with start_echo_workers("w1", MAX_NUM_SEQS="4"):
+        backlog = [submit("many", owner="ada", max_tokens=20) for _ in range(500)]
+        started(store, backlog[0])
+        single = ended(store, submit("one", owner="bob", max_tokens=4))
+        mine = (job for job in map(store.get, backlog) if job.started_at)
+        before = [j for j in mine if single.created_at < (j.started_at or 0.0) < (single.started_at or 0.0)]
+        assert len(before) <= 4, "more than the jobs that were on their way to the slots already"
+        for job_id in backlog:
+            store.cancel(job_id)

@@ -1,0 +1,75 @@
+"""Real Celery workers in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.waiting import eventually
+
+ROOT = Path(__file__).parents[2]
+
+
+class WorkerProcess:
+    """`celery -A worker.app worker -E -n NAME@test` with its output in a file."""
+
+    def __init__(self, name: str, environment: dict[str, str], log: Path) -> None:
+        self.id = f"{name}@test"
+        self._log = log
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "celery",
+                    "-A",
+                    "worker.app",
+                    "worker",
+                    "-E",
+                    "-l",
+                    "info",
+                    "-n",
+                    self.id,
+                ],
+                cwd=ROOT,
+                env=os.environ | environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    def wait_until_ready(self) -> None:
+        eventually(lambda: f"{self.id} ready." in self.output() or self._died())
+
+    def output(self) -> str:
+        return self._log.read_text()
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def wait(self) -> int:
+        """The exit code, once the process has ended."""
+        return self.process.wait(timeout=60)
+
+    def _died(self) -> bool:
+        code = self.process.poll()
+        assert code is None, f"the worker ended with {code}:\n{self.output()}"
+        return False
+
+
+@contextmanager
+def start_workers(*names: str, folder: Path, **environment: str) -> Iterator[list[WorkerProcess]]:
+    """Ready workers, killed at the end if they still run."""
+    workers = [WorkerProcess(name, environment, folder / f"{name}.log") for name in names]
+    try:
+        for worker in workers:
+            worker.wait_until_ready()
+        yield workers
+    finally:
+        for worker in workers:
+            worker.process.kill()
+            worker.process.wait()

@@ -1,0 +1,321 @@
+"""The order of the line, offers, deadlines and retention: each rule by itself, on the real Lua."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from tasks import keys
+from tasks.errors import (
+    ConflictError,
+    IdempotencyConflictError,
+    InvalidRequestError,
+    JobNotFoundError,
+    QueueFullError,
+)
+from tasks.job import Status
+from tasks.leases import Claim, Finish, Leases, Refusal, WorkerInfo, Write
+from tasks.log import TokenEntry
+from tasks.reaper import Reaper
+from tasks.request import parse_request
+from tasks.scripts import Offer
+from tasks.settings import Settings
+from tasks.store import Store
+
+Submit = Callable[..., str]
+
+
+class House:
+    """A store, a worker's leases and a reaper on one Redis; `rung` collects what went to Celery."""
+
+    def __init__(self, redis: Redis, settings: Settings) -> None:
+        self.redis: Any = redis
+        self.rung: list[str] = []
+        self.store = Store(redis, settings, self.ring)
+        self.leases = Leases(redis, settings, self.ring)
+        self.reaper = Reaper(redis, settings, self.ring)
+
+    def ring(self, offers: Sequence[Offer]) -> None:
+        self.rung += [job_id for _, job_id in offers]
+
+    def submit(self, owner: str = "ada", **options: Any) -> str:
+        return self.store.submit(parse_request({"prompt": "x", **options}), owner).job_id
+
+    def worker(self, slots: int) -> None:
+        self.leases.heartbeat(WorkerInfo("w1", "m", "echo", slots, 0, 0.0))
+
+    def claim(self, job_id: str, token: str = "t") -> Claim:
+        claim = self.leases.claim(job_id, token, "w1", free_slots=8)
+        assert isinstance(claim, Claim)
+        return claim
+
+    def finish(self, claim: Claim) -> None:
+        base = len(claim.entries)
+        self.leases.flush([Write(claim.job_id, claim.token, base, 1, (), Finish(Status.COMPLETED))])
+
+    def make_due(self, index: str, job_id: str) -> None:
+        self.redis.zadd(index, {job_id: 0})
+        self.redis.set(keys.PREFIX + "reaped_at", str(self.store._now()))
+        self.reaper.reap()
+
+
+@pytest.fixture
+def house(redis: Redis, settings: Settings) -> House:
+    return House(redis, settings)
+
+
+def line(house: House) -> list[str]:
+    return list(house.redis.zrange(keys.line("m"), 0, -1))
+
+
+def test_a_single_job_passes_another_owners_backlog(house: House) -> None:
+    backlog = [house.submit("ada") for _ in range(5)]
+    single = house.submit("bob")
+    assert line(house) == [backlog[0], single, *backlog[1:]]
+
+
+def test_shares_are_by_tokens_not_by_jobs(house: House) -> None:
+    wide = [house.submit("ada", max_tokens=100, n=2) for _ in range(2)]
+    narrow = [house.submit("bob", max_tokens=50) for _ in range(5)]
+    assert line(house) == [wide[0], *narrow[:4], wide[1], narrow[4]]
+
+
+def test_who_comes_back_after_a_pause_starts_where_the_others_are(house: House) -> None:
+    """No credit for having been away: a newcomer does not get the whole past."""
+    house.worker(1)
+    for _ in range(3):
+        house.finish(house.claim(house.submit("ada")))
+    running = house.submit("ada")
+    ada = house.submit("ada")
+    bob = [house.submit("bob") for _ in range(3)]
+    assert house.rung[-1] == running
+    assert line(house) == [bob[0], ada, *bob[1:]]
+
+
+def test_a_cancelled_job_gives_its_turn_back(house: House) -> None:
+    cancelled = [house.submit("ada") for _ in range(10)]
+    other = [house.submit("bob") for _ in range(2)]
+    for job_id in cancelled:
+        house.store.cancel(job_id)
+    late = house.submit("ada")
+    assert line(house) == [other[0], late, other[1]]
+
+
+def test_priority_goes_first_but_not_for_ever(house: House) -> None:
+    low, normal = house.submit(priority="low"), house.submit()
+    high = [house.submit(priority="high", max_tokens=16_384) for _ in range(3)]
+    order = line(house)
+    assert order.index(normal) < order.index(high[2]), "a bounded head start"
+    assert order.index(high[0]) < order.index(normal) < order.index(low)
+
+
+def test_no_more_is_offered_than_there_are_free_slots(house: House) -> None:
+    jobs = [house.submit(n=2) for _ in range(4)]
+    assert house.rung == []
+    house.worker(5)
+    assert house.rung == jobs[:2]
+    house.finish(house.claim(jobs[0]))
+    assert house.rung == jobs[:3]
+
+
+def test_nobody_overtakes_a_wide_job_that_waits_for_slots(house: House) -> None:
+    house.worker(4)
+    narrow = house.submit(n=2)
+    wide, late = house.submit(n=4), house.submit(n=1)
+    assert house.rung == [narrow]
+    assert house.leases.claim(narrow, "t", "w1", free_slots=1) is Refusal.TOO_WIDE
+    house.finish(house.claim(narrow))
+    assert house.rung == [narrow, wide]
+    house.finish(house.claim(wide))
+    assert house.rung == [narrow, wide, late]
+
+
+def test_an_offer_that_nobody_claims_is_rung_again(house: House) -> None:
+    house.worker(1)
+    job_id = house.submit()
+    house.make_due(keys.offered("m"), job_id)
+    assert house.rung == [job_id, job_id]
+    house.claim(job_id)
+    house.reaper.reap()
+    assert house.rung == [job_id, job_id]
+
+
+def test_a_job_whose_worker_died_goes_to_the_front_and_stays_in_progress(house: House) -> None:
+    house.worker(1)
+    job_id = house.submit()
+    claim = house.claim(job_id)
+    house.leases.flush([Write(job_id, claim.token, 1, 3, [TokenEntry(0, (7,), " once")])])
+    others = [house.submit() for _ in range(3)]
+    house.worker(0)
+    house.make_due(keys.leases("m"), job_id)
+    assert line(house) == [job_id, *others]
+    job = house.store.get(job_id)
+    assert (job.status, job.output[0].text) == (Status.IN_PROGRESS, " once")
+    assert job.attempts[0].reason == "lease expired"
+    house.worker(1)
+    assert house.claim(job_id, "t2").entries[1] == TokenEntry(0, (7,), " once")
+
+
+def test_the_fourth_death_without_a_token_is_poison(house: House) -> None:
+    house.worker(1)
+    job_id = house.submit()
+    for death in range(1, 5):
+        assert house.store.get(job_id).status is not Status.FAILED, death
+        house.claim(job_id, f"t{death}")
+        house.make_due(keys.leases("m"), job_id)
+    job = house.store.get(job_id)
+    assert (job.status, job.error and job.error.code) == (Status.FAILED, "poison")
+    assert [attempt.reason for attempt in job.attempts] == ["lease expired"] * 4
+
+
+def test_a_token_clears_the_count_of_deaths(house: House) -> None:
+    house.worker(1)
+    job_id = house.submit()
+    for death in range(6):
+        claim = house.claim(job_id, f"t{death}")
+        if death == 2:
+            house.leases.flush(
+                [Write(job_id, claim.token, len(claim.entries), 1, [TokenEntry(0, (1,), "a")])]
+            )
+        house.make_due(keys.leases("m"), job_id)
+    assert house.store.get(job_id).status is Status.IN_PROGRESS
+
+
+def test_a_drained_job_does_not_count_as_a_death(house: House) -> None:
+    house.worker(1)
+    job_id = house.submit()
+    for attempt in range(6):
+        house.claim(job_id, f"t{attempt}")
+        assert house.leases.release([(job_id, f"t{attempt}")], "drained") == 1
+    assert house.store.get(job_id).status is Status.IN_PROGRESS
+
+
+@pytest.mark.parametrize("gap", [-100.0, 100.0])
+def test_no_lease_is_believed_to_have_run_out_across_a_gap_in_time(house: House, gap: float) -> None:
+    """Redis was paused, restarted or its clock set: workers get a fresh term to report."""
+    house.worker(1)
+    claim = house.claim(house.submit())
+    house.redis.zadd(keys.leases("m"), {claim.job_id: 0})
+    house.redis.set(keys.PREFIX + "reaped_at", str(house.store._now() - gap))
+    house.reaper.reap()
+    assert house.redis.zscore(keys.leases("m"), claim.job_id) > house.store._now()
+
+
+def test_expires_in_ends_a_job_that_waits(house: House) -> None:
+    job_id = house.submit(expires_in=60)
+    house.make_due(keys.PREFIX + "deadlines", job_id)
+    job = house.store.get(job_id)
+    assert (job.status, job.error and job.error.code) == (Status.EXPIRED, "expired")
+
+
+def test_expires_in_counts_before_the_first_start_only(house: House) -> None:
+    house.worker(1)
+    job_id = house.submit(expires_in=60)
+    house.claim(job_id)
+    assert house.redis.zscore(keys.PREFIX + "deadlines", job_id) is None
+    house.make_due(keys.leases("m"), job_id)
+    assert house.redis.zscore(keys.PREFIX + "deadlines", job_id) is None
+
+
+def test_timeout_ends_a_job_between_two_attempts(house: House) -> None:
+    house.worker(1)
+    job_id = house.submit(timeout=60)
+    house.claim(job_id)
+    house.make_due(keys.leases("m"), job_id)
+    house.make_due(keys.PREFIX + "deadlines", job_id)
+    job = house.store.get(job_id)
+    assert (job.status, job.error and job.error.code) == (Status.FAILED, "timeout")
+
+
+def test_an_idempotency_key_leads_to_the_same_job(house: House) -> None:
+    request = parse_request({"prompt": "x"})
+    first = house.store.submit(request, "ada", "key")
+    again = house.store.submit(request, "ada", "key")
+    assert (again.job_id, first.created, again.created) == (first.job_id, True, False)
+    assert house.store.submit(request, "bob", "key").created
+    with pytest.raises(IdempotencyConflictError):
+        house.store.submit(parse_request({"prompt": "y"}), "ada", "key")
+
+
+def test_a_full_line_says_when_to_come_back(redis: Redis, settings: Settings) -> None:
+    house = House(redis, settings.model_copy(update={"max_queued_jobs": 2}))
+    house.submit()
+    house.submit()
+    with pytest.raises(QueueFullError) as caught:
+        house.submit()
+    assert (caught.value.retry_after or 0) >= 1
+    assert house.store.counts()["queued"] == 2
+
+
+def test_unknown_models_and_too_many_choices_are_refused(house: House) -> None:
+    with pytest.raises(InvalidRequestError, match="model: no worker ever announced 'other'"):
+        house.submit(model="other")
+    with pytest.raises(InvalidRequestError, match="n: exceeds the model's 4 slots"):
+        house.submit(n=5)
+    house.leases.heartbeat(WorkerInfo("w2", "other", "echo", 8, 0, 0.0))
+    house.leases.goodbye(WorkerInfo("w2", "other", "echo", 8, 0, 0.0))
+    assert (
+        house.store.get(house.submit(model="other", n=8)).reason == "no worker serves this model at present"
+    )
+
+
+def test_positions_and_reasons(house: House) -> None:
+    house.worker(1)
+    jobs = [house.submit() for _ in range(4)]
+    house.claim(jobs[0])
+    waiting = [house.store.get(job_id) for job_id in jobs[1:]]
+    assert [job.queue_position for job in waiting] == [0, 1, 2]
+    assert [job.reason for job in waiting] == ["next in line", "1 job ahead", "2 jobs ahead"]
+    assert house.store.get(jobs[0]).queue_position is None
+
+
+def test_listing_pages_through_an_owners_jobs(house: House) -> None:
+    jobs = [house.submit("ada") for _ in range(5)]
+    house.submit("bob")
+    house.store.cancel(jobs[2])
+    page = house.store.list_jobs("ada", limit=2)
+    assert ([job.id for job in page.jobs], page.has_more) == ([jobs[4], jobs[3]], True)
+    page = house.store.list_jobs("ada", limit=3, after=jobs[3])
+    assert ([job.id for job in page.jobs], page.has_more) == ([jobs[2], jobs[1], jobs[0]], False)
+    page = house.store.list_jobs("ada", Status.QUEUED, limit=2, after=jobs[2])
+    assert [job.id for job in page.jobs] == [jobs[1], jobs[0]]
+    with pytest.raises(InvalidRequestError, match="after"):
+        house.store.list_jobs("bob", after=jobs[0])
+
+
+def test_retry_is_a_new_job_with_the_same_request(house: House) -> None:
+    job_id = house.submit(temperature=0.5, metadata={"k": "v"})
+    with pytest.raises(ConflictError):
+        house.store.retry(job_id, "ada")
+    house.store.cancel(job_id)
+    again = house.store.retry(job_id, "ada").job_id
+    assert again != job_id
+    assert house.store.get(again).request == house.store.get(job_id).request
+    with pytest.raises(JobNotFoundError):
+        house.store.retry(job_id, "bob")
+
+
+def test_retention_removes_every_trace(house: House) -> None:
+    house.worker(1)
+    job_id = house.store.submit(parse_request({"prompt": "x"}), "ada", "key").job_id
+    house.finish(house.claim(job_id))
+    house.make_due(keys.PREFIX + "ended", job_id)
+    with pytest.raises(JobNotFoundError):
+        house.store.get(job_id)
+    left = {key.removeprefix(keys.PREFIX).split(":")[0] for key in house.redis.keys("*")}
+    of_the_house = {
+        "alive",
+        "capacity",
+        "counts",
+        "models",
+        "queues",
+        "reaped_at",
+        "slots",
+        "stats",
+        "workers",
+    }
+    assert left <= of_the_house | {"finish", "virtual"}
+    assert sum(house.store.counts().values()) == 0
