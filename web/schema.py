@@ -34,6 +34,13 @@ class ListQuery(_Query):
     after: str | None = Field(None, min_length=1, description="id of the last job of the page before")
 
 
+class StreamQuery(_Query):
+    """For the documentation: `resume_after` and `web.auth` read these, each with an answer of its own."""
+
+    after: int = Field(0, ge=0, description="seq of the last event already seen")
+    ticket: str | None = Field(None, description="instead of a key")
+
+
 def parse_query(model: type[Model]) -> Model:
     """The request's query. Raises InvalidRequestError, naming each bad parameter."""
     try:

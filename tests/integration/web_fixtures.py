@@ -9,7 +9,7 @@ import pytest
 from redis import Redis
 
 from tasks.settings import Settings
-from tests.integration.web_harness import Player, RedisServer, Server, serving
+from tests.integration.web_harness import SOON_SECONDS, Player, RedisServer, Server, serving
 from tests.waiting import PATIENCE_SECONDS
 
 
@@ -25,6 +25,14 @@ def redis_of_web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 def server(redis_of_web: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Shared by a module's tests, as production serves many clients at once."""
     with serving(redis_of_web.url, tmp_path_factory.mktemp("web")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def impatient_server(redis_of_web: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Its keep-alives come soon."""
+    folder = tmp_path_factory.mktemp("web")
+    with serving(redis_of_web.url, folder, TEST_KEEP_ALIVE_SECONDS=str(SOON_SECONDS)) as running:
         yield running
 
 

@@ -94,7 +94,7 @@ class Server:
 def serving(redis_url: str, folder: Path, **environment: str) -> Iterator[Server]:
     port = free_port()
     log = folder / f"web-{port}.log"
-    factory = "tests.integration.web_harness:impatient_app()"
+    factory = "tests.integration.web_harness:timed_app()"
     variables = {"REDIS_URL": redis_url, "PORT": str(port), "MODEL_ID": "m", "MAX_NUM_SEQS": "4"}
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -114,13 +114,20 @@ def serving(redis_url: str, folder: Path, **environment: str) -> Iterator[Server
     assert "Traceback" not in log.read_text(), log.read_text()
 
 
-def impatient_app() -> Any:
-    """The product's app with its patience cut short, so that tests need not wait for it."""
+NEVER_SECONDS = 3600.0
+"""Between keep-alives, as a rule: reading the log again would make up for what a test wants to see lost."""
+
+SOON_SECONDS = 0.3
+"""Where a keep-alive is what the test waits for."""
+
+
+def timed_app() -> Any:
+    """The product's app with other patience than in production."""
     import web
     from web import reader, wire
 
     wire.STALL_SECONDS = 2.0
-    reader.KEEP_ALIVE_SECONDS = 0.5
+    reader.KEEP_ALIVE_SECONDS = float(os.environ.get("TEST_KEEP_ALIVE_SECONDS", NEVER_SECONDS))
     return web.create_app()
 
 

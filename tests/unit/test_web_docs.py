@@ -1,0 +1,77 @@
+"""The documentation names every route, and no other."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+
+import web
+from tasks.settings import Settings
+
+UNDOCUMENTED = {"static", "site.index", "site.page", "docs.document", "docs.page"}
+
+
+@pytest.fixture
+def client(redis_url: str) -> FlaskClient:
+    settings = Settings(redis_url=redis_url, api_keys={"key": "name"})
+    return web.create_app(settings).test_client()
+
+
+@pytest.fixture
+def document(client: FlaskClient) -> dict[str, Any]:
+    answer = client.get("/openapi.json")
+    assert answer.status_code == 200
+    found: dict[str, Any] = answer.get_json()
+    return found
+
+
+def test_every_route_is_documented(client: FlaskClient, document: dict[str, Any]) -> None:
+    served = {
+        (method.lower(), re.sub(r"<(\w+)>", r"{\1}", rule.rule))
+        for rule in client.application.url_map.iter_rules()
+        if rule.endpoint not in UNDOCUMENTED
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+    }
+    assert served == {(method, path) for path, item in document["paths"].items() for method in item}
+
+
+def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
+    def references(part: Any) -> Iterator[str]:
+        if isinstance(part, dict):
+            yield from ([part["$ref"]] if "$ref" in part else [])
+        for child in part.values() if isinstance(part, dict) else part if isinstance(part, list) else ():
+            yield from references(child)
+
+    found = set(references(document))
+    assert "#/components/schemas/JobRequest" in found
+    for reference in found:
+        assert reference.removeprefix("#/components/schemas/") in document["components"]["schemas"]
+
+
+def test_operation_ids_are_distinct(document: dict[str, Any]) -> None:
+    ids = [operation["operationId"] for item in document["paths"].values() for operation in item.values()]
+    assert len(set(ids)) == len(ids)
+
+
+def test_the_keyless_routes_are_those_that_answer_without_a_key(
+    client: FlaskClient, document: dict[str, Any]
+) -> None:
+    for path, item in document["paths"].items():
+        if "get" in item and "stream" not in path:
+            is_refused = client.get(path.replace("{job_id}", "job_x")).status_code == 401
+            assert is_refused == bool(item["get"]["security"]), path
+
+
+def test_the_page_needs_nothing_from_elsewhere(client: FlaskClient, document: dict[str, Any]) -> None:
+    page = client.get("/docs")
+    assert page.mimetype == "text/html"
+    assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+    assert not re.search(r"<script|<style| style=|https?://", page.text)
+    for path in document["paths"]:
+        assert path in page.text
+    assert json.dumps(document)
