@@ -1,0 +1,140 @@
+"""The client: one method per route, patient where the server is not there for a moment."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any
+
+import httpx
+
+from client.errors import (
+    ApiError,
+    ClientError,
+    UnavailableError,
+    UnreachableError,
+    WaitTimeoutError,
+    api_error,
+)
+from client.job import Job, JobPage
+from client.patience import Patience
+from client.stream import Event, events
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+POLL_SECONDS = 30
+"""Of one long poll; the server holds at most 60."""
+
+CALL_SECONDS = 15.0
+"""For an answer, beyond what it is asked to wait."""
+
+
+class Client:
+    """Talks to one server. For threads to share; a context manager.
+
+    patience_seconds: how long calls and streams try again while the server is away, restarts or is full.
+    A call that is made again never doubles a job.
+    """
+
+    def __init__(
+        self, base_url: str = DEFAULT_URL, api_key: str | None = None, *, patience_seconds: float = 60.0
+    ) -> None:
+        if not base_url.startswith(("http://", "https://")):
+            raise ClientError(f"{base_url!r} is not a server's address: it begins with http:// or https://")
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._patience_seconds = patience_seconds
+        self._http = httpx.Client(
+            base_url=base_url.rstrip("/"), headers=self._headers, timeout=CALL_SECONDS + POLL_SECONDS
+        )
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    def submit(self, prompt: str | None = None, *, idempotency_key: str | None = None, **options: Any) -> Job:
+        """Raises InvalidRequestError, UnavailableError and UnreachableError, as the others do.
+
+        options: the other fields of the submit body: max_tokens, messages, seed, ...
+        idempotency_key: a key of one's own, to be safe across runs of a program.
+        """
+        body = options if prompt is None else {"prompt": prompt, **options}
+        return self._made("/v1/jobs", idempotency_key, body)
+
+    def retry(self, job_id: str, *, idempotency_key: str | None = None) -> Job:
+        """A new job with the request of one that ended without completing. Raises ConflictError."""
+        return self._made(f"/v1/jobs/{job_id}/retry", idempotency_key, None)
+
+    def get(self, job_id: str) -> Job:
+        """Raises NotFoundError."""
+        return Job(self._call("GET", f"/v1/jobs/{job_id}").json())
+
+    def wait(self, job_id: str, timeout: float | None = None) -> Job:
+        """The job when it has ended. Raises WaitTimeoutError after `timeout` seconds."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = POLL_SECONDS if deadline is None else deadline - time.monotonic()
+            seconds = max(0.0, min(left, POLL_SECONDS))
+            job = Job(self._call("GET", f"/v1/jobs/{job_id}", params={"wait": f"{seconds:.3f}"}).json())
+            if job.is_ended:
+                return job
+            if left <= 0:
+                raise WaitTimeoutError(f"{job_id} is {job.status} after {timeout} s")
+
+    def stream(self, job_id: str, after: int = 0) -> Iterator[Event]:
+        """The job's events behind number `after`, to the end, each once, though the server restart."""
+        base = str(self._http.base_url).rstrip("/")
+        url = f"ws{base.removeprefix('http')}/v1/jobs/{job_id}/stream"
+        return events(url, self._headers, after, Patience(self._patience_seconds))
+
+    def cancel(self, job_id: str) -> Job:
+        """Without effect on a job that has ended."""
+        return Job(self._call("POST", f"/v1/jobs/{job_id}/cancel").json())
+
+    def list(self, status: str | None = None, limit: int = 20, after: str | None = None) -> JobPage:
+        given = {"status": status, "limit": limit, "after": after}
+        params = {name: value for name, value in given.items() if value is not None}
+        page = self._call("GET", "/v1/jobs", params=params).json()
+        return JobPage([Job(fields) for fields in page["data"]], page["has_more"])
+
+    def delete(self, job_id: str) -> None:
+        """Raises ConflictError while the job has not ended."""
+        self._call("DELETE", f"/v1/jobs/{job_id}")
+
+    def _made(self, path: str, idempotency_key: str | None, body: dict[str, Any] | None) -> Job:
+        # One key for all tries of this call: where only the answer was lost, the job comes back.
+        headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
+        return Job(self._call("POST", path, headers=headers, json=body).json())
+
+    def _call(self, method: str, path: str, **arguments: Any) -> httpx.Response:
+        """Raises ApiError and UnreachableError."""
+        patience = Patience(self._patience_seconds)
+        while True:
+            try:
+                response = self._http.request(method, path, **arguments)
+            except httpx.TransportError as trouble:
+                error: ApiError | UnreachableError = UnreachableError(
+                    f"{self._http.base_url}: {trouble or type(trouble).__name__}"
+                )
+                asked = 0.0
+            else:
+                if response.is_success:
+                    return response
+                error, asked = api_error(response), _retry_after(response)
+                if not isinstance(error, UnavailableError):
+                    raise error
+            if not patience.pause(at_least=asked):
+                raise error
+
+
+def _retry_after(response: httpx.Response) -> float:
+    """Seconds; 0 where the header is missing or a date, as only proxies send it."""
+    value = response.headers.get("Retry-After", "")
+    return float(value) if value.isdecimal() else 0.0

@@ -1,0 +1,62 @@
+"""A job as the server describes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+ENDED = frozenset({"completed", "failed", "cancelled", "expired"})
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One answer of the server about a job. `fields` is all of it; the properties are what is asked most."""
+
+    fields: dict[str, Any]
+
+    @property
+    def id(self) -> str:
+        return str(self.fields["id"])
+
+    @property
+    def status(self) -> str:
+        return str(self.fields["status"])
+
+    @property
+    def is_ended(self) -> bool:
+        return self.status in ENDED
+
+    @property
+    def texts(self) -> list[str]:
+        """The outputs, one for each of n choices."""
+        return [choice["text"] for choice in self.fields["output"]]
+
+    @property
+    def text(self) -> str:
+        """The first choice's output."""
+        return self.texts[0]
+
+    @property
+    def queue_position(self) -> int | None:
+        """0 is next; None once it has started."""
+        position: int | None = self.fields["queue_position"]
+        return position
+
+    @property
+    def eta_seconds(self) -> float | None:
+        eta: float | None = self.fields["eta_seconds"]
+        return eta
+
+    @property
+    def error(self) -> str | None:
+        """Why it failed, in words."""
+        error = self.fields["error"]
+        return None if error is None else f"{error['code']}: {error['message']}"
+
+
+@dataclass(frozen=True, slots=True)
+class JobPage:
+    """Newest first. `jobs[-1].id` is the next page's `after` where has_more."""
+
+    jobs: list[Job]
+    has_more: bool

@@ -1,0 +1,95 @@
+"""A job's events over a WebSocket, which may break: every event once, in order, to the end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import websocket
+
+from client.errors import ApiError, InvalidRequestError, NotFoundError, UnauthorizedError, UnreachableError
+from client.patience import Patience
+
+Event = dict[str, Any]
+"""`{"seq", "type": "status" | "token" | "done", ...}`, as the server's documentation has it."""
+
+SILENCE_SECONDS = 45.0
+"""The server says something every 15 s; after three times that the connection is dead."""
+
+NORMAL = 1000
+ERRORS_BY_CLOSE_CODE: dict[int, tuple[type[ApiError], int]] = {
+    4400: (InvalidRequestError, 422),
+    4401: (UnauthorizedError, 401),
+    4404: (NotFoundError, 404),
+}
+"""With the status that HTTP would have had. Other codes than these and 1000 mean: come again."""
+
+TRY_AGAIN_STATUSES = frozenset({429, 500, 502, 503, 504})
+"""Of the handshake: a proxy's while the server restarts, or the server's own."""
+
+
+class _InterruptedError(Exception):
+    """The connection broke, and may be made again."""
+
+
+def events(url: str, headers: dict[str, str], after: int, patience: Patience) -> Iterator[Event]:
+    """The events behind number `after`. Raises ApiError, and UnreachableError when patience ends."""
+    while True:
+        try:
+            for event in _connection(f"{url}?after={after}", headers, patience):
+                if event["seq"] <= after:
+                    continue
+                if event["seq"] > after + 1:
+                    raise _InterruptedError(f"event {after + 1} is missing")
+                after = event["seq"]
+                yield event
+            return
+        except _InterruptedError as interruption:
+            if not patience.pause():
+                raise UnreachableError(f"{url}: {interruption}") from None
+
+
+def _connection(url: str, headers: dict[str, str], patience: Patience) -> Iterator[Event]:
+    """What one connection brings, until the server says that this was all."""
+    with _connected(url, headers) as socket:
+        while True:
+            opcode, frame = socket.recv_data_frame(control_frame=True)
+            if opcode == websocket.ABNF.OPCODE_CLOSE:
+                _closed(frame.data)
+                return
+            patience.renew()
+            if opcode == websocket.ABNF.OPCODE_TEXT:
+                yield json.loads(frame.data)
+
+
+@contextmanager
+def _connected(url: str, headers: dict[str, str]) -> Iterator[Any]:
+    """Raises _InterruptedError for whatever may pass, and ApiError for what will not."""
+    socket = None
+    try:
+        socket = websocket.create_connection(
+            url, timeout=SILENCE_SECONDS, header=headers, suppress_origin=True
+        )
+        yield socket
+    except websocket.WebSocketBadStatusException as refusal:
+        if refusal.status_code in TRY_AGAIN_STATUSES:
+            raise _InterruptedError(f"HTTP {refusal.status_code}") from None
+        raise ApiError(refusal.status_code, f"no WebSocket at {url}: HTTP {refusal.status_code}") from None
+    except (OSError, websocket.WebSocketException) as error:
+        raise _InterruptedError(str(error)) from None
+    finally:
+        if socket is not None:
+            socket.shutdown()  # type: ignore[no-untyped-call]
+
+
+def _closed(payload: bytes) -> None:
+    """Returns where the stream has ended. Raises ApiError, or _InterruptedError to come again."""
+    code, reason = int.from_bytes(payload[:2], "big"), payload[2:].decode(errors="replace")
+    if code == NORMAL:
+        return
+    if code in ERRORS_BY_CLOSE_CODE:
+        kind, status = ERRORS_BY_CLOSE_CODE[code]
+        raise kind(status, reason)
+    raise _InterruptedError(f"closed with {code} {reason}".rstrip())

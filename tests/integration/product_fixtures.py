@@ -1,0 +1,22 @@
+"""The product for tests of what stands outside: `pytest_plugins = ["tests.integration.product_fixtures"]`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.integration.product import Web, running
+
+
+@pytest.fixture(scope="module")
+def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
+    with running(tmp_path_factory.mktemp("product")) as web:
+        yield web
+
+
+@pytest.fixture(scope="module")
+def locked_product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
+    """With an API key, `sesame`."""
+    with running(tmp_path_factory.mktemp("locked"), API_KEYS="ali:sesame") as web:
+        yield web

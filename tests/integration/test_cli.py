@@ -1,0 +1,136 @@
+"""`python -m client` against the whole product."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from client import Client
+from tests.conftest import free_port
+from tests.integration.product import Web, running
+from tests.integration.workers import ROOT
+from tests.waiting import PATIENCE_SECONDS
+
+pytest_plugins = ["tests.integration.product_fixtures"]
+
+
+def command(url: str, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "client", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"TOKENRELAY_URL": url},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(url: str, *arguments: str) -> tuple[int, str, str]:
+    """The exit code, what it printed and what it said on stderr."""
+    with command(url, *arguments) as process:
+        printed, said = process.communicate(timeout=PATIENCE_SECONDS)
+    return process.returncode, printed, said
+
+
+@pytest.fixture(scope="module")
+def single_slot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
+    """One job at a time, so that the second has to queue."""
+    with running(tmp_path_factory.mktemp("single"), MAX_NUM_SEQS="1") as web:
+        yield web
+
+
+def test_the_text_goes_to_stdout_and_nothing_else_does(product: Web) -> None:
+    assert run(product.url, "one two", "--max-tokens", "5") == (0, "one two one two one\n", "")
+
+
+def test_options_reach_the_server(product: Web) -> None:
+    code, job_id, _ = run(product.url, "hello", "--seed", "7", "--temperature", "0.5", "--detach")
+    request = httpx.get(f"{product.url}/v1/jobs/{job_id.strip()}").json()["request"]
+    assert code == 0
+    assert (request["seed"], request["temperature"]) == (7, 0.5)
+
+
+def test_a_detached_job_can_be_watched_later(product: Web) -> None:
+    _, job_id, _ = run(product.url, "one two", "--max-tokens", "3", "--detach")
+    assert run(product.url, "--watch", job_id.strip()) == (0, "one two one\n", "")
+
+
+def test_text_is_shown_while_it_comes_and_an_interrupt_cancels(product: Web) -> None:
+    with command(product.url, "tick", "--max-tokens", "4000") as process:
+        assert process.stdout is not None
+        assert process.stdout.read(4) == "tick"
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=PATIENCE_SECONDS)
+    job_id = next(word for word in said.split() if word.startswith("job_"))
+    assert process.returncode == 1
+    assert "is" in said
+    with Client(product.url) as client:
+        assert client.wait(job_id).status == "cancelled"
+
+
+def test_an_interrupt_leaves_a_watched_job_running(product: Web) -> None:
+    _, job_id, _ = run(product.url, "tick", "--max-tokens", "4000", "--detach")
+    with command(product.url, "--watch", job_id.strip()) as process:
+        assert process.stdout is not None
+        assert process.stdout.read(4) == "tick"
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 1
+    with Client(product.url) as client:
+        assert client.get(job_id.strip()).status == "in_progress"
+        client.cancel(job_id.strip())
+
+
+def test_a_reader_that_leaves_cancels(product: Web) -> None:
+    with command(product.url, "tick", "--max-tokens", "4000") as process:
+        assert process.stdout is not None
+        process.stdout.read(4)
+        process.stdout.close()
+        assert process.wait(PATIENCE_SECONDS) == 1
+        assert process.stderr is not None
+        assert "Traceback" not in process.stderr.read()
+    with Client(product.url) as client:
+        assert client.wait(client.list(limit=1).jobs[0].id).status == "cancelled"
+
+
+def test_a_waiting_job_tells_its_place(single_slot: Web) -> None:
+    with Client(single_slot.url) as client:
+        first = client.submit("busy", max_tokens=4000)
+        with command(single_slot.url, "next", "--max-tokens", "1") as process:
+            assert process.stderr is not None
+            assert process.stderr.readline().startswith("queued: next in line")
+            client.cancel(first.id)
+            printed, _ = process.communicate(timeout=PATIENCE_SECONDS)
+    assert (process.returncode, printed) == (0, "next\n")
+
+
+def test_a_job_that_fails_says_why(product: Web) -> None:
+    code, _, said = run(product.url, "word " * 5000)
+    assert code == 1
+    assert "prompt_too_long" in said
+
+
+def test_a_refused_request_says_why(product: Web) -> None:
+    code, printed, said = run(product.url, "hello", "--max-tokens", "0")
+    assert (code, printed) == (1, "")
+    assert "max_tokens" in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [(), ("hello", "--watch", "job_1"), ("--max-tokens", "many", "hello")])
+def test_wrong_usage_exits_with_2(arguments: tuple[str, ...]) -> None:
+    code, _, said = run(f"http://127.0.0.1:{free_port()}", *arguments)
+    assert code == 2
+    assert "usage:" in said
+
+
+def test_the_key_comes_from_the_environment(locked_product: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(locked_product.url, "hello")[0] == 1
+    monkeypatch.setenv("TOKENRELAY_API_KEY", "sesame")
+    assert run(locked_product.url, "hello", "--max-tokens", "1") == (0, "hello\n", "")

@@ -1,0 +1,258 @@
+"""The Python client against the whole product, with the network and the server at their worst."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from client import (
+    ApiError,
+    Client,
+    ClientError,
+    ConflictError,
+    Event,
+    InvalidRequestError,
+    NotFoundError,
+    UnauthorizedError,
+    UnavailableError,
+    UnreachableError,
+    WaitTimeoutError,
+)
+from tests.conftest import free_port
+from tests.integration.product import Web
+
+pytest_plugins = ["tests.integration.product_fixtures"]
+
+LONG = 3000
+"""Tokens; half a minute."""
+
+
+@pytest.fixture
+def client(product: Web) -> Iterator[Client]:
+    with Client(product.url) as opened:
+        yield opened
+
+
+def text_of(events: list[Event]) -> str:
+    return "".join(event["text"] for event in events if event["type"] == "token")
+
+
+def assert_whole(events: list[Event], after: int = 0) -> None:
+    assert [event["seq"] for event in events] == list(range(after + 1, after + 1 + len(events)))
+    assert events[-1]["type"] == "done"
+
+
+def test_a_job_from_submit_to_its_end(client: Client) -> None:
+    job = client.submit("once upon a time", max_tokens=6)
+    events = list(client.stream(job.id))
+    assert_whole(events)
+    assert text_of(events) == "once upon a time once upon"
+    ended = client.wait(job.id)
+    assert ended.is_ended
+    assert (ended.status, ended.text, ended.error) == ("completed", text_of(events), None)
+
+
+def test_a_stream_resumes_behind_the_event_that_it_is_told(client: Client) -> None:
+    job = client.submit("one two three", max_tokens=3)
+    client.wait(job.id)
+    assert_whole(list(client.stream(job.id, after=2)), after=2)
+    last = list(client.stream(job.id))[-1]["seq"]
+    assert list(client.stream(job.id, after=last)) == []
+
+
+def test_a_stream_outlives_killed_web_processes(client: Client, product: Web) -> None:
+    job = client.submit("tick tock", max_tokens=400)
+    events: list[Event] = []
+    for event in client.stream(job.id):
+        events.append(event)
+        if event["seq"] in (50, 150):
+            product.kill()
+            threading.Thread(target=product.start).start()
+    assert_whole(events)
+    assert text_of(events).split() == ["tick", "tock"] * 200
+
+
+def test_a_stream_outlives_an_orderly_restart(client: Client, product: Web) -> None:
+    job = client.submit("tick tock", max_tokens=300)
+    events: list[Event] = []
+    for event in client.stream(job.id):
+        events.append(event)
+        if event["seq"] == 50:
+            product.stop()
+            threading.Thread(target=product.start).start()
+    assert_whole(events)
+    assert text_of(events).split() == ["tick", "tock"] * 150
+
+
+def test_a_stream_gives_up_on_a_server_that_stays_away() -> None:
+    with (
+        Client(f"http://127.0.0.1:{free_port()}", patience_seconds=0.5) as client,
+        pytest.raises(UnreachableError),
+    ):
+        list(client.stream("job_x"))
+
+
+def test_a_call_waits_for_a_server_that_is_about_to_start(client: Client, product: Web) -> None:
+    product.kill()
+    starting = threading.Thread(target=product.start)
+    starting.start()
+    assert client.wait(client.submit("late", max_tokens=1).id).text == "late"
+    starting.join()
+
+
+def test_a_call_gives_up_on_a_server_that_stays_away() -> None:
+    with (
+        Client(f"http://127.0.0.1:{free_port()}", patience_seconds=0.5) as client,
+        pytest.raises(UnreachableError),
+    ):
+        client.submit("hello")
+
+
+def test_cancel_keeps_what_there_is(client: Client) -> None:
+    job = client.submit("tick tock", max_tokens=LONG)
+    events = client.stream(job.id)
+    while next(events)["type"] != "token":
+        pass
+    client.cancel(job.id)
+    *_, done = events
+    assert done["job"]["status"] == "cancelled"
+    assert client.get(job.id).text.startswith("tick")
+
+
+def test_a_job_that_did_not_complete_is_retried_as_a_new_one(client: Client) -> None:
+    job = client.submit("again", max_tokens=LONG)
+    client.cancel(job.id)
+    client.wait(job.id)
+    again = client.retry(job.id)
+    assert again.id != job.id
+    assert again.fields["request"]["prompt"] == "again"
+    client.cancel(again.id)
+
+
+def test_lists_page_by_page_and_deletes(client: Client) -> None:
+    ids = [client.submit(f"job {n}", max_tokens=1).id for n in range(3)]
+    for job_id in ids:
+        client.wait(job_id)
+    first = client.list(limit=2)
+    assert [job.id for job in first.jobs] == [ids[2], ids[1]]
+    assert first.has_more
+    assert client.list(limit=1, after=ids[1]).jobs[0].id == ids[0]
+    assert {job.status for job in client.list(status="completed").jobs} == {"completed"}
+    client.delete(ids[0])
+    with pytest.raises(NotFoundError):
+        client.get(ids[0])
+
+
+def test_waits_no_longer_than_told(client: Client) -> None:
+    job = client.submit("tick tock", max_tokens=LONG)
+    with pytest.raises(WaitTimeoutError, match=job.id):
+        client.wait(job.id, timeout=0.2)
+    with pytest.raises(ConflictError):
+        client.delete(job.id)
+    client.cancel(job.id)
+
+
+def test_refusals_say_what_is_wrong(client: Client) -> None:
+    with pytest.raises(InvalidRequestError, match="max_tokens") as refusal:
+        client.submit("hello", max_tokens=0)
+    assert refusal.value.status == 422
+    assert [error["field"] for error in refusal.value.errors] == ["max_tokens"]
+    with pytest.raises(InvalidRequestError, match="after"):
+        list(client.stream(client.submit("hello", max_tokens=1).id, after=-1))
+    with pytest.raises(NotFoundError):
+        list(client.stream("job_none"))
+    with pytest.raises(ClientError, match="http://"):
+        Client("localhost:8000")
+
+
+def test_with_api_keys_the_key_opens_calls_and_streams(locked_product: Web) -> None:
+    with Client(locked_product.url, "sesame") as client:
+        job = client.submit("let me in", max_tokens=3)
+        assert text_of(list(client.stream(job.id))) == "let me in"
+    with Client(locked_product.url, "guess") as stranger:
+        with pytest.raises(UnauthorizedError):
+            stranger.get(job.id)
+        with pytest.raises(UnauthorizedError):
+            list(stranger.stream(job.id))
+
+
+class Moody(BaseHTTPRequestHandler):
+    """Gives the answers of its server's list, one after the other, and notes what it was asked."""
+
+    def do_POST(self) -> None:
+        server: Any = self.server
+        server.asked.append((self.headers["Idempotency-Key"], server.answers[0][0]))
+        self.rfile.read(int(self.headers["Content-Length"]))
+        status, headers = server.answers.pop(0)
+        if status is None:
+            # The job may be there, but the answer is lost.
+            self.connection.shutdown(socket.SHUT_RDWR)
+            return
+        body = json.dumps({"id": "job_1", "detail": "busy", "code": "busy"}).encode()
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def moody_server(*answers: tuple[int | None, dict[str, str]]) -> Iterator[Any]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Moody) as server:
+        vars(server).update(answers=list(answers), asked=[])
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def test_all_tries_of_a_submit_carry_one_idempotency_key() -> None:
+    with (
+        moody_server((503, {"Retry-After": "0"}), (429, {}), (None, {}), (202, {})) as server,
+        Client(f"http://127.0.0.1:{server.server_port}") as client,
+    ):
+        assert client.submit("hello").id == "job_1"
+    keys, statuses = zip(*server.asked, strict=True)
+    assert statuses == (503, 429, None, 202)
+    assert len(set(keys)) == 1
+    assert keys[0]
+
+
+def test_two_submits_carry_two_keys() -> None:
+    with (
+        moody_server((202, {}), (202, {})) as server,
+        Client(f"http://127.0.0.1:{server.server_port}") as client,
+    ):
+        client.submit("hello")
+        client.submit("hello")
+    assert len({key for key, _ in server.asked}) == 2
+
+
+def test_a_wait_longer_than_ones_patience_is_not_begun() -> None:
+    with (
+        moody_server((429, {"Retry-After": "3600"})) as server,
+        Client(f"http://127.0.0.1:{server.server_port}") as client,
+        pytest.raises(UnavailableError, match="busy"),
+    ):
+        client.submit("hello")
+
+
+def test_a_server_error_is_not_tried_again() -> None:
+    with (
+        moody_server((500, {})) as server,
+        Client(f"http://127.0.0.1:{server.server_port}") as client,
+        pytest.raises(ApiError, match="busy"),
+    ):
+        client.submit("hello")
+    assert len(server.asked) == 1
