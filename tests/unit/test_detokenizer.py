@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
@@ -144,6 +144,7 @@ def test_byte_level_is_exact_for_any_bytes(raw: bytes, pushes: random.Random) ->
     | st.lists(st.lists(PIECES, min_size=1, max_size=3).map(b"".join), max_size=12),
     pushes=PUSHES,
 )
+@example(chunks=[b"\xf0", b"\x9f", b"\x98", b"\x80\x80", b"\xff", b"a"], pushes=random.Random(0))
 def test_byte_level_is_exact_for_any_vocabulary(chunks: list[bytes], pushes: random.Random) -> None:
     """Ids may be any pieces of bytes, and cut characters anywhere."""
 
@@ -212,6 +213,14 @@ def test_at_most_three_ids_are_held_back(name: str) -> None:
     for count, each in enumerate(ids, start=1):
         text += detokenizer.push([each])
         assert len(text) >= len(decode_of(tokenizer)(ids[: max(0, count - 3)]).rstrip(REPLACEMENT))
+
+
+def test_an_invalid_byte_spoils_no_character_before_it() -> None:
+    """Although the full decode makes U+FFFD of all neighbouring byte ids."""
+    detokenizer = Detokenizer([], decode_of(TOKENIZERS["byte-fallback"]), [])
+    cat, bad = byte_fallback_ids("猫".encode()), byte_fallback_ids(b"\xff")
+    ids = [*cat, *bad, token_id(TOKENIZERS["byte-fallback"], "a"), *bad * 4, *cat]
+    assert shown(detokenizer, ids, random.Random(1)) == "猫\ufffda\ufffd\ufffd\ufffd\ufffd猫"
 
 
 def test_a_first_word_keeps_its_space_behind_the_prompt() -> None:

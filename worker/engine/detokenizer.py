@@ -98,7 +98,7 @@ class IncrementalDecoder:
     - byte-level BPE: the full decode, whatever the ids, invalid UTF-8 included;
     - byte fallback (Llama): the full decode wherever the bytes are valid UTF-8. The full decode turns a whole
       run of byte ids into U+FFFD when anything in it is invalid, what was shown already included. That cannot
-      be streamed; here the invalid bytes become U+FFFD and the characters around them are kept.
+      be streamed; here what was shown stays, invalid bytes become U+FFFD, and behind them all is right again.
 
     An incomplete code point shows as U+FFFD at the end and is held back; `finish` returns it. Real U+FFFD is
     held back no longer than a code point may take.
@@ -181,7 +181,6 @@ class IncrementalDecoder:
         held = min(_trailing_replacements(self._text), _trailing_replacements(rest_text), unshown)
         shown = self._text[self._shown : len(self._text) - held]
         self._pending, self._text, self._shown = rest, rest_text, len(rest_text) - held
-        self._context, self._context_text = (), ""
         return shown
 
 
@@ -233,7 +232,7 @@ class StopStrings:
         length = len(self._held)
         for start in range(max(0, length - self._longest + 1), length):
             end = self._held[start:]
-            if any(len(end) < len(stop) and stop.startswith(end) for stop in self._stop):
+            if any(stop.startswith(end) for stop in self._stop):
                 return start
         return length
 
