@@ -10,9 +10,9 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import gevent  # type: ignore[import-untyped]
+import gevent
 from flask import request
-from gevent.socket import wait_read  # type: ignore[import-untyped]
+from gevent.socket import wait_read
 
 
 def request_socket() -> socket.socket | None:

@@ -1,11 +1,12 @@
 """gunicorn's configuration. WEB_CONCURRENCY, GUNICORN_CMD_ARGS and FORWARDED_ALLOW_IPS are gunicorn's own."""
 
 # ruff: noqa: E402, N999
-from gevent import monkey  # type: ignore[import-untyped]
+from gevent import monkey
 
 # Before anything of ours is imported, or locks and sockets of the old kind stay in use.
 monkey.patch_all()
 
+import logging
 import os
 import resource
 import sys
@@ -36,8 +37,11 @@ forwarded_allow_ips = os.environ.get("FORWARDED_ALLOW_IPS", "")
 """Nobody's X-Forwarded-Proto is believed unless the operator names the proxy. A proxy has to pass Host on."""
 
 accesslog = None
-loglevel = "info"
 control_socket_disable = True
+
+logging.basicConfig(
+    level=logging.INFO, format="[%(asctime)s] [%(process)d] [%(levelname)s] %(name)s: %(message)s"
+)
 
 # A soft limit of 1024 descriptors is a common default, and would be the limit of streams.
 _, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -7,7 +7,7 @@ import socket
 from types import FrameType
 from typing import Any
 
-import gevent  # type: ignore[import-untyped]
+import gevent
 from gunicorn.workers.ggevent import GeventWorker
 
 from tasks.reaper import Reaper

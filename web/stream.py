@@ -98,7 +98,7 @@ def stream(ws: Server, job_id: str) -> None:
     ws.input_buffer = _Discarded()
     try:
         reader = _open(job_id)
-        ws.event = _Departure(ws, reader)
+        ws.sock.when_closed(reader.leave)
         _relay(ws, reader)
         _close(ws, NORMAL)
     except tuple(CLOSE_CODES) as error:
@@ -161,15 +161,3 @@ class _Discarded(list[object]):
 
     def append(self, _: object) -> None:
         pass
-
-
-class _Departure:
-    """Takes the place of the event that simple-websocket sets when its client says something or leaves."""
-
-    def __init__(self, ws: Server, reader: Reader) -> None:
-        self._ws = ws
-        self._reader = reader
-
-    def set(self) -> None:
-        if not self._ws.connected:
-            self._reader.leave()

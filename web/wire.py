@@ -11,9 +11,11 @@ from __future__ import annotations
 import select
 import socket
 import threading
+from collections.abc import Callable
+from contextlib import suppress
 
-from gevent.monkey import get_original  # type: ignore[import-untyped]
-from gevent.socket import wait_write  # type: ignore[import-untyped]
+from gevent.monkey import get_original
+from gevent.socket import wait_write
 
 STALL_SECONDS = 20.0
 """A reader whose buffer takes nothing for this long is too slow."""
@@ -37,6 +39,8 @@ class Wire:
         self._lock = threading.Lock()
         self._is_stalled = False
         self._is_mid_frame = False
+        self._is_closed = False
+        self._on_close: Callable[[], None] | None = None
         # gevent's poll would turn the event loop over for each frame.
         self._poll: select.poll = get_original("select", "poll")()
         self._poll.register(client.fileno(), select.POLLOUT)
@@ -58,7 +62,20 @@ class Wire:
         return self._client.recv(size)
 
     def close(self) -> None:
-        self._client.close()
+        """simple-websocket's receiving greenlet calls it at its end, whatever the reason.
+
+        The descriptor stays gunicorn's to close: here another greenlet may still wait to write to it.
+        """
+        with suppress(OSError):
+            self._client.shutdown(socket.SHUT_RDWR)
+        self._is_closed = True
+        if self._on_close:
+            self._on_close()
+
+    def when_closed(self, call: Callable[[], None]) -> None:
+        self._on_close = call
+        if self._is_closed:
+            call()
 
     def _send_all(self, rest: memoryview) -> None:
         while rest:

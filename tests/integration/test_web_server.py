@@ -100,6 +100,19 @@ def test_a_request_in_progress_is_served_while_the_server_stops(
         assert server.process.wait(PATIENCE_SECONDS) == 0
 
 
+def test_forwarded_headers_are_believed_from_named_proxies_only(
+    redis_of_web: RedisServer, server: Server, client: httpx.Client, tmp_path: Path
+) -> None:
+    headers = {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "evil.example"}
+    job = client.post("/v1/jobs", json={"prompt": "x"}, headers=headers).json()
+    assert job["urls"]["self"].startswith(server.url)
+    with serving(redis_of_web.url, tmp_path, FORWARDED_ALLOW_IPS="127.0.0.1") as behind:
+        headers["Host"] = "api.example"
+        job = httpx.post(f"{behind.url}/v1/jobs", json={"prompt": "x"}, headers=headers).json()
+    assert job["urls"]["self"].startswith("https://api.example/v1/jobs/")
+    assert job["urls"]["stream"].startswith("wss://api.example/v1/jobs/")
+
+
 @pytest.fixture
 def pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(site, "PAGES", tmp_path)

@@ -526,7 +526,9 @@ def test_a_page_from_elsewhere_may_not_read_along_without_keys(server: Server, c
             assert opened.recv(65536).startswith(b"HTTP/1.1 %d " % status), origin
 
 
-def test_what_clients_say_does_no_harm(server: Server, client: httpx.Client, player: Player) -> None:
+def test_what_clients_say_does_no_harm(
+    server: Server, client: httpx.Client, player: Player, web_redis: Redis
+) -> None:
     job_id = submit(client)
     run = player.start(job_id)
     with websocket(server, job_id) as talker:
@@ -537,6 +539,7 @@ def test_what_clients_say_does_no_harm(server: Server, client: httpx.Client, pla
         assert [read(talker)["type"], read(talker)["type"]] == ["status", "token"]
         talker.send("x" * 5000)
         assert read_to_close(talker)[1] == 1009
+        eventually(lambda: no_channels(web_redis))
     with slow_socket(server, f"/v1/jobs/{job_id}/stream", *HANDSHAKE) as garbage:
         garbage.recv(4096)
         garbage.sendall(b"\xff" * 100)
