@@ -1,0 +1,126 @@
+"""The playground page in a real browser, against the whole product."""
+
+from __future__ import annotations
+
+import re
+import threading
+
+import httpx
+import pytest
+from playwright.sync_api import Page, expect
+
+from client import Client
+from tests.integration.product import Web
+from tests.waiting import PATIENCE_SECONDS
+
+pytest_plugins = ["tests.integration.product_fixtures"]
+
+expect.set_options(timeout=PATIENCE_SECONDS * 1000)
+
+
+def generate(page: Page, prompt: str, max_tokens: int) -> None:
+    page.get_by_label("Prompt").fill(prompt)
+    page.get_by_label("Max tokens").fill(str(max_tokens))
+    page.get_by_role("button", name="Generate").click()
+
+
+def test_tokens_come_while_one_watches(page: Page, product: Web) -> None:
+    page.goto(product.url)
+    generate(page, "tick tock", 400)
+    expect(page.locator("#status")).to_have_text("in progress")
+    expect(page.locator("#output")).to_contain_text("tick tock tick")
+    expect(page.locator("#status")).to_contain_text("completed · 400 tokens")
+    assert page.locator("#output").inner_text().split() == ["tick", "tock"] * 200
+
+
+def test_the_options_reach_the_job(page: Page, product: Web) -> None:
+    page.goto(product.url)
+    page.get_by_label("Temperature").fill("0.3")
+    page.get_by_label("Seed").fill("42")
+    generate(page, "hello", 7)
+    expect(page.locator("#status")).to_contain_text("completed · 7 tokens")
+    with Client(product.url) as client:
+        request = client.list(limit=1).jobs[0].fields["request"]
+    assert (request["prompt"], request["temperature"], request["seed"]) == ("hello", 0.3, 42)
+
+
+def test_cancel_keeps_the_text(page: Page, product: Web) -> None:
+    page.goto(product.url)
+    generate(page, "tick", 4000)
+    expect(page.locator("#output")).to_contain_text("tick tick")
+    page.get_by_role("button", name="Cancel", exact=True).click()
+    expect(page.locator("#status")).to_contain_text("cancelled")
+    expect(page.locator("#output")).to_contain_text("tick tick")
+    expect(page.get_by_role("button", name="Cancel", exact=True)).to_be_disabled()
+
+
+def test_a_stream_goes_on_when_the_web_comes_back(page: Page, product: Web) -> None:
+    page.goto(product.url)
+    generate(page, "tick tock", 600)
+    expect(page.locator("#output")).to_contain_text("tick tock tick")
+    product.kill()
+    expect(page.locator("#status")).to_contain_text("connection lost")
+    starting = threading.Thread(target=product.start)
+    starting.start()
+    expect(page.locator("#status")).to_contain_text("completed · 600 tokens")
+    starting.join()
+    assert page.locator("#output").inner_text().split() == ["tick", "tock"] * 300
+
+
+def test_a_reload_finds_the_job_again(page: Page, product: Web) -> None:
+    page.goto(product.url)
+    generate(page, "again and", 4)
+    expect(page.locator("#status")).to_contain_text("completed")
+    page.reload()
+    expect(page.locator("#output")).to_have_text("again and again and")
+
+
+def test_recent_jobs_can_be_opened_from_the_keyboard(page: Page, product: Web) -> None:
+    with Client(product.url) as client:
+        client.wait(client.submit("from elsewhere", max_tokens=2, n=2).id)
+    page.goto(product.url)
+    recent = page.get_by_role("button", name=re.compile("completed.*from elsewhere")).first
+    recent.press("Enter")
+    expect(page.locator("#output p")).to_have_text(["from elsewhere", "from elsewhere"])
+
+
+def test_what_looks_like_html_is_shown_as_text(page: Page, product: Web) -> None:
+    page.goto(product.url)
+    prompt = "<img src=x onerror=alert(1)> <b>bold</b>"
+    generate(page, prompt, 4)
+    expect(page.locator("#status")).to_contain_text("completed")
+    expect(page.locator("#output")).to_have_text(prompt)
+    expect(page.locator("#asked")).to_have_text(prompt)
+    expect(page.locator("#recent img, #output img, #output b")).to_have_count(0)
+
+
+def test_a_refusal_is_told(page: Page, product: Web) -> None:
+    page.goto(product.url)
+    # The field's own check would not let it through.
+    page.locator("#job-form").evaluate("form => { form.noValidate = true }")
+    generate(page, "hello", 0)
+    expect(page.get_by_role("alert")).to_contain_text("max_tokens")
+
+
+def test_the_health_line_tells_of_the_worker(page: Page, product: Web) -> None:
+    page.goto(product.url)
+    expect(page.locator("#health")).to_contain_text("echo · 1 worker")
+
+
+def test_a_key_is_asked_for_and_used(page: Page, locked_product: Web) -> None:
+    page.goto(locked_product.url)
+    expect(page.get_by_role("alert")).to_contain_text("API key")
+    page.get_by_label("API key").fill("sesame")
+    page.get_by_role("button", name="Use").click()
+    expect(page.locator("#health")).to_contain_text("echo · 1 worker")
+    expect(page.get_by_label("API key")).to_be_hidden()
+    generate(page, "let me in", 3)
+    expect(page.locator("#output")).to_have_text("let me in")
+    assert page.evaluate("localStorage.length") == 0
+
+
+@pytest.mark.parametrize("path", ["/", "/static/app.js", "/static/style.css"])
+def test_the_page_needs_no_key_and_nothing_from_elsewhere(locked_product: Web, path: str) -> None:
+    answer = httpx.get(locked_product.url + path)
+    assert answer.status_code == 200
+    assert not re.search(r"https?://(?!www\.w3\.org/)", answer.text)

@@ -1,0 +1,199 @@
+// The page: one job in view, and what the server does.
+
+import { ApiError, call, setKey } from "./api.js";
+import { follow } from "./stream.js";
+
+const REFRESH_MS = 2000;
+const RECENT_JOBS = 10;
+const ENDED = new Set(["completed", "failed", "cancelled", "expired"]);
+
+const $ = (id) => document.getElementById(id);
+let current = null; // { id, status, line, stop }
+
+// --- the job in view ---
+
+async function submit() {
+  const request = {
+    prompt: $("prompt").value,
+    max_tokens: $("max-tokens").valueAsNumber,
+    temperature: $("temperature").valueAsNumber,
+  };
+  if ($("seed").value !== "") request.seed = $("seed").valueAsNumber;
+  const job = await call("POST", "/v1/jobs", request);
+  show(job);
+  refresh();
+}
+
+function show(job) {
+  current?.stop();
+  $("result").hidden = false;
+  $("asked").textContent = promptOf(job);
+  $("output").replaceChildren();
+  current = { id: job.id };
+  // With the id in the address, a reload finds the job again.
+  history.replaceState(null, "", `#${job.id}`);
+  showStatus(job);
+  current.stop = follow(job.id, {
+    onEvent,
+    onTrouble: (isBroken) => say(isBroken ? "connection lost, trying again …" : current.line),
+    onRefused: tell,
+  });
+}
+
+function onEvent(event) {
+  if (event.type === "token") choice(event.index).append(event.text);
+  if (event.type === "status") showStatus(event);
+  if (event.type === "done") {
+    showStatus(event.job);
+    refresh();
+  }
+}
+
+/** The paragraph of one of the job's n outputs. */
+function choice(index) {
+  while ($("output").children.length <= index) $("output").append(document.createElement("p"));
+  return $("output").children[index];
+}
+
+function showStatus(job) {
+  current.status = job.status;
+  current.line = statusLine(job);
+  $("cancel").disabled = ENDED.has(job.status);
+  say(current.line);
+}
+
+function statusLine(job) {
+  const parts = [job.status.replace("_", " ")];
+  if (job.status === "queued") {
+    parts.push(job.reason);
+    if (job.eta_seconds !== null) parts.push(`about ${Math.ceil(job.eta_seconds)} s`);
+  }
+  if (job.attempt > 1) parts.push(`attempt ${job.attempt}`);
+  if (ENDED.has(job.status)) {
+    parts.push(`${job.usage.completion_tokens} tokens`);
+    if (job.metrics.tokens_per_second !== null) parts.push(`${job.metrics.tokens_per_second} tokens/s`);
+    if (job.error) parts.push(job.error.message);
+  }
+  return parts.filter(Boolean).join(" · ");
+}
+
+const say = (line) => {
+  $("status").textContent = line;
+};
+
+function promptOf({ request }) {
+  return request.prompt ?? request.messages.map((message) => message.content).join("\n");
+}
+
+// --- the server and the recent jobs ---
+
+async function refresh() {
+  const [health, recent, waiting] = await Promise.all([
+    call("GET", "/health"),
+    call("GET", `/v1/jobs?limit=${RECENT_JOBS}`),
+    current?.status === "queued" ? call("GET", `/v1/jobs/${current.id}`) : null,
+  ]);
+  showHealth(health);
+  showRecent(recent.data);
+  // It may have started, or another job may be in view, since the question was asked.
+  if (waiting?.status === "queued" && waiting.id === current.id && current.status === "queued") {
+    showStatus(waiting);
+  }
+}
+
+function showHealth({ jobs, workers }) {
+  $("health").classList.toggle("bad", workers.length === 0);
+  if (workers.length === 0) {
+    $("health").textContent = "no worker is alive: jobs wait";
+    return;
+  }
+  const sum = (name) => workers.reduce((total, worker) => total + worker[name], 0);
+  const models = new Set(workers.map((worker) => worker.model));
+  $("health").textContent = [
+    [...models].join(", "),
+    `${workers.length} worker${workers.length > 1 ? "s" : ""}`,
+    `${sum("running")} of ${sum("slots")} slots busy`,
+    `${jobs.queued ?? 0} queued`,
+    `${Math.round(sum("tokens_per_second"))} tokens/s`,
+  ].join(" · ");
+}
+
+function showRecent(jobs) {
+  $("no-jobs").hidden = jobs.length > 0;
+  const focused = document.activeElement?.dataset?.job;
+  $("recent").replaceChildren(...jobs.map(recentJob));
+  if (focused) document.querySelector(`[data-job="${CSS.escape(focused)}"]`)?.focus();
+}
+
+function recentJob(job) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.dataset.job = job.id;
+  button.append(
+    span(job.status, job.status.replace("_", " ")),
+    span("prompt", promptOf(job)),
+    span("time", new Date(job.created_at).toLocaleTimeString()),
+  );
+  button.onclick = () => show(job);
+  const item = document.createElement("li");
+  item.append(button);
+  return item;
+}
+
+function span(className, text) {
+  const element = document.createElement("span");
+  element.className = className;
+  element.textContent = text;
+  return element;
+}
+
+// --- what goes wrong ---
+
+/** Run it; what goes wrong is said on the page, and a missing key asked for. */
+async function attempt(action) {
+  try {
+    await action();
+    tell("");
+  } catch (error) {
+    if (error instanceof ApiError && error.status === 401) $("key-form").hidden = false;
+    tell(error instanceof ApiError ? error.message : "the server cannot be reached");
+  }
+}
+
+function showAway(error) {
+  const isRefused = error instanceof ApiError;
+  $("health").classList.add("bad");
+  $("health").textContent = isRefused ? error.message : "the server cannot be reached, trying again …";
+}
+
+function tell(problem) {
+  $("problem").hidden = problem === "";
+  $("problem").textContent = problem;
+}
+
+// --- wiring ---
+
+$("job-form").onsubmit = (event) => {
+  event.preventDefault();
+  attempt(submit);
+};
+$("prompt").onkeydown = (event) => {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) $("job-form").requestSubmit();
+};
+$("cancel").onclick = () => attempt(() => call("POST", `/v1/jobs/${current.id}/cancel`));
+$("key-form").onsubmit = (event) => {
+  event.preventDefault();
+  setKey($("key").value);
+  $("key-form").hidden = true;
+  attempt(begin);
+};
+
+async function begin() {
+  if (location.hash && !current) show(await call("GET", `/v1/jobs/${encodeURIComponent(location.hash.slice(1))}`));
+  await refresh();
+}
+
+attempt(begin);
+setInterval(() => {
+  if (!document.hidden && $("key-form").hidden) refresh().catch(showAway);
+}, REFRESH_MS);
