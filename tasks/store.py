@@ -27,13 +27,17 @@ from tasks.errors import (
 from tasks.job import Job, Status
 from tasks.log import Entry, parse_entry
 from tasks.record import job_from_record
-from tasks.request import MAX_SEED, JobRequest, Priority
+from tasks.request import JobRequest, Priority
 from tasks.scripts import Ring, Scripts, as_offers
 from tasks.settings import Settings
 
 PRIORITY_BONUS_TOKENS = {Priority.HIGH: 16_384, Priority.NORMAL: 0, Priority.LOW: -16_384}
 """A head start in fair tags, worth 256 jobs of the default length: enough to pass any queue that a
 person sees, bounded so that nobody waits for ever."""
+
+
+MAX_DRAWN_SEED = 2**53
+"""JavaScript's numbers are exact up to here: a client shall be able to send a drawn seed back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +72,7 @@ class Store:
         model = request.model or self._settings.model
         accepted = request.model_dump(mode="json", exclude_none=True) | {"model": model}
         body_hash = _hash(accepted)
-        accepted.setdefault("seed", secrets.randbelow(MAX_SEED + 1))
+        accepted.setdefault("seed", secrets.randbelow(MAX_DRAWN_SEED))
         return self._submit(accepted, body_hash, owner, idempotency_key)
 
     def retry(self, job_id: str, owner: str, idempotency_key: str | None = None) -> Submission:

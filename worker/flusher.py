@@ -194,6 +194,9 @@ class Flusher:
             requests = held.run.start(self._engine)
         except EngineError as error:
             held.run.fail(error.code, error.detail, FinishReason.ERROR)
+        except Exception as error:  # Whatever a tokenizer raises concerns this prompt only.
+            logger.exception("%s could not be tokenized", held.run.job_id)
+            held.run.fail("engine_error", f"the prompt could not be tokenized: {error}", FinishReason.ERROR)
         else:
             for request in requests:
                 self._loop.add_request(request)

@@ -39,14 +39,15 @@ class TaskTicket:
         self._run_body = run_body
         self._callback = callback
         self._accept = accept
+        self._accepted_at = time.monotonic()
 
     @property
     def job_id(self) -> str:
         return self._job_id
 
     def accepted(self) -> None:
-        accepted_at = time.monotonic()
-        self._pool.on_celery_thread(lambda: self._accept(os.getpid(), accepted_at))
+        self._accepted_at = time.monotonic()
+        self._pool.on_celery_thread(lambda: self._accept(os.getpid(), self._accepted_at))
 
     def ended(self, finish: Finish | None) -> None:
         self._pool.on_celery_thread(lambda: self._conclude(finish))
@@ -63,7 +64,9 @@ class TaskTicket:
             self._callback((1, _exception_info(Terminated("cancelled")), 0.0))
         else:
             outcomes[self._job_id] = finish
-            self._callback(self._run_body())
+            seconds = time.monotonic() - self._accepted_at
+            failed, result, _ = self._run_body()
+            self._callback((failed, result, seconds))
 
 
 class EnginePool(BasePool):

@@ -27,6 +27,7 @@ class ChoiceRun:
     """Ids not logged yet."""
     text: str = ""
     """Text to show that is not logged yet."""
+    is_end_unlogged: bool = False
 
     @property
     def is_running(self) -> bool:
@@ -37,7 +38,7 @@ class ChoiceRun:
             self.token_ids.append(token_id)
             self.text += self.detokenizer.push((token_id,))
             if self.detokenizer.stopped:
-                self.finish_reason = FinishReason.STOP
+                self._finish(FinishReason.STOP)
                 return
         if output.finish_reason:
             self.end(output.finish_reason)
@@ -45,14 +46,17 @@ class ChoiceRun:
     def end(self, reason: FinishReason) -> None:
         """Show what was held back; a stop string may complete itself in it."""
         self.text += self.detokenizer.finish()
-        self.finish_reason = FinishReason.STOP if self.detokenizer.stopped else reason
+        self._finish(FinishReason.STOP if self.detokenizer.stopped else reason)
+
+    def _finish(self, reason: FinishReason) -> None:
+        self.finish_reason, self.is_end_unlogged = reason, True
 
     def take_entry(self, index: int) -> TokenEntry | None:
         """What the log lacks, as an entry. Ids whose text is all held back wait for the next one."""
-        if not (self.text or (self.finish_reason and self.token_ids)):
+        if not (self.text or self.is_end_unlogged):
             return None
         entry = TokenEntry(index, tuple(self.token_ids), self.text, self.finish_reason)
-        self.token_ids, self.text = [], ""
+        self.token_ids, self.text, self.is_end_unlogged = [], "", False
         return entry
 
 
@@ -165,7 +169,10 @@ class JobRun:
         sequence = EngineRequest(
             _request_id(self.token, choice.index), prompt.token_ids, output_ids, sampling
         )
-        return ChoiceRun(sequence, detokenizer, choice.finish_reason)
+        run = ChoiceRun(sequence, detokenizer, choice.finish_reason)
+        if run.is_running and len(output_ids) >= sampling.max_tokens:
+            run.end(FinishReason.LENGTH)  # The worker before this one had room for more.
+        return run
 
     def _running(self) -> Iterator[ChoiceRun]:
         return (choice for choice in self._choices if choice.is_running)

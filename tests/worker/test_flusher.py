@@ -1,0 +1,217 @@
+"""The flusher with a real engine and a real Redis; the test plays Celery."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks import keys
+from tasks.connection import connect
+from tasks.job import FinishReason, Job, Status
+from tasks.leases import Finish, Leases
+from tasks.log import StatusEntry, TokenEntry
+from tasks.request import parse_request
+from tasks.scripts import Offer
+from tasks.settings import EngineKind, Settings
+from tasks.store import Store
+from tests.conftest import free_port, start_redis
+from tests.waiting import PATIENCE_SECONDS, eventually
+from worker.engine.echo import EchoEngine
+from worker.flusher import Flusher
+
+LONG = {"max_tokens": 3000}
+
+
+class CeleryTask:
+    """A task as the pool holds it; `outcome` is there when the worker is done with it."""
+
+    def __init__(self, job_id: str) -> None:
+        self.job_id = job_id
+        self.was_accepted = False
+        self.outcome: queue.SimpleQueue[Finish | None] = queue.SimpleQueue()
+
+    def accepted(self) -> None:
+        self.was_accepted = True
+
+    def ended(self, finish: Finish | None) -> None:
+        self.outcome.put(finish)
+
+    def wait(self) -> Finish | None:
+        return self.outcome.get(timeout=PATIENCE_SECONDS)
+
+
+class Worker:
+    """A flusher whose offers are delivered by hand, or by themselves with `deliver`."""
+
+    def __init__(self, settings: Settings, deliver: bool = True) -> None:
+        self.redis: Any = connect(settings)
+        self.tasks: dict[str, CeleryTask] = {}
+        self.deliver = deliver
+        self.store = Store(self.redis, settings, self.ring)
+        leases = Leases(connect(settings), settings, self.ring)
+        self.flusher = Flusher(EchoEngine(settings), leases, settings, "w1")
+
+    def ring(self, offers: Sequence[Offer]) -> None:
+        for _, job_id in offers:
+            if self.deliver and job_id not in self.tasks:
+                self.send(job_id)
+
+    def send(self, job_id: str) -> CeleryTask:
+        task = self.tasks[job_id] = CeleryTask(job_id)
+        self.flusher.submit(task)
+        return task
+
+    def submit(self, **body: Any) -> str:
+        return self.store.submit(parse_request({"prompt": "a b", **body}), "ada").job_id
+
+    def wait(self, job_id: str) -> Finish | None:
+        return eventually(lambda: self.tasks.get(job_id)).wait()  # type: ignore[union-attr]
+
+    def started(self, job_id: str) -> Job:
+        eventually(lambda: self.store.get(job_id).completion_tokens)
+        return self.store.get(job_id)
+
+    def end(self) -> None:
+        self.flusher.drain(0)
+        eventually(lambda: not self.flusher.is_alive())
+
+
+@pytest.fixture
+def settings(redis_url: str) -> Settings:
+    return Settings(
+        redis_url=redis_url,
+        engine=EngineKind.ECHO,
+        max_num_seqs=4,
+        lease_seconds=1,
+        echo_step_seconds=0.005,
+    )
+
+
+@pytest.fixture
+def worker(settings: Settings) -> Iterator[Worker]:
+    running = Worker(settings)
+    running.flusher.start()
+    yield running
+    running.end()
+
+
+def test_a_job_from_claim_to_end(worker: Worker) -> None:
+    job_id = worker.submit(max_tokens=4, n=2)
+    assert worker.wait(job_id) == Finish(Status.COMPLETED)
+    job = worker.store.get(job_id)
+    assert [choice.text for choice in job.output] == ["a b a b"] * 2
+    assert (job.prompt_tokens, job.completion_tokens) == (2, 8)
+    assert worker.tasks[job_id].was_accepted
+
+
+def test_a_task_without_an_offer_is_refused(worker: Worker) -> None:
+    task = worker.send("job_unknown")
+    assert task.wait() is None
+    assert not task.was_accepted
+
+
+def test_cancel_frees_the_slots_for_the_next_job(worker: Worker) -> None:
+    wide = worker.submit(n=4, **LONG)
+    worker.started(wide)
+    waiting = worker.submit(n=4, max_tokens=2)
+    worker.store.cancel(wide)
+    finish = worker.wait(wide)
+    assert finish == Finish(Status.CANCELLED)
+    assert worker.wait(waiting) == Finish(Status.COMPLETED)
+    choices = worker.store.get(wide).output
+    assert [choice.finish_reason for choice in choices] == [FinishReason.CANCELLED] * 4
+    assert all(choice.text.startswith("a b") for choice in choices)
+
+
+def test_timeout_keeps_partial_output(worker: Worker) -> None:
+    job_id = worker.submit(timeout=0.3, **LONG)
+    finish = worker.wait(job_id)
+    job = worker.store.get(job_id)
+    assert finish == Finish(Status.FAILED, job.error)
+    assert (job.status, job.output[0].finish_reason) == (Status.FAILED, FinishReason.TIMEOUT)
+    assert job.output[0].text.startswith("a b")
+
+
+def test_an_over_long_prompt_fails_with_the_numbers(worker: Worker) -> None:
+    job_id = worker.submit(prompt="w " * 4096)
+    worker.wait(job_id)
+    error = worker.store.get(job_id).error
+    assert error is not None
+    assert (error.code, "4096" in error.message) == ("prompt_too_long", True)
+
+
+def test_a_job_that_moved_on_is_dropped(worker: Worker) -> None:
+    job_id = worker.submit(**LONG)
+    worker.started(job_id)
+    worker.redis.hset(keys.job(job_id), "token", "another worker's")
+    before = worker.store.read_log(job_id)
+    assert worker.wait(job_id) is None
+    after = worker.store.read_log(job_id)
+    assert len(after) <= len(before) + 1, "at most what was under way when the token changed"
+    short = worker.submit(max_tokens=1)
+    assert worker.wait(short) == Finish(Status.COMPLETED)
+
+
+def test_leases_are_renewed_without_new_tokens(worker: Worker, settings: Settings) -> None:
+    """A long step: the whole batch would lose its leases if only tokens renewed them."""
+    job_id = worker.submit(stop="never", max_tokens=3000)
+    worker.started(job_id)
+    first = worker.redis.zscore(keys.leases("echo"), job_id)
+    eventually(lambda: worker.redis.zscore(keys.leases("echo"), job_id) > first + settings.lease_seconds)
+    assert len(worker.store.get(job_id).attempts) == 1
+
+
+def test_drain_gives_back_what_does_not_end_in_time(settings: Settings) -> None:
+    first = Worker(settings)
+    first.flusher.start()
+    job_id = first.submit(prompt=" ".join(f"w{i}" for i in range(500)), max_tokens=500)
+    first.started(job_id)
+    first.deliver = False
+    first.end()
+    assert first.tasks[job_id].wait() is None
+    assert first.store.get(job_id).attempts[0].reason == "drained"
+    assert first.store.workers() == []
+    second = Worker(settings)
+    second.flusher.start()
+    assert second.wait(job_id) == Finish(Status.COMPLETED)
+    job = second.store.get(job_id)
+    assert job.output[0].text == " ".join(f"w{i}" for i in range(500))
+    assert [attempt.number for attempt in job.attempts] == [1, 2]
+    second.end()
+
+
+def test_entries_that_redis_lost_come_again(worker: Worker) -> None:
+    """Redis came back without its last second: the log is whole again, in the same order."""
+    job_id = worker.submit(prompt=" ".join(f"w{i}" for i in range(400)), max_tokens=400)
+    worker.started(job_id)
+    eventually(lambda: worker.redis.llen(keys.log(job_id)) > 20)
+    worker.redis.ltrim(keys.log(job_id), 0, 9)
+    assert worker.wait(job_id) == Finish(Status.COMPLETED)
+    entries = worker.store.read_log(job_id)
+    tokens = [entry for entry in entries if isinstance(entry, TokenEntry)]
+    assert [i for entry in tokens for i in entry.token_ids] == list(range(400))
+    assert sum(isinstance(entry, StatusEntry) for entry in entries) == 1
+
+
+def test_redis_away_costs_time_and_nothing_else(tmp_path: Path) -> None:
+    port, durable = free_port(), ("--appendonly", "yes", "--appendfsync", "always")
+    process, url = start_redis(tmp_path, *durable, port=port)
+    settings = Settings(
+        redis_url=url, engine=EngineKind.ECHO, max_num_seqs=4, lease_seconds=1, echo_step_seconds=0.005
+    )
+    worker = Worker(settings)
+    worker.flusher.start()
+    job_id = worker.submit(prompt=" ".join(f"w{i}" for i in range(300)), max_tokens=300)
+    worker.started(job_id)
+    process.kill()
+    process.wait()
+    process, _ = start_redis(tmp_path, *durable, port=port)
+    assert worker.wait(job_id) == Finish(Status.COMPLETED)
+    assert worker.store.get(job_id).output[0].token_ids == list(range(300))
+    worker.end()
+    process.kill()
+    process.wait()

@@ -1,0 +1,206 @@
+"""A job on a worker, without Redis: what it hands to the engine and what it wants written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tasks.errors import PromptTooLongError
+from tasks.job import FinishReason, Status
+from tasks.leases import Claim, Finish
+from tasks.log import Entry, StatusEntry, TokenEntry
+from tasks.request import parse_request
+from tasks.settings import EngineKind, Settings
+from worker.engine.base import EngineRequest, RequestOutput
+from worker.engine.echo import EchoEngine
+from worker.run import JobRun
+
+
+@pytest.fixture
+def engine() -> EchoEngine:
+    return EchoEngine(Settings(engine=EngineKind.ECHO, max_num_seqs=8, max_model_len=20, echo_step_seconds=0))
+
+
+def job_run(entries: list[Entry] | None = None, **body: Any) -> JobRun:
+    request = parse_request({"prompt": "a b c", "max_tokens": 6, **body})
+    return JobRun(Claim("job_1", "token", request, 0, entries or [StatusEntry(1)]))
+
+
+def step(run: JobRun, engine: EchoEngine) -> list[str]:
+    """One step; the ids of sequences that the engine shall abort."""
+    outputs = engine.step()
+    return [output.request_id for output in outputs if run.push(output)]
+
+
+def start(run: JobRun, engine: EchoEngine) -> list[EngineRequest]:
+    requests = run.start(engine)
+    for request in requests:
+        engine.add_request(request)
+    return requests
+
+
+def test_each_step_becomes_an_entry(engine: EchoEngine) -> None:
+    run = job_run()
+    start(run, engine)
+    step(run, engine)
+    write = run.next_write()
+    assert (write.base, write.prompt_tokens, write.finish) == (1, 3, None)
+    assert write.entries == [TokenEntry(0, (0,), "a")]
+    run.flushed_up_to(2)
+    step(run, engine)
+    step(run, engine)
+    assert run.next_write().entries == [TokenEntry(0, (1, 2), " b c")]
+
+
+def test_the_last_entry_carries_the_end(engine: EchoEngine) -> None:
+    run = job_run(max_tokens=2)
+    start(run, engine)
+    step(run, engine)
+    step(run, engine)
+    write = run.next_write()
+    assert write.entries == [TokenEntry(0, (0, 1), "a b", FinishReason.LENGTH)]
+    assert write.finish == Finish(Status.COMPLETED)
+
+
+def test_choices_are_sequences_of_their_own(engine: EchoEngine) -> None:
+    run = job_run(n=3, max_tokens=1)
+    assert [request.sampling.choice for request in start(run, engine)] == [0, 1, 2]
+    step(run, engine)
+    assert [entry.choice for entry in run.next_write().entries] == [0, 1, 2]
+
+
+def test_an_attempt_continues_where_the_log_ends(engine: EchoEngine) -> None:
+    log: list[Entry] = [StatusEntry(1), TokenEntry(0, (0, 1, 2, 3), "a b c a"), StatusEntry(2)]
+    run = job_run(log)
+    (request,) = start(run, engine)
+    assert request.output_ids == (0, 1, 2, 3)
+    step(run, engine)
+    step(run, engine)
+    write = run.next_write()
+    assert write.base == 3
+    assert write.entries == [TokenEntry(0, (4, 5), " b c", FinishReason.LENGTH)]
+
+
+def test_ended_choices_of_an_earlier_attempt_do_not_run_again(engine: EchoEngine) -> None:
+    ended = TokenEntry(0, (0, 1, 2, 3, 4, 5), "a b c a b c", FinishReason.LENGTH)
+    run = job_run([StatusEntry(1), ended, StatusEntry(2)], n=2)
+    assert [request.sampling.choice for request in start(run, engine)] == [1]
+
+
+def test_killed_between_the_last_token_and_the_end_only_ends(engine: EchoEngine) -> None:
+    ended = TokenEntry(0, (0, 1, 2, 3, 4, 5), "a b c a b c", FinishReason.LENGTH)
+    run = job_run([StatusEntry(1), ended, StatusEntry(2)])
+    assert start(run, engine) == []
+    write = run.next_write()
+    assert (write.base, write.entries, write.finish) == (3, [], Finish(Status.COMPLETED))
+
+
+def test_a_stop_string_ends_the_choice_and_shows_nothing_of_itself(engine: EchoEngine) -> None:
+    run = job_run(stop=" c a")
+    (request,) = start(run, engine)
+    aborted: list[str] = []
+    while not run.finish:
+        aborted += step(run, engine)
+    assert aborted == [request.request_id]
+    text = "".join(entry.text for entry in run.next_write().entries if isinstance(entry, TokenEntry))
+    assert text == "a b"
+    assert run.next_write().entries[-1].finish_reason is FinishReason.STOP
+
+
+def test_held_back_ids_are_logged_with_the_text_that_follows(engine: EchoEngine) -> None:
+    run = job_run(stop=" b c b")
+    start(run, engine)
+    entries: list[TokenEntry] = []
+    for log_length in range(2, 6):
+        step(run, engine)
+        entries = [*run.next_write().entries]
+        if entries:
+            run.flushed_up_to(log_length)
+            break
+    assert entries == [TokenEntry(0, (0,), "a")]
+    for _ in range(2):
+        step(run, engine)
+        assert run.next_write().entries == []
+    step(run, engine)
+    assert run.next_write().entries == [TokenEntry(0, (1, 2, 3), " b c a")]
+
+
+def test_cancel_keeps_what_there_is_the_held_back_text_included(engine: EchoEngine) -> None:
+    run = job_run(stop=" b c b")
+    start(run, engine)
+    step(run, engine)
+    step(run, engine)
+    run.cut_off(FinishReason.CANCELLED, Finish(Status.CANCELLED))
+    write = run.next_write()
+    assert write.entries == [TokenEntry(0, (0, 1), "a b", FinishReason.CANCELLED)]
+    assert write.finish == Finish(Status.CANCELLED)
+    assert step(run, engine) == []
+    assert run.next_write() == write
+
+
+def test_entries_that_redis_lost_are_sent_again(engine: EchoEngine) -> None:
+    run = job_run()
+    start(run, engine)
+    for log_length in (2, 3, 4):
+        step(run, engine)
+        run.next_write()
+        run.flushed_up_to(log_length)
+    assert not run.has_news()
+    run.flushed_up_to(2)
+    assert run.has_news()
+    write = run.next_write()
+    assert (write.base, [entry.text for entry in write.entries]) == (2, [" b", " c"])
+
+
+def test_a_long_backlog_is_sent_in_parts_and_the_end_with_the_last(engine: EchoEngine) -> None:
+    engine = EchoEngine(Settings(engine=EngineKind.ECHO, max_model_len=5000, echo_step_seconds=0))
+    run = job_run(max_tokens=2500)
+    start(run, engine)
+    length = 1
+    while not run.finish:
+        step(run, engine)
+        run.next_write()  # An entry per step, as if each had been sent and lost.
+    sizes = []
+    while True:
+        write = run.next_write()
+        sizes.append(len(write.entries))
+        length += len(write.entries)
+        run.flushed_up_to(length)
+        if write.finish:
+            break
+    assert sizes == [1000, 1000, 500]
+
+
+def test_one_failing_choice_fails_the_job(engine: EchoEngine) -> None:
+    run = job_run(n=2)
+    first, _ = start(run, engine)
+    run.push(RequestOutput(first.request_id, (), FinishReason.ERROR, "not a number"))
+    assert run.finish
+    assert (run.finish.status, run.finish.error and run.finish.error.message) == (
+        Status.FAILED,
+        "not a number",
+    )
+
+
+def test_output_is_cut_to_the_models_length(engine: EchoEngine) -> None:
+    (request,) = start(job_run(max_tokens=100), engine)
+    assert request.sampling.max_tokens == 17
+
+
+def test_another_workers_longer_output_is_not_added_to(engine: EchoEngine) -> None:
+    """Workers of one model may differ in length: the one before this had room for more."""
+    log: list[Entry] = [
+        StatusEntry(1),
+        TokenEntry(0, tuple(range(18)), "a b c" + " a b c" * 5),
+        StatusEntry(2),
+    ]
+    run = job_run(log, max_tokens=30)
+    assert start(run, engine) == []
+    assert run.next_write().finish == Finish(Status.COMPLETED)
+    assert run.next_write().entries == [TokenEntry(0, (), "", FinishReason.LENGTH)]
+
+
+def test_a_prompt_that_leaves_no_room_is_refused_with_the_numbers(engine: EchoEngine) -> None:
+    with pytest.raises(PromptTooLongError, match=r"20 tokens.* 20"):
+        job_run(prompt="w " * 20).start(engine)
