@@ -188,8 +188,9 @@ def _vllm_model() -> str:
     return str(min(on_vllm, key=elsewhere.__contains__))
 
 
-def _as_tokens(events: Sequence[Event]) -> str:
-    return "".join(f"data: {data}\n\n" for event in events if (data := _token_data(json.loads(event.json))))
+def _as_tokens(events: Sequence[Event]) -> bytes:
+    found = (_token_data(json.loads(event.json)) for event in events)
+    return "".join(f"data: {data}\n\n" for data in found if data).encode()
 
 
 def _token_data(event: dict[str, Any]) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response
 
 from tasks.job import Job
 from tasks.request import parse_request
@@ -10,7 +10,7 @@ from tasks.store import Submission
 from web import auth, schema
 from web.body import read_json
 from web.render import job_body, to_json
-from web.services import services
+from web.services import base_url, services
 from web.wait import wait_for_end
 
 bp = Blueprint("jobs", __name__, url_prefix="/v1/jobs")
@@ -73,11 +73,6 @@ def ticket(job_id: str) -> Response:
     services().log.glance(job_id, auth.owner())
     issued = auth.issue_ticket(services().store.redis, job_id)
     return Response(to_json(issued.to_dict()), mimetype="application/json")
-
-
-def base_url() -> str:
-    """Scheme and host as the client wrote them."""
-    return request.root_url.rstrip("/")
 
 
 def _submitted(submission: Submission, wait: int | None) -> Response:

@@ -49,7 +49,7 @@ class Reader:
         job_id: str,
         *,
         after: int = 0,
-        base_url: str = "",
+        base_url: str,
         until: float = inf,
         stays: bool = False,
     ) -> None:

@@ -11,10 +11,13 @@ from typing import Any
 from tasks.job import Job
 from tasks.log import DoneEntry, Entry, event, parse_entry
 
+FINAL_TEXT = b"\x81"
+"""RFC 6455, 5.2: a text message in one frame."""
+
 _LINE_ENDS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Event:
     """One event of the contract. `json` is the whole event, except that of `done` before it has its job."""
 
@@ -22,9 +25,21 @@ class Event:
     type: str
     json: str
 
-    @property
-    def sse(self) -> str:
-        return f"id: {self.seq}\nevent: {self.type}\ndata: {self.json}\n\n"
+    @cached_property
+    def sse(self) -> bytes:
+        return f"id: {self.seq}\nevent: {self.type}\ndata: {self.json}\n\n".encode()
+
+    @cached_property
+    def frame(self) -> bytes:
+        """As a WebSocket frame. A server's frames are not masked, hence the same for every reader."""
+        payload = self.json.encode()
+        if len(payload) < 126:
+            length = bytes([len(payload)])
+        elif len(payload) < 1 << 16:
+            length = b"\x7e" + len(payload).to_bytes(2)
+        else:
+            length = b"\x7f" + len(payload).to_bytes(8)
+        return FINAL_TEXT + length + payload
 
 
 @dataclass(frozen=True)

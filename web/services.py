@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import cast
 
-from flask import Flask, current_app
+from flask import Flask, current_app, request
 
 from tasks.scripts import Ring
 from tasks.settings import Settings
@@ -36,3 +36,8 @@ def services_of(app: Flask) -> Services:
 def services() -> Services:
     """Those of the request's app."""
     return services_of(current_app)
+
+
+def base_url() -> str:
+    """Scheme and host as the request's client wrote them, without a final slash."""
+    return request.root_url.rstrip("/")

@@ -19,7 +19,7 @@ KEEP_ALIVE_COMMENT = b": keep-alive\n\n"
 SSE_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 """No cache keeps a stream, and nginx passes it on as it comes."""
 
-Render = Callable[[Sequence[Event]], str]
+Render = Callable[[Sequence[Event]], bytes]
 
 
 def sse_response(reader: Reader, render: Render) -> Response:
@@ -34,7 +34,7 @@ def _stream(reader: Reader, render: Render, client: socket.socket | None) -> Ite
         # SSE knows no close code; the client comes again with Last-Event-ID and is told.
         with suppress(GoingAwayError, JobNotFoundError):
             for events in reader:
-                yield render(events).encode() if events else KEEP_ALIVE_COMMENT
+                yield render(events) if events else KEEP_ALIVE_COMMENT
 
 
 @contextmanager

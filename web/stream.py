@@ -9,7 +9,7 @@ from flask import Blueprint, Response, request
 from flask_sock import Sock
 from redis.exceptions import RedisError
 from simple_websocket import ConnectionClosed, Server  # type: ignore[import-untyped]
-from wsproto.events import Ping, TextMessage
+from wsproto.events import Ping
 from wsproto.utilities import LocalProtocolError
 
 from tasks.errors import (
@@ -60,12 +60,12 @@ def events(job_id: str) -> Response:
         return Response(status=204)
     if request.method == "HEAD":
         return Response(mimetype="text/event-stream", headers=SSE_HEADERS)
-    reader = make_reader(job_id, after=after, base_url=request.root_url.rstrip("/"))
+    reader = make_reader(job_id, after=after)
     return sse_response(reader, _as_sse)
 
 
-def _as_sse(events: Sequence[Event]) -> str:
-    return "".join(event.sse for event in events)
+def _as_sse(events: Sequence[Event]) -> bytes:
+    return b"".join(event.sse for event in events)
 
 
 @bp.before_request
@@ -112,7 +112,7 @@ def _open(job_id: str) -> Reader:
     owner = auth.readable_owner(job_id)
     after = schema.resume_after()
     services().log.glance(job_id, owner)
-    return make_reader(job_id, after=after, base_url=request.root_url.rstrip("/"))
+    return make_reader(job_id, after=after)
 
 
 def _relay(ws: Server, reader: Reader) -> None:
@@ -121,7 +121,7 @@ def _relay(ws: Server, reader: Reader) -> None:
             return
         if not events:
             ws.sock.send(ws.ws.send(Ping()))
-        for frames in _bundled(ws.ws.send(TextMessage(event.json)) for event in events):
+        for frames in _bundled(event.frame for event in events):
             if not ws.connected:
                 return
             ws.sock.send(frames)

@@ -9,7 +9,7 @@ from math import inf
 
 from web.departure import on_departure, request_socket
 from web.reader import LOG_END, GoingAwayError, Reader
-from web.services import services
+from web.services import base_url, services
 
 
 def wait_for_end(job_id: str, seconds: float) -> None:
@@ -36,12 +36,10 @@ def wait_for_all(job_ids: Sequence[str]) -> bool:
     return not any(reader.has_left for reader in readers)
 
 
-def make_reader(
-    job_id: str, *, after: int = 0, base_url: str = "", until: float = inf, stays: bool = False
-) -> Reader:
+def make_reader(job_id: str, *, after: int = 0, until: float = inf, stays: bool = False) -> Reader:
     """A reader on the request's app."""
     s = services()
-    return Reader(s.hub, s.log, job_id, after=after, base_url=base_url, until=until, stays=stays)
+    return Reader(s.hub, s.log, job_id, after=after, base_url=base_url(), until=until, stays=stays)
 
 
 def _exhaust(reader: Reader) -> None:

@@ -9,9 +9,8 @@ import httpx
 import pytest
 from redis import Redis
 
-from tests.integration.test_web_jobs import assert_problem
-from tests.integration.test_web_stream import HANDSHAKE, read_to_close, slow_socket, websocket
-from tests.integration.web_harness import Player, RedisServer, Server, serving, submit
+from tests.integration.web_harness import Player, RedisServer, Server, assert_problem, serving, submit
+from tests.integration.web_sockets import HANDSHAKE, read_to_close, slow_socket, websocket
 
 pytest_plugins = ["tests.integration.web_fixtures"]
 

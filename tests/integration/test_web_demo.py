@@ -15,8 +15,7 @@ from redis import Redis
 
 from tasks import keys
 from tasks.job import JobError, Status
-from tests.integration.test_web_jobs import assert_problem
-from tests.integration.web_harness import Player, Server
+from tests.integration.web_harness import Player, Server, assert_problem
 from tests.waiting import PATIENCE_SECONDS, eventually
 
 pytest_plugins = ["tests.integration.web_fixtures"]

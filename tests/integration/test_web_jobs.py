@@ -15,24 +15,12 @@ from redis import Redis
 
 from tasks import keys
 from tasks.job import JobError, Status
-from tests.integration.web_harness import Player, RedisServer, Server, serving, submit
+from tests.integration.web_harness import Player, RedisServer, Server, assert_problem, serving, submit
 from tests.waiting import PATIENCE_SECONDS, eventually
 
 pytest_plugins = ["tests.integration.web_fixtures"]
 
 JSON = {"Content-Type": "application/json"}
-
-
-def assert_problem(answer: httpx.Response, status: int, *fields: str) -> None:
-    assert answer.status_code == status, answer.text
-    assert answer.headers["Content-Type"] == "application/problem+json"
-    problem = answer.json()
-    assert problem["status"] == status
-    assert problem["instance"] == answer.request.url.path
-    assert problem["title"]
-    assert problem["detail"]
-    assert [error["field"] for error in problem["errors"]] == list(fields)
-    assert all(error["message"] for error in problem["errors"])
 
 
 def test_a_submitted_job_is_accepted_with_its_place_and_urls(server: Server, client: httpx.Client) -> None:

@@ -16,8 +16,7 @@ from redis import Redis
 
 import web
 from tasks.settings import Settings
-from tests.integration.test_web_jobs import assert_problem
-from tests.integration.web_harness import REPOSITORY, Player, RedisServer, Server, serving
+from tests.integration.web_harness import REPOSITORY, Player, RedisServer, Server, assert_problem, serving
 from tests.waiting import PATIENCE_SECONDS, eventually
 from web import site
 

@@ -216,3 +216,15 @@ def submit(client: httpx.Client, prompt: str = "once", **options: Any) -> str:
     answer = client.post("/v1/jobs", json={"prompt": prompt, **options})
     assert answer.status_code == 202, answer.text
     return str(answer.json()["id"])
+
+
+def assert_problem(answer: httpx.Response, status: int, *fields: str) -> None:
+    assert answer.status_code == status, answer.text
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    problem = answer.json()
+    assert problem["status"] == status
+    assert problem["instance"] == answer.request.url.path
+    assert problem["title"]
+    assert problem["detail"]
+    assert [error["field"] for error in problem["errors"]] == list(fields)
+    assert all(error["message"] for error in problem["errors"])

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
+from wsproto.connection import Connection, ConnectionType
+from wsproto.events import TextMessage
 
 from tasks.job import Status
 from tasks.log import DoneEntry, StatusEntry, TokenEntry
-from web.render import Batch, to_json
+from web.render import Batch, Event, to_json
 
 
 def test_a_published_message_becomes_numbered_events() -> None:
@@ -18,7 +20,16 @@ def test_a_published_message_becomes_numbered_events() -> None:
         {"seq": 6, "type": "token", "index": 1, "text": " é", "logprobs": None},
         {"seq": 7, "type": "done", "status": "completed"},
     ]
-    assert batch.events[0].sse == f"id: 5\nevent: status\ndata: {batch.events[0].json}\n\n"
+    assert batch.events[0].sse == f"id: 5\nevent: status\ndata: {batch.events[0].json}\n\n".encode()
+
+
+@pytest.mark.parametrize("length", [0, 1, 125, 126, 65_535, 65_536, 100_000])
+def test_an_event_is_a_frame_that_wsproto_reads(length: int) -> None:
+    reader = Connection(ConnectionType.CLIENT)
+    reader.receive_data(Event(1, "token", "é" * (length // 2) + "x" * (length % 2)).frame)
+    [message] = reader.events()
+    assert isinstance(message, TextMessage)
+    assert (len(message.data.encode()), message.message_finished) == (length, True)
 
 
 def test_a_batch_is_rendered_once_for_all_its_readers() -> None:

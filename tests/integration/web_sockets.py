@@ -1,0 +1,135 @@
+"""Reading a job's events as clients do, and as clients should not."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+from simple_websocket import Client, ConnectionClosed  # type: ignore[import-untyped]
+
+from tests.integration.web_harness import Server
+from tests.waiting import PATIENCE_SECONDS
+
+Event = dict[str, Any]
+
+
+class Socket(Client):  # type: ignore[misc]
+    """simple-websocket's client, which lets lie what comes together with the handshake's answer."""
+
+    def _thread(self) -> None:
+        self.connected = self._handle_events()
+        super()._thread()
+
+
+@contextmanager
+def websocket(server: Server, job_id: str, query: str = "", **headers: str) -> Iterator[Socket]:
+    client = Socket.connect(f"{server.ws_url}/v1/jobs/{job_id}/stream{query}", headers=headers)
+    try:
+        yield client
+    finally:
+        if client.connected:
+            client.close()
+
+
+def read(client: Socket) -> Event:
+    text = client.receive(timeout=PATIENCE_SECONDS)
+    assert text is not None, "no event came"
+    event: Event = json.loads(text)
+    return event
+
+
+def read_to_close(client: Socket) -> tuple[list[Event], int]:
+    """All events that still come, and the close code."""
+    events: list[Event] = []
+    try:
+        while True:
+            events.append(read(client))
+    except ConnectionClosed as closed:
+        return events, int(closed.reason)
+
+
+def close_code(server: Server, job_id: str, query: str = "", **headers: str) -> int:
+    with websocket(server, job_id, query, **headers) as client:
+        return read_to_close(client)[1]
+
+
+def sse_events(lines: Iterator[str]) -> Iterator[Event]:
+    """Checks that id and event say what the data says."""
+    fields: dict[str, str] = {}
+    for line in lines:
+        name, _, value = line.partition(": ")
+        if name:
+            fields[name] = value
+        elif fields:
+            event = json.loads(fields["data"])
+            assert fields["id"] == str(event["seq"])
+            assert fields["event"] == event["type"]
+            yield event
+            fields = {}
+
+
+def sse(client: httpx.Client, job_id: str, query: str = "", **headers: str) -> list[Event]:
+    """All events of a job to its end."""
+    with client.stream("GET", f"/v1/jobs/{job_id}/events{query}", headers=headers) as answer:
+        assert answer.status_code == 200
+        return list(sse_events(line for line in answer.iter_lines() if not line.startswith(":")))
+
+
+def texts(events: list[Event]) -> str:
+    return "".join(event["text"] for event in events if event["type"] == "token")
+
+
+def same(events: list[Event]) -> list[Event]:
+    """Without the job's URLs: simple-websocket's client leaves the port out of its Host header."""
+    return [{**event, "job": event.get("job", {}) | {"urls": None}} for event in events]
+
+
+def assert_gapless(events: list[Event], after: int = 0) -> None:
+    assert [event["seq"] for event in events] == list(range(after + 1, after + 1 + len(events)))
+
+
+def slow_socket(server: Server, path: str, *headers: str) -> socket.socket:
+    """A connection with a small window, on which the test has sent its request and read nothing."""
+    opened = socket.socket()
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    opened.settimeout(PATIENCE_SECONDS)
+    opened.connect(server.address)
+    lines = [f"GET {path} HTTP/1.1", "Host: test", *headers, "", ""]
+    opened.sendall("\r\n".join(lines).encode())
+    return opened
+
+
+HANDSHAKE = (
+    "Upgrade: websocket",
+    "Connection: Upgrade",
+    "Sec-WebSocket-Version: 13",
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+)
+
+
+def read_all(opened: socket.socket) -> bytes:
+    parts = []
+    while part := opened.recv(65536):
+        parts.append(part)
+    return b"".join(parts)
+
+
+def frames_of(received: bytes) -> list[tuple[int, bytes]]:
+    """(opcode, payload) of unmasked frames after the handshake; fails on a torn one."""
+    rest = received.split(b"\r\n\r\n", 1)[1]
+    frames = []
+    while rest:
+        opcode, length, start = rest[0] & 15, rest[1], 2
+        if length == 126:
+            length, start = int.from_bytes(rest[2:4], "big"), 4
+        elif length == 127:
+            length, start = int.from_bytes(rest[2:10], "big"), 10
+        payload = rest[start : start + length]
+        assert len(payload) == length, "a frame is cut off"
+        frames.append((opcode, payload))
+        rest = rest[start + length :]
+    return frames
