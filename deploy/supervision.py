@@ -17,11 +17,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from supervisor import events, loggers  # type: ignore[import-untyped]
-from supervisor.medusa import asyncore_25 as asyncore  # type: ignore[import-untyped]
-from supervisor.options import ServerOptions  # type: ignore[import-untyped]
-from supervisor.states import SupervisorStates  # type: ignore[import-untyped]
-from supervisor.supervisord import Supervisor  # type: ignore[import-untyped]
+from supervisor import events, loggers
+from supervisor.medusa import asyncore_25 as asyncore
+from supervisor.options import ServerOptions
+from supervisor.states import SupervisorStates
+from supervisor.supervisord import Supervisor
 
 CONFIG = Path(__file__).with_name("supervisord.conf")
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -61,8 +61,7 @@ class Options(ServerOptions):  # type: ignore[misc]
     def setpgrp(self) -> None:
         """In the child, before it becomes another program: it shall not outlive us if we are killed."""
         super().setpgrp()
-        if sys.platform == "linux":
-            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        die_with_parent()
 
 
 class Foreman(Supervisor):  # type: ignore[misc]
@@ -80,6 +79,7 @@ class Foreman(Supervisor):  # type: ignore[misc]
         self._was_ready = False
         self._has_hurried = False
         self._partial_lines: dict[str, bytes] = {}
+        self._last_lines: dict[str, str] = {}
         self.failure: str | None = None
         """Why the start failed."""
 
@@ -110,7 +110,8 @@ class Foreman(Supervisor):  # type: ignore[misc]
     def _watch_start(self, event: Any) -> None:
         died = isinstance(event, events.ProcessStateBackoffEvent | events.ProcessStateExitedEvent)
         if died and not self._was_ready and self.failure is None:
-            self.failure = f"{event.process.config.name} ended before it was ready; its lines above say why"
+            name = event.process.config.name
+            self.failure = f"{name} ended before it was ready: {self._last_lines.get(name, 'without a word')}"
             self.options.mood = SupervisorStates.SHUTDOWN
 
     def _print_output(self, event: Any) -> None:
@@ -118,7 +119,15 @@ class Foreman(Supervisor):  # type: ignore[misc]
         *lines, rest = (self._partial_lines.get(name, b"") + event.data).split(b"\n")
         self._partial_lines[name] = rest
         for line in lines:
-            print(_prefix(name) + line.decode(errors="replace"), flush=True)
+            text = line.decode(errors="replace")
+            print(_prefix(name) + text, flush=True)
+            self._last_lines[name] = text or self._last_lines.get(name, "")
+
+
+def die_with_parent() -> None:
+    """Be sent SIGTERM when the parent process is gone, even if it was killed. On Linux; elsewhere nothing."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _prefix(name: str) -> str:
