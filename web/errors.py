@@ -7,7 +7,7 @@ from typing import Any
 
 from flask import Flask, Response, request
 from redis.exceptions import RedisError
-from simple_websocket import ConnectionError as HandshakeError  # type: ignore[import-untyped]
+from simple_websocket import ConnectionError as HandshakeError
 from werkzeug.exceptions import HTTPException
 from werkzeug.http import HTTP_STATUS_CODES
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError

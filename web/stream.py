@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from flask import Blueprint, Response, request
 from flask_sock import Sock
 from redis.exceptions import RedisError
-from simple_websocket import ConnectionClosed, Server  # type: ignore[import-untyped]
+from simple_websocket import ConnectionClosed, Server
 from wsproto.events import Ping
 from wsproto.utilities import LocalProtocolError
 

@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from tasks.job import FinishReason, Job, Status
 from tasks.log import StatusEntry
 from tasks.store import Store
 from tests.integration.conftest import StartWorkers, Submit
+from tests.integration.workers import WorkerProcess
 from tests.waiting import PATIENCE_SECONDS, eventually
 
 LONG = {"max_tokens": 3000}
@@ -207,3 +209,33 @@ def test_a_backlog_of_one_owner_does_not_delay_another(
         assert len(before) <= 4, "more than the jobs that were on their way to the slots already"
         for job_id in backlog:
             store.cancel(job_id)
+
+
+def test_an_engine_that_hangs_is_ended(
+    start_echo_workers: StartWorkers, store: Store, submit: Submit
+) -> None:
+    """The watchdog; another worker continues the job."""
+    with start_echo_workers("hangs", ECHO_STEP_SECONDS="600", STEP_TIMEOUT_SECONDS="1") as (worker,):
+        job_id = submit("a b", max_tokens=4)
+        assert worker.wait() == 1
+        assert "an engine step took longer than STEP_TIMEOUT_SECONDS=1" in worker.output()
+    with start_echo_workers("works"):
+        assert ended(store, job_id).output[0].text == "a b a b"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "line"),
+    [
+        ("MODEL_ID", "/no/such/folder", "MODEL_ID=/no/such/folder"),
+        ("MAX_NUM_SEQS", "none", "MAX_NUM_SEQS='none': Input should be a valid integer"),
+        ("ENGINE", "vllm", "ENGINE=vllm is not available in this release"),
+    ],
+)
+def test_a_worker_that_cannot_start_says_why(
+    redis_url: str, tmp_path: Path, variable: str, value: str, line: str
+) -> None:
+    variables = {"REDIS_URL": redis_url, "ENGINE": "transformers", variable: value}
+    worker = WorkerProcess("w1", variables, tmp_path / "w1.log")
+    assert worker.wait() == 1
+    assert line in worker.output()
+    assert "Traceback" not in worker.output()

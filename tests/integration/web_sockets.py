@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import httpx
-from simple_websocket import Client, ConnectionClosed  # type: ignore[import-untyped]
+from simple_websocket import Client, ConnectionClosed
 
 from tests.integration.web_harness import Server
 from tests.waiting import PATIENCE_SECONDS

@@ -17,7 +17,7 @@ from tasks.errors import (
     QueueFullError,
 )
 from tasks.job import Status
-from tasks.leases import Claim, Finish, Leases, Refusal, WorkerInfo, Write
+from tasks.leases import Claim, Finish, Leases, Refusal, Word, WorkerInfo, Write
 from tasks.log import TokenEntry
 from tasks.reaper import Reaper
 from tasks.request import parse_request
@@ -157,6 +157,25 @@ def test_a_job_whose_worker_died_goes_to_the_front_and_stays_in_progress(house: 
     assert job.attempts[0].reason == "lease expired"
     house.worker(1)
     assert house.claim(job_id, "t2").entries[1] == TokenEntry(0, (7,), " once")
+
+
+def test_a_worker_that_lost_its_lease_can_do_nothing_any_more(house: House) -> None:
+    """It was paused, another one has the job now, and it wakes up."""
+    house.worker(1)
+    stale = house.claim(house.submit(), "stale")
+    house.make_due(keys.leases("m"), stale.job_id)
+    current = house.claim(stale.job_id, "current")
+    entry = TokenEntry(0, (1,), "stale")
+    writes = [
+        Write(stale.job_id, "stale", 1, 1, [entry]),
+        Write(stale.job_id, "stale", 2, 1, [entry]),
+        Write(stale.job_id, "stale", 2, 1, (), Finish(Status.COMPLETED)),
+    ]
+    assert {written.word for written in house.leases.flush(writes)} == {Word.FENCED}
+    assert house.leases.release([(stale.job_id, "stale")], "drained") == 0
+    assert house.store.read_log(stale.job_id) == current.entries
+    house.finish(current)
+    assert house.store.get(stale.job_id).status is Status.COMPLETED
 
 
 def test_the_fourth_death_without_a_token_is_poison(house: House) -> None:

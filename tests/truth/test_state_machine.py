@@ -285,14 +285,15 @@ class Transitions(RuleBasedStateMachine):
         del self.logs[job_id], self.ended[job_id]
 
 
+@pytest.mark.timeout(600)  # A failure is shrunk before it is shown, which takes longer than finding it.
 @pytest.mark.parametrize("scripts", [Scripts, DoubledScripts])
 def test_transitions(redis: Redis, scripts: type[Scripts]) -> None:
     machine = type("Machine", (Transitions,), {"redis": redis, "scripts": scripts})
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=60,
-            stateful_step_count=40,
+            max_examples=150,
+            stateful_step_count=50,
             deadline=None,
             suppress_health_check=list(HealthCheck),
         ),
