@@ -1,0 +1,95 @@
+"""The bundled model through the real worker: what clients get is what the model says, whoever says it."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.app import JobApp
+from tasks.connection import connect
+from tasks.job import Job, Status
+from tasks.log import TokenEntry
+from tasks.request import parse_request
+from tasks.settings import ANONYMOUS, Settings
+from tasks.store import Store
+from tests.integration.conftest import StartWorkers
+from tests.integration.workers import start_workers
+from tests.waiting import eventually
+
+GREEDY: dict[str, Any] = {
+    "prompt": "Once upon a time",
+    "max_tokens": 200,
+    "temperature": 0,
+    "ignore_eos": True,
+}
+SEEDED: dict[str, Any] = GREEDY | {"temperature": 1, "seed": 7}
+
+Submit = Callable[..., str]
+
+
+@pytest.fixture
+def store(redis_url: str) -> Store:
+    app = JobApp(Settings(redis_url=redis_url))
+    return Store(connect(app.settings), app.settings, app.ring)
+
+
+@pytest.fixture
+def submit(store: Store) -> Submit:
+    return lambda **body: store.submit(parse_request(body), ANONYMOUS).job_id
+
+
+@pytest.fixture
+def start_bundled(redis_url: str, tmp_path: Path) -> StartWorkers:
+    """One thread each: two workers on two cores would otherwise wait for each other."""
+    variables = {"REDIS_URL": redis_url, "LEASE_SECONDS": "1", "OMP_NUM_THREADS": "1", "DTYPE": "float32"}
+    return partial(start_workers, folder=tmp_path, **variables)
+
+
+def ended(store: Store, job_id: str) -> Job:
+    eventually(lambda: store.get(job_id).is_ended, patience=90)
+    return store.get(job_id)
+
+
+def test_sampling_depends_on_the_seed_and_on_nothing_else(
+    start_bundled: StartWorkers, store: Store, submit: Submit
+) -> None:
+    with start_bundled("w1"):
+        alone = ended(store, submit(**SEEDED))
+        among_others = submit(**SEEDED)
+        others = [submit(prompt="The fox", max_tokens=10 + 9 * i, seed=i) for i in range(12)]
+        assert ended(store, among_others).output == alone.output
+        texts = {ended(store, job_id).output[0].text for job_id in others}
+        assert len(texts) == len(others)
+        shown = [e.text for e in store.read_log(alone.id) if isinstance(e, TokenEntry)]
+        assert "".join(shown) == alone.output[0].text
+        assert len(shown) > 100, "it came as a stream"
+
+
+def test_a_chat_message_gets_an_answer(start_bundled: StartWorkers, store: Store, submit: Submit) -> None:
+    with start_bundled("w1"):
+        messages = [{"role": "user", "content": "Tell me a story about a fox."}]
+        job = ended(store, submit(messages=messages, max_tokens=60, temperature=0))
+        assert job.status is Status.COMPLETED
+        assert len(job.output[0].text) > 60
+        assert "<" not in job.output[0].text, "special tokens are not shown"
+
+
+@pytest.mark.parametrize("body", [GREEDY, SEEDED], ids=["greedy", "seeded"])
+def test_the_text_does_not_show_that_its_worker_died(
+    start_bundled: StartWorkers, store: Store, submit: Submit, body: dict[str, Any]
+) -> None:
+    with start_bundled("w1", "w2") as workers:
+        undisturbed = ended(store, submit(**body))
+        job_ids = [submit(**body) for _ in range(6)]
+        eventually(lambda: store.get(job_ids[0]).completion_tokens > 20)
+        first_worker = store.get(job_ids[0]).attempts[0].worker
+        next(w for w in workers if w.id == first_worker).signal(signal.SIGKILL)
+        jobs = [ended(store, job_id) for job_id in job_ids]
+        assert max(len(job.attempts) for job in jobs) == 2
+        for job in jobs:
+            assert job.output == undisturbed.output
