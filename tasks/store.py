@@ -23,6 +23,7 @@ from tasks.errors import (
     InvalidRequestError,
     JobNotFoundError,
     QueueFullError,
+    UnavailableError,
 )
 from tasks.job import Job, Status
 from tasks.log import Entry, parse_entry
@@ -35,6 +36,9 @@ PRIORITY_BONUS_TOKENS = {Priority.HIGH: 16_384, Priority.NORMAL: 0, Priority.LOW
 """A head start in fair tags, worth 256 jobs of the default length: enough to pass any queue that a
 person sees, bounded so that nobody waits for ever."""
 
+
+MEMORY_RETRY_SECONDS = 30
+"""Memory comes back as ended jobs pass their retention: not soon."""
 
 MAX_DRAWN_SEED = 2**53
 """JavaScript's numbers are exact up to here: a client shall be able to send a drawn seed back."""
@@ -67,7 +71,7 @@ class Store:
         """Accept a job: when this returns, the job is in Redis and will end.
 
         Raises InvalidRequestError (a model nobody ever announced, n beyond its slots),
-        IdempotencyConflictError and QueueFullError.
+        IdempotencyConflictError, QueueFullError and UnavailableError (Redis is nearly full).
         """
         model = request.model or self._settings.model
         accepted = request.model_dump(mode="json", exclude_none=True) | {"model": model}
@@ -172,6 +176,8 @@ class Store:
                 raise QueueFullError(
                     f"{self._settings.max_queued_jobs} jobs are waiting", retry_after=int(detail)
                 )
+            case "nearly_full":
+                raise UnavailableError("Redis is nearly full", retry_after=MEMORY_RETRY_SECONDS)
             case "unknown_model":
                 raise InvalidRequestError([FieldError("model", f"no worker ever announced '{model}'")])
             case "too_wide":

@@ -1,4 +1,5 @@
--- Moves on what nobody else will: leases, offers and deadlines that ran out, records past their time.
+-- Moves on what nobody else will: leases, offers and deadlines that ran out, records past their time; looks
+-- after Redis' memory.
 -- Called by every worker and every web process; its cost does not depend on the backlog.
 --
 -- Arguments: most jobs to move in this call, longest gap between two calls that is believed (seconds)
@@ -8,6 +9,7 @@
 -- leases that ran out meanwhile say nothing about their workers, so every lease gets a fresh term.
 local most, longest_gap = tonumber(ARGV[5]), tonumber(ARGV[6])
 local MAX_FAILS, MAX_ATTEMPTS = 4, 20
+local HIGH_WATER = 0.85
 local time = now()
 local offers = {}
 
@@ -84,6 +86,15 @@ for _, id in ipairs(due(PREFIX .. 'deadlines')) do reap_deadline(id) end
 for _, queue in ipairs(queues) do
   for _, id in ipairs(due(key('offered', queue))) do ring_again(id) end
   dispatch(queue, time, offers)
+end
+
+-- Submits stop while there is still room for the jobs that run to end.
+local memory = redis.call('INFO', 'memory')
+local used, limit = tonumber(memory:match('used_memory:(%d+)')), tonumber(memory:match('maxmemory:(%d+)'))
+if limit > 0 and used > HIGH_WATER * limit then
+  redis.call('SET', PREFIX .. 'nearly_full', 1)
+else
+  redis.call('DEL', PREFIX .. 'nearly_full')
 end
 
 local past = precise(time - RETENTION_SECONDS)

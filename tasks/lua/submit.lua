@@ -2,7 +2,8 @@
 --
 -- Reads:   the idempotency key, the line's length, the queue's virtual time, the owner's last tag
 -- Writes:  job, log (none yet), line, indexes, deadlines; then dispatches
--- Answers: {'created' | 'exists' | 'conflict' | 'full' | 'unknown_model' | 'too_wide', detail, offers}
+-- Answers: {word, detail, offers}; word: created, exists, conflict, full, nearly_full (Redis' memory),
+--          unknown_model or too_wide
 --          detail: the job's id; with 'full' the seconds until a place should be free; with
 --          'too_wide' the model's slots
 local id, owner, queue, model, request = ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9]
@@ -21,6 +22,8 @@ if idempotency_key ~= '' then
     return { same and 'exists' or 'conflict', earlier, {} }
   end
 end
+
+if redis.call('EXISTS', PREFIX .. 'nearly_full') == 1 then return { 'nearly_full', '', {} } end
 
 -- The web's own model is known before its first worker came up.
 local slots = tonumber(redis.call('HGET', PREFIX .. 'models', model) or own_model_slots)

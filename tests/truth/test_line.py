@@ -15,6 +15,7 @@ from tasks.errors import (
     InvalidRequestError,
     JobNotFoundError,
     QueueFullError,
+    UnavailableError,
 )
 from tasks.job import Status
 from tasks.leases import Claim, Finish, Leases, Refusal, Word, WorkerInfo, Write
@@ -267,6 +268,22 @@ def test_a_full_line_says_when_to_come_back(redis: Redis, settings: Settings) ->
         house.submit()
     assert (caught.value.retry_after or 0) >= 1
     assert house.store.counts()["queued"] == 2
+
+
+def test_a_redis_that_is_nearly_full_takes_no_jobs_but_lets_running_ones_end(house: House) -> None:
+    house.worker(1)
+    claim = house.claim(house.submit())
+    try:
+        house.redis.config_set("maxmemory", int(house.redis.info("memory")["used_memory"] / 0.9))
+        house.reaper.reap()
+        with pytest.raises(UnavailableError, match="nearly full"):
+            house.submit()
+        house.finish(claim)
+        assert house.store.get(claim.job_id).status is Status.COMPLETED
+    finally:
+        house.redis.config_set("maxmemory", 0)
+    house.reaper.reap()
+    house.submit()
 
 
 def test_unknown_models_and_too_many_choices_are_refused(house: House) -> None:

@@ -1,0 +1,47 @@
+"""Entries of the token log and what is read from them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks.job import Choice, FinishReason, Status
+from tasks.log import DoneEntry, StatusEntry, TokenEntry, choices, event, parse_entry
+
+TOKEN_ENTRIES = st.builds(
+    TokenEntry,
+    choice=st.integers(0, 2),
+    token_ids=st.lists(st.integers(0, 200_000), max_size=5).map(tuple),
+    text=st.text(),
+    finish_reason=st.none() | st.sampled_from(FinishReason),
+)
+
+
+@given(TOKEN_ENTRIES | st.builds(StatusEntry, st.integers(1, 20)))
+def test_entries_survive_the_log(entry: TokenEntry | StatusEntry) -> None:
+    assert parse_entry(entry.encode()) == entry
+    assert parse_entry(json.loads(entry.encode())) == entry
+
+
+def test_the_end_as_the_scripts_write_it() -> None:
+    assert parse_entry('["d","completed"]') == DoneEntry(Status.COMPLETED)
+
+
+def test_what_no_script_wrote_is_an_error() -> None:
+    with pytest.raises(ValueError, match="unknown entry kind 'x'"):
+        parse_entry('["x"]')
+
+
+@given(st.lists(TOKEN_ENTRIES))
+def test_a_choices_text_is_that_of_its_events(entries: list[TokenEntry]) -> None:
+    shown = [event(seq, entry) for seq, entry in enumerate(entries, 1)]
+    for choice in choices(entries, 3):
+        assert choice.text == "".join(e["text"] for e in shown if e["index"] == choice.index)
+        assert choice.token_ids == [i for e in entries if e.choice == choice.index for i in e.token_ids]
+
+
+def test_a_choice_without_entries_is_empty() -> None:
+    assert choices([StatusEntry(1), DoneEntry(Status.EXPIRED)], 2) == [Choice(0), Choice(1)]

@@ -1,0 +1,83 @@
+"""The submit body: what is refused, by which name, and what the defaults are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tasks.errors import InvalidRequestError
+from tasks.request import MAX_SEED, parse_request
+
+
+def refused_fields(**body: Any) -> list[str]:
+    with pytest.raises(InvalidRequestError) as caught:
+        parse_request(body)
+    return [error.field for error in caught.value.errors]
+
+
+@pytest.mark.parametrize(
+    ("body", "fields"),
+    [
+        ({}, ["prompt"]),
+        ({"prompt": "a", "messages": [{"role": "user", "content": "a"}]}, ["prompt"]),
+        ({"prompt": ""}, ["prompt"]),
+        ({"prompt": 5}, ["prompt"]),
+        ({"prompt": "half a pair \ud83d"}, ["prompt"]),
+        ({"messages": []}, ["messages"]),
+        ({"messages": [{"role": "user"}]}, ["messages.0.content"]),
+        ({"prompt": "a", "bogus": 1, "max_tokens": 0}, ["max_tokens", "bogus"]),
+        ({"prompt": "a", "max_tokens": "5"}, ["max_tokens"]),
+        ({"prompt": "a", "max_tokens": 5.0}, ["max_tokens"]),
+        ({"prompt": "a", "max_tokens": True}, ["max_tokens"]),
+        ({"prompt": "a", "temperature": 2.1}, ["temperature"]),
+        ({"prompt": "a", "temperature": float("nan")}, ["temperature"]),
+        ({"prompt": "a", "top_p": 0}, ["top_p"]),
+        ({"prompt": "a", "top_k": -1}, ["top_k"]),
+        ({"prompt": "a", "seed": MAX_SEED + 1}, ["seed"]),
+        ({"prompt": "a", "n": 9}, ["n"]),
+        ({"prompt": "a", "stop": ["a"] * 5}, ["stop"]),
+        ({"prompt": "a", "stop": ["ok", ""]}, ["stop.1"]),
+        ({"prompt": "a", "stop": "x" * 65}, ["stop.0"]),
+        ({"prompt": "a", "ignore_eos": "yes"}, ["ignore_eos"]),
+        ({"prompt": "a", "priority": "urgent"}, ["priority"]),
+        ({"prompt": "a", "expires_in": 0}, ["expires_in"]),
+        ({"prompt": "a", "timeout": -1}, ["timeout"]),
+        ({"prompt": "a", "metadata": {"k": 1}}, ["metadata.k"]),
+        ({"prompt": "a", "metadata": {"k" * 65: "v"}}, ["metadata." + "k" * 65]),
+        ({"prompt": "a", "metadata": {"k": "v" * 513}}, ["metadata.k"]),
+        ({"prompt": "a", "metadata": {str(i): "v" for i in range(17)}}, ["metadata"]),
+    ],
+)
+def test_refused(body: dict[str, Any], fields: list[str]) -> None:
+    assert refused_fields(**body) == fields
+
+
+def test_a_body_that_is_no_object_is_refused() -> None:
+    with pytest.raises(InvalidRequestError, match="must be a JSON object"):
+        parse_request(["prompt"])
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"min_p": 0.1},
+        {"repetition_penalty": 1.1},
+        {"presence_penalty": 1},
+        {"frequency_penalty": -1},
+        {"logprobs": 0},
+        {"webhook": {"url": "https://example.com/"}},
+    ],
+)
+def test_what_is_not_built_yet_is_refused_by_name(option: dict[str, Any]) -> None:
+    assert refused_fields(prompt="a", **option) == [*option]
+
+
+def test_neutral_values_of_what_is_not_built_yet_are_welcome() -> None:
+    parse_request({"prompt": "a", "min_p": 0, "repetition_penalty": 1.0, "logprobs": None, "webhook": None})
+
+
+def test_defaults() -> None:
+    request = parse_request({"prompt": "a", "stop": "END", "temperature": 0})
+    assert (request.max_tokens, request.top_p, request.top_k, request.n) == (64, 1, 0, 1)
+    assert (request.stop, request.temperature, request.priority) == (["END"], 0, "normal")

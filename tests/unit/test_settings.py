@@ -1,0 +1,62 @@
+"""A wrong variable is named, with what it accepts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tasks.errors import SettingsError
+from tasks.settings import EngineKind, Settings, get_settings
+
+
+@pytest.fixture(autouse=True)
+def only_these_variables(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+    get_settings.cache_clear()
+    yield
+    get_settings.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("PORT", "99999", "PORT='99999': Input should be less than or equal to 65535"),
+        ("ENGINE", "llama", "ENGINE='llama': Input should be 'transformers', 'vllm' or 'echo'"),
+        ("DEVICE", "gpu", "DEVICE='gpu'"),
+        ("DTYPE", "int8", "DTYPE='int8'"),
+        ("REDIS_URL", "http://x", "accepts redis:// and rediss:// URLs"),
+        ("API_KEYS", "name", "accepts name:key,name2:key2"),
+        ("API_KEYS", "a:k,b:k", "distinct keys"),
+        ("API_KEYS", "anonymous:k", "no name 'anonymous'"),
+        ("HOST", "0.0.0.0", "ALLOW_ANONYMOUS=1"),
+        ("LEASE_SECONDS", "0", "LEASE_SECONDS='0'"),
+        ("MAX_NUM_SEQS", "", None),
+    ],
+)
+def test_wrong_values(monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str | None) -> None:
+    monkeypatch.setenv(name, value)
+    if message is None:
+        assert get_settings() == Settings()
+    else:
+        with pytest.raises(SettingsError) as caught:
+            get_settings()
+        assert message in caught.value.detail
+        assert name in caught.value.detail
+
+
+def test_keys_are_looked_up_by_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("API_KEYS", "ann:k1, ben:k2:with-colon")
+    monkeypatch.setenv("HOST", "0.0.0.0")
+    assert get_settings().api_keys == {"k1": "ann", "k2:with-colon": "ben"}
+
+
+def test_the_echo_engine_serves_a_model_of_its_own_name() -> None:
+    assert Settings(engine=EngineKind.ECHO, model_id="other").model == "echo"
+    assert Settings(model_id="other").model == "other"
+
+
+def test_redis_is_required_where_it_is_needed() -> None:
+    with pytest.raises(SettingsError, match="REDIS_URL is not set"):
+        _ = Settings().required_redis_url
