@@ -46,7 +46,7 @@ def _serve(settings: Settings, folder: Path) -> int:
         redis_url = embedded.configure(folder)
     _set_variables(settings, folder, redis_url)
     url = _local_url(settings)
-    foreman = Foreman(programs, lambda: _is_ready(url), lambda: _announce(url, settings))
+    foreman = Foreman(programs, lambda: _is_ready(url), _ready_line(url, settings))
     foreman.main()
     if foreman.failure:
         print(f"serve: {foreman.failure}", file=sys.stderr)
@@ -87,13 +87,12 @@ def _is_ready(url: str) -> bool:
         return False
 
 
-def _announce(url: str, settings: Settings) -> None:
+def _ready_line(url: str, settings: Settings) -> str:
     key = "-H 'Authorization: Bearer KEY' " if settings.api_keys else ""
     body = '{"prompt": "Once upon a time"}'
-    print(
+    return (
         f"ready: {url}/ - try: curl -N {key}{url}/generate_stream "
-        f"-H 'Content-Type: application/json' -d '{body}'",
-        flush=True,
+        f"-H 'Content-Type: application/json' -d '{body}'"
     )
 
 

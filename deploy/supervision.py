@@ -23,9 +23,10 @@ from supervisor.options import ServerOptions
 from supervisor.states import SupervisorStates
 from supervisor.supervisord import Supervisor
 
+from deploy.console import Console, prefix
+
 CONFIG = Path(__file__).with_name("supervisord.conf")
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-NAME_WIDTH = len("worker")
 
 HURRY_AFTER_SECONDS = 1.0
 """A signal to the process group reaches us twice, directly and through make; a person takes longer."""
@@ -36,10 +37,11 @@ cannot be asked to stop draining. gunicorn drops its requests. Redis ends quickl
 
 
 class Options(ServerOptions):  # type: ignore[misc]
-    """supervisor's, reading our file, without a log file of its own."""
+    """supervisor's, reading our file and logging to our console."""
 
-    def __init__(self, programs: Collection[str]) -> None:
+    def __init__(self, programs: Collection[str], console: Console) -> None:
         super().__init__()
+        self._console = console
         self.realize(["--nodaemon", "--configuration", str(CONFIG)])
         groups: list[Any] = vars(self)["process_group_configs"]
         self.process_group_configs = [group for group in groups if group.name in programs]
@@ -50,7 +52,10 @@ class Options(ServerOptions):  # type: ignore[misc]
 
     def make_logger(self) -> None:
         self.logger = loggers.getLogger(self.loglevel)
-        loggers.handle_stdout(self.logger, f"{_prefix('serve')}%(message)s\n")
+        handler = loggers.StreamHandler(self._console)
+        handler.setFormat(f"{prefix('serve')}%(message)s\n")
+        handler.setLevel(self.loglevel)
+        self.logger.addHandler(handler)
 
     def get_signal(self) -> int | None:
         number: int | None = super().get_signal()
@@ -67,19 +72,16 @@ class Options(ServerOptions):  # type: ignore[misc]
 class Foreman(Supervisor):  # type: ignore[misc]
     """Runs the programs until it is told to stop, or until one of them dies before all were ready.
 
-    is_ready: asked every second until it says yes; then `announce` is called, once.
+    is_ready: asked every second until it says yes; then `ready_line` is printed, once.
     """
 
-    def __init__(
-        self, programs: Collection[str], is_ready: Callable[[], bool], announce: Callable[[], None]
-    ) -> None:
-        super().__init__(Options(programs))
+    def __init__(self, programs: Collection[str], is_ready: Callable[[], bool], ready_line: str) -> None:
+        self._console = Console()
+        super().__init__(Options(programs, self._console))
         self._is_ready = is_ready
-        self._announce = announce
+        self._ready_line = ready_line
         self._was_ready = False
         self._has_hurried = False
-        self._partial_lines: dict[str, bytes] = {}
-        self._last_lines: dict[str, str] = {}
         self.failure: str | None = None
         """Why the start failed."""
 
@@ -94,7 +96,7 @@ class Foreman(Supervisor):  # type: ignore[misc]
         super().tick(now)
         if self.options.mood == SupervisorStates.RUNNING and not self._was_ready and self._is_ready():
             self._was_ready = True
-            self._announce()
+            self._console.write(f"{self._ready_line}\n")
         told_at = self.options.told_to_stop_at
         if not self._has_hurried and told_at and told_at[-1] - told_at[0] > HURRY_AFTER_SECONDS:
             self._has_hurried = True
@@ -111,24 +113,15 @@ class Foreman(Supervisor):  # type: ignore[misc]
         died = isinstance(event, events.ProcessStateBackoffEvent | events.ProcessStateExitedEvent)
         if died and not self._was_ready and self.failure is None:
             name = event.process.config.name
-            self.failure = f"{name} ended before it was ready: {self._last_lines.get(name, 'without a word')}"
+            last_line = self._console.last_lines.get(name, "without a word")
+            self.failure = f"{name} ended before it was ready: {last_line}"
             self.options.mood = SupervisorStates.SHUTDOWN
 
     def _print_output(self, event: Any) -> None:
-        name = event.process.config.name
-        *lines, rest = (self._partial_lines.get(name, b"") + event.data).split(b"\n")
-        self._partial_lines[name] = rest
-        for line in lines:
-            text = line.decode(errors="replace")
-            print(_prefix(name) + text, flush=True)
-            self._last_lines[name] = text or self._last_lines.get(name, "")
+        self._console.print_output(event.process.config.name, event.data)
 
 
 def die_with_parent() -> None:
     """Be sent SIGTERM when the parent process is gone, even if it was killed. On Linux; elsewhere nothing."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def _prefix(name: str) -> str:
-    return f"{name:{NAME_WIDTH}} | "

@@ -72,19 +72,19 @@ def none_alive(pids: list[int]) -> bool:
     return not any(is_alive(pid) for pid in pids)
 
 
-def launch(folder: Path, **variables: str) -> Serve:
-    """Not waited for. `folder` becomes DATA_DIR, unless `variables` name another."""
+def launch(folder: Path, variables: dict[str, str], output: int | None = None) -> Serve:
+    """Not waited for. `folder` becomes DATA_DIR; `output`: a file descriptor to write to instead of a log."""
     port = variables.get("PORT") or str(free_port())
     inherited = {name: value for name, value in os.environ.items() if name not in FOREIGN_VARIABLES}
     own = {**OWN_VARIABLES, "DATA_DIR": str(folder), "PORT": port, **variables}
     log = folder.with_name(f"{folder.name}-serve-{free_port()}.log")
-    with log.open("wb") as output:
+    with log.open("wb") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", "deploy.serve"],
             cwd=ROOT,
             env=inherited | own,
-            stdout=output,
-            stderr=output,
+            stdout=output or file,
+            stderr=file,
         )
     return Serve(process, f"http://127.0.0.1:{port}", log)
 
@@ -92,7 +92,7 @@ def launch(folder: Path, **variables: str) -> Serve:
 @contextmanager
 def serve(folder: Path, **variables: str) -> Iterator[Serve]:
     """Ready, and stopped in the end."""
-    serving = launch(folder, **variables)
+    serving = launch(folder, variables)
     try:
         eventually(serving.has_announced)
         yield serving
@@ -103,7 +103,7 @@ def serve(folder: Path, **variables: str) -> Iterator[Serve]:
 
 def refusal(folder: Path, **variables: str) -> str:
     """What it says where it does not start."""
-    refused = launch(folder, **variables)
+    refused = launch(folder, variables)
     try:
         assert refused.process.wait(PATIENCE_SECONDS) == 1, refused.output
     finally:

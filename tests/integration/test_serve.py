@@ -148,13 +148,12 @@ def test_a_missing_model_is_named_before_anything_starts(tmp_path: Path) -> None
     assert said == "serve: MODEL_ID=./nowhere: there is no model in this folder (no config.json)\n"
 
 
-def test_a_worker_that_cannot_start_ends_the_start(tmp_path: Path) -> None:
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "config.json").write_text("{}")
-    said = refusal(tmp_path / "data", ENGINE="transformers", MODEL_ID=str(tmp_path / "model"))
-    last = said.splitlines()[-1]
-    assert last.startswith("serve: worker ended before it was ready: ")
-    assert f"MODEL_ID={tmp_path / 'model'}" in last
+def test_a_process_that_cannot_start_ends_the_start_with_its_last_line(tmp_path: Path) -> None:
+    said = refusal(tmp_path, GUNICORN_CMD_ARGS="--steam")
+    *before, last = said.splitlines()
+    assert last.startswith("serve: web ended before it was ready: ")
+    assert "--steam" in last
+    assert any(line.startswith("serve  | stopped: redis") for line in before)
 
 
 def test_with_redis_url_no_redis_is_started(tmp_path: Path, redis_url: str) -> None:
@@ -188,6 +187,16 @@ def test_a_killed_one_leaves_nothing_that_hinders_the_next(tmp_path: Path) -> No
         assert finished(second.url, job_id)["output"][0]["text"].split() == ["tick", "tock"] * 200
 
 
+def test_it_goes_on_when_nobody_reads_its_output(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    serving = launch(tmp_path, {}, output=writing)
+    os.close(writing)
+    os.close(reading)
+    eventually(serving.is_ready)
+    assert finished(serving.url, started(serving.url, max_tokens=2))["status"] == "completed"
+    assert serving.stop() == 0
+
+
 def test_a_worker_drains_before_the_web_stops(tmp_path: Path) -> None:
     with serve(tmp_path, DRAIN_SECONDS="600") as running:
         job_id = started(running.url, max_tokens=150)
@@ -197,7 +206,7 @@ def test_a_worker_drains_before_the_web_stops(tmp_path: Path) -> None:
 
 
 def test_a_second_interrupt_hurries(tmp_path: Path) -> None:
-    serving = launch(tmp_path, DRAIN_SECONDS="600")
+    serving = launch(tmp_path, {"DRAIN_SECONDS": "600"})
     try:
         eventually(serving.has_announced)
         started(serving.url, max_tokens=4000)
