@@ -45,7 +45,7 @@ def _serve(settings: Settings, folder: Path) -> int:
         programs.add("redis")
         redis_url = embedded.configure(folder)
     _set_variables(settings, folder, redis_url)
-    url = _local_url(settings)
+    url = local_url(settings)
     foreman = Foreman(programs, lambda: _is_ready(url), _ready_line(url, settings))
     foreman.main()
     if foreman.failure:
@@ -68,7 +68,7 @@ def _set_variables(settings: Settings, folder: Path, redis_url: str) -> None:
     )
 
 
-def _local_url(settings: Settings) -> str:
+def local_url(settings: Settings) -> str:
     """Where this machine reaches the server; 0.0.0.0 is no address to visit."""
     try:
         address = ipaddress.ip_address(settings.host)
