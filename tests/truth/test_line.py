@@ -113,6 +113,18 @@ def test_priority_goes_first_but_not_for_ever(house: House) -> None:
     assert order.index(high[0]) < order.index(normal) < order.index(low)
 
 
+def test_a_prioritized_job_does_not_push_newcomers_behind_its_owners_backlog(house: House) -> None:
+    """Its own tag lies far ahead; time must not follow it there."""
+    house.worker(1)
+    running = house.submit("ada")
+    backlog = [house.submit("ada") for _ in range(10)]
+    high = house.submit("ada", priority="high")
+    house.finish(house.claim(running))
+    assert house.rung == [running, high]
+    newcomer = house.submit("bob")
+    assert line(house) == [newcomer, *backlog]
+
+
 def test_no_more_is_offered_than_there_are_free_slots(house: House) -> None:
     jobs = [house.submit(n=2) for _ in range(4)]
     assert house.rung == []
