@@ -1,0 +1,118 @@
+"""What docker-compose.yml and its images promise, as far as it can be read or run without Docker."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml  # type: ignore[import-untyped]
+from redis import Redis
+
+from tasks.leases import Leases, WorkerInfo
+from tasks.settings import Settings
+
+CHECKOUT = Path(__file__).parents[2]
+SCRIPTS = CHECKOUT / "deploy" / "compose"
+
+COMPOSE: dict[str, Any] = yaml.safe_load((CHECKOUT / "docker-compose.yml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+
+MADE_INSIDE = {"redis_url": "by with-redis-url", "port": "published", "data_dir": "of the embedded Redis"}
+"""Settings that Compose does not hand through."""
+
+OTHERS = {
+    "web": {"WEB_CONCURRENCY", "FORWARDED_ALLOW_IPS", "GUNICORN_CMD_ARGS"},
+    "worker": {"OMP_NUM_THREADS", "HF_TOKEN", "HF_HUB_OFFLINE"},
+    "flower": {name for name in SERVICES["flower"]["environment"] if name.startswith("FLOWER_")},
+}
+"""Variables that are not ours."""
+
+
+@pytest.mark.parametrize("field", sorted(Settings.model_fields.keys() - MADE_INSIDE))
+def test_a_setting_reaches_the_web_or_the_worker(field: str) -> None:
+    assert field.upper() in SERVICES["web"]["environment"] | SERVICES["worker"]["environment"]
+
+
+@pytest.mark.parametrize("service", OTHERS)
+def test_a_variable_handed_through_is_a_setting(service: str) -> None:
+    settings = {field.upper() for field in Settings.model_fields}
+    assert SERVICES[service]["environment"].keys() - OTHERS[service] <= settings
+
+
+@pytest.mark.parametrize("name", COMPOSE["x-settings"])
+def test_shared_settings_are_the_same_everywhere_and_have_no_default_here(name: str) -> None:
+    for service in OTHERS:
+        assert SERVICES[service]["environment"].get(name, "missing") is None
+
+
+def test_the_worker_has_longer_than_its_drain() -> None:
+    grace = re.fullmatch(r"\$\{DRAIN_SECONDS:-(\d+)}s(\d+)ms", str(SERVICES["worker"]["stop_grace_period"]))
+    assert grace
+    assert int(grace[1]) == Settings.model_fields["drain_seconds"].default
+    assert int(grace[2]) >= 10_000
+
+
+def test_only_web_and_flower_are_published_and_on_loopback_by_default() -> None:
+    published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
+    assert {name: [port["host_ip"] for port in ports] for name, ports in published.items()} == {
+        "web": ["${HOST:-127.0.0.1}"],
+        "flower": ["127.0.0.1"],
+    }
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_has_a_health_check_and_comes_back(name: str) -> None:
+    assert SERVICES[name]["healthcheck"]["test"]
+    assert SERVICES[name]["restart"] == "unless-stopped"
+    assert SERVICES[name]["init"] is True
+
+
+def test_redis_keeps_every_job() -> None:
+    command = SERVICES["redis"]["command"]
+    assert "--appendonly yes" in command
+    assert "--maxmemory-policy noeviction" in command
+    assert "redis:/data" in SERVICES["redis"]["volumes"]
+
+
+@pytest.mark.parametrize("dockerfile", ["web/Dockerfile", "worker/Dockerfile"])
+def test_an_image_runs_as_the_user_that_may_read_the_password(dockerfile: str) -> None:
+    text = (CHECKOUT / dockerfile).read_text()
+    assert "useradd --uid 10001 --user-group" in text
+    assert "chgrp 10001" in (SCRIPTS / "redis.sh").read_text()
+    images = [stage for stage in re.split(r"^FROM ", text, flags=re.MULTILINE) if "\nCMD " in stage]
+    assert images
+    assert all("\nUSER tokenrelay\n" in image for image in images)
+
+
+def test_the_web_image_gets_nothing_of_the_workers() -> None:
+    assert "worker" not in re.sub("#.*", "", (CHECKOUT / "web" / "Dockerfile").read_text())
+
+
+def run_script(script: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(CHECKOUT), **variables}
+    return subprocess.run(
+        [sys.executable, SCRIPTS / script], env=env, capture_output=True, text=True, timeout=60
+    )
+
+
+def test_the_web_container_refuses_to_be_published_beyond_loopback_without_keys() -> None:
+    done = run_script("published_web.py", HOST="0.0.0.0")
+    assert done.returncode == 1
+    assert done.stderr.startswith("web: HOST: without API_KEYS only loopback")
+
+
+@pytest.mark.parametrize(("name", "returncode"), [(socket.gethostname(), 0), ("another", 1)])
+def test_the_workers_health_check_wants_its_own_heartbeat(
+    redis: Redis, redis_url: str, settings: Settings, name: str, returncode: int
+) -> None:
+    assert '"-n", "worker@%h"' in (CHECKOUT / "worker" / "Dockerfile").read_text()
+    leases = Leases(redis, settings.model_copy(update={"lease_seconds": 600}), ring=lambda _offers: None)
+    leases.heartbeat(WorkerInfo(f"worker@{name}", "m", "echo", 1, 0, 0.0))
+    done = run_script("worker_alive.py", REDIS_URL=redis_url)
+    assert (done.returncode, "no heartbeat" in done.stderr) == (returncode, returncode == 1)
