@@ -107,7 +107,9 @@ def test_the_web_container_refuses_to_be_published_beyond_loopback_without_keys(
     assert done.stderr.startswith("web: HOST: without API_KEYS only loopback")
 
 
-@pytest.mark.parametrize(("name", "returncode"), [(socket.gethostname(), 0), ("another", 1)])
+@pytest.mark.parametrize(
+    ("name", "returncode"), [(socket.gethostname(), 0), ("another", 1)], ids=["own", "other"]
+)
 def test_the_workers_health_check_wants_its_own_heartbeat(
     redis: Redis, redis_url: str, settings: Settings, name: str, returncode: int
 ) -> None:
