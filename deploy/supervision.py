@@ -31,9 +31,8 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 HURRY_AFTER_SECONDS = 1.0
 """A signal to the process group reaches us twice, directly and through make; a person takes longer."""
 
-HURRY_SIGNALS = {"worker": signal.SIGKILL, "web": signal.SIGQUIT}
-"""A killed worker's jobs go on at the next start, when their leases have run out: a Celery worker that drains
-cannot be asked to stop draining. gunicorn drops its requests. Redis ends quickly by itself."""
+HURRY_SIGNALS = {"worker": signal.SIGQUIT, "web": signal.SIGQUIT}
+"""The worker gives its jobs back instead of draining, gunicorn drops its requests. Redis is quick anyway."""
 
 
 class Options(ServerOptions):  # type: ignore[misc]

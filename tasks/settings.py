@@ -33,7 +33,7 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="address the web server binds")
     port: int = Field(8000, ge=1, le=65535, description="port the web server binds")
-    data_dir: Path = Field(Path(".data"), description="the embedded Redis' append-only file")
+    data_dir: Path = Field(Path(".data"), description="the embedded Redis' append-only file, logs and pids")
     model_id: str = Field("bundled", min_length=1, description="`bundled`, a hub id or a local folder")
     engine: EngineKind = Field(EngineKind.TRANSFORMERS, description="`transformers`, `vllm` or `echo`")
     device: str = Field(

@@ -92,11 +92,15 @@ class Flusher:
         self._news.put(ticket)
 
     def drain(self, seconds: float) -> None:
-        """Claim nothing more, run on for so long, then give back what is left and end."""
+        """Claim nothing more, run on for so long, then give back what is left and end. Again: the sooner."""
         self._news.put(Drain(time.monotonic() + seconds))
 
     def is_alive(self) -> bool:
         return self._thread.is_alive()
+
+    def join(self, timeout: float) -> None:
+        """Wait `timeout` seconds at most for the thread to end."""
+        self._thread.join(timeout)
 
     # --- the thread
 
@@ -153,7 +157,7 @@ class Flusher:
                 for output in outputs:
                     self._push(output)
             case Drain(deadline):
-                self._drain_deadline = deadline
+                self._drain_deadline = min(deadline, self._drain_deadline or deadline)
                 self._announcer.due_at = 0.0
                 while self._waiting:
                     self._waiting.popleft().ended(None)

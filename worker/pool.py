@@ -16,6 +16,7 @@ from billiard.einfo import ExceptionInfo
 from billiard.exceptions import Terminated
 from celery.concurrency.base import BasePool
 from celery.exceptions import Ignore
+from celery.worker import state as celery_state
 
 from tasks.generate import outcomes
 from tasks.job import Status
@@ -23,7 +24,7 @@ from tasks.leases import Finish
 from worker.flusher import Flusher
 
 DRAIN_POLL_SECONDS = 0.1
-"""How often a draining pool looks whether the flusher has ended; callbacks wake it at once."""
+"""How often a draining pool makes the calls that have come in."""
 
 Callback = Callable[..., None]
 
@@ -83,6 +84,7 @@ class EnginePool(BasePool):
         self._hub: Any = None
         self._flusher: Flusher | None = None
         self._drain_seconds = 0.0
+        self._is_stopping = False
 
     def serve(self, flusher: Flusher, drain_seconds: float) -> None:
         """Begin to serve tasks; called once, when the model is loaded."""
@@ -121,25 +123,26 @@ class EnginePool(BasePool):
             self._hub.call_soon(self._run_calls)
 
     def on_stop(self) -> None:
-        """Warm shutdown: run on to DRAIN_SECONDS. Celery's hub does not turn any more, so this does."""
-        self._drain(self._drain_seconds)
+        """Warm shutdown: run on to DRAIN_SECONDS. Cold (SIGQUIT), or told again: give all back at once."""
+        hurry = self._is_stopping or celery_state.should_terminate
+        self._is_stopping = True
+        self._drain(0.0 if hurry else self._drain_seconds)
 
     def on_terminate(self) -> None:
-        """Cold shutdown: give everything back at once."""
         self._drain(0.0)
 
     def terminate_job(self, pid: int, signal: int | None = None) -> None:
         """Nothing to kill: all jobs live in this process."""
 
     def _drain(self, seconds: float) -> None:
+        """Celery's hub does not turn any more, so its calls are made here. A signal may call this again."""
         if self._flusher is None:
             return
         self._flusher.drain(seconds)
         while self._flusher.is_alive():
-            try:
-                self._calls.get(timeout=DRAIN_POLL_SECONDS)()
-            except queue.Empty:
-                continue
+            # Not a wait on the queue of calls: its get() must not be entered again by a signal handler.
+            self._flusher.join(DRAIN_POLL_SECONDS)
+            self._run_calls()
         self._run_calls()
 
     def _run_calls(self) -> None:

@@ -164,6 +164,23 @@ def test_sigterm_lets_running_jobs_end_and_claims_no_more(
         assert store.workers() == []
 
 
+@pytest.mark.parametrize("signals", [[signal.SIGQUIT], [signal.SIGTERM, signal.SIGQUIT]])
+def test_sigquit_gives_back_at_once(
+    start_echo_workers: StartWorkers, store: Store, submit: Submit, signals: list[signal.Signals]
+) -> None:
+    """Also a worker that drains already. The record decides, not Celery's idea of a retry."""
+    with start_echo_workers("w1", DRAIN_SECONDS="3600") as (worker,):
+        job_id = submit("a b", **LONG)
+        started(store, job_id)
+        for number in signals:
+            worker.signal(number)
+            eventually(lambda: "hutdown" in worker.output())
+        assert worker.wait() in (0, 1)
+        assert store.get(job_id).attempts[0].reason == "drained"
+        assert store.workers() == []
+        assert "Traceback" not in worker.output()
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_another_worker_continues_the_stream(
     start_echo_workers: StartWorkers, store: Store, submit: Submit, how: signal.Signals
