@@ -23,13 +23,13 @@ class Claim:
     """What a worker needs to run a job, or to go on with it.
 
     entries: the whole log so far, the status entry of this claim included.
-    fails: consecutive attempts that died without a token.
+    is_alone: it may be what killed its workers, no other job is to be claimed beside it.
     """
 
     job_id: str
     token: str
     request: JobRequest
-    fails: int
+    is_alone: bool
     entries: list[Entry]
 
 
@@ -39,8 +39,8 @@ class Refusal(StrEnum):
     GONE = "gone"
     """It is not on offer (any more): the message was late or a copy."""
 
-    TOO_WIDE = "too_wide"
-    """It takes more slots than are free."""
+    BUSY = "busy"
+    """It takes more slots than are free, or has to run alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,14 +116,14 @@ class Leases:
         self._scripts = Scripts(redis, settings)
         self._ring = ring
 
-    def claim(self, job_id: str, token: str, worker: str, free_slots: int) -> Claim | Refusal:
-        """Take an offered job under a fresh `token`."""
-        word, *answer = self._scripts.call("claim", job_id, token, worker, free_slots)
+    def claim(self, job_id: str, token: str, worker: str, free_slots: int, held: int) -> Claim | Refusal:
+        """Take an offered job under a fresh `token`. held: jobs that the worker has already."""
+        word, *answer = self._scripts.call("claim", job_id, token, worker, free_slots, held)
         if word != "claimed":
             return Refusal(word)
-        request, fails, entries = answer
+        request, is_alone, entries = answer
         accepted = JobRequest.model_validate_json(request)
-        return Claim(job_id, token, accepted, fails, [parse_entry(entry) for entry in entries])
+        return Claim(job_id, token, accepted, bool(is_alone), [parse_entry(entry) for entry in entries])
 
     def flush(self, writes: Sequence[Write]) -> list[Written]:
         """Write for the whole batch; the answers are in the order of the writes."""

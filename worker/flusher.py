@@ -177,13 +177,12 @@ class Flusher:
     # --- claims
 
     def _claim_waiting(self) -> None:
-        """First come, first served. A wide job that has to wait holds back those behind it."""
-        while self._waiting and (free_slots := self._free_slots()):
+        """First come, first served. A job that has to wait for room holds back those behind it."""
+        while self._waiting and (free_slots := self._claimable_slots()):
             ticket = self._waiting[0]
-            claim = self._leases.claim(
-                ticket.job_id, secrets.token_hex(8), self._announcer.worker, free_slots
-            )
-            if claim is Refusal.TOO_WIDE and self._held:
+            token, held = secrets.token_hex(8), len(self._held)
+            claim = self._leases.claim(ticket.job_id, token, self._announcer.worker, free_slots, held)
+            if claim is Refusal.BUSY and held:
                 return
             self._waiting.popleft()
             if isinstance(claim, Refusal):
@@ -204,6 +203,9 @@ class Flusher:
         else:
             for request in requests:
                 self._loop.add_request(request)
+
+    def _claimable_slots(self) -> int:
+        return 0 if any(held.run.claim.is_alone for held in self._held.values()) else self._free_slots()
 
     def _free_slots(self) -> int:
         return self._engine.max_num_seqs - sum(held.run.slots for held in self._held.values())

@@ -2,17 +2,21 @@
 --
 -- Reads:   the record and the log
 -- Writes:  leases, the token, the attempt, a status entry in the log
--- Answers: {'claimed', request, fails, log entries}, {'gone'} where the job is not on offer, or
---          {'too_wide'} where it takes more slots than are free
-local id, token, worker, free_slots = ARGV[5], ARGV[6], ARGV[7], tonumber(ARGV[8])
+-- Answers: {'claimed', request, 1 if it runs alone, log entries}, {'gone'} where the job is not on offer, or
+--          {'busy'} where it takes more slots than are free or has to run alone and the worker holds jobs
+local id, token, worker, free_slots, held = ARGV[5], ARGV[6], ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9])
+
+-- A job whose workers died twice without a token may be what killed them: no others with it then.
+local ALONE_FROM_FAILS = 2
 
 local job = load_job(id)
 if not job then return { 'gone' } end
 local record = key('job', id)
+local is_alone = tonumber(redis.call('HGET', record, 'fails')) >= ALONE_FROM_FAILS
 
 if not (job.place == 'leases' and job.token == token) then
   if job.place ~= 'offered' then return { 'gone' } end
-  if job.n > free_slots then return { 'too_wide' } end
+  if job.n > free_slots or (is_alone and held > 0) then return { 'busy' } end
   local time = now()
   leave_place(job, id)
   enter_place(job, id, 'leases', precise(time + LEASE_SECONDS))
@@ -29,5 +33,5 @@ if not (job.place == 'leases' and job.token == token) then
   append(id, { '["s",' .. #attempts .. ']' })
 end
 
-local f = redis.call('HMGET', record, 'request', 'fails')
-return { 'claimed', f[1], tonumber(f[2]), redis.call('LRANGE', key('log', id), 0, -1) }
+local request = redis.call('HGET', record, 'request')
+return { 'claimed', request, is_alone and 1 or 0, redis.call('LRANGE', key('log', id), 0, -1) }

@@ -49,7 +49,7 @@ class House:
         self.leases.heartbeat(WorkerInfo("w1", "m", "echo", slots, 0, 0.0))
 
     def claim(self, job_id: str, token: str = "t") -> Claim:
-        claim = self.leases.claim(job_id, token, "w1", free_slots=8)
+        claim = self.leases.claim(job_id, token, "w1", free_slots=8, held=0)
         assert isinstance(claim, Claim)
         return claim
 
@@ -139,7 +139,7 @@ def test_nobody_overtakes_a_wide_job_that_waits_for_slots(house: House) -> None:
     narrow = house.submit(n=2)
     wide, late = house.submit(n=4), house.submit(n=1)
     assert house.rung == [narrow]
-    assert house.leases.claim(narrow, "t", "w1", free_slots=1) is Refusal.TOO_WIDE
+    assert house.leases.claim(narrow, "t", "w1", free_slots=1, held=0) is Refusal.BUSY
     house.finish(house.claim(narrow))
     assert house.rung == [narrow, wide]
     house.finish(house.claim(wide))
@@ -201,6 +201,16 @@ def test_the_fourth_death_without_a_token_is_poison(house: House) -> None:
     job = house.store.get(job_id)
     assert (job.status, job.error and job.error.code) == (Status.FAILED, "poison")
     assert [attempt.reason for attempt in job.attempts] == ["lease expired"] * 4
+
+
+def test_a_job_that_may_have_killed_two_workers_runs_alone(house: House) -> None:
+    house.worker(4)
+    job_id = house.submit()
+    for death in range(2):
+        assert not house.claim(job_id, f"t{death}").is_alone
+        house.make_due(keys.leases("m"), job_id)
+    assert house.leases.claim(job_id, "t2", "w1", free_slots=4, held=1) is Refusal.BUSY
+    assert house.claim(job_id, "t2").is_alone
 
 
 def test_a_token_clears_the_count_of_deaths(house: House) -> None:

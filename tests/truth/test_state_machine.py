@@ -131,7 +131,7 @@ class Transitions(RuleBasedStateMachine):
         job_id = data.draw(st.sampled_from(sorted(self.logs)))
         on_offer = self.place(job_id) == "offered"
         self.claim_number += 1
-        claim = self.leases.claim(job_id, f"token-{self.claim_number}", "w1", free_slots=4)
+        claim = self.leases.claim(job_id, f"token-{self.claim_number}", "w1", free_slots=4, held=0)
         assert isinstance(claim, Claim) == on_offer
         if not isinstance(claim, Claim):
             return multiple()

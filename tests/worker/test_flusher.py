@@ -127,6 +127,24 @@ def test_cancel_frees_the_slots_for_the_next_job(worker: Worker) -> None:
     assert all(choice.text.startswith("a b") for choice in choices)
 
 
+def test_a_suspect_job_gets_a_worker_of_its_own(worker: Worker) -> None:
+    """It killed two workers, perhaps: it waits until this one is empty, and others wait for it."""
+    companion = worker.submit(**LONG)
+    worker.started(companion)
+    worker.deliver = False
+    suspect = worker.submit(max_tokens=100)
+    worker.redis.hset(keys.job(suspect), "fails", 2)
+    worker.send(suspect)
+    late = worker.submit(max_tokens=1)
+    worker.send(late)
+    worker.store.cancel(companion)
+    assert worker.wait(suspect) == Finish(Status.COMPLETED)
+    assert worker.wait(late) == Finish(Status.COMPLETED)
+    first, second, third = (worker.store.get(job_id) for job_id in (companion, suspect, late))
+    assert (first.ended_at or 0) <= (second.started_at or 0)
+    assert (second.ended_at or 0) <= (third.started_at or 0)
+
+
 def test_timeout_keeps_partial_output(worker: Worker) -> None:
     job_id = worker.submit(timeout=0.3, **LONG)
     finish = worker.wait(job_id)

@@ -24,7 +24,7 @@ def engine() -> EchoEngine:
 
 def job_run(entries: list[Entry] | None = None, **body: Any) -> JobRun:
     request = parse_request({"prompt": "a b c", "max_tokens": 6, **body})
-    return JobRun(Claim("job_1", "token", request, 0, entries or [StatusEntry(1)]))
+    return JobRun(Claim("job_1", "token", request, False, entries or [StatusEntry(1)]))
 
 
 def step(run: JobRun, engine: EchoEngine) -> list[str]:
