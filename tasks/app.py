@@ -9,6 +9,7 @@ from celery import Celery, _state
 from kombu.exceptions import OperationalError
 
 from tasks import keys
+from tasks.connection import CALL_TIMEOUT_SECONDS, CONNECT_TIMEOUT_SECONDS
 from tasks.scripts import Offer
 from tasks.settings import Settings
 
@@ -48,7 +49,10 @@ class JobApp(Celery):
             task_track_started=True,
             task_send_sent_event=True,
             broker_connection_retry_on_startup=True,
-            broker_transport_options={"socket_connect_timeout": 2, "socket_timeout": 30},
+            broker_transport_options={
+                "socket_connect_timeout": CONNECT_TIMEOUT_SECONDS,
+                "socket_timeout": CALL_TIMEOUT_SECONDS,
+            },
         )
 
     def ring(self, offers: Sequence[Offer]) -> None:
