@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 
 from celery import Celery, _state
+from kombu import Queue
 from kombu.exceptions import OperationalError
 
 from tasks import keys
@@ -36,9 +37,12 @@ class JobApp(Celery):
         )
         self.settings = settings
         self.conf.update(
+            # A message is a bell: what it rings for stands in the record, and a lost one is sent again.
+            # So it needs no acknowledgement: see `tasks.generate.Bell`.
+            task_queues=[Queue(celery_queue(settings.model), no_ack=True)],
             task_default_queue=celery_queue(settings.model),
-            # Early ack: the record, not Celery's message, is what must not be lost.
             task_acks_late=False,
+            worker_enable_prefetch_count_reduction=False,
             # A message taken ahead of a free slot would wait behind this worker while another one idles.
             worker_disable_prefetch=True,
             worker_cancel_long_running_tasks_on_connection_loss=False,

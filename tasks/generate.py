@@ -8,6 +8,7 @@ there: signals, events and states are then Celery's.
 from __future__ import annotations
 
 from celery import Celery
+from celery.worker.request import Request
 
 from tasks.app import TASK
 from tasks.backend import JobFailedError
@@ -17,11 +18,25 @@ outcomes: dict[str, Finish] = {}
 """How jobs ended whose task body runs next, by job id; only Celery's thread touches it."""
 
 
+class Bell(Request):
+    """A task message that is never acknowledged; its queue hands messages out for good (`no_ack`).
+
+    An acknowledgement on the connection that brought the message, after Redis was away and the consumer has
+    another one, raises an AttributeError in kombu 5.7 that ends a Celery 5.7 worker.
+    """
+
+    def acknowledge(self) -> None:
+        self.acknowledged = True
+
+    def reject(self, requeue: bool = False) -> None:  # noqa: ARG002
+        self.acknowledged = True
+
+
 def register(app: Celery) -> None:
     """Give a worker's app its task."""
 
     # throws: a failed job is no fault of the worker, its log shows a line and no traceback.
-    @app.task(name=TASK, throws=(JobFailedError,))
+    @app.task(name=TASK, throws=(JobFailedError,), Request=Bell)
     def generate(job_id: str) -> str:
         finish = outcomes.pop(job_id)
         if finish.error:

@@ -1,0 +1,99 @@
+"""Clients that submit, follow and judge. The oracle: it knows the right text and never asks Redis."""
+
+from __future__ import annotations
+
+import random
+import threading
+from dataclasses import dataclass, field
+
+from client import Client, ClientError
+from client.job import Job
+
+PATIENCE_SECONDS = 120.0
+"""Of a client whose server is away, and for a job's end: far more than any single failure costs."""
+
+
+@dataclass
+class Verdict:
+    """What all clients found, and what is wrong with it."""
+
+    accepted: int = 0
+    completed: int = 0
+    cancelled: int = 0
+    continued: int = 0
+    """Jobs that had more than one attempt."""
+    tokens: int = 0
+    faults: list[str] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __str__(self) -> str:
+        counts = (
+            f"accepted {self.accepted}, completed {self.completed}, cancelled {self.cancelled}, "
+            f"continued by another attempt {self.continued}, {self.tokens} tokens"
+        )
+        return "\n".join([counts, f"faults: {len(self.faults)}", *self.faults])
+
+
+class ChaosClient:
+    """One client: job after job until told to stop, each submitted with a key and followed to its end."""
+
+    def __init__(self, url: str, name: str, seed: int, verdict: Verdict, stop: threading.Event) -> None:
+        self._client = Client(url, patience_seconds=PATIENCE_SECONDS)
+        self._name = name
+        self._random = random.Random(f"{seed}-{name}")
+        self._verdict = verdict
+        self._stop = stop
+        self.thread = threading.Thread(target=self._run, name=name)
+
+    def _run(self) -> None:
+        number = 0
+        with self._client:
+            while not self._stop.is_set():
+                number += 1
+                try:
+                    self._one_job(f"{self._name}.{number}")
+                except (ClientError, AssertionError) as error:
+                    with self._verdict.lock:
+                        self._verdict.faults.append(f"{self._name}.{number}: {error!r}")
+
+    def _one_job(self, label: str) -> None:
+        length = self._random.choice([1, 5, 30, 100, 200])
+        n = self._random.choice([1, 1, 1, 2])
+        # A word for each position: a splice of two attempts, a gap or a repeat shows in the text.
+        words = [f"{label}/{i}" for i in range(length)]
+        job = self._client.submit(" ".join(words), max_tokens=length, n=n, idempotency_key=label)
+        with self._verdict.lock:
+            self._verdict.accepted += 1
+        cancel_at = self._random.randrange(length * n) if self._random.random() < 0.1 else None
+        texts = self._follow(job, n, cancel_at)
+        self._judge(self._client.get(job.id), texts, words, cancel_at is not None)
+
+    def _follow(self, job: Job, n: int, cancel_at: int | None) -> list[str]:
+        """Each choice's text from the stream, whose events must be numbered without gaps."""
+        texts = [""] * n
+        expected_seq = 1
+        for event in self._client.stream(job.id):
+            assert event["seq"] == expected_seq, f"event {event['seq']} where {expected_seq} was due"
+            expected_seq += 1
+            if event["type"] == "token":
+                texts[event["index"]] += event["text"]
+            if cancel_at is not None and expected_seq > cancel_at:
+                cancel_at = None
+                self._client.cancel(job.id)
+        return texts
+
+    def _judge(self, job: Job, texts: list[str], words: list[str], may_be_cancelled: bool) -> None:
+        right = " ".join(words)
+        output = [choice["text"] for choice in job.fields["output"]]
+        assert output == texts, f"polled {output!r}, streamed {texts!r}"
+        if job.status == "cancelled":
+            assert may_be_cancelled
+            assert all(right.startswith(text) for text in texts), texts
+        else:
+            assert job.status == "completed", (job.status, job.error)
+            assert texts == [right] * len(texts), texts
+        with self._verdict.lock:
+            self._verdict.completed += job.status == "completed"
+            self._verdict.cancelled += job.status == "cancelled"
+            self._verdict.continued += len(job.fields["attempts"]) > 1
+            self._verdict.tokens += sum(len(text.split()) for text in texts)

@@ -1,0 +1,106 @@
+"""The product as processes that can be killed, paused and started again: Redis, web and workers."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from pathlib import Path
+
+from tests.conftest import free_port, start_redis
+from tests.integration.product import Web
+from tests.integration.workers import WorkerProcess
+
+SETTINGS = {
+    "ENGINE": "echo",
+    "ECHO_STEP_SECONDS": "0.02",
+    "MAX_NUM_SEQS": "8",
+    "LEASE_SECONDS": "1",
+    "DRAIN_SECONDS": "1",
+    "STEP_TIMEOUT_SECONDS": "10",
+}
+
+
+class Fleet:
+    """`dead` are workers that ended without being told to: there must be none."""
+
+    def __init__(self, folder: Path, workers: int, appendfsync: str = "always") -> None:
+        self._folder = folder
+        self._redis_port = free_port()
+        self._redis_options = ("--appendonly", "yes", "--appendfsync", appendfsync)
+        self._redis, self.redis_url = self._start_redis()
+        self.web = Web(self.redis_url, folder, SETTINGS)
+        self.workers = [self._start_worker(f"w{i}-0") for i in range(workers)]
+        self._generation = 0
+        self.dead: list[str] = []
+        for worker in self.workers:
+            worker.wait_until_ready()
+        self.web.start()
+
+    def stop(self) -> None:
+        self.look_for_dead()
+        for worker in self.workers:
+            worker.process.kill()
+            worker.process.wait()
+        self.web.kill()
+        self._redis.kill()
+        self._redis.wait()
+
+    def look_for_dead(self) -> None:
+        """Replace, and remember, workers that ended by themselves."""
+        for index, worker in enumerate(self.workers):
+            if worker.process.poll() is not None:
+                self.dead.append(
+                    f"{worker.id} ended with {worker.process.returncode}:\n{worker.output()[-3000:]}"
+                )
+                self._replace(index)
+
+    # --- violence
+
+    def kill_worker(self, index: int) -> None:
+        self.look_for_dead()
+        self.workers[index].process.kill()
+        self.workers[index].process.wait()
+        self._replace(index)
+
+    def roll_worker(self, index: int) -> None:
+        """A rolling restart's step: told to end, it drains, and another one takes its place."""
+        self.look_for_dead()
+        self.workers[index].signal(signal.SIGTERM)
+        self.workers[index].wait()
+        self._replace(index)
+
+    def pause_worker(self, index: int) -> None:
+        self.workers[index].signal(signal.SIGSTOP)
+
+    def resume_worker(self, index: int) -> None:
+        self.workers[index].signal(signal.SIGCONT)
+
+    def kill_web(self) -> None:
+        self.web.kill()
+
+    def start_web(self) -> None:
+        self.web.start()
+
+    def kill_redis(self) -> None:
+        self._redis.kill()
+        self._redis.wait()
+
+    def start_redis(self) -> None:
+        self._redis, _ = self._start_redis()
+
+    def pause_redis(self) -> None:
+        self._redis.send_signal(signal.SIGSTOP)
+
+    def resume_redis(self) -> None:
+        self._redis.send_signal(signal.SIGCONT)
+
+    def _start_redis(self) -> tuple[subprocess.Popen[bytes], str]:
+        return start_redis(self._folder, *self._redis_options, port=self._redis_port)
+
+    def _start_worker(self, name: str) -> WorkerProcess:
+        variables = SETTINGS | {"REDIS_URL": self.redis_url}
+        return WorkerProcess(name, variables, self._folder / f"{name}.log")
+
+    def _replace(self, index: int) -> None:
+        self._generation += 1
+        self.workers[index] = self._start_worker(f"w{index}-{self._generation}")

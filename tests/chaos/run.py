@@ -1,0 +1,121 @@
+"""A seeded run of violence: `python -m tests.chaos.run --seconds 180 --seed 7`, or `make chaos`."""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.chaos.clients import ChaosClient, Verdict
+from tests.chaos.fleet import Fleet
+
+CLIENTS = 12
+WORKERS = 3
+PAUSE_BETWEEN_SECONDS = (0.5, 3.0)
+OUTAGE_SECONDS = (0.1, 4.0)
+"""Of a paused or killed process before it goes on; leases are 1 s."""
+
+LAST_JOBS_SECONDS = 120.0
+"""For what is accepted when the violence ends."""
+
+
+class Chaos:
+    """Draws what happens next from a seed. What is paused or killed is brought back before the next act."""
+
+    def __init__(self, fleet: Fleet, seed: int) -> None:
+        self._fleet = fleet
+        self._random = random.Random(seed)
+        self.acts: Counter[str] = Counter()
+
+    def rage(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        acts: list[Callable[[], None]] = [
+            self.kill_worker,
+            self.kill_worker,
+            self.roll_worker,
+            self.pause_worker,
+            self.restart_web,
+            self.restart_redis,
+            self.pause_redis,
+        ]
+        while time.monotonic() < deadline:
+            time.sleep(self._random.uniform(*PAUSE_BETWEEN_SECONDS))
+            act = self._random.choice(acts)
+            self.acts[act.__name__] += 1
+            act()
+        self._fleet.look_for_dead()
+
+    def kill_worker(self) -> None:
+        self._fleet.kill_worker(self._any_worker())
+
+    def roll_worker(self) -> None:
+        self._fleet.roll_worker(self._any_worker())
+
+    def pause_worker(self) -> None:
+        index = self._any_worker()
+        self._fleet.pause_worker(index)
+        self._outage()
+        self._fleet.resume_worker(index)
+
+    def restart_web(self) -> None:
+        self._fleet.kill_web()
+        self._outage()
+        self._fleet.start_web()
+
+    def restart_redis(self) -> None:
+        self._fleet.kill_redis()
+        self._outage()
+        self._fleet.start_redis()
+
+    def pause_redis(self) -> None:
+        self._fleet.pause_redis()
+        self._outage()
+        self._fleet.resume_redis()
+
+    def _any_worker(self) -> int:
+        return self._random.randrange(WORKERS)
+
+    def _outage(self) -> None:
+        time.sleep(self._random.uniform(*OUTAGE_SECONDS))
+
+
+def run(folder: Path, seconds: float, seed: int) -> tuple[Verdict, Counter[str]]:
+    """The verdict, faults of the fleet included, and what was done."""
+    fleet = Fleet(folder, WORKERS)
+    verdict, stop = Verdict(), threading.Event()
+    clients = [ChaosClient(fleet.web.url, f"c{i}", seed, verdict, stop) for i in range(CLIENTS)]
+    chaos = Chaos(fleet, seed)
+    try:
+        for client in clients:
+            client.thread.start()
+        chaos.rage(seconds)
+    finally:
+        stop.set()
+        for client in clients:
+            client.thread.join(LAST_JOBS_SECONDS)
+        fleet.stop()
+    verdict.faults += [f"{client.thread.name} still waits" for client in clients if client.thread.is_alive()]
+    verdict.faults += fleet.dead
+    return verdict, chaos.acts
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=180)
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        verdict, acts = run(Path(folder), options.seconds, options.seed)
+    print(f"seed {options.seed}, {options.seconds:.0f} s: {dict(acts)}")
+    print(verdict)
+    return 1 if verdict.faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

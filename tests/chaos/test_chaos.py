@@ -1,0 +1,22 @@
+"""A minute of violence; `make chaos SECONDS=1800` has more of it."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.run import run
+
+SECONDS = 45.0
+
+
+@pytest.mark.timeout(300)
+def test_nothing_is_lost_doubled_or_wrong(tmp_path: Path) -> None:
+    seed = random.SystemRandom().randrange(10**6)
+    verdict, acts = run(tmp_path, SECONDS, seed)
+    print(f"seed {seed}: {dict(acts)}\n{verdict}")
+    assert verdict.faults == [], f"seed {seed}: {dict(acts)}\n{verdict}"
+    assert verdict.accepted == verdict.completed + verdict.cancelled
+    assert verdict.continued > 0, "the violence hit nobody"
