@@ -6,6 +6,7 @@ from random import Random
 from typing import cast
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -19,6 +20,7 @@ from worker.models.training.overlap import GramIndex, longest_run_words, share
 from worker.models.training.plots import PLOT_NAMES, load_plot
 from worker.models.training.tales import Teller, write_tale
 from worker.models.training.tokenizer import render_conversation, train_tokenizer
+from worker.models.training.train import draw_batch, learning_rate
 
 BUNDLED = Path(__file__).parents[2] / "worker" / "models" / "bundled"
 SEED = 31
@@ -172,8 +174,8 @@ def test_a_prompt_begins_with_the_end_mark_and_nothing_closes_it(tokenizer: PreT
 
 
 def test_the_chat_template_renders_what_was_trained_on(tokenizer: PreTrainedTokenizerFast) -> None:
-    for number in range(40):
-        messages = write_conversation(SEED, number)
+    spaced: list[Message] = [{"role": "user", "content": " Hi "}, {"role": "assistant", "content": "Hello\n"}]
+    for messages in [spaced, *(write_conversation(SEED, number) for number in range(40))]:
         rendered = _render(tokenizer, messages, ask=False)
         assert rendered == f"</s>{render_conversation(messages)}</s>"
 
@@ -203,6 +205,24 @@ def test_overlap_counts_the_grams_that_stand_in_the_training_text() -> None:
     hits = [index.hits("one two three four five six seven eight nine zero")]
     assert share(hits) == pytest.approx(2 / 3)
     assert longest_run_words(hits[0]) == 9
+
+
+def test_half_of_the_rows_of_a_batch_begin_as_a_prompt_does(tokenizer: PreTrainedTokenizerFast) -> None:
+    end = cast(int, tokenizer.eos_token_id)
+    corpus = encode_documents(TEXTS, tokenizer, end)
+    ids, positions = (
+        torch.cat(part) for part in zip(*(draw_batch(corpus, 256, n) for n in range(50)), strict=True)
+    )
+    at_start = positions[:, 0] == 0
+    assert 0.4 < at_start.float().mean() < 0.6
+    assert (ids[at_start, 0] == end).float().mean() > 0.95
+    assert positions.max() > 1000
+    assert positions.max() < 1024
+
+
+def test_the_learning_rate_rises_then_falls() -> None:
+    assert learning_rate(0, 0.0) < learning_rate(50, 0.01) < learning_rate(200, 0.05)
+    assert learning_rate(900, 0.5) > learning_rate(1800, 1.0) > 0
 
 
 def _render(tokenizer: PreTrainedTokenizerFast, messages: list[Message], *, ask: bool) -> str:

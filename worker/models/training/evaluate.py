@@ -27,6 +27,8 @@ from worker.models.training.train import DOCUMENTS, Plan, load_tokenizer, prepar
 HELD_OUT_SEED = 424_242  # never trained on
 SAMPLE_SEED = 7
 MAX_NEW_TOKENS = 320
+TEMPERATURE, TOP_P = 0.8, 0.95
+SAMPLING = {"do_sample": True, "temperature": TEMPERATURE, "top_p": TOP_P, "top_k": 0}
 OPENINGS = (
     "Once upon a time", "One day", "Long ago", "There was once", "In a small village", "Mira",
     "It was a stormy night, and", "Deep in the forest",
@@ -79,19 +81,21 @@ def held_out_loss(
 def generate(model: OPTForCausalLM, ids: Tensor, **options: Any) -> Tensor:
     """ids int64 [rows, prompt] to int64 [rows, prompt + new]."""
     mask = torch.ones_like(ids)
-    with_defaults = {"max_new_tokens": MAX_NEW_TOKENS, "top_k": 0, **options}
-    return cast(Tensor, cast(Any, model).generate(input_ids=ids, attention_mask=mask, **with_defaults))
+    rows = cast(Any, model).generate(
+        input_ids=ids, attention_mask=mask, max_new_tokens=MAX_NEW_TOKENS, **options
+    )
+    return cast(Tensor, rows)
 
 
 def sample_texts(
-    model: OPTForCausalLM, tokenizer: PreTrainedTokenizerFast, per_opening: int, **options: Any
+    model: OPTForCausalLM, tokenizer: PreTrainedTokenizerFast, per_opening: int
 ) -> tuple[list[str], float]:
     """Sampled tales, ``per_opening`` for each of OPENINGS, and the share that ended before MAX_NEW_TOKENS."""
     texts: list[str] = []
     ended = 0
     for opening in OPENINGS:
         prompt = torch.tensor([tokenizer.encode(opening)]).repeat(per_opening, 1)
-        rows = generate(model, prompt, do_sample=True, **options)
+        rows = generate(model, prompt, **SAMPLING)
         ended += int((rows[:, 1:] == tokenizer.eos_token_id).any(dim=1).sum())
         texts += tokenizer.batch_decode(rows, skip_special_tokens=True)
     return texts, ended / len(texts)
@@ -104,7 +108,7 @@ def show_samples(model: OPTForCausalLM, tokenizer: PreTrainedTokenizerFast) -> d
         ids = torch.tensor([tokenizer.encode(opening)])
         shown[f"greedy: {opening}"] = _decode(tokenizer, generate(model, ids, do_sample=False)[0])
         torch.manual_seed(SAMPLE_SEED)
-        rows = generate(model, ids, do_sample=True, temperature=0.8, top_p=0.95)
+        rows = generate(model, ids, **SAMPLING)
         shown[f"sampled: {opening}"] = _decode(tokenizer, rows[0])
     for question in QUESTIONS:
         rendered = tokenizer.apply_chat_template(
@@ -112,7 +116,7 @@ def show_samples(model: OPTForCausalLM, tokenizer: PreTrainedTokenizerFast) -> d
         )
         ids = torch.tensor([tokenizer.encode(cast(str, rendered), add_special_tokens=False)])
         torch.manual_seed(SAMPLE_SEED)
-        rows = generate(model, ids, do_sample=True, temperature=0.8, top_p=0.95)
+        rows = generate(model, ids, **SAMPLING)
         shown[f"asked: {question[-1]['content']}"] = _decode(tokenizer, rows[0, ids.shape[1] :])
     return shown
 
@@ -133,8 +137,7 @@ def measure(
     unseen = [write_tale(HELD_OUT_SEED, number).text for number in range(tales)]
     loss, tokens = held_out_loss(model, tokenizer, unseen)
     torch.manual_seed(SAMPLE_SEED)
-    temperature, top_p = 0.8, 0.95
-    sampled, ended = sample_texts(model, tokenizer, per_opening, temperature=temperature, top_p=top_p)
+    sampled, ended = sample_texts(model, tokenizer, per_opening)
     unseen_hits, sampled_hits = [index.hits(text) for text in unseen], [index.hits(text) for text in sampled]
     return Figures(
         held_out_tales=tales,
@@ -145,8 +148,8 @@ def measure(
         unseen_tales_8_gram_share=share(unseen_hits),
         unseen_tales_median_longest_run=median(map(longest_run_words, unseen_hits)),
         samples=len(sampled),
-        temperature=temperature,
-        top_p=top_p,
+        temperature=TEMPERATURE,
+        top_p=TOP_P,
         sampled_8_gram_share=share(sampled_hits),
         sampled_median_longest_run=median(map(longest_run_words, sampled_hits)),
         sampled_ended_by_itself=ended,

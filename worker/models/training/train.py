@@ -1,6 +1,6 @@
 """Trains the bundled model from nothing: writes the tales, learns the tokenizer, trains, exports float16.
 
-    OMP_WAIT_POLICY=PASSIVE python -m worker.models.training.train --minutes 47 \\
+    OMP_WAIT_POLICY=PASSIVE python -m worker.models.training.train --minutes 55 \\
         --out worker/models/bundled --work /tmp/tale-training
 
 Without the wait policy, threads that share the machine with other work spin where they should sleep. A killed
@@ -24,11 +24,11 @@ from worker.models.training.corpus import Corpus, encode_documents, write_docume
 from worker.models.training.tokenizer import CONTEXT_TOKENS, VOCAB_SIZE, train_tokenizer
 
 TRAIN_SEED = 20261122
-DOCUMENTS = 90_000  # about as many tokens as an hour on two cores can read, so that little is read twice
+DOCUMENTS = 90_000  # more than an hour on two cores can read, so that little is read twice
 TOKENIZER_DOCUMENTS = 20_000
 BATCH_TOKENS = 2048  # small, because two cores see few tokens: more steps teach more
 SHORT_WINDOW = 256  # a third faster on two cores than the full context
-SHORT_SHARE = 0.8  # of the run; the rest sees whole contexts
+SHORT_SHARE = 0.85  # of the run; the rest sees whole contexts
 DOCUMENT_START_SHARE = 0.5
 PEAK_RATE, FINAL_RATE, WARM_UP_STEPS = 1.5e-3, 3e-5, 200
 CHECKPOINT_SECONDS = 180.0
