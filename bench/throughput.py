@@ -21,7 +21,7 @@ from worker.engine import load_engine
 from worker.engine.base import Engine, EngineRequest, SamplingParams
 
 PROMPT = "Once upon a time"
-TOKENS = 128
+TOKENS = 256
 """New tokens per job; the end of a tale is ignored so that all have as many."""
 
 IDLE_JOBS = 20

@@ -87,12 +87,16 @@ class EnginePool(BasePool):
         self._is_stopping = False
 
     def serve(self, flusher: Flusher, drain_seconds: float) -> None:
-        """Begin to serve tasks; called once, when the model is loaded."""
+        """The model is loaded: serve tasks as soon as they come."""
         self._flusher = flusher
         self._drain_seconds = drain_seconds
-        flusher.start()
 
     def register_with_event_loop(self, loop: Any) -> None:
+        """Celery begins to consume, for the first time or again after it lost Redis."""
+        if self._hub is None and self._flusher is not None:
+            # Not earlier: jobs are offered to workers that announce themselves, and Celery takes a
+            # second to look for its neighbours before it consumes.
+            self._flusher.start()
         self._hub = loop
         loop.call_soon(self._run_calls)
 
@@ -136,8 +140,8 @@ class EnginePool(BasePool):
 
     def _drain(self, seconds: float) -> None:
         """Celery's hub does not turn any more, so its calls are made here. A signal may call this again."""
-        if self._flusher is None:
-            return
+        if self._flusher is None or self._hub is None:
+            return  # It never began.
         self._flusher.drain(seconds)
         while self._flusher.is_alive():
             # Not a wait on the queue of calls: its get() must not be entered again by a signal handler.
