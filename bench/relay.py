@@ -14,19 +14,19 @@ from gevent import monkey
 
 monkey.patch_all()
 
-import argparse  # noqa: E402
-import json  # noqa: E402
-import statistics  # noqa: E402
-import time  # noqa: E402
-from pathlib import Path  # noqa: E402
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
 
-import gevent  # noqa: E402
-import httpx  # noqa: E402
-import websocket  # noqa: E402
-from gevent.event import Event  # noqa: E402
-from redis import Redis  # noqa: E402
+import gevent
+import httpx
+import websocket
+from gevent.event import Event
+from redis import Redis
 
-from tasks import keys  # noqa: E402
+from tasks import keys
 
 Seen = dict[tuple[str, int], float]
 """(job id, seq) -> time.perf_counter() when it arrived."""
