@@ -1,4 +1,7 @@
-"""Every key in Redis, and the periods that are not settings. The Lua scripts build the same names."""
+"""The keys that Python reads, and the periods that are not settings.
+
+The Lua scripts build the same names, and a few that only they use.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,6 @@ PREFIX = f"tokenrelay:{SCHEMA}:"
 
 COUNTS = PREFIX + "counts"
 """Hash: status -> number of jobs."""
-
-MODELS = PREFIX + "models"
-"""Hash: model ever announced -> slots of its largest worker."""
 
 QUEUES = PREFIX + "queues"
 """Set of queues that ever held a job or had a worker."""
@@ -68,16 +68,6 @@ def slots(queue: str) -> str:
 def alive(queue: str) -> str:
     """Sorted set: workers by the end of their heartbeat."""
     return f"{PREFIX}alive:{queue}"
-
-
-def capacity(queue: str) -> str:
-    """Hash: worker -> its slots."""
-    return f"{PREFIX}capacity:{queue}"
-
-
-def stats(queue: str) -> str:
-    """Hash: `slot_seconds` -> moving average of the slot time that a job takes."""
-    return f"{PREFIX}stats:{queue}"
 
 
 def owner_jobs(owner: str) -> str:

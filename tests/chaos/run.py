@@ -102,6 +102,8 @@ def run(folder: Path, seconds: float, seed: int) -> tuple[Verdict, Counter[str]]
         fleet.stop()
     verdict.faults += [f"{client.thread.name} still waits" for client in clients if client.thread.is_alive()]
     verdict.faults += fleet.dead
+    if verdict.accepted != verdict.completed + verdict.cancelled and not verdict.faults:
+        verdict.faults.append("a client ended without a verdict on its job")
     return verdict, chaos.acts
 
 
