@@ -1,14 +1,19 @@
-"""The reaper: a Lua script that every worker and every web process calls, hence leaderless."""
+"""The reaper: a Lua script that every worker and every web process calls, hence leaderless.
+
+It also packs the logs of ended jobs, which Lua cannot.
+"""
 
 from __future__ import annotations
 
 import logging
 import threading
+from typing import cast
 
 from redis import Redis
 from redis.exceptions import RedisError
 
 from tasks import keys
+from tasks.log import pack
 from tasks.scripts import Ring, Scripts, as_offers
 from tasks.settings import Settings
 
@@ -28,6 +33,7 @@ class Reaper:
     """
 
     def __init__(self, redis: Redis, settings: Settings, ring: Ring) -> None:
+        self._redis = redis
         self._scripts = Scripts(redis, settings)
         self._ring = ring
         self._lease_seconds = settings.lease_seconds
@@ -43,9 +49,16 @@ class Reaper:
 
     def reap(self) -> float:
         """Move on what is due; seconds until something is due again. Raises RedisError."""
-        seconds, offers = self._scripts.call("reap", MAX_JOBS_PER_CALL, self._lease_seconds)
+        seconds, offers, ended = self._scripts.call("reap", MAX_JOBS_PER_CALL, self._lease_seconds)
         self._ring(as_offers(offers))
+        for job_id in ended:
+            self.pack(job_id)
         return float(seconds)
+
+    def pack(self, job_id: str) -> bool:
+        """Pack an ended job's log; whether it is packed now. Raises RedisError."""
+        entries = cast("list[str]", self._redis.lrange(keys.log(job_id), 0, -1))
+        return bool(self._scripts.call("pack", job_id, len(entries), pack(entries)))
 
     def _run(self) -> None:
         longest = self._lease_seconds / keys.HEARTBEATS_PER_LEASE

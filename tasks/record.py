@@ -6,14 +6,25 @@ import json
 from collections.abc import Mapping, Sequence
 
 from tasks.job import Attempt, Choice, FinishReason, Job, JobError, Status
-from tasks.log import choices, parse_entry
+from tasks.log import choices, parse_entry, unpack
+
+PACKED_LOG = "packed_log"
+"""The record's field that has the log of an ended job, see `tasks.log.pack`."""
+
+
+LOG_LENGTH = "log_length"
+"""How many entries that log has."""
 
 
 def job_from_record(record: Mapping[str, str], log: Sequence[str], read_at: float) -> Job:
-    """`record`: the hash's fields as the scripts wrote them. `read_at`: Redis' time of the reading."""
+    """`record`: the hash's fields as the scripts wrote them. `log`: the list, empty once it is packed.
+
+    `read_at`: Redis' time of the reading.
+    """
     status = Status(record["status"])
     error = JobError(record["error_code"], record["error_message"]) if "error_code" in record else None
-    output = choices((parse_entry(entry) for entry in log), int(record["n"]))
+    entries = unpack(record[PACKED_LOG]) if PACKED_LOG in record else log
+    output = choices((parse_entry(entry) for entry in entries), int(record["n"]))
     _close(output, status, error)
     return Job(
         id=record["id"],

@@ -25,9 +25,9 @@ from tasks.errors import (
     QueueFullError,
     UnavailableError,
 )
-from tasks.job import Job, Status
-from tasks.log import Entry, parse_entry
-from tasks.record import job_from_record
+from tasks.job import TERMINAL_STATUSES, Job, Status
+from tasks.log import Entry, parse_entry, unpack
+from tasks.record import LOG_LENGTH, PACKED_LOG, job_from_record
 from tasks.request import JobRequest, Priority
 from tasks.scripts import Ring, Scripts, as_offers
 from tasks.settings import Settings
@@ -56,6 +56,25 @@ class Submission:
 class Page:
     jobs: list[Job]
     has_more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """A job's status and the length of its log."""
+
+    status: Status
+    log_length: int
+
+    def has_nothing_after(self, seq: int) -> bool:
+        return self.status in TERMINAL_STATUSES and self.log_length <= seq
+
+
+@dataclass(frozen=True, slots=True)
+class LogPage:
+    """Successive entries of a log, and the job's status at that moment: None where there is no such job."""
+
+    status: Status | None
+    entries: list[Entry]
 
 
 class Store:
@@ -126,9 +145,29 @@ class Store:
         if answer != "deleted":
             raise ConflictError(f"the job is {answer}; cancel it first")
 
+    def glance(self, job_id: str, owner: str | None = None) -> Glance:
+        """`owner` None reads anybody's. Raises JobNotFoundError."""
+        pipe = self.redis.pipeline(transaction=True)
+        pipe.hmget(keys.job(job_id), "owner", "status", LOG_LENGTH)
+        pipe.llen(keys.log(job_id))
+        (found_owner, status, packed_length), length = pipe.execute()
+        if found_owner is None or (owner is not None and found_owner != owner):
+            raise JobNotFoundError(f"there is no job {job_id}")
+        return Glance(Status(status), int(packed_length or length))
+
     def read_log(self, job_id: str, after: int = 0) -> list[Entry]:
         """The log's entries with seq > after; empty also where there is no such job."""
-        return [parse_entry(e) for e in cast("list[str]", self.redis.lrange(keys.log(job_id), after, -1))]
+        return self.read_page(job_id, after).entries
+
+    def read_page(self, job_id: str, after: int, limit: int | None = None) -> LogPage:
+        """The `limit` entries that follow the first `after` ones, all of them without a limit."""
+        end = None if limit is None else after + limit
+        pipe = self.redis.pipeline(transaction=True)
+        pipe.hmget(keys.job(job_id), "status", PACKED_LOG)
+        pipe.lrange(keys.log(job_id), after, -1 if end is None else end - 1)
+        (status, packed), found = pipe.execute()
+        entries = unpack(packed)[after:end] if packed else found
+        return LogPage(Status(status) if status else None, [parse_entry(entry) for entry in entries])
 
     def counts(self) -> dict[str, int]:
         """Jobs by status, statuses without jobs included."""

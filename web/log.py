@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
 from redis import BlockingConnectionPool, Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from tasks import keys
-from tasks.errors import JobNotFoundError
-from tasks.job import TERMINAL_STATUSES, Job, Status
-from tasks.log import parse_entry
-from tasks.store import Store
+from tasks.job import Job, Status
+from tasks.store import Glance, Store
 from web.render import Batch
 
 PAGE_ENTRIES = 500
@@ -42,17 +37,6 @@ def connect(redis_url: str) -> Redis:
 
 
 @dataclass(frozen=True, slots=True)
-class Glance:
-    """A job's status and the length of its log."""
-
-    status: Status
-    log_length: int
-
-    def has_nothing_after(self, seq: int) -> bool:
-        return self.status in TERMINAL_STATUSES and self.log_length <= seq
-
-
-@dataclass(frozen=True, slots=True)
 class Page:
     """A piece of the log. `status` is None where there is no such job."""
 
@@ -69,20 +53,13 @@ class JobLog:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._redis = store.redis
 
     def ping(self) -> None:
-        self._redis.ping()
+        self._store.redis.ping()
 
     def glance(self, job_id: str, owner: str | None) -> Glance:
         """`owner` None reads anybody's. Raises JobNotFoundError."""
-        pipe = self._redis.pipeline(transaction=True)
-        pipe.hmget(keys.job(job_id), "owner", "status")
-        pipe.llen(keys.log(job_id))
-        (found_owner, status), length = pipe.execute()
-        if found_owner is None or (owner is not None and found_owner != owner):
-            raise JobNotFoundError(f"there is no job {job_id}")
-        return Glance(Status(status), length)
+        return self._store.glance(job_id, owner)
 
     def job(self, job_id: str) -> Job:
         """Raises JobNotFoundError."""
@@ -90,9 +67,5 @@ class JobLog:
 
     def page(self, job_id: str, after: int) -> Page:
         """The next entries with seq > after, and the status at the same moment."""
-        pipe = self._redis.pipeline(transaction=True)
-        pipe.hget(keys.job(job_id), "status")
-        pipe.lrange(keys.log(job_id), after, after + PAGE_ENTRIES - 1)
-        status, raw = pipe.execute()
-        entries = [parse_entry(entry) for entry in cast(Sequence[str], raw)]
-        return Page(Batch(after + 1, entries), Status(status) if status else None)
+        page = self._store.read_page(job_id, after, PAGE_ENTRIES)
+        return Page(Batch(after + 1, page.entries), page.status)

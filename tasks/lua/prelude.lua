@@ -11,6 +11,7 @@ local RING_AGAIN_SECONDS = tonumber(ARGV[3])
 local RETENTION_SECONDS = tonumber(ARGV[4])
 
 local MAX_OFFERS_PER_CALL = 128
+local PACK_AFTER_SECONDS = 10 -- Its readers have read to the end by then, and its worker has the answer.
 local SLOT_SECONDS_SMOOTHING = 0.1
 
 local function key(kind, name) return PREFIX .. kind .. ':' .. name end
@@ -101,6 +102,7 @@ local function end_job(job, id, status, code, message, time)
   end
   set_status(job, id, job.status, status)
   redis.call('ZADD', PREFIX .. 'ended', precise(time), id)
+  redis.call('ZADD', PREFIX .. 'unpacked', precise(time + PACK_AFTER_SECONDS), id)
   append(id, { '["d","' .. status .. '"]' })
 end
 
@@ -110,6 +112,7 @@ local function purge(job, id)
   if idempotency_key then redis.call('DEL', key('idempotency', job.owner .. ':' .. idempotency_key)) end
   redis.call('DEL', key('job', id), key('log', id))
   redis.call('ZREM', PREFIX .. 'ended', id)
+  redis.call('ZREM', PREFIX .. 'unpacked', id)
   redis.call('ZREM', key('jobs', job.owner), id)
   redis.call('ZREM', key('jobs', job.owner) .. ':' .. job.status, id)
   redis.call('HINCRBY', PREFIX .. 'counts', job.status, -1)

@@ -3,7 +3,7 @@
 -- Called by every worker and every web process; its cost does not depend on the backlog.
 --
 -- Arguments: most jobs to move in this call, longest gap between two calls that is believed (seconds)
--- Answers:   {seconds until the next one is due, offers}
+-- Answers:   {seconds until the next one is due, offers, ended jobs whose log the caller is to pack}
 --
 -- After a longer gap, or one below zero, Redis was paused, restarted, promoted or its clock set: the
 -- leases that ran out meanwhile say nothing about their workers, so every lease gets a fresh term.
@@ -102,6 +102,12 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', PREFIX .. 'ended', '-inf', past,
   purge(load_job(id), id)
 end
 
+-- Given to one caller; to another one later where that one did not come to it.
+local to_pack = due(PREFIX .. 'unpacked')
+for _, id in ipairs(to_pack) do
+  redis.call('ZADD', PREFIX .. 'unpacked', precise(time + PACK_AFTER_SECONDS), id)
+end
+
 local next_due = time + LEASE_SECONDS
 local function sooner(set, delay)
   local head = redis.call('ZRANGE', set, 0, 0, 'WITHSCORES')
@@ -113,4 +119,5 @@ for _, queue in ipairs(queues) do
 end
 sooner(PREFIX .. 'deadlines', 0)
 sooner(PREFIX .. 'ended', RETENTION_SECONDS)
-return { precise(math.max(0, next_due - time)), offers }
+sooner(PREFIX .. 'unpacked', 0)
+return { precise(math.max(0, next_due - time)), offers, to_pack }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -377,3 +378,24 @@ def test_retention_removes_every_trace(house: House) -> None:
     }
     assert left <= of_the_house | {"finish", "virtual"}
     assert sum(house.store.counts().values()) == 0
+
+
+def test_an_ended_jobs_log_is_packed_and_reads_as_before(house: House) -> None:
+    house.worker(1)
+    job_id = house.submit()
+    claim = house.claim(job_id)
+    tokens = [TokenEntry(0, (i,), f"word {i}\n\u2028") for i in range(300)]
+    house.leases.flush([Write(job_id, claim.token, 1, 1, tokens)])
+    assert not house.reaper.pack(job_id), "it runs"
+    house.leases.flush([Write(job_id, claim.token, 301, 1, (), Finish(Status.COMPLETED))])
+    job, log = house.store.get(job_id), house.store.read_log(job_id)
+    before = house.redis.memory_usage(keys.job(job_id)) + house.redis.memory_usage(keys.log(job_id))
+
+    house.make_due(keys.PREFIX + "unpacked", job_id)
+
+    assert not house.redis.exists(keys.log(job_id))
+    assert house.redis.memory_usage(keys.job(job_id)) < before / 2
+    assert replace(house.store.get(job_id), read_at=job.read_at) == job
+    assert house.store.read_log(job_id) == log
+    assert house.store.read_page(job_id, after=5, limit=10).entries == log[5:15]
+    assert house.store.glance(job_id).log_length == 302

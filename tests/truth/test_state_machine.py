@@ -23,7 +23,7 @@ from tasks import keys
 from tasks.errors import ConflictError, IdempotencyConflictError, JobNotFoundError, QueueFullError
 from tasks.job import TERMINAL_STATUSES, JobError, Status
 from tasks.leases import Claim, Finish, Leases, Word, WorkerInfo, Write
-from tasks.log import DoneEntry, Entry, StatusEntry, TokenEntry, parse_entry
+from tasks.log import DoneEntry, Entry, StatusEntry, TokenEntry
 from tasks.reaper import Reaper
 from tasks.request import Priority, parse_request
 from tasks.scripts import Argument, Offer, Scripts
@@ -190,7 +190,7 @@ class Transitions(RuleBasedStateMachine):
 
     # --- what time does
 
-    @rule(kind=st.sampled_from(["leases", "offered", "deadlines", "ended"]), data=st.data())
+    @rule(kind=st.sampled_from(["leases", "offered", "deadlines", "ended", "unpacked"]), data=st.data())
     def time_passes(self, kind: str, data: st.DataObject) -> None:
         """Something in a set ordered by time is due: as good as waiting for it. The reaper comes."""
         index = f"{keys.PREFIX}{kind}:{QUEUE}" if kind in PLACES else keys.PREFIX + kind
@@ -213,6 +213,13 @@ class Transitions(RuleBasedStateMachine):
                 assert status in (Status.EXPIRED, Status.FAILED, Status.CANCELLED)
                 self.end(job_id, Status(status))
 
+    @rule(data=st.data())
+    def pack(self, data: st.DataObject) -> None:
+        """Any job, ended or not, packed already or not: its caller may be late."""
+        if self.logs:
+            job_id = data.draw(st.sampled_from(sorted(self.logs)))
+            assert self.reaper.pack(job_id) == (job_id in self.ended)
+
     # --- what must always hold
 
     @invariant()
@@ -227,8 +234,8 @@ class Transitions(RuleBasedStateMachine):
     @invariant()
     def logs_are_what_token_holders_wrote(self) -> None:
         for job_id, log in self.logs.items():
-            stored = [parse_entry(e) for e in self.redis.lrange(keys.log(job_id), 0, -1)]
-            assert stored == log
+            assert self.store.read_log(job_id) == log
+            assert self.store.glance(job_id).log_length == len(log)
 
     @invariant()
     def books_agree_with_the_jobs(self) -> None:
