@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import Any, Self
 
 from celery import Celery, _state
-from kombu import Queue
+from celery.app.amqp import AMQP
+from kombu import Connection, Queue
 from kombu.exceptions import OperationalError
 
 from tasks import keys
@@ -25,8 +27,22 @@ def celery_queue(queue: str) -> str:
     return f"tokenrelay.{keys.SCHEMA}.{queue}"
 
 
+class PromptConnection(Connection):
+    """Looks for a broker that was away every second or two: Celery's own pause grows to half a minute."""
+
+    def ensure_connection(self, *args: Any, **kwargs: Any) -> Self:
+        pauses = {"interval_start": 0.5, "interval_step": 0.5, "interval_max": 2.0}
+        return super().ensure_connection(*args, **(pauses | kwargs))
+
+
+class PromptAMQP(AMQP):
+    Connection = PromptConnection
+
+
 class JobApp(Celery):
     """A Celery app on the settings' Redis. It becomes Celery's current one where a process has no other."""
+
+    amqp_cls = "tasks.app:PromptAMQP"
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(
@@ -53,6 +69,7 @@ class JobApp(Celery):
             task_track_started=True,
             task_send_sent_event=True,
             broker_connection_retry_on_startup=True,
+            broker_connection_max_retries=None,
             broker_transport_options={
                 "socket_connect_timeout": CONNECT_TIMEOUT_SECONDS,
                 "socket_timeout": CALL_TIMEOUT_SECONDS,

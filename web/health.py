@@ -29,10 +29,10 @@ def web() -> Response:
 
 @bp.get("/ready")
 def ready() -> Response:
-    """A worker is alive as well; one is only after it has loaded its model."""
+    """A worker takes jobs as well: it has loaded its model, and is not about to end."""
     _require_redis()
-    if not services().store.workers():
-        raise UnavailableError("no worker with a loaded model is alive", retry_after=RETRY_SECONDS)
+    if not any(worker["slots"] for worker in services().store.workers()):
+        raise UnavailableError("no worker with a loaded model takes jobs", retry_after=RETRY_SECONDS)
     return _ok()
 
 

@@ -13,6 +13,7 @@ import tasks
 from tasks import generate
 from tasks.errors import JobNotFoundError, SettingsError
 from worker.bootstep import EngineStep
+from worker.pulse import PulseStep
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +25,7 @@ except SettingsError as error:
 app.conf.worker_pool = "worker.pool:EnginePool"
 app.conf.worker_concurrency = app.settings.max_num_seqs
 app.steps["worker"].add(EngineStep)
+app.steps["consumer"].add(PulseStep)
 generate.register(app)
 
 

@@ -18,6 +18,7 @@ from tasks.settings import Settings
 from worker.engine import load_engine
 from worker.engine.base import Engine
 from worker.flusher import Flusher
+from worker.pulse import Pulse
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,9 @@ class EngineStep(bootsteps.StartStopStep):
         settings, ring = worker.app.settings, worker.app.ring
         engine = _load(settings)
         leases = Leases(connect(settings), settings, ring)
-        worker.pool.serve(Flusher(engine, leases, settings, worker.hostname), settings.drain_seconds)
+        pulse = Pulse(worker.app, worker.hostname, settings.step_timeout_seconds)
+        flusher = Flusher(engine, leases, settings, worker.hostname, pulse)
+        worker.pool.serve(flusher, pulse, settings.drain_seconds)
         Reaper(connect(settings), settings, ring).start()
         logger.info(
             "serving %s: %d slots, length %d", engine.model, engine.max_num_seqs, engine.max_model_len

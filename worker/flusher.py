@@ -43,6 +43,14 @@ class Ticket(Protocol):
         """This worker is done with the job; None where it was refused, fenced or released."""
 
 
+class Hearing(Protocol):
+    """Whether the tasks' carrier still brings any; see `worker.pulse`."""
+
+    def beat(self) -> None: ...
+    def heard(self) -> None: ...
+    def is_lost(self) -> bool: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     outputs: list[RequestOutput]
@@ -67,10 +75,14 @@ class Held:
 class Flusher:
     """See the module."""
 
-    def __init__(self, engine: Engine, leases: Leases, settings: Settings, worker: str) -> None:
+    def __init__(
+        self, engine: Engine, leases: Leases, settings: Settings, worker: str, hearing: Hearing
+    ) -> None:
         self._engine = engine
         self._leases = leases
+        self._hearing = hearing
         self._step_timeout_seconds = settings.step_timeout_seconds
+        self._drain_seconds = settings.drain_seconds
         self._announcer = Announcer(engine, leases, settings, worker)
         self._news: queue.SimpleQueue[News] = queue.SimpleQueue()
         self._loop = EngineLoop(engine, lambda outputs: self._news.put(Step(outputs)))
@@ -79,6 +91,7 @@ class Flusher:
         """By fencing token."""
         self._unflushed_steps = 0
         self._drain_deadline: float | None = None
+        self._is_deaf = False
         self._thread = threading.Thread(target=self._run, name="flusher", daemon=True)
 
     # --- from other threads
@@ -111,6 +124,8 @@ class Flusher:
                 self._guard(self._turn)
             self._guard(self._release_rest)
             self._loop.stop()
+            if self._is_deaf:
+                _end_process()
         except Exception:
             logger.critical("the flusher failed, the worker ends", exc_info=True)
             _end_process()
@@ -122,6 +137,7 @@ class Flusher:
             self._flush()
         if is_due:
             self._watch_engine()
+            self._watch_hearing()
             slots = 0 if self._is_draining() else self._engine.max_num_seqs
             self._announcer.beat(slots, self._engine.max_num_seqs - self._free_slots())
 
@@ -268,6 +284,19 @@ class Flusher:
             self._drop(one, None)
         self._announcer.goodbye()
         self._leases.release([(one.run.job_id, one.run.token) for one in held], "drained")
+
+    def _watch_hearing(self) -> None:
+        """Tasks come through Celery. When none can come any more, somebody has to start this worker again."""
+        if self._is_draining():
+            return
+        if len(self._held) + len(self._waiting) >= self._engine.max_num_seqs:
+            self._hearing.heard()  # A full worker takes no messages.
+        elif self._hearing.is_lost():
+            logger.critical("Celery takes no messages any more, the worker drains and ends")
+            self._is_deaf = True
+            self._drain_deadline = time.monotonic() + self._drain_seconds
+        else:
+            self._hearing.beat()
 
     def _watch_engine(self) -> None:
         if self._loop.step_seconds() > self._step_timeout_seconds:

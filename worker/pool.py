@@ -22,6 +22,7 @@ from tasks.generate import outcomes
 from tasks.job import Status
 from tasks.leases import Finish
 from worker.flusher import Flusher
+from worker.pulse import Pulse
 
 DRAIN_POLL_SECONDS = 0.1
 """How often a draining pool makes the calls that have come in."""
@@ -83,12 +84,14 @@ class EnginePool(BasePool):
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._hub: Any = None
         self._flusher: Flusher | None = None
+        self.pulse: Pulse | None = None
         self._drain_seconds = 0.0
         self._is_stopping = False
 
-    def serve(self, flusher: Flusher, drain_seconds: float) -> None:
+    def serve(self, flusher: Flusher, pulse: Pulse, drain_seconds: float) -> None:
         """The model is loaded: serve tasks as soon as they come."""
         self._flusher = flusher
+        self.pulse = pulse
         self._drain_seconds = drain_seconds
 
     def register_with_event_loop(self, loop: Any) -> None:

@@ -44,6 +44,17 @@ class CeleryTask:
         return self.outcome.get(timeout=PATIENCE_SECONDS)
 
 
+class AllEars:
+    """The test's deliveries do not get lost."""
+
+    def beat(self) -> None: ...
+
+    def heard(self) -> None: ...
+
+    def is_lost(self) -> bool:
+        return False
+
+
 class Worker:
     """A flusher whose offers are delivered by hand, or by themselves with `deliver`."""
 
@@ -53,7 +64,7 @@ class Worker:
         self.deliver = deliver
         self.store = Store(self.redis, settings, self.ring)
         leases = Leases(connect(settings), settings, self.ring)
-        self.flusher = Flusher(EchoEngine(settings), leases, settings, "w1")
+        self.flusher = Flusher(EchoEngine(settings), leases, settings, "w1", AllEars())
 
     def ring(self, offers: Sequence[Offer]) -> None:
         for _, job_id in offers:
