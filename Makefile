@@ -10,13 +10,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 REQUIREMENTS := requirements.txt tasks/requirements.txt web/requirements.txt worker/requirements.txt
 
-.PHONY: help setup serve flower test chaos lint format clean
+.PHONY: help setup serve flower test chaos mutants lint format clean
 
 help:
 	@echo "make serve    web, worker and an embedded Redis in the foreground; Ctrl-C stops them"
 	@echo "make flower   Celery's Flower on the set-up that runs, at http://127.0.0.1:$(FLOWER_PORT)"
 	@echo "make test     linters, types and every test;  ARGS='-k hub' goes to pytest"
 	@echo "make chaos    kills, pauses and restarts under load;  SECONDS=1800 SEED=7  are yours to set"
+	@echo "make mutants  takes one guard at a time out of a copy and sees which test notices"
 	@echo "make lint     linters and types only;  make format  puts the code in form"
 	@echo "make setup    what the others do on first use;  make clean  takes it away again"
 
@@ -35,6 +36,9 @@ test: lint
 
 chaos: $(STAMP)
 	$(BIN)/python -m tests.chaos.run --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
+
+mutants: $(STAMP)
+	$(BIN)/python -m tests.mutants
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,0 +1,338 @@
+"""Takes one guard at a time out of a copy of the product and runs the test that shall notice.
+
+    make mutants
+
+Prints the table of docs/reliability.md; ends with 1 if a test did not notice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+LIMIT_SECONDS = 600.0
+
+LINE = "tests/truth/test_line.py::"
+MACHINE = "tests/truth/test_state_machine.py::test_transitions[Scripts]"
+DOUBLED = "tests/truth/test_state_machine.py::test_transitions[DoubledScripts]"
+FLUSHER = "tests/worker/test_flusher.py::"
+STREAM = "tests/integration/test_web_stream.py::"
+HUB = "tests/unit/test_web_hub.py::"
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """A guard, where it stands, and what stands there without it."""
+
+    guard: str
+    file: str
+    text: str
+    without: str
+    test: str
+
+    def is_noticed(self) -> bool:
+        """Whether the test fails on a copy that lacks the guard."""
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder) / "copy"
+            files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True)
+            copy.mkdir()
+            archive = ["tar", "-c", "--null", "-T", "-"]
+            packed = subprocess.run(archive, cwd=ROOT, input=files.stdout, check=True, capture_output=True)
+            subprocess.run(["tar", "-x"], cwd=copy, input=packed.stdout, check=True)
+            source = copy / self.file
+            source.write_text(self.mutated(source.read_text()))
+            command = [
+                sys.executable,
+                "-m",
+                "pytest",
+                "-q",
+                "-x",
+                "--basetemp",
+                f"{folder}/pytest",
+                self.test,
+            ]
+            ran = subprocess.run(command, cwd=copy, capture_output=True, text=True, timeout=LIMIT_SECONDS)
+        # 1: tests failed. Anything else (no such test, a usage error) proves nothing.
+        if ran.returncode not in (0, 1):
+            raise RuntimeError(f"{self.test}: pytest ended with {ran.returncode}\n{ran.stdout}{ran.stderr}")
+        return ran.returncode == 1
+
+    def mutated(self, source: str) -> str:
+        """`source` without the guard. Raises ValueError where it does not stand there exactly once."""
+        if source.count(self.text) != 1:
+            raise ValueError(f"{self.file}: {source.count(self.text)} times: {self.text}")
+        return source.replace(self.text, self.without)
+
+
+LUA = "tasks/lua/"
+MUTANTS = [
+    Mutant(
+        "a flush without the token is refused",
+        LUA + "flush.lua",
+        "if not job or job.token ~= token then",
+        "if not job then",
+        LINE + "test_a_worker_that_lost_its_lease_can_do_nothing_any_more",
+    ),
+    Mutant(
+        "a release without the token is refused",
+        LUA + "release.lua",
+        "job.place == 'leases' and job.token == token",
+        "job.place == 'leases'",
+        MACHINE,
+    ),
+    Mutant(
+        "nothing is appended behind a hole in the log",
+        LUA + "flush.lua",
+        "elseif length < base then",
+        "elseif false then",
+        MACHINE,
+    ),
+    Mutant(
+        "entries sent twice are logged once",
+        LUA + "flush.lua",
+        "if base + i > length then",
+        "if true then",
+        DOUBLED,
+    ),
+    Mutant(
+        "a flush renews the lease",
+        LUA + "flush.lua",
+        "  redis.call('ZADD', key('leases', job.queue), precise(time + LEASE_SECONDS), id)\n",
+        "",
+        FLUSHER + "test_leases_are_renewed_without_new_tokens",
+    ),
+    Mutant(
+        "a flush brings the cancel",
+        LUA + "flush.lua",
+        "'cancel_requested') == 1 then return { 'cancel', length } end",
+        "'cancel_requested') == 2 then return { 'cancel', length } end",
+        FLUSHER + "test_cancel_frees_the_slots_for_the_next_job",
+    ),
+    Mutant(
+        "a flush brings the time-out",
+        LUA + "flush.lua",
+        "job.timeout_at <= time then return",
+        "false then return",
+        FLUSHER + "test_timeout_keeps_partial_output",
+    ),
+    Mutant(
+        "a token clears the count of deaths",
+        LUA + "flush.lua",
+        "'progress', 1, 'fails', 0)",
+        "'progress', 1)",
+        LINE + "test_a_token_clears_the_count_of_deaths",
+    ),
+    Mutant(
+        "only what is on offer is claimed",
+        LUA + "claim.lua",
+        "if job.place ~= 'offered' then",
+        "if job.place == 'ended' then",
+        MACHINE,
+    ),
+    Mutant(
+        "a repeated claim is one claim",
+        LUA + "claim.lua",
+        "if not (job.place == 'leases' and job.token == token) then",
+        "if true then",
+        DOUBLED,
+    ),
+    Mutant(
+        "a claim waits for free slots",
+        LUA + "claim.lua",
+        "if job.n > free_slots or",
+        "if",
+        FLUSHER + "test_cancel_frees_the_slots_for_the_next_job",
+    ),
+    Mutant(
+        "a suspected killer runs alone",
+        LUA + "claim.lua",
+        "(is_alone and held > 0)",
+        "false",
+        LINE + "test_a_job_that_may_have_killed_two_workers_runs_alone",
+    ),
+    Mutant(
+        "four deaths without a token are poison",
+        LUA + "reap.lua",
+        "fails >= MAX_FAILS or attempts >= MAX_ATTEMPTS",
+        "attempts >= MAX_ATTEMPTS",
+        LINE + "test_the_fourth_death_without_a_token_is_poison",
+    ),
+    Mutant(
+        "a gap in Redis' time costs no lease",
+        LUA + "reap.lua",
+        "local believed = time >= last and time - last <= longest_gap",
+        "local believed = true",
+        LINE + "test_no_lease_is_believed_to_have_run_out_across_a_gap_in_time",
+    ),
+    Mutant(
+        "an offer that nobody claims is rung again",
+        LUA + "reap.lua",
+        "  offers[#offers + 1] = { job.queue, id }\n",
+        "",
+        LINE + "test_an_offer_that_nobody_claims_is_rung_again",
+    ),
+    Mutant(
+        "the reaper ends waiting jobs at their deadline",
+        LUA + "reap.lua",
+        "for _, id in ipairs(due(PREFIX .. 'deadlines')) do reap_deadline(id) end\n",
+        "",
+        LINE + "test_expires_in_ends_a_job_that_waits",
+    ),
+    Mutant(
+        "a job that comes back keeps its place in line",
+        LUA + "prelude.lua",
+        "enter_place(job, id, 'line', job.score)",
+        "enter_place(job, id, 'line', precise(time))",
+        LINE + "test_a_job_whose_worker_died_goes_to_the_front_and_stays_in_progress",
+    ),
+    Mutant(
+        "nobody overtakes a wide job",
+        LUA + "prelude.lua",
+        "if job.n > free then break end",
+        "",
+        LINE + "test_nobody_overtakes_a_wide_job_that_waits_for_slots",
+    ),
+    Mutant(
+        "a repeated submit is one job",
+        LUA + "submit.lua",
+        "if redis.call('EXISTS', key('job', id)) == 1 then return { 'created', id, {} } end\n",
+        "",
+        DOUBLED,
+    ),
+    Mutant(
+        "an idempotency key leads to the same job",
+        LUA + "submit.lua",
+        "  if earlier then\n",
+        "  if false then\n",
+        LINE + "test_an_idempotency_key_leads_to_the_same_job",
+    ),
+    Mutant(
+        "a full line takes no more",
+        LUA + "submit.lua",
+        "if waiting >= max_queued then",
+        "if false then",
+        LINE + "test_a_full_line_says_when_to_come_back",
+    ),
+    Mutant(
+        "submits stop before Redis is full",
+        LUA + "submit.lua",
+        "if redis.call('EXISTS', PREFIX .. 'nearly_full') == 1",
+        "if false",
+        LINE + "test_a_redis_that_is_nearly_full_takes_no_jobs_but_lets_running_ones_end",
+    ),
+    Mutant(
+        "a running job is cancelled by its worker, not under it",
+        LUA + "cancel.lua",
+        "if job.place == 'leases' then",
+        "if false then",
+        MACHINE,
+    ),
+    Mutant(
+        "only an ended job's log is packed",
+        LUA + "pack.lua",
+        "if not job or job.place ~= 'ended' then return 0 end",
+        "if not job then return 0 end",
+        MACHINE,
+    ),
+    Mutant(
+        "a log that was packed is not packed again",
+        LUA + "pack.lua",
+        "redis.call('HEXISTS', record, 'packed_log') == 0 and ",
+        "",
+        MACHINE,
+    ),
+    Mutant(
+        "a worker drops a job that moved on",
+        "worker/flusher.py",
+        "                self._drop(held, None)\n",
+        "                pass\n",
+        FLUSHER + "test_a_job_that_moved_on_is_dropped",
+    ),
+    Mutant(
+        "a worker sends again what Redis lost",
+        "worker/flusher.py",
+        'sending them again", run.job_id)\n                run.flushed_up_to(answer.log_length)\n',
+        'sending them again", run.job_id)\n',
+        FLUSHER + "test_entries_that_redis_lost_come_again",
+    ),
+    Mutant(
+        "a worker outlives a Redis that is away",
+        "worker/flusher.py",
+        "except RedisError as error:",
+        "except ZeroDivisionError as error:",
+        FLUSHER + "test_redis_away_costs_time_and_nothing_else",
+    ),
+    Mutant(
+        "the watchdog ends a worker whose engine hangs",
+        "worker/flusher.py",
+        "if self._loop.step_seconds() > self._step_timeout_seconds:",
+        "if False:",
+        "tests/integration/test_celery.py::test_an_engine_that_hangs_is_ended",
+    ),
+    Mutant(
+        "a worker that Celery brings nothing ends",
+        "worker/flusher.py",
+        "elif self._hearing.is_lost():",
+        "elif False:",
+        "tests/integration/test_pulse.py::test_a_deaf_worker_gives_its_jobs_back_and_ends",
+    ),
+    Mutant(
+        "a full worker is not taken for a deaf one",
+        "worker/flusher.py",
+        "if len(self._held) + len(self._waiting) >= self._engine.max_num_seqs:",
+        "if False:",
+        "tests/integration/test_pulse.py::test_a_full_worker_is_not_deaf",
+    ),
+    Mutant(
+        "a reader that misses a message reads the log",
+        "web/reader.py",
+        "if batch.first_seq > self._last + 1:",
+        "if False:",
+        STREAM + "test_a_lost_publish_is_made_up_for",
+    ),
+    Mutant(
+        "a reader skips what it has",
+        "web/reader.py",
+        "batch.events[self._last + 1 - batch.first_seq :]",
+        "batch.events",
+        STREAM + "test_entries_written_while_readers_come_reach_each_of_them_once",
+    ),
+    Mutant(
+        "a reader reads the log once it is subscribed",
+        "web/hub.py",
+        "            if batch is None:\n                subscription.must_read_log()",
+        "            if batch is None:\n                pass",
+        HUB + "test_a_confirmed_subscription_says_read_the_log",
+    ),
+    Mutant(
+        "a reader's full queue is exchanged for the log",
+        "web/hub.py",
+        "                self._batches.clear()\n                self._must_read_log = True\n",
+        "                self._batches.clear()\n",
+        HUB + "test_a_full_queue_is_exchanged_for_the_log",
+    ),
+]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default="", help="mutants whose guard contains this")
+    options = parser.parse_args()
+    survivors = 0
+    print("| guard taken out | of | test that notices |\n|---|---|---|")
+    for mutant in MUTANTS:
+        if options.only in mutant.guard:
+            noticed = mutant.is_noticed()
+            survivors += not noticed
+            verdict = mutant.test.removeprefix("tests/") if noticed else f"NOBODY, not even {mutant.test}"
+            print(f"| {mutant.guard} | {mutant.file} | {verdict} |", flush=True)
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
