@@ -12,10 +12,6 @@ PACKED_LOG = "packed_log"
 """The record's field that has the log of an ended job, see `tasks.log.pack`."""
 
 
-LOG_LENGTH = "log_length"
-"""How many entries that log has."""
-
-
 def job_from_record(record: Mapping[str, str], log: Sequence[str], read_at: float) -> Job:
     """`record`: the hash's fields as the scripts wrote them. `log`: the list, empty once it is packed.
 

@@ -27,7 +27,7 @@ from tasks.errors import (
 )
 from tasks.job import TERMINAL_STATUSES, Job, Status
 from tasks.log import Entry, parse_entry, unpack
-from tasks.record import LOG_LENGTH, PACKED_LOG, job_from_record
+from tasks.record import job_from_record
 from tasks.request import JobRequest, Priority
 from tasks.scripts import Ring, Scripts, as_offers
 from tasks.settings import Settings
@@ -147,25 +147,20 @@ class Store:
 
     def glance(self, job_id: str, owner: str | None = None) -> Glance:
         """`owner` None reads anybody's. Raises JobNotFoundError."""
-        pipe = self.redis.pipeline(transaction=True)
-        pipe.hmget(keys.job(job_id), "owner", "status", LOG_LENGTH)
-        pipe.llen(keys.log(job_id))
-        (found_owner, status, packed_length), length = pipe.execute()
-        if found_owner is None or (owner is not None and found_owner != owner):
+        found_owner, status, length, _, _ = self._scripts.call("page", job_id)
+        if not found_owner or (owner is not None and found_owner != owner):
             raise JobNotFoundError(f"there is no job {job_id}")
-        return Glance(Status(status), int(packed_length or length))
+        return Glance(Status(status), length)
 
-    def read_log(self, job_id: str, after: int = 0) -> list[Entry]:
-        """The log's entries with seq > after; empty also where there is no such job."""
-        return self.read_page(job_id, after).entries
+    def read_log(self, job_id: str) -> list[Entry]:
+        """The whole log; empty also where there is no such job."""
+        return self.read_page(job_id, after=0, limit=None).entries
 
-    def read_page(self, job_id: str, after: int, limit: int | None = None) -> LogPage:
+    def read_page(self, job_id: str, after: int, limit: int | None) -> LogPage:
         """The `limit` entries that follow the first `after` ones, all of them without a limit."""
         end = None if limit is None else after + limit
-        pipe = self.redis.pipeline(transaction=True)
-        pipe.hmget(keys.job(job_id), "status", PACKED_LOG)
-        pipe.lrange(keys.log(job_id), after, -1 if end is None else end - 1)
-        (status, packed), found = pipe.execute()
+        last = -1 if end is None else end - 1
+        _, status, _, packed, found = self._scripts.call("page", job_id, after, last)
         entries = unpack(packed)[after:end] if packed else found
         return LogPage(Status(status) if status else None, [parse_entry(entry) for entry in entries])
 
@@ -226,15 +221,9 @@ class Store:
 
     def _read(self, job_ids: Sequence[str]) -> list[Job]:
         """Those of the jobs that exist, in the order given."""
-        pipe = self.redis.pipeline(transaction=True)
-        pipe.time()
-        for job_id in job_ids:
-            pipe.hgetall(keys.job(job_id))
-            pipe.lrange(keys.log(job_id), 0, -1)
-        (seconds, micros), *answers = pipe.execute()
-        now = seconds + micros / 1e6
-        pairs = zip(answers[::2], answers[1::2], strict=True)
-        jobs = [job_from_record(record, log, now) for record, log in pairs if record]
+        now, *found = self._scripts.call("read", *job_ids)
+        records = [(dict(zip(fields[::2], fields[1::2], strict=True)), log) for fields, log in found]
+        jobs = [job_from_record(record, log, float(now)) for record, log in records if record]
         return self._with_positions(jobs)
 
     def _with_positions(self, jobs: Sequence[Job]) -> list[Job]:
