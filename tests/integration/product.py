@@ -34,6 +34,12 @@ class Web:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def pid(self) -> int:
+        """Of gunicorn's master."""
+        assert self._process is not None
+        return self._process.pid
+
     def start(self) -> None:
         own = {"REDIS_URL": self.redis_url, "PORT": str(self.port), "ENGINE": "echo", **self.environment}
         with (self.folder / f"web-{self.port}.log").open("ab") as output:

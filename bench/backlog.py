@@ -1,0 +1,185 @@
+"""What a transition costs Redis with 100, 10,000 and 50,000 jobs in the line: it should be the same.
+
+    .venv/bin/python -m bench.backlog
+
+`tasks.store` and `tasks.leases` are called directly, without web and Celery; each backlog has a Redis of its
+own. The time is Redis' own for the script, as `INFO commandstats` counts it. "Takeover" is the time from a
+lease's end to the next claim, with one reaper and a bell that rings without Celery; up to 50 ms of it are the
+reaper's shortest pause.
+"""
+
+from __future__ import annotations
+
+import argparse
+import queue
+import random
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
+
+from redis import Redis
+
+from bench.stage import median, p99, print_table, redis_server
+from tasks import keys
+from tasks.connection import connect
+from tasks.job import FinishReason, Status
+from tasks.leases import Claim, Finish, Leases, WorkerInfo, Write
+from tasks.log import TokenEntry
+from tasks.reaper import Reaper
+from tasks.request import parse_request
+from tasks.scripts import Offer
+from tasks.settings import Settings
+from tasks.store import Store
+
+BACKLOGS = [100, 10_000, 50_000]
+OWNERS = 100
+"""Among whom the line is shared. An owner's index of jobs is a sorted set, and one of up to 128 entries is
+searched from end to end: with 100 owners a submit is dearest at 10,000 jobs."""
+
+LEASE_SECONDS = 0.5
+"""The shortest: takeovers are waited for."""
+
+REQUEST = parse_request({"prompt": "Once upon a time", "max_tokens": 64})
+MODEL = "m"
+WORKER = "w1"
+TOKEN = "fencing token"
+
+
+class Bench:
+    """One Redis and the line in it."""
+
+    def __init__(self, redis_url: str, owners: int) -> None:
+        self._owners = owners
+        settings = Settings(
+            redis_url=redis_url, model_id=MODEL, lease_seconds=LEASE_SECONDS, max_queued_jobs=10**6
+        )
+        self.redis: Redis = connect(settings)
+        self.offers: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self.store = Store(self.redis, settings, self._ring)
+        self.leases = Leases(self.redis, settings, self._ring)
+        self.reaper = Reaper(connect(settings), settings, self._ring)
+        self.costs: dict[str, list[float]] = {}
+        """Transition -> microseconds in Redis, of each call."""
+
+    def _ring(self, offers: Sequence[Offer]) -> None:
+        for _, job_id in offers:
+            self.offers.put(job_id)
+
+    def submit(self) -> None:
+        self.store.submit(REQUEST, f"owner{random.randrange(self._owners)}")
+
+    def heartbeat(self, slots: int) -> None:
+        self.leases.heartbeat(WorkerInfo(WORKER, MODEL, "echo", slots, 0, 0.0))
+
+    def claim(self, job_id: str, token: str) -> Claim:
+        claim = self.leases.claim(job_id, token, WORKER, free_slots=1, held=0)
+        assert isinstance(claim, Claim), claim
+        return claim
+
+    def fill(self, jobs: int) -> None:
+        self.heartbeat(0)
+        while self.redis.zcard(keys.line(MODEL)) < jobs:
+            self.submit()
+
+    def waiting_job(self) -> str:
+        rank = random.randrange(int(self.redis.zcard(keys.line(MODEL))))
+        return str(self.redis.zrange(keys.line(MODEL), rank, rank)[0])
+
+    # --- what is measured
+
+    def _count(self, name: str, call: Callable[[], object]) -> None:
+        before = self._script_microseconds()
+        call()
+        self.costs.setdefault(name, []).append(self._script_microseconds() - before)
+
+    def _script_microseconds(self) -> float:
+        return float(self.redis.info("commandstats")["cmdstat_evalsha"]["usec"])
+
+    def round(self) -> None:
+        """Add to the costs. Two jobs leave the line, two enter; no slot is free before and after."""
+        self._count("heartbeat, no slot is free", partial(self.heartbeat, 0))
+        self._count("dispatch (heartbeat, a slot is free)", partial(self.heartbeat, 1))
+        job_id = self.offers.get()
+        self._count("claim", partial(self.claim, job_id, TOKEN))
+        self._count("flush (one token)", partial(self.leases.flush, [_token(job_id)]))
+        self._count("flush (the end, and dispatch)", partial(self.leases.flush, [_end(job_id, 2)]))
+        self.heartbeat(0)
+        self._count("cancel", partial(self.store.cancel, self.offers.get()))
+        self._count("submit", self.submit)
+        self._count("submit", self.submit)
+        self._count("position of a waiting job", partial(self.store.get, self.waiting_job()))
+        self._count("reap (nothing is due)", self.reaper.reap)
+
+    def takeover_milliseconds(self, repeats: int) -> list[float]:
+        """The worker's heart beats on, its lease runs out, and the same job is claimed again."""
+        found = []
+        self.reaper.reap()  # Behind a long gap it believes no lease to have run out.
+        self.reaper.start()
+        for _ in range(repeats):
+            time.sleep(
+                random.uniform(0, LEASE_SECONDS / keys.HEARTBEATS_PER_LEASE)
+            )  # Out of the reaper's step.
+            self.heartbeat(1)
+            job_id = self.offers.get()
+            self.claim(job_id, secrets.token_hex(8))
+            lease_end = float(self.redis.zscore(keys.leases(MODEL), job_id) or 0)
+            time.sleep(LEASE_SECONDS / 2)
+            self.heartbeat(1)
+            assert self.offers.get() == job_id
+            self.claim(job_id, TOKEN)
+            found.append(1000 * (self.store.get(job_id).attempts[-1].started_at - lease_end))
+            self.heartbeat(0)
+            self.leases.flush([_end(job_id, 2)])
+            self.submit()
+        self.reaper.stop()
+        return found
+
+
+def _token(job_id: str) -> Write:
+    return Write(job_id, TOKEN, 1, 4, (TokenEntry(0, (7,), " word"),))
+
+
+def _end(job_id: str, log_length: int) -> Write:
+    entry = TokenEntry(0, (8,), " end", FinishReason.LENGTH)
+    return Write(job_id, TOKEN, log_length, 4, (entry,), Finish(Status.COMPLETED))
+
+
+def _cells(columns: Sequence[Sequence[float]], places: int) -> list[str]:
+    """Median and p99 of each column, and the medians' ratio to the first."""
+    first = median(columns[0])
+    cells = []
+    for values in columns:
+        cells += [f"{median(values):.{places}f} / {p99(values):.{places}f}"]
+        cells += [f"{median(values) / first:.2f}"] if values is not columns[0] else []
+    return cells
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--backlogs", type=int, nargs="+", default=BACKLOGS)
+    parser.add_argument("--repeats", type=int, default=300)
+    parser.add_argument("--takeovers", type=int, default=20)
+    parser.add_argument("--owners", type=int, default=OWNERS)
+    options = parser.parse_args()
+    with ExitStack() as stack:
+        benches = [Bench(stack.enter_context(redis_server()), options.owners) for _ in options.backlogs]
+        for bench, backlog in zip(benches, options.backlogs, strict=True):
+            bench.fill(backlog)
+        # In turns: what else happens on the machine meets all of them alike.
+        for _ in range(options.repeats):
+            for bench in benches:
+                bench.round()
+        takeovers = [bench.takeover_milliseconds(options.takeovers) for bench in benches]
+    head = ["median / p99, ratio of the medians to the first"]
+    for backlog in options.backlogs:
+        head += [f"{backlog:,} jobs"] + (["ratio"] if len(head) > 1 else [])
+    rows = [[f"{name}, µs", *_cells([b.costs[name] for b in benches], 0)] for name in benches[0].costs]
+    print_table(head, [*rows, ["takeover, ms", *_cells(takeovers, 1)]])
+
+
+if __name__ == "__main__":
+    main()

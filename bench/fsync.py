@@ -1,0 +1,171 @@
+"""What it costs that nothing is lost: `appendfsync` always and no, against everysec.
+
+    .venv/bin/python -m bench.fsync --folder /var/lib/somewhere
+
+The append-only files lie in a new folder below --folder, which has to be on the disk in question. The three
+Redis are measured in turns, each with an echo worker of its own; a ratio is to everysec.
+"""
+
+from __future__ import annotations
+
+import argparse
+import secrets
+import subprocess
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from bench.stage import median, p99, print_table, redis_server, started_workers
+from tasks.app import JobApp
+from tasks.connection import connect
+from tasks.job import Status
+from tasks.leases import Claim, Finish, Leases, WorkerInfo, Write
+from tasks.log import TokenEntry
+from tasks.request import parse_request
+from tasks.scripts import Offer
+from tasks.settings import ANONYMOUS, EngineKind, Settings
+from tasks.store import Store
+from tests.waiting import eventually
+
+MODES = ["everysec", "always", "no"]
+SUBMITS, THREADS, FLUSHES = 500, 16, 500
+"""Calls in one turn; the submits are made once by one client and once by all threads together."""
+
+JOBS, TOKENS = 32, 500
+"""Of a flush, and of the pipeline's turn."""
+
+REQUEST = parse_request({"prompt": "Once upon a time", "max_tokens": TOKENS})
+PATIENCE_SECONDS = 120.0
+
+
+class Figures:
+    """Of one mode: rates by turn, milliseconds by call."""
+
+    def __init__(self) -> None:
+        self.rates: defaultdict[str, list[float]] = defaultdict(list)
+        self.milliseconds: defaultdict[str, list[float]] = defaultdict(list)
+
+    @contextmanager
+    def rate(self, name: str, count: int) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.rates[name].append(count / (time.perf_counter() - began))
+
+    @contextmanager
+    def call(self, name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.milliseconds[name].append(1000 * (time.perf_counter() - began))
+
+
+class Bench:
+    """One Redis: the scripts on a queue without workers, the pipeline on that of the echo worker."""
+
+    def __init__(self, redis_url: str) -> None:
+        self.figures = Figures()
+        bare = Settings(redis_url=redis_url, model_id="m", max_queued_jobs=10**6)
+        self._offers: list[str] = []
+        self._store = Store(connect(bare), bare, self._ring)
+        self._leases = Leases(connect(bare), bare, self._ring)
+        app = JobApp(Settings(redis_url=redis_url, engine=EngineKind.ECHO))
+        self._echo_store = Store(connect(app.settings), app.settings, app.ring)
+
+    def _ring(self, offers: Sequence[Offer]) -> None:
+        self._offers += [job_id for _, job_id in offers]
+
+    def turn(self) -> None:
+        with self.figures.rate("submits/s, 1 client", SUBMITS):
+            self._submit("submit, 1 client", SUBMITS)
+        with (
+            self.figures.rate(f"submits/s, {THREADS} threads", THREADS * (SUBMITS // THREADS)),
+            ThreadPoolExecutor(THREADS) as pool,
+        ):
+            name = f"submit, {THREADS} threads"
+            list(pool.map(lambda _: self._submit(name, SUBMITS // THREADS), range(THREADS)))
+        self._flush()
+        self._pipeline()
+
+    def _submit(self, name: str, count: int) -> None:
+        for _ in range(count):
+            with self.figures.call(name):
+                self._store.submit(REQUEST, ANONYMOUS)
+
+    def _flush(self) -> None:
+        """One token for each of the jobs, call by call, as a worker's steps write them."""
+        self._heartbeat(JOBS)
+        claims = [self._claim(job_id) for job_id in self._offers]
+        name = f"flush, {JOBS} jobs"
+        with self.figures.rate(f"flushes/s, {JOBS} jobs", FLUSHES):
+            for position in range(FLUSHES):
+                entry = TokenEntry(0, (position,), " word")
+                with self.figures.call(name):
+                    self._leases.flush([Write(c.job_id, c.token, 1 + position, 4, (entry,)) for c in claims])
+        self._heartbeat(0)
+        done = Finish(Status.COMPLETED)
+        self._leases.flush([Write(c.job_id, c.token, 1 + FLUSHES, 4, (), done) for c in claims])
+        self._offers.clear()
+
+    def _heartbeat(self, slots: int) -> None:
+        self._leases.heartbeat(WorkerInfo("w", "m", "echo", slots, 0, 0.0))
+
+    def _claim(self, job_id: str) -> Claim:
+        claim = self._leases.claim(job_id, secrets.token_hex(8), "w", free_slots=JOBS, held=0)
+        assert isinstance(claim, Claim), claim
+        return claim
+
+    def _pipeline(self) -> None:
+        completed = self._echo_store.counts()[Status.COMPLETED]
+        with self.figures.rate(f"tokens/s, echo worker, {JOBS} jobs", JOBS * TOKENS):
+            for _ in range(JOBS):
+                self._echo_store.submit(REQUEST, ANONYMOUS)
+            eventually(
+                lambda: self._echo_store.counts()[Status.COMPLETED] == completed + JOBS, PATIENCE_SECONDS
+            )
+
+
+def file_system(folder: Path) -> str:
+    return subprocess.check_output(["stat", "-f", "-c", "%T", str(folder)], text=True).strip()
+
+
+def _cells(values: Sequence[float], places: int) -> list[str]:
+    """The first value, then each other one with its ratio to the first."""
+    first, *others = (f"{value:,.{places}f}" for value in values)
+    ratios = [f"{value / values[0]:.2f}" for value in values[1:]]
+    return [first, *(cell for pair in zip(others, ratios, strict=True) for cell in pair)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
+    parser.add_argument("--repeats", type=int, default=10, help="turns of each mode")
+    options = parser.parse_args()
+    with ExitStack() as stack:
+        benches = []
+        for mode in MODES:
+            # A rewrite of the file, which may come to any of them, is not what is measured.
+            redis_options = f"--appendonly yes --appendfsync {mode} --auto-aof-rewrite-percentage 0".split()
+            redis_url = stack.enter_context(redis_server(*redis_options, folder=options.folder))
+            variables = {"ENGINE": "echo", "ECHO_STEP_SECONDS": "0", "MAX_NUM_SEQS": str(JOBS)}
+            stack.enter_context(started_workers(redis_url, 1, **variables))
+            benches.append(Bench(redis_url))
+        for _ in range(options.repeats):
+            for bench in benches:
+                bench.turn()
+    figures = [bench.figures for bench in benches]
+    rows = [[name, *_cells([median(f.rates[name]) for f in figures], 0)] for name in figures[0].rates]
+    for name in figures[0].milliseconds:
+        for word, quantile in (("median", median), ("p99", p99)):
+            values = [quantile(f.milliseconds[name]) for f in figures]
+            rows.append([f"{name}: {word}, ms", *_cells(values, 2)])
+    print(f"append-only files on {file_system(options.folder)}, {options.repeats} turns")
+    print_table(["", MODES[0], MODES[1], "ratio", MODES[2], "ratio"], rows)
+
+
+if __name__ == "__main__":
+    main()

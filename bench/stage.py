@@ -1,0 +1,96 @@
+"""What the benchmarks share: processes on loopback that end with them, quantiles and tables."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.conftest import start_redis
+from tests.integration.product import Web
+from tests.integration.workers import WorkerProcess
+
+
+@contextmanager
+def redis_server(*options: str, folder: Path | None = None) -> Iterator[str]:
+    """The URL of an empty Redis with its files in a new folder (below `folder`)."""
+    with tempfile.TemporaryDirectory(prefix="bench-redis-", dir=folder) as files:
+        process, url = start_redis(Path(files), *options)
+        try:
+            yield url
+        finally:
+            process.kill()
+            process.wait()
+
+
+@dataclass
+class Workers:
+    """Real workers on one Redis, with their output in files below `folder`."""
+
+    redis_url: str
+    folder: Path
+    environment: dict[str, str]
+    running: list[WorkerProcess] = field(default_factory=list)
+    _started: int = 0
+
+    def start(self, count: int = 1) -> None:
+        """Start so many more; they are ready when this returns."""
+        new = [self._start_one() for _ in range(count)]
+        for worker in new:
+            worker.wait_until_ready()
+
+    def stop(self) -> None:
+        for worker in self.running:
+            worker.process.kill()
+            worker.process.wait()
+
+    def _start_one(self) -> WorkerProcess:
+        self._started += 1
+        name = f"w{self._started}"
+        variables = {"REDIS_URL": self.redis_url, **self.environment}
+        worker = WorkerProcess(name, variables, self.folder / f"{name}.log")
+        self.running.append(worker)
+        return worker
+
+
+@contextmanager
+def started_workers(redis_url: str, count: int, **environment: str) -> Iterator[Workers]:
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        workers = Workers(redis_url, Path(folder), environment)
+        try:
+            workers.start(count)
+            yield workers
+        finally:
+            workers.stop()
+
+
+@contextmanager
+def started_web(workers: Workers) -> Iterator[Web]:
+    """gunicorn, ready for jobs of these workers."""
+    web = Web(workers.redis_url, workers.folder, workers.environment)
+    try:
+        web.start()
+        yield web
+    finally:
+        web.kill()
+
+
+def median(values: Sequence[float]) -> float:
+    return statistics.median(values)
+
+
+def p99(values: Sequence[float]) -> float:
+    """The worst, of less than 100 values."""
+    return sorted(values)[min(len(values) - 1, int(len(values) * 0.99))]
+
+
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Columns as wide as their widest cell; the first one to the left, figures to the right."""
+    lines = [head, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    for line in lines:
+        cells = [cell.rjust(width) for cell, width in zip(line, widths, strict=True)]
+        print("  ".join([line[0].ljust(widths[0]), *cells[1:]]), flush=True)
