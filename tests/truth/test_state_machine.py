@@ -182,9 +182,12 @@ class Transitions(RuleBasedStateMachine):
     @rule(claim=claims)
     def release(self, claim: Claim) -> None:
         own = self.tokens.get(claim.job_id) == claim.token
+        is_cancelled = self.redis.hexists(keys.job(claim.job_id), "cancel_requested")
         released = self.leases.release([(claim.job_id, claim.token)], "drained")
         assert released == (own and self.scripts is Scripts)
-        if own:
+        if own and is_cancelled:
+            self.end(claim.job_id, Status.CANCELLED)
+        elif own:
             del self.tokens[claim.job_id]
             assert self.place(claim.job_id) in ("line", "offered")
 
