@@ -16,26 +16,14 @@ ROOT = Path(__file__).parents[2]
 
 
 class WorkerProcess:
-    """`celery -A worker.app worker -E -n NAME@test` with its output in a file."""
+    """`celery -A APP worker -E -n NAME@test` with its output in a file."""
 
-    def __init__(self, name: str, environment: dict[str, str], log: Path) -> None:
+    def __init__(self, name: str, environment: dict[str, str], log: Path, app: str = "worker.app") -> None:
         self.id = f"{name}@test"
         self._log = log
         with log.open("wb") as output:
             self.process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "celery",
-                    "-A",
-                    "worker.app",
-                    "worker",
-                    "-E",
-                    "-l",
-                    "info",
-                    "-n",
-                    self.id,
-                ],
+                [sys.executable, "-m", "celery", "-A", app, "worker", "-E", "-l", "info", "-n", self.id],
                 cwd=ROOT,
                 env=os.environ | environment,
                 stdout=output,
@@ -62,9 +50,11 @@ class WorkerProcess:
 
 
 @contextmanager
-def start_workers(*names: str, folder: Path, **environment: str) -> Iterator[list[WorkerProcess]]:
+def start_workers(
+    *names: str, folder: Path, app: str = "worker.app", **environment: str
+) -> Iterator[list[WorkerProcess]]:
     """Ready workers, killed at the end if they still run."""
-    workers = [WorkerProcess(name, environment, folder / f"{name}.log") for name in names]
+    workers = [WorkerProcess(name, environment, folder / f"{name}.log", app) for name in names]
     try:
         for worker in workers:
             worker.wait_until_ready()
