@@ -1,0 +1,89 @@
+"""Redis goes, comes back, stands still, is slow or hangs up: streams pause, and nothing else happens."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from client import Client
+from tests.chaos.fleet import Fleet
+from tests.integration.product import Web
+from tests.integration.workers import start_workers
+from tests.reliability.followers import assert_all_work, following, wait_until_seen
+from tests.reliability.proxy import Proxy
+from tests.waiting import eventually
+
+LEASE_SECONDS = 2.0
+SLOTS = 4
+SETTINGS = {"LEASE_SECONDS": str(LEASE_SECONDS), "MAX_NUM_SEQS": str(SLOTS), "STEP_TIMEOUT_SECONDS": "60"}
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[Fleet]:
+    running = Fleet(tmp_path, workers=2, **SETTINGS)
+    yield running
+    running.stop()
+
+
+@pytest.mark.parametrize("leases", [0.5, 1.5])
+def test_a_redis_that_was_killed_costs_a_pause(fleet: Fleet, leases: float) -> None:
+    with following(fleet.web.url, jobs=2 * SLOTS, tokens=200) as jobs:
+        fleet.kill_redis()
+        time.sleep(leases * LEASE_SECONDS)  # The outage: what the test is about, nothing it waits for.
+        fleet.start_redis()
+        for job in jobs:
+            job.assert_whole()
+    assert_all_work(fleet, SLOTS)
+
+
+def test_a_redis_that_stands_still_costs_a_pause(fleet: Fleet) -> None:
+    """Longer than calls wait for it: they are made again, and all of them are carried out in the end."""
+    with following(fleet.web.url, jobs=2 * SLOTS, tokens=200) as jobs:
+        fleet.pause_redis()
+        time.sleep(3 * LEASE_SECONDS)  # The outage.
+        fleet.resume_redis()
+        for job in jobs:
+            job.assert_whole()
+    assert_all_work(fleet, SLOTS)
+
+
+def test_connections_that_break_again_and_again_cost_nothing(fleet: Fleet) -> None:
+    with (
+        Redis.from_url(fleet.redis_url) as redis,
+        following(fleet.web.url, jobs=2 * SLOTS, tokens=200) as jobs,
+    ):
+        for seen in range(10, 200, 10):
+            wait_until_seen(jobs, seen)
+            for kind in ("normal", "pubsub"):
+                redis.client_kill_filter(_type=kind, skipme=True)
+        for job in jobs:
+            job.assert_whole()
+    assert_all_work(fleet, SLOTS)
+
+
+def test_a_slow_redis_costs_no_lease(tmp_path: Path, redis_url: str) -> None:
+    """Not even where a worker takes so many jobs at once that the claims alone take longer than a lease."""
+    slots, answer_seconds = 8, 0.4
+    assert slots * answer_seconds > LEASE_SECONDS
+    settings = SETTINGS | {"MAX_NUM_SEQS": str(slots), "ENGINE": "echo"}
+    with (
+        Proxy(redis_url) as network,
+        start_workers("slow", folder=tmp_path, REDIS_URL=network.url, **settings) as (worker,),
+    ):
+        web = Web(network.url, tmp_path, settings)
+        web.start()
+        with Client(web.url) as client:
+            in_the_way = client.submit("wide", n=slots, max_tokens=3000)
+            eventually(lambda: client.get(in_the_way.id).text)
+            with following(web.url, jobs=slots, tokens=100, seen=0) as jobs:
+                network.delay(answer_seconds / 2)
+                client.cancel(in_the_way.id)
+                for job in jobs:
+                    job.assert_whole()
+        network.heal()
+        assert worker.process.poll() is None
+        web.stop()
