@@ -53,9 +53,9 @@ def test_a_worker_that_was_paused_writes_nothing_into_a_job_that_moved_on(
         eventually(lambda: on_its_second_worker(store, job_id))
         paused.signal(signal.SIGCONT)
         eventually(lambda: f"{job_id} is no longer this worker's, dropping it" in paused.output())
+        assert_works_again(store, submit, paused, len(workers))
         ended(store, job_id)
         assert len(assert_echoed(store, job_id, prompt).attempts) == 2
-        assert_works_again(store, submit, paused, len(workers))
 
 
 @pytest.mark.parametrize("until", ["the other one writes", "it says so"])
@@ -79,9 +79,9 @@ def test_a_worker_that_was_cut_off_writes_nothing_into_a_job_that_moved_on(
             eventually(lambda: "Redis is away" in cut_off.output(), patience=60)
         network.heal()
         eventually(lambda: f"{job_id} is no longer this worker's, dropping it" in cut_off.output())
+        assert_works_again(store, submit, cut_off, len(workers))
         ended(store, job_id)
         assert len(assert_echoed(store, job_id, prompt).attempts) == 2
-        assert_works_again(store, submit, cut_off, len(workers))
 
 
 def test_a_long_step_costs_no_lease(start_echo_workers: StartWorkers, store: Store, submit: Submit) -> None:
