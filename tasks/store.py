@@ -187,15 +187,18 @@ class Store:
 
     def _read(self, job_ids: Sequence[str]) -> list[Job]:
         """Those of the jobs that exist, in the order given."""
-        pipe = self.redis.pipeline(transaction=True)
+        # A full Redis refuses MULTI, even around reads. So the record comes before its log, which then is
+        # complete where the job has ended, and a record that is still there behind it had its log.
+        pipe = self.redis.pipeline(transaction=False)
         pipe.time()
         for job_id in job_ids:
             pipe.hgetall(keys.job(job_id))
             pipe.lrange(keys.log(job_id), 0, -1)
+            pipe.exists(keys.job(job_id))
         (seconds, micros), *answers = pipe.execute()
         now = seconds + micros / 1e6
-        pairs = zip(answers[::2], answers[1::2], strict=True)
-        jobs = [job_from_record(record, log, now) for record, log in pairs if record]
+        found = zip(answers[::3], answers[1::3], answers[2::3], strict=True)
+        jobs = [job_from_record(record, log, now) for record, log, exists in found if record and exists]
         return self._with_positions(jobs)
 
     def _with_positions(self, jobs: Sequence[Job]) -> list[Job]:

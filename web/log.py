@@ -1,4 +1,7 @@
-"""The relay's reads: small ones, of one job each, that give up soon."""
+"""The relay's reads: small ones, of one job each, that give up soon.
+
+None is a transaction, which a full Redis would refuse.
+"""
 
 from __future__ import annotations
 
@@ -76,7 +79,7 @@ class JobLog:
 
     def glance(self, job_id: str, owner: str | None) -> Glance:
         """`owner` None reads anybody's. Raises JobNotFoundError."""
-        pipe = self._redis.pipeline(transaction=True)
+        pipe = self._redis.pipeline(transaction=False)
         pipe.hmget(keys.job(job_id), "owner", "status")
         pipe.llen(keys.log(job_id))
         (found_owner, status), length = pipe.execute()
@@ -89,10 +92,11 @@ class JobLog:
         return self._store.get(job_id)
 
     def page(self, job_id: str, after: int) -> Page:
-        """The next entries with seq > after, and the status at the same moment."""
-        pipe = self._redis.pipeline(transaction=True)
+        """The next entries with seq > after, and the status just before: an ended job's log is complete."""
+        pipe = self._redis.pipeline(transaction=False)
         pipe.hget(keys.job(job_id), "status")
         pipe.lrange(keys.log(job_id), after, after + PAGE_ENTRIES - 1)
-        status, raw = pipe.execute()
+        pipe.exists(keys.job(job_id))
+        status, raw, exists = pipe.execute()
         entries = [parse_entry(entry) for entry in cast(Sequence[str], raw)]
-        return Page(Batch(after + 1, entries), Status(status) if status else None)
+        return Page(Batch(after + 1, entries), Status(status) if status and exists else None)
