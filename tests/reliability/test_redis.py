@@ -10,12 +10,15 @@ import pytest
 from redis import Redis
 
 from client import Client
+from tasks import keys
+from tasks.app import celery_queue
 from tests.chaos.fleet import Fleet
+from tests.integration.jobs import words
 from tests.integration.product import Web
 from tests.integration.workers import start_workers
 from tests.reliability.followers import assert_all_work, following, wait_until_seen
 from tests.reliability.proxy import Proxy
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_SECONDS, eventually
 
 LEASE_SECONDS = 2.0
 SLOTS = 4
@@ -37,6 +40,25 @@ def test_a_redis_that_was_killed_costs_a_pause(fleet: Fleet, leases: float) -> N
         fleet.start_redis()
         for job in jobs:
             job.assert_whole()
+    assert_all_work(fleet, SLOTS)
+
+
+def test_a_job_that_waits_in_a_worker_for_room_outlives_redis(fleet: Fleet) -> None:
+    """Celery has handed its message out, and Redis is another one when the job starts at last."""
+    with Client(fleet.web.url) as client, Redis.from_url(fleet.redis_url, decode_responses=True) as redis:
+        in_the_way = [client.submit("wide", n=SLOTS - 1, max_tokens=3000).id for _ in fleet.workers]
+        eventually(lambda: all(client.get(job_id).text for job_id in in_the_way))
+        job = client.submit(words("w", 20), n=2, max_tokens=20)
+        eventually(
+            lambda: redis.zscore(keys.offered("echo"), job.id) and not redis.llen(celery_queue("echo"))
+        )
+        fleet.kill_redis()
+        fleet.start_redis()
+        for job_id in in_the_way:
+            client.cancel(job_id)
+        ended = client.wait(job.id, timeout=PATIENCE_SECONDS)
+        assert ended.texts == [words("w", 20)] * 2
+        assert len(ended.fields["attempts"]) == 1
     assert_all_work(fleet, SLOTS)
 
 
