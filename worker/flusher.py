@@ -86,7 +86,8 @@ class Flusher:
         self._announcer = Announcer(engine, leases, settings, worker)
         self._news: queue.SimpleQueue[News] = queue.SimpleQueue()
         self._loop = EngineLoop(engine, lambda outputs: self._news.put(Step(outputs)))
-        self._waiting: deque[Ticket] = deque()
+        self._waiting: deque[tuple[Ticket, str]] = deque()
+        """With the token to claim it under: the same when an answer was lost and the claim is made again."""
         self._held: dict[str, Held] = {}
         """By fencing token."""
         self._unflushed_steps = 0
@@ -131,7 +132,6 @@ class Flusher:
             _end_process()
 
     def _turn(self) -> None:
-        self._claim_waiting()
         is_due = time.monotonic() >= self._announcer.due_at
         if is_due or self._has_writes():
             self._flush()
@@ -140,6 +140,7 @@ class Flusher:
             self._watch_hearing()
             slots = 0 if self._is_draining() else self._engine.max_num_seqs
             self._announcer.beat(slots, self._engine.max_num_seqs - self._free_slots())
+        self._claim_waiting()
 
     def _guard(self, work: Callable[[], None]) -> None:
         """Everything here may be done again, so a Redis that is away costs time and nothing else."""
@@ -176,11 +177,11 @@ class Flusher:
                 self._drain_deadline = min(deadline, self._drain_deadline or deadline)
                 self._announcer.due_at = 0.0
                 while self._waiting:
-                    self._waiting.popleft().ended(None)
+                    self._waiting.popleft()[0].ended(None)
             case _ if self._is_draining():
                 news.ended(None)
             case _:
-                self._waiting.append(news)
+                self._waiting.append((news, secrets.token_hex(8)))
 
     def _push(self, output: RequestOutput) -> None:
         held = self._held.get(token_of(output.request_id))
@@ -193,10 +194,12 @@ class Flusher:
     # --- claims
 
     def _claim_waiting(self) -> None:
-        """First come, first served. A job that has to wait for room holds back those behind it."""
+        """First come, first served. A job that has to wait for room holds back those behind it.
+
+        Ends, with one claim at least, when what is held is to be renewed: tokenizing may take long.
+        """
         while self._waiting and (free_slots := self._claimable_slots()):
-            ticket = self._waiting[0]
-            token, held = secrets.token_hex(8), len(self._held)
+            (ticket, token), held = self._waiting[0], len(self._held)
             claim = self._leases.claim(ticket.job_id, token, self._announcer.worker, free_slots, held)
             if claim is Refusal.BUSY and held:
                 return
@@ -206,6 +209,8 @@ class Flusher:
             else:
                 ticket.accepted()
                 self._begin(Held(ticket, JobRun(claim)))
+            if time.monotonic() >= self._announcer.due_at:
+                return
 
     def _begin(self, held: Held) -> None:
         self._held[held.run.token] = held

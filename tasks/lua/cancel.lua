@@ -3,6 +3,7 @@
 -- Arguments: id, owner ('' for any)
 -- Answers:   1, or 0 where the owner has no such job; then the offers
 local id, owner = ARGV[5], ARGV[6]
+write_although_full()
 local job = load_job(id)
 if not job or (owner ~= '' and job.owner ~= owner) then return { 0, {} } end
 local offers = {}

@@ -10,6 +10,7 @@
 --   ended    the job has ended under this token
 --   fenced   nothing written: the job is no longer this worker's
 --   behind   nothing written: Redis lost entries; send again from the length given
+write_although_full()
 local time = now()
 local answer, ended_queues, position = {}, {}, 5
 

@@ -3,6 +3,7 @@
 -- Arguments: worker, queue, model, slots (0 while it drains), description (JSON)
 -- Answers:   the offers
 local worker, queue, model, slots, description = ARGV[5], ARGV[6], ARGV[7], tonumber(ARGV[8]), ARGV[9]
+write_although_full()
 local time = now()
 redis.call('ZADD', key('alive', queue), precise(time + LEASE_SECONDS), worker)
 redis.call('HSET', key('capacity', queue), worker, slots)

@@ -5,6 +5,7 @@
 local id, length, packed = ARGV[5], tonumber(ARGV[6]), ARGV[7]
 local job, record = load_job(id), key('job', id)
 if not job or job.place ~= 'ended' then return 0 end
+write_although_full()
 if redis.call('HEXISTS', record, 'packed_log') == 0 and redis.call('LLEN', key('log', id)) == length then
   redis.call('HSET', record, 'packed_log', packed, 'log_length', length)
   redis.call('HDEL', record, 'tag', 'score', 'cost', 'progress', 'timeout', 'timeout_at', 'expires_at',

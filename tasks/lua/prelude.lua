@@ -21,6 +21,11 @@ local function now()
   return tonumber(t[1]) + tonumber(t[2]) / 1000000
 end
 
+-- A full Redis refuses a script's first write, but only one that may need memory, and no later one
+-- (redis/src/script.c). Whatever moves jobs on begins with this one, which does not: running jobs can end,
+-- and ended ones make room.
+local function write_although_full() redis.call('DEL', PREFIX .. 'nothing') end
+
 -- Lua writes numbers with 14 digits, which would cut a time to hundredths of a second.
 local function precise(number) return string.format('%.6f', number) end
 

@@ -10,6 +10,7 @@
 local most, longest_gap = tonumber(ARGV[5]), tonumber(ARGV[6])
 local MAX_FAILS, MAX_ATTEMPTS = 4, 20
 local HIGH_WATER = 0.85
+write_although_full()
 local time = now()
 local offers = {}
 

@@ -21,14 +21,18 @@ SETTINGS = {
 
 
 class Fleet:
-    """`dead` are workers that ended without being told to: there must be none."""
+    """`dead` are workers that ended without being told to: there must be none.
 
-    def __init__(self, folder: Path, workers: int, appendfsync: str = "always") -> None:
+    settings: environment variables of web and workers that are not to be as in SETTINGS.
+    """
+
+    def __init__(self, folder: Path, workers: int, appendfsync: str = "always", **settings: str) -> None:
         self._folder = folder
         self._redis_port = free_port()
         self._redis_options = ("--appendonly", "yes", "--appendfsync", appendfsync)
         self._redis, self.redis_url = self._start_redis()
-        self.web = Web(self.redis_url, folder, SETTINGS)
+        self._settings = SETTINGS | settings
+        self.web = Web(self.redis_url, folder, self._settings)
         self.workers = [self._start_worker(f"w{i}-0") for i in range(workers)]
         self._generation = 0
         self.dead: list[str] = []
@@ -98,7 +102,7 @@ class Fleet:
         return start_redis(self._folder, *self._redis_options, port=self._redis_port)
 
     def _start_worker(self, name: str) -> WorkerProcess:
-        variables = SETTINGS | {"REDIS_URL": self.redis_url}
+        variables = self._settings | {"REDIS_URL": self.redis_url}
         return WorkerProcess(name, variables, self._folder / f"{name}.log")
 
     def _replace(self, index: int) -> None:

@@ -15,24 +15,16 @@ from celery.result import AsyncResult
 
 from tasks.app import TASK, JobApp, celery_queue
 from tasks.backend import JobFailedError
-from tasks.job import FinishReason, Job, Status
+from tasks.job import FinishReason, Status
 from tasks.log import StatusEntry
 from tasks.store import Store
 from tests.integration.conftest import StartWorkers, Submit
+from tests.integration.jobs import ended, started
 from tests.integration.workers import WorkerProcess
 from tests.waiting import PATIENCE_SECONDS, eventually
 
 LONG = {"max_tokens": 3000}
 """A minute of echo's default steps: longer than any test runs."""
-
-
-def ended(store: Store, job_id: str) -> Job:
-    return eventually(lambda: job if (job := store.get(job_id)).is_ended else None)  # type: ignore[return-value]
-
-
-def started(store: Store, job_id: str) -> Job:
-    """The job, once its first tokens are out."""
-    return eventually(lambda: job if (job := store.get(job_id)).completion_tokens else None)  # type: ignore[return-value]
 
 
 @contextmanager

@@ -23,19 +23,7 @@ class WorkerProcess:
         self._log = log
         with log.open("wb") as output:
             self.process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "celery",
-                    "-A",
-                    app,
-                    "worker",
-                    "-E",
-                    "-l",
-                    "info",
-                    "-n",
-                    self.id,
-                ],
+                [sys.executable, "-m", "celery", "-A", app, "worker", "-E", "-l", "info", "-n", self.id],
                 cwd=ROOT,
                 env=os.environ | environment,
                 stdout=output,

@@ -236,6 +236,15 @@ def test_a_drained_job_does_not_count_as_a_death(house: House) -> None:
     assert house.store.get(job_id).status is Status.IN_PROGRESS
 
 
+def test_a_cancelled_job_that_its_worker_gives_back_ends(house: House) -> None:
+    """The worker drained before it heard of the cancel, and no other one may ever come."""
+    house.worker(1)
+    claim = house.claim(house.submit())
+    house.store.cancel(claim.job_id)
+    assert house.leases.release([(claim.job_id, claim.token)], "drained") == 1
+    assert house.store.get(claim.job_id).status is Status.CANCELLED
+
+
 @pytest.mark.parametrize("gap", [-100.0, 100.0])
 def test_no_lease_is_believed_to_have_run_out_across_a_gap_in_time(house: House, gap: float) -> None:
     """Redis was paused, restarted or its clock set: workers get a fresh term to report."""

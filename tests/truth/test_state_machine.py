@@ -4,6 +4,7 @@ line, offered and leases; nothing is written without the token; no log entry is 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any
 
 import pytest
@@ -117,11 +118,25 @@ class Transitions(RuleBasedStateMachine):
             else:
                 self.forget(job_id)
 
+    @rule()
+    def read(self) -> None:
+        """Every job, and where the waiting ones stand."""
+        for job_id in self.logs:
+            job = self.store.get(job_id)
+            assert (job.queue_position is not None) == (job.status is Status.QUEUED)
+            if job.status is Status.QUEUED and self.place(job_id) == "line":
+                assert job.queue_position == self.redis.zrank(keys.line(QUEUE), job_id)
+
     # --- what workers do
 
     @rule(worker=st.sampled_from(["w1", "w2"]), slots=st.sampled_from([0, 1, 4]))
     def heartbeat(self, worker: str, slots: int) -> None:
         self.leases.heartbeat(WorkerInfo(worker, QUEUE, "echo", slots, 0, 0.0))
+
+    @rule(worker=st.sampled_from(["w1", "w2"]))
+    def goodbye(self, worker: str) -> None:
+        self.leases.goodbye(WorkerInfo(worker, QUEUE, "echo", 0, 0, 0.0))
+        assert self.redis.zscore(keys.alive(QUEUE), worker) is None
 
     @rule(target=claims, data=st.data())
     def claim(self, data: st.DataObject) -> Any:
@@ -140,12 +155,26 @@ class Transitions(RuleBasedStateMachine):
         assert claim.entries == self.logs[job_id]
         return claim
 
+    @rule(claim=claims)
+    def claim_again(self, claim: Claim) -> None:
+        """A copy of an earlier call, held up on its way or made because the answer was lost."""
+        own = self.tokens.get(claim.job_id) == claim.token
+        on_offer = self.place(claim.job_id) == "offered"
+        again = self.leases.claim(claim.job_id, claim.token, "w1", free_slots=4, held=0)
+        assert isinstance(again, Claim) == (own or on_offer)
+        if on_offer:
+            self.tokens[claim.job_id] = claim.token
+            self.logs[claim.job_id].append(StatusEntry(1 + self.statuses(claim.job_id)))
+        if isinstance(again, Claim):
+            assert again.entries == self.logs[claim.job_id]
+
     @rule(claim=claims, count=st.integers(0, 3), overlap=st.integers(0, 2))
     def flush(self, claim: Claim, count: int, overlap: int) -> None:
         """Append as the claim's holder believes the log to be; `overlap` entries are sent again."""
         own = self.tokens.get(claim.job_id) == claim.token
         log = self.logs.get(claim.job_id, claim.entries)
-        overlap = min(overlap, len(log) - len(claim.entries)) if own else 0
+        since_claim = sum(1 for _ in takewhile(lambda e: isinstance(e, TokenEntry), reversed(log)))
+        overlap = min(overlap, since_claim) if own else 0
         base = len(log) - overlap
         fresh = [TokenEntry(0, (base + i,), f"{claim.token} {base + i} ") for i in range(count)]
         again = [e for e in log[base:] if isinstance(e, TokenEntry)]
@@ -182,9 +211,12 @@ class Transitions(RuleBasedStateMachine):
     @rule(claim=claims)
     def release(self, claim: Claim) -> None:
         own = self.tokens.get(claim.job_id) == claim.token
+        is_cancelled = self.redis.hexists(keys.job(claim.job_id), "cancel_requested")
         released = self.leases.release([(claim.job_id, claim.token)], "drained")
         assert released == (own and self.scripts is Scripts)
-        if own:
+        if own and is_cancelled:
+            self.end(claim.job_id, Status.CANCELLED)
+        elif own:
             del self.tokens[claim.job_id]
             assert self.place(claim.job_id) in ("line", "offered")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,15 @@ from tasks.connection import connect
 from tasks.job import FinishReason, Job, Status
 from tasks.leases import Finish, Leases
 from tasks.log import StatusEntry, TokenEntry
-from tasks.request import parse_request
+from tasks.reaper import Reaper
+from tasks.request import JobRequest, parse_request
 from tasks.scripts import Offer
 from tasks.settings import EngineKind, Settings
 from tasks.store import Store
 from tests.conftest import free_port, start_redis
+from tests.reliability.proxy import Proxy
 from tests.waiting import PATIENCE_SECONDS, eventually
+from worker.engine.base import Engine, Prompt
 from worker.engine.echo import EchoEngine
 from worker.flusher import Flusher
 
@@ -58,13 +62,14 @@ class AllEars:
 class Worker:
     """A flusher whose offers are delivered by hand, or by themselves with `deliver`."""
 
-    def __init__(self, settings: Settings, deliver: bool = True) -> None:
+    def __init__(self, settings: Settings, deliver: bool = True, engine: Engine | None = None) -> None:
         self.redis: Any = connect(settings)
         self.tasks: dict[str, CeleryTask] = {}
         self.deliver = deliver
         self.store = Store(self.redis, settings, self.ring)
         leases = Leases(connect(settings), settings, self.ring)
-        self.flusher = Flusher(EchoEngine(settings), leases, settings, "w1", AllEars())
+        engine = engine or EchoEngine(settings)
+        self.flusher = Flusher(engine, leases, settings, "w1", AllEars())
 
     def ring(self, offers: Sequence[Offer]) -> None:
         for _, job_id in offers:
@@ -192,6 +197,51 @@ def test_leases_are_renewed_without_new_tokens(worker: Worker, settings: Setting
     first = worker.redis.zscore(keys.leases("echo"), job_id)
     eventually(lambda: worker.redis.zscore(keys.leases("echo"), job_id) > first + settings.lease_seconds)
     assert len(worker.store.get(job_id).attempts) == 1
+
+
+def test_prompts_that_take_leases_to_tokenize_cost_none(settings: Settings) -> None:
+    """Many long ones at once, as after another worker's death: what is claimed is renewed in between."""
+
+    class SlowTokenizer(EchoEngine):
+        def encode(self, request: JobRequest) -> Prompt:
+            time.sleep(settings.lease_seconds / 2)
+            return super().encode(request)
+
+    worker = Worker(settings, engine=SlowTokenizer(settings))
+    reaper = Reaper(connect(settings), settings, worker.ring)
+    jobs = [worker.submit(max_tokens=4) for _ in range(4)]
+    reaper.start()
+    worker.flusher.start()
+    for job_id in jobs:
+        assert worker.wait(job_id) == Finish(Status.COMPLETED)
+        assert len(worker.store.get(job_id).attempts) == 1
+    reaper.stop()
+    worker.end()
+
+
+def test_a_claim_whose_answer_was_lost_is_made_again(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Redis carried it out, and the worker did not hear of it: the job is its all the same."""
+    with Proxy(settings.required_redis_url) as network:
+        worker = Worker(settings.model_copy(update={"redis_url": network.url}), deliver=False)
+        direct = Worker(settings, deliver=False)
+        worker.flusher.start()
+        eventually(direct.store.workers)
+        job_id = direct.submit(max_tokens=4)
+        network.hold_answers()
+        worker.send(job_id)
+        eventually(lambda: direct.redis.zscore(keys.leases("echo"), job_id))
+
+        def hang_up() -> bool:
+            network.cut()
+            return "Redis is away" in caplog.text
+
+        eventually(hang_up)
+        network.heal()
+        assert worker.wait(job_id) == Finish(Status.COMPLETED)
+        assert len(direct.store.get(job_id).attempts) == 1
+        worker.end()
 
 
 def test_drain_gives_back_what_does_not_end_in_time(settings: Settings) -> None:

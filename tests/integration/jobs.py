@@ -1,0 +1,35 @@
+"""Jobs as a test waits for them and judges them, seen through the store."""
+
+from __future__ import annotations
+
+from tasks.job import Job, Status
+from tasks.log import DoneEntry, StatusEntry, TokenEntry
+from tasks.store import Store
+from tests.waiting import PATIENCE_SECONDS, eventually
+
+
+def ended(store: Store, job_id: str, patience: float = PATIENCE_SECONDS) -> Job:
+    return eventually(lambda: job if (job := store.get(job_id)).is_ended else None, patience)  # type: ignore[return-value]
+
+
+def started(store: Store, job_id: str, tokens: int = 1) -> Job:
+    """The job, once its first tokens are out."""
+    return eventually(lambda: job if (job := store.get(job_id)).completion_tokens >= tokens else None)  # type: ignore[return-value]
+
+
+def words(label: str, count: int) -> str:
+    """A prompt whose every word names its place: a splice, a gap or a repeat shows in the echo."""
+    return " ".join(f"{label}/{i}" for i in range(count))
+
+
+def assert_echoed(store: Store, job_id: str, prompt: str) -> Job:
+    """The job completed, its prompt is its text, and its log has each token and attempt once, in order."""
+    job, entries = store.get(job_id), store.read_log(job_id)
+    tokens = [entry for entry in entries if isinstance(entry, TokenEntry)]
+    assert [i for entry in tokens for i in entry.token_ids] == list(range(len(prompt.split())))
+    assert "".join(entry.text for entry in tokens) == job.output[0].text == prompt
+    attempts = [entry.attempt for entry in entries if isinstance(entry, StatusEntry)]
+    assert attempts == [attempt.number for attempt in job.attempts] == [*range(1, len(attempts) + 1)]
+    assert entries[-1] == DoneEntry(Status.COMPLETED)
+    assert sum(isinstance(entry, DoneEntry) for entry in entries) == 1
+    return job

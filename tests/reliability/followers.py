@@ -1,0 +1,98 @@
+"""Jobs with readers, who must see every event once, whatever happens to the server's Redis."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+
+import httpx
+
+from client import Client, Event
+from client.job import Job
+from tests.chaos.fleet import Fleet
+from tests.integration.jobs import words
+from tests.integration.web_sockets import assert_gapless, sse_events, texts
+from tests.waiting import PATIENCE_SECONDS, eventually
+
+
+class Followed:
+    """A job and two readers of it from its first event on.
+
+    The client library connects again where it has to, and would hide a repeated event; the bare reader has
+    one connection and hides nothing.
+    """
+
+    def __init__(self, client: Client, url: str, prompt: str) -> None:
+        self.prompt = prompt
+        self.id = client.submit(prompt, max_tokens=len(prompt.split())).id
+        self.library: list[Event] = []
+        self.bare: list[Event] = []
+        self._client = client
+        self._url = f"{url}/v1/jobs/{self.id}/events"
+        pool = ThreadPoolExecutor(2)
+        self.readers: list[Future[None]] = [pool.submit(self._read_library), pool.submit(self._read_bare)]
+        pool.shutdown(wait=False)
+
+    @property
+    def seen(self) -> int:
+        """Events that both have."""
+        return min(len(self.library), len(self.bare))
+
+    def job(self) -> Job:
+        return self._client.get(self.id)
+
+    def assert_whole(self) -> Job:
+        """Both readers come to the end of a completed job, without gap or repeat, on a first attempt."""
+        for reader in self.readers:
+            reader.result(2 * PATIENCE_SECONDS)
+        for events in (self.library, self.bare):
+            assert_gapless(events)
+            assert texts(events) == self.prompt
+            assert [event["type"] for event in events].count("status") == 1
+            assert (events[-1]["type"], events[-1]["status"]) == ("done", "completed")
+        job = self.job()
+        assert job.text == self.prompt
+        assert [attempt["reason"] for attempt in job.fields["attempts"]] == [None]
+        return job
+
+    def _read_library(self) -> None:
+        for event in self._client.stream(self.id):
+            self.library.append(event)
+
+    def _read_bare(self) -> None:
+        with httpx.stream("GET", self._url, timeout=2 * PATIENCE_SECONDS) as answer:
+            lines = (line for line in answer.iter_lines() if not line.startswith(":"))
+            for event in sse_events(lines):
+                self.bare.append(event)
+
+
+@contextmanager
+def following(url: str, jobs: int, tokens: int, seen: int = 5) -> Iterator[list[Followed]]:
+    """Running jobs, of which their readers have `seen` so many events."""
+    with Client(url) as client:
+        followed = [Followed(client, url, words(f"f{i}", tokens)) for i in range(jobs)]
+        wait_until_seen(followed, seen)
+        yield followed
+
+
+def wait_until_seen(followed: list[Followed], seen: int) -> None:
+    eventually(lambda: all(one.seen >= seen for one in followed))
+
+
+def assert_all_work(fleet: Fleet, slots: int) -> None:
+    """Nobody died, and every worker takes jobs again as soon as Celery has its connections back."""
+    assert [worker.process.poll() for worker in fleet.workers] == [None] * len(fleet.workers)
+    with Client(fleet.web.url) as client:
+        eventually(
+            lambda: _busy(client, slots * len(fleet.workers)) >= {worker.id for worker in fleet.workers}
+        )
+
+
+def _busy(client: Client, jobs: int) -> set[str]:
+    """The workers that so many short jobs ran on."""
+    prompts = [words(f"more{i}", 20) for i in range(jobs)]
+    ids = [client.submit(prompt, max_tokens=20).id for prompt in prompts]
+    ended = [client.wait(job_id, timeout=2 * PATIENCE_SECONDS) for job_id in ids]
+    assert [job.text for job in ended] == prompts
+    return {attempt["worker"] for job in ended for attempt in job.fields["attempts"]}

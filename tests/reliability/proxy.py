@@ -1,0 +1,107 @@
+"""A network between a process and Redis that fails when it is told to."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from contextlib import suppress
+from types import TracebackType
+from urllib.parse import urlsplit, urlunsplit
+
+CHUNK_BYTES = 64 * 1024
+
+
+class Proxy:
+    """Forwards TCP connections from a port of its own to the Redis at `redis_url`. A context manager."""
+
+    def __init__(self, redis_url: str) -> None:
+        parts = urlsplit(redis_url)
+        self._target = (parts.hostname or "", parts.port or 0)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = urlunsplit(parts._replace(netloc=f"127.0.0.1:{self._listener.getsockname()[1]}"))
+        self._requests_pass, self._answers_pass = threading.Event(), threading.Event()
+        self._delay_seconds = 0.0
+        self._lock = threading.Lock()
+        self._sockets: set[socket.socket] = set()
+        self._is_closed = False
+        self.heal()
+
+    def __enter__(self) -> Proxy:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._is_closed = True
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # close() alone would not wake accept().
+        self._listener.close()
+        self.cut()
+        self.heal()
+
+    def blackhole(self) -> None:
+        """A partition: connections stay open, nothing passes. As in a real one, what is sent arrives late."""
+        self._requests_pass.clear()
+        self._answers_pass.clear()
+
+    def hold_answers(self) -> None:
+        """Redis does what it is asked, and nobody learns of it."""
+        self._answers_pass.clear()
+
+    def heal(self) -> None:
+        self._delay_seconds = 0.0
+        self._requests_pass.set()
+        self._answers_pass.set()
+
+    def delay(self, seconds: float) -> None:
+        """Forward everything so much later, in either direction."""
+        self._delay_seconds = seconds
+
+    def cut(self) -> None:
+        """Close all connections; new ones are welcome."""
+        with self._lock:
+            sockets, self._sockets = self._sockets, set()
+        for one in sockets:
+            _hang_up(one)
+
+    def _accept(self) -> None:
+        while not self._is_closed:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._connect, args=(client,), daemon=True).start()
+
+    def _connect(self, client: socket.socket) -> None:
+        self._requests_pass.wait()
+        try:
+            redis = socket.create_connection(self._target)
+        except OSError:
+            client.close()
+            return
+        with self._lock:
+            self._sockets |= {client, redis}
+        answers = (redis, client, self._answers_pass)
+        threading.Thread(target=self._pump, args=answers, daemon=True).start()
+        self._pump(client, redis, self._requests_pass)
+
+    def _pump(self, source: socket.socket, sink: socket.socket, may_pass: threading.Event) -> None:
+        """One direction, to its end; then both are hung up."""
+        with suppress(OSError):
+            while data := source.recv(CHUNK_BYTES):
+                time.sleep(self._delay_seconds)
+                may_pass.wait()
+                sink.sendall(data)
+            may_pass.wait()
+        with self._lock:
+            self._sockets -= {source, sink}
+        _hang_up(source)
+        _hang_up(sink)
+
+
+def _hang_up(one: socket.socket) -> None:
+    with suppress(OSError):
+        one.shutdown(socket.SHUT_RDWR)  # close() alone would not wake recv().
+    one.close()

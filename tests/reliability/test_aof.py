@@ -1,0 +1,114 @@
+"""Redis comes back without the last it was told: what it still knows goes on, what it forgot ends."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from client import Client, NotFoundError
+from tasks import keys
+from tests.chaos.fleet import Fleet
+from tests.reliability.followers import Followed, assert_all_work, following, wait_until_seen
+from tests.waiting import PATIENCE_SECONDS
+
+SLOTS = 4
+LOST_BYTES = 16 * 1024
+"""Some tenths of a second of the jobs here: at most a second is what `appendfsync everysec` may lose."""
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[Fleet]:
+    running = Fleet(tmp_path, workers=2, MAX_NUM_SEQS=str(SLOTS), LEASE_SECONDS="2")
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def log(fleet: Fleet, tmp_path: Path) -> Path:
+    """Redis' append-only file; the fleet writes it."""
+    assert fleet.redis_url
+    return tmp_path / "appendonly.aof"
+
+
+def command_ends(log: bytes) -> list[int]:
+    """Where the commands of an append-only file end. One is `*COUNT`, then COUNT times `$LENGTH` and data."""
+    ends, position = list[int](), 0
+
+    def number() -> int:
+        nonlocal position
+        end = log.index(b"\r\n", position)
+        value, position = int(log[position + 1 : end]), end + 2
+        return value
+
+    with suppress(ValueError):  # The last one may not be whole.
+        while True:
+            for _ in range(number()):
+                length = number()
+                position += length + 2
+            ends.append(position)
+    return ends
+
+
+def lose_tail(log: Path, keep: int, into_a_command: int) -> None:
+    """Cut the file at the last command's end that loses LOST_BYTES, or some bytes into the next one."""
+    content = log.read_bytes()
+    cut = max(end for end in command_ends(content) if end <= len(content) - LOST_BYTES)
+    assert cut > keep, "the test did not wait long enough"
+    with log.open("r+b") as file:
+        file.truncate(cut + into_a_command)
+
+
+@pytest.mark.parametrize(
+    "into_a_command", [0, 1, 9], ids=["between commands", "inside a count", "inside a part"]
+)
+def test_what_redis_forgot_of_a_stream_comes_again_unseen(
+    fleet: Fleet, log: Path, into_a_command: int
+) -> None:
+    """Its worker knows; the readers have it already."""
+    with Redis.from_url(fleet.redis_url) as redis, following(fleet.web.url, 4, tokens=200) as jobs:
+        claimed = log.stat().st_size
+        wait_until_seen(jobs, 60)
+        # So that the test sees what Redis remembers before the workers make up for it.
+        for worker in fleet.workers:
+            worker.signal(signal.SIGSTOP)
+        fleet.kill_redis()
+        seen = {job.id: job.seen for job in jobs}
+        lose_tail(log, claimed, into_a_command)
+        fleet.start_redis()
+        remembered = {job.id: int(redis.llen(keys.log(job.id))) for job in jobs}
+        for worker in fleet.workers:
+            worker.signal(signal.SIGCONT)
+        assert all(0 < remembered[job.id] < seen[job.id] for job in jobs), (remembered, seen)
+        for job in jobs:
+            job.assert_whole()
+    assert_all_work(fleet, SLOTS)
+
+
+def test_a_job_that_redis_forgot_ends_for_its_readers_and_its_worker(fleet: Fleet, log: Path) -> None:
+    with Client(fleet.web.url) as client, following(fleet.web.url, 1, tokens=3000) as [kept]:
+        before = log.stat().st_size
+        with following(fleet.web.url, 1, tokens=3000, seen=20) as [forgotten]:
+            fleet.kill_redis()
+            with log.open("r+b") as file:
+                file.truncate(before)
+            fleet.start_redis()
+            assert_gone(forgotten)
+        wait_until_seen([kept], kept.seen + 20)
+        client.cancel(kept.id)
+        assert len(client.wait(kept.id, timeout=PATIENCE_SECONDS).fields["attempts"]) == 1
+    assert_all_work(fleet, SLOTS)
+
+
+def assert_gone(job: Followed) -> None:
+    library, bare = job.readers
+    with pytest.raises(NotFoundError):
+        library.result(PATIENCE_SECONDS)
+    bare.result(PATIENCE_SECONDS)
+    assert job.bare[-1]["type"] != "done"
+    with pytest.raises(NotFoundError):
+        job.job()

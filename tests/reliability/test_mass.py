@@ -1,0 +1,65 @@
+"""A worker full of jobs dies: another one takes them all over at once, and none of them a third time."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from tasks.app import JobApp
+from tasks.connection import connect
+from tasks.request import parse_request
+from tasks.settings import ANONYMOUS, Settings
+from tasks.store import Store
+from tests.integration.conftest import StartWorkers, Submit
+from tests.integration.jobs import assert_echoed, ended, started, words
+from tests.integration.workers import start_workers
+
+
+def test_32_jobs_of_a_killed_worker_all_end(
+    start_echo_workers: StartWorkers, store: Store, submit: Submit
+) -> None:
+    prompts = {submit(prompt, max_tokens=150): prompt for prompt in (words(f"j{i}", 150) for i in range(32))}
+    with start_echo_workers("killed", MAX_NUM_SEQS="32") as (worker,):
+        for job_id in prompts:
+            started(store, job_id)
+        worker.signal(signal.SIGKILL)
+        worker.wait()
+    assert not any(store.get(job_id).is_ended for job_id in prompts)
+    with start_echo_workers("heir", MAX_NUM_SEQS="32"):
+        for job_id, prompt in prompts.items():
+            ended(store, job_id)
+            assert [attempt.reason for attempt in assert_echoed(store, job_id, prompt).attempts] == [
+                "lease expired",
+                None,
+            ]
+
+
+@pytest.mark.timeout(240)
+def test_64_prompts_taken_over_at_once_cost_no_lease(redis_url: str, tmp_path: Path) -> None:
+    """Each is fed to the model with what it had generated, while the leases of all go on being renewed."""
+    environment = {
+        "REDIS_URL": redis_url,
+        "MAX_NUM_SEQS": "64",
+        "LEASE_SECONDS": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+    app = JobApp(Settings(redis_url=redis_url, max_num_seqs=64))
+    store = Store(connect(app.settings), app.settings, app.ring)
+    bodies = [
+        {"prompt": f"Once upon a time, there were {i} foxes. " * 8, "max_tokens": 120, "ignore_eos": True}
+        for i in range(64)
+    ]
+    jobs = [store.submit(parse_request(body), ANONYMOUS).job_id for body in bodies]
+    with start_workers("killed", folder=tmp_path, **environment) as (worker,):
+        for job_id in jobs:
+            started(store, job_id, tokens=20)
+        worker.signal(signal.SIGKILL)
+        worker.wait()
+    assert not any(store.get(job_id).is_ended for job_id in jobs)
+    with start_workers("heir", folder=tmp_path, **environment):
+        for job_id in jobs:
+            job = ended(store, job_id, patience=120)
+            assert [attempt.worker for attempt in job.attempts] == ["killed@test", "heir@test"]
+            assert (job.status, job.completion_tokens) == ("completed", 120)

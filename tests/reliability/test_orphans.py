@@ -1,0 +1,65 @@
+"""No worker is alive: the web processes end what is to be ended."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from client import Client
+from tasks.store import Store
+from tests.integration.conftest import ECHO, StartWorkers, Submit
+from tests.integration.jobs import started
+from tests.integration.product import Web
+from tests.waiting import PATIENCE_SECONDS, eventually
+
+LONG: dict[str, Any] = {"max_tokens": 3000}
+TIMEOUT_SECONDS = 6.0
+"""Longer than a lease: the job goes back to the line first."""
+
+
+@pytest.fixture
+def orphaned(
+    start_echo_workers: StartWorkers, store: Store, submit: Submit, redis_url: str, tmp_path: Path
+) -> Iterator[tuple[Client, str]]:
+    """A web without workers, and a job that the last one was running when it was killed."""
+    web = Web(redis_url, tmp_path, {"LEASE_SECONDS": ECHO["LEASE_SECONDS"]})
+    with start_echo_workers("last") as (worker,):
+        web.start()
+        job_id = submit("a b", timeout=TIMEOUT_SECONDS, **LONG)
+        started(store, job_id, tokens=2)
+        worker.signal(signal.SIGKILL)
+        worker.wait()
+    with Client(web.url) as client:
+        yield client, job_id
+    web.stop()
+
+
+@pytest.mark.parametrize("moment", ["its lease still runs", "it waits in line again"])
+def test_a_job_between_two_attempts_can_be_cancelled(
+    orphaned: tuple[Client, str], store: Store, moment: str
+) -> None:
+    client, job_id = orphaned
+    if moment == "it waits in line again":
+        eventually(lambda: store.get(job_id).attempts[0].reason == "lease expired")
+    client.cancel(job_id)
+    job = client.wait(job_id, timeout=PATIENCE_SECONDS)
+    assert job.status == "cancelled"
+    assert job.text.startswith("a b")
+    assert [choice["finish_reason"] for choice in job.fields["output"]] == ["cancelled"]
+    assert list(client.stream(job_id))[-1]["type"] == "done"
+
+
+def test_deadlines_end_jobs(orphaned: tuple[Client, str]) -> None:
+    """The one that ran has a timeout, the one that never did an expires_in."""
+    client, interrupted = orphaned
+    waiting = client.submit("never", expires_in=0.5, **LONG)
+    expired = client.wait(waiting.id, timeout=PATIENCE_SECONDS)
+    assert (expired.status, expired.fields["error"]["code"]) == ("expired", "expired")
+    timed_out = client.wait(interrupted, timeout=PATIENCE_SECONDS)
+    assert (timed_out.status, timed_out.fields["error"]["code"]) == ("failed", "timeout")
+    assert timed_out.text.startswith("a b"), "what there is is kept"
+    assert len(timed_out.fields["attempts"]) == 1

@@ -1,0 +1,111 @@
+"""Redis goes, comes back, stands still, is slow or hangs up: streams pause, and nothing else happens."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from client import Client
+from tasks import keys
+from tasks.app import celery_queue
+from tests.chaos.fleet import Fleet
+from tests.integration.jobs import words
+from tests.integration.product import Web
+from tests.integration.workers import start_workers
+from tests.reliability.followers import assert_all_work, following, wait_until_seen
+from tests.reliability.proxy import Proxy
+from tests.waiting import PATIENCE_SECONDS, eventually
+
+LEASE_SECONDS = 2.0
+SLOTS = 4
+SETTINGS = {"LEASE_SECONDS": str(LEASE_SECONDS), "MAX_NUM_SEQS": str(SLOTS), "STEP_TIMEOUT_SECONDS": "60"}
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[Fleet]:
+    running = Fleet(tmp_path, workers=2, **SETTINGS)
+    yield running
+    running.stop()
+
+
+@pytest.mark.parametrize("leases", [0.5, 1.5])
+def test_a_redis_that_was_killed_costs_a_pause(fleet: Fleet, leases: float) -> None:
+    with following(fleet.web.url, jobs=2 * SLOTS, tokens=200) as jobs:
+        fleet.kill_redis()
+        time.sleep(leases * LEASE_SECONDS)  # The outage: what the test is about, nothing it waits for.
+        fleet.start_redis()
+        for job in jobs:
+            job.assert_whole()
+    assert_all_work(fleet, SLOTS)
+
+
+def test_a_job_that_waits_in_a_worker_for_room_outlives_redis(fleet: Fleet) -> None:
+    """Celery has handed its message out, and Redis is another one when the job starts at last."""
+    with Client(fleet.web.url) as client, Redis.from_url(fleet.redis_url, decode_responses=True) as redis:
+        in_the_way = [client.submit("wide", n=SLOTS - 1, max_tokens=3000).id for _ in fleet.workers]
+        eventually(lambda: all(client.get(job_id).text for job_id in in_the_way))
+        job = client.submit(words("w", 20), n=2, max_tokens=20)
+        eventually(
+            lambda: redis.zscore(keys.offered("echo"), job.id) and not redis.llen(celery_queue("echo"))
+        )
+        fleet.kill_redis()
+        fleet.start_redis()
+        for job_id in in_the_way:
+            client.cancel(job_id)
+        ended = client.wait(job.id, timeout=PATIENCE_SECONDS)
+        assert ended.texts == [words("w", 20)] * 2
+        assert len(ended.fields["attempts"]) == 1
+    assert_all_work(fleet, SLOTS)
+
+
+def test_a_redis_that_stands_still_costs_a_pause(fleet: Fleet) -> None:
+    """Longer than calls wait for it: they are made again, and all of them are carried out in the end."""
+    with following(fleet.web.url, jobs=2 * SLOTS, tokens=200) as jobs:
+        fleet.pause_redis()
+        time.sleep(3 * LEASE_SECONDS)  # The outage.
+        fleet.resume_redis()
+        for job in jobs:
+            job.assert_whole()
+    assert_all_work(fleet, SLOTS)
+
+
+def test_connections_that_break_again_and_again_cost_nothing(fleet: Fleet) -> None:
+    with (
+        Redis.from_url(fleet.redis_url) as redis,
+        following(fleet.web.url, jobs=2 * SLOTS, tokens=200) as jobs,
+    ):
+        for seen in range(10, 200, 10):
+            wait_until_seen(jobs, seen)
+            for kind in ("normal", "pubsub"):
+                redis.client_kill_filter(_type=kind, skipme=True)
+        for job in jobs:
+            job.assert_whole()
+    assert_all_work(fleet, SLOTS)
+
+
+def test_a_slow_redis_costs_no_lease(tmp_path: Path, redis_url: str) -> None:
+    """Not even where a worker takes so many jobs at once that the claims alone take longer than a lease."""
+    slots, answer_seconds = 8, 0.4
+    assert slots * answer_seconds > LEASE_SECONDS
+    settings = SETTINGS | {"MAX_NUM_SEQS": str(slots), "ENGINE": "echo"}
+    with (
+        Proxy(redis_url) as network,
+        start_workers("slow", folder=tmp_path, REDIS_URL=network.url, **settings) as (worker,),
+    ):
+        web = Web(network.url, tmp_path, settings)
+        web.start()
+        with Client(web.url) as client:
+            in_the_way = client.submit("wide", n=slots, max_tokens=3000)
+            eventually(lambda: client.get(in_the_way.id).text)
+            with following(web.url, jobs=slots, tokens=100, seen=0) as jobs:
+                network.delay(answer_seconds / 2)
+                client.cancel(in_the_way.id)
+                for job in jobs:
+                    job.assert_whole()
+        network.heal()
+        assert worker.process.poll() is None
+        web.stop()

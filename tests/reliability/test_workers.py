@@ -1,0 +1,174 @@
+"""Workers that stand still, are cut off, die or are told to go: the job ends, once and whole."""
+
+from __future__ import annotations
+
+import signal
+from contextlib import ExitStack
+
+import pytest
+
+from tasks import keys
+from tasks.job import Attempt, Status
+from tasks.store import Store
+from tests.integration.conftest import ECHO, StartWorkers, Submit
+from tests.integration.jobs import assert_echoed, ended, started, words
+from tests.integration.workers import WorkerProcess
+from tests.reliability.proxy import Proxy
+from tests.waiting import eventually
+
+SLOTS = int(ECHO["MAX_NUM_SEQS"])
+UNHURRIED = {"ECHO_STEP_SECONDS": "0.05"}
+"""A second attempt is still at it when the first one's worker comes back."""
+
+
+def holder(workers: list[WorkerProcess], attempt: Attempt) -> WorkerProcess:
+    return next(worker for worker in workers if worker.id == attempt.worker)
+
+
+def on_its_second_worker(store: Store, job_id: str) -> bool:
+    """It has new tokens from there."""
+    job = store.get(job_id)
+    return len(job.attempts) == 2 and store.redis.hget(keys.job(job_id), "progress") == "1"
+
+
+def assert_works_again(store: Store, submit: Submit, worker: WorkerProcess, workers: int) -> None:
+    """More jobs at once than the others have slots for: the worker runs its share, in the same process."""
+    prompts = [words(f"more{i}", 60) for i in range(workers * SLOTS)]
+    jobs = [submit(prompt, max_tokens=60) for prompt in prompts]
+    for job_id, prompt in zip(jobs, prompts, strict=True):
+        ended(store, job_id)
+        assert_echoed(store, job_id, prompt)
+    assert worker.id in {attempt.worker for job_id in jobs for attempt in store.get(job_id).attempts}
+    assert worker.process.poll() is None
+
+
+def test_a_worker_that_was_paused_writes_nothing_into_a_job_that_moved_on(
+    start_echo_workers: StartWorkers, store: Store, submit: Submit
+) -> None:
+    prompt = words("w", 120)
+    with start_echo_workers("w1", "w2", **UNHURRIED) as workers:
+        job_id = submit(prompt, max_tokens=120)
+        paused = holder(workers, started(store, job_id, tokens=5).attempts[0])
+        paused.signal(signal.SIGSTOP)
+        eventually(lambda: on_its_second_worker(store, job_id))
+        paused.signal(signal.SIGCONT)
+        eventually(lambda: f"{job_id} is no longer this worker's, dropping it" in paused.output())
+        assert_works_again(store, submit, paused, len(workers))
+        ended(store, job_id)
+        assert len(assert_echoed(store, job_id, prompt).attempts) == 2
+
+
+@pytest.mark.parametrize("until", ["the other one writes", "it says so"])
+def test_a_worker_that_was_cut_off_writes_nothing_into_a_job_that_moved_on(
+    start_echo_workers: StartWorkers, store: Store, submit: Submit, redis_url: str, until: str
+) -> None:
+    """What it sent during the partition arrives, late."""
+    prompt = words("w", 120)
+    with ExitStack() as stack:
+        networks, workers = [], []
+        for name in ("w1", "w2"):
+            networks.append(stack.enter_context(Proxy(redis_url)))
+            through_it = start_echo_workers(name, REDIS_URL=networks[-1].url, **UNHURRIED)
+            workers += stack.enter_context(through_it)
+        job_id = submit(prompt, max_tokens=120)
+        cut_off = holder(workers, started(store, job_id, tokens=5).attempts[0])
+        network = networks[workers.index(cut_off)]
+        network.blackhole()
+        eventually(lambda: on_its_second_worker(store, job_id))
+        if until == "it says so":
+            eventually(lambda: "Redis is away" in cut_off.output(), patience=60)
+        network.heal()
+        eventually(lambda: f"{job_id} is no longer this worker's, dropping it" in cut_off.output())
+        assert_works_again(store, submit, cut_off, len(workers))
+        ended(store, job_id)
+        assert len(assert_echoed(store, job_id, prompt).attempts) == 2
+
+
+def test_a_long_step_costs_no_lease(start_echo_workers: StartWorkers, store: Store, submit: Submit) -> None:
+    """A long prefill or a compilation: the leases are renewed all the same."""
+    lease = float(ECHO["LEASE_SECONDS"])
+    step = 3.5 * lease
+    with start_echo_workers("w1", "w2", ECHO_STEP_SECONDS=str(step), STEP_TIMEOUT_SECONDS="60"):
+        job_id = submit("a b", max_tokens=2)
+        job = ended(store, job_id)
+        assert len(job.attempts) == 1
+        assert (job.ended_at or 0) - (job.started_at or 0) > 3 * lease, "a step outlasted its leases"
+        assert_echoed(store, job_id, "a b")
+
+
+def test_a_job_that_kills_its_workers_is_poison_and_costs_its_companions_only_time(
+    start_echo_workers: StartWorkers, store: Store, submit: Submit
+) -> None:
+    prompts = [words(f"c{i}", 40) for i in range(SLOTS - 1)]
+    companions = [submit(prompt, max_tokens=40) for prompt in prompts]
+    deadly = submit("deadly prompt", max_tokens=4)
+    deaths = 0
+
+    def all_ended() -> bool:
+        return all(store.get(job_id).is_ended for job_id in [deadly, *companions])
+
+    while not all_ended():
+        with start_echo_workers(f"w{deaths}", app="tests.reliability.deadly") as (worker,):
+            eventually(lambda process=worker.process: process.poll() is not None or all_ended())  # type: ignore[misc]
+            deaths += worker.process.poll() == -signal.SIGKILL
+    killer = store.get(deadly)
+    assert (killer.status, killer.error and killer.error.code) == (Status.FAILED, "poison")
+    assert [attempt.reason for attempt in killer.attempts] == ["lease expired"] * 4
+    assert killer.completion_tokens == 0
+    assert deaths == 4
+    for job_id, prompt in zip(companions, prompts, strict=True):
+        assert_echoed(store, job_id, prompt)
+
+
+def test_a_rolling_restart_loses_nothing_and_waits_for_no_lease(
+    start_echo_workers: StartWorkers, store: Store, submit: Submit
+) -> None:
+    prompts: dict[str, str] = {}
+
+    def add_load() -> None:
+        for _ in range(3 * SLOTS):
+            prompt = words(f"r{len(prompts)}", 120)
+            prompts[submit(prompt, max_tokens=120)] = prompt
+
+    def has_much_to_do(worker: WorkerProcess) -> bool:
+        running = [job for job in map(store.get, prompts) if job.attempts and not job.is_ended]
+        return any(job.attempts[-1].worker == worker.id and job.completion_tokens < 60 for job in running)
+
+    with ExitStack() as stack:
+
+        def start(name: str) -> WorkerProcess:
+            [worker] = stack.enter_context(start_echo_workers(name, DRAIN_SECONDS="0.2"))
+            return worker
+
+        fleet = [start(f"old{i}") for i in range(3)]
+        for number, worker in enumerate(fleet):
+            add_load()
+            eventually(lambda worker=worker: has_much_to_do(worker))  # type: ignore[misc]
+            worker.signal(signal.SIGTERM)
+            assert worker.wait() == 0
+            start(f"new{number}")
+        jobs = [ended(store, job_id, patience=60) for job_id in prompts]
+    for job_id, prompt in prompts.items():
+        assert_echoed(store, job_id, prompt)
+    reasons = [attempt.reason for job in jobs for attempt in job.attempts]
+    assert set(reasons) == {None, "drained"}
+    assert reasons.count(None) == len(jobs)
+    assert {attempt.worker for job in jobs for attempt in job.attempts if attempt.reason} == {
+        worker.id for worker in fleet
+    }, "each of them had something to give back"
+
+
+def test_a_job_on_a_draining_worker_can_be_cancelled(
+    start_echo_workers: StartWorkers, store: Store, submit: Submit
+) -> None:
+    with start_echo_workers("w1", DRAIN_SECONDS="3600") as (worker,):
+        job_id = submit("a b", max_tokens=3000)
+        started(store, job_id)
+        worker.signal(signal.SIGTERM)
+        eventually(lambda: [announced["slots"] for announced in store.workers()] == [0])
+        store.cancel(job_id)
+        job = ended(store, job_id)
+        assert job.status is Status.CANCELLED
+        assert job.output[0].text.startswith("a b")
+        assert worker.wait() == 0, "and with it the reason to stay is gone"
+        assert "Traceback" not in worker.output()
