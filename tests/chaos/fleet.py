@@ -1,14 +1,19 @@
-"""The product as processes that can be killed, paused and started again: Redis, web and workers."""
+"""The product as processes that can be killed, paused, started again and cut off: Redis, web and workers.
+
+Web and each worker reach Redis through a network of their own that fails when told to.
+"""
 
 from __future__ import annotations
 
 import signal
 import subprocess
+from contextlib import ExitStack
 from pathlib import Path
 
 from tests.conftest import free_port, start_redis
 from tests.integration.product import Web
 from tests.integration.workers import WorkerProcess
+from tests.reliability.proxy import Proxy
 
 SETTINGS = {
     "ENGINE": "echo",
@@ -32,8 +37,11 @@ class Fleet:
         self._redis_options = ("--appendonly", "yes", "--appendfsync", appendfsync)
         self._redis, self.redis_url = self._start_redis()
         self._settings = SETTINGS | settings
-        self.web = Web(self.redis_url, folder, self._settings)
-        self.workers = [self._start_worker(f"w{i}-0") for i in range(workers)]
+        self._networks = ExitStack()
+        self.web_network = self._networks.enter_context(Proxy(self.redis_url))
+        self.worker_networks = [self._networks.enter_context(Proxy(self.redis_url)) for _ in range(workers)]
+        self.web = Web(self.web_network.url, folder, self._settings)
+        self.workers = [self._start_worker(i, f"w{i}-0") for i in range(workers)]
         self._generation = 0
         self.dead: list[str] = []
         for worker in self.workers:
@@ -46,6 +54,7 @@ class Fleet:
             worker.process.kill()
             worker.process.wait()
         self.web.kill()
+        self._networks.close()
         self._redis.kill()
         self._redis.wait()
 
@@ -101,10 +110,10 @@ class Fleet:
     def _start_redis(self) -> tuple[subprocess.Popen[bytes], str]:
         return start_redis(self._folder, *self._redis_options, port=self._redis_port)
 
-    def _start_worker(self, name: str) -> WorkerProcess:
-        variables = self._settings | {"REDIS_URL": self.redis_url}
+    def _start_worker(self, index: int, name: str) -> WorkerProcess:
+        variables = self._settings | {"REDIS_URL": self.worker_networks[index].url}
         return WorkerProcess(name, variables, self._folder / f"{name}.log")
 
     def _replace(self, index: int) -> None:
         self._generation += 1
-        self.workers[index] = self._start_worker(f"w{index}-{self._generation}")
+        self.workers[index] = self._start_worker(index, f"w{index}-{self._generation}")

@@ -14,12 +14,16 @@ from pathlib import Path
 
 from tests.chaos.clients import ChaosClient, Verdict
 from tests.chaos.fleet import Fleet
+from tests.reliability.proxy import Proxy
 
 CLIENTS = 12
 WORKERS = 3
 PAUSE_BETWEEN_SECONDS = (0.5, 3.0)
 OUTAGE_SECONDS = (0.1, 4.0)
 """Of a paused or killed process before it goes on; leases are 1 s."""
+
+DELAY_SECONDS = (0.01, 0.15)
+"""Of each message between a process and a slow Redis, in either direction."""
 
 LAST_JOBS_SECONDS = 120.0
 """For what is accepted when the violence ends."""
@@ -43,6 +47,10 @@ class Chaos:
             self.restart_web,
             self.restart_redis,
             self.pause_redis,
+            self.cut_off_worker,
+            self.cut_off_web,
+            self.hang_up,
+            self.slow_down,
         ]
         while time.monotonic() < deadline:
             time.sleep(self._random.uniform(*PAUSE_BETWEEN_SECONDS))
@@ -77,6 +85,34 @@ class Chaos:
         self._fleet.pause_redis()
         self._outage()
         self._fleet.resume_redis()
+
+    def cut_off_worker(self) -> None:
+        """A partition: its connections stay open and nothing passes."""
+        self._blackhole(self._fleet.worker_networks[self._any_worker()])
+
+    def cut_off_web(self) -> None:
+        self._blackhole(self._fleet.web_network)
+
+    def hang_up(self) -> None:
+        """Every connection to Redis is closed; new ones are welcome."""
+        for network in self._networks():
+            network.cut()
+
+    def slow_down(self) -> None:
+        """Redis answers late."""
+        for network in self._networks():
+            network.delay(self._random.uniform(*DELAY_SECONDS))
+        self._outage()
+        for network in self._networks():
+            network.heal()
+
+    def _blackhole(self, network: Proxy) -> None:
+        network.blackhole()
+        self._outage()
+        network.heal()
+
+    def _networks(self) -> list[Proxy]:
+        return [self._fleet.web_network, *self._fleet.worker_networks]
 
     def _any_worker(self) -> int:
         return self._random.randrange(WORKERS)
