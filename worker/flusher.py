@@ -23,6 +23,7 @@ from worker.announcer import Announcer
 from worker.engine.base import Engine, RequestOutput
 from worker.loop import EngineLoop
 from worker.run import JobRun, token_of
+from worker.watchdog import Watchdog
 
 RETRY_PAUSE_SECONDS = 0.2
 """Between two calls to a Redis that is away, beyond what the client's own retries take."""
@@ -86,6 +87,7 @@ class Flusher:
         self._announcer = Announcer(engine, leases, settings, worker)
         self._news: queue.SimpleQueue[News] = queue.SimpleQueue()
         self._loop = EngineLoop(engine, lambda outputs: self._news.put(Step(outputs)))
+        self._watchdog = Watchdog(self._loop, settings)
         self._waiting: deque[tuple[Ticket, str]] = deque()
         """With the token to claim it under: the same when an answer was lost and the claim is made again."""
         self._held: dict[str, Held] = {}
@@ -304,7 +306,7 @@ class Flusher:
             self._hearing.beat()
 
     def _watch_engine(self) -> None:
-        if self._loop.step_seconds() > self._step_timeout_seconds:
+        if self._watchdog.is_overdue():
             logger.critical(
                 "an engine step took longer than STEP_TIMEOUT_SECONDS=%s, the worker ends",
                 self._step_timeout_seconds,

@@ -6,7 +6,6 @@ import logging
 import os
 import queue
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -40,7 +39,8 @@ class EngineLoop:
         self._inbox: queue.SimpleQueue[Order] = queue.SimpleQueue()
         self._unflushed = threading.Semaphore(MAX_UNFLUSHED_STEPS)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
-        self._step_began: float | None = None
+        self._steps = 0
+        self._is_stepping = False
 
     def start(self) -> None:
         self._thread.start()
@@ -63,10 +63,10 @@ class EngineLoop:
         """A delivered step is in Redis: the engine may run further ahead."""
         self._unflushed.release()
 
-    def step_seconds(self) -> float:
-        """How long the step under way has been running; 0 between steps."""
-        began = self._step_began
-        return 0.0 if began is None else time.monotonic() - began
+    @property
+    def step_number(self) -> int | None:
+        """Which step is under way; None between steps."""
+        return self._steps if self._is_stepping else None
 
     def _run(self) -> None:
         try:
@@ -96,7 +96,8 @@ class EngineLoop:
 
     def _step(self) -> None:
         self._unflushed.acquire()
-        self._step_began = time.monotonic()
+        self._steps += 1
+        self._is_stepping = True
         outputs = self._engine.step()
-        self._step_began = None
+        self._is_stepping = False
         self._deliver(outputs)

@@ -222,7 +222,7 @@ def test_a_backlog_of_one_owner_does_not_delay_another(
 def test_an_engine_that_hangs_is_ended(
     start_echo_workers: StartWorkers, store: Store, submit: Submit
 ) -> None:
-    """The watchdog; another worker continues the job."""
+    """The watchdog; another worker continues the job. A pause of the process is in tests/reliability."""
     with start_echo_workers("hangs", ECHO_STEP_SECONDS="600", STEP_TIMEOUT_SECONDS="1") as (worker,):
         job_id = submit("a b", max_tokens=4)
         assert worker.wait() == 1

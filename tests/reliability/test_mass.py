@@ -48,7 +48,7 @@ def test_64_prompts_taken_over_at_once_cost_no_lease(redis_url: str, tmp_path: P
     app = JobApp(Settings(redis_url=redis_url, max_num_seqs=64))
     store = Store(connect(app.settings), app.settings, app.ring)
     bodies = [
-        {"prompt": f"Once upon a time, there were {i} foxes. " * 8, "max_tokens": 120, "ignore_eos": True}
+        {"prompt": f"Once upon a time, there were {i} foxes. " * 25, "max_tokens": 120, "ignore_eos": True}
         for i in range(64)
     ]
     jobs = [store.submit(parse_request(body), ANONYMOUS).job_id for body in bodies]

@@ -223,21 +223,24 @@ def test_a_claim_whose_answer_was_lost_is_made_again(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Redis carried it out, and the worker did not hear of it: the job is its all the same."""
+    settings = settings.model_copy(update={"lease_seconds": 12})  # No heartbeat in between.
     with Proxy(settings.required_redis_url) as network:
         worker = Worker(settings.model_copy(update={"redis_url": network.url}), deliver=False)
         direct = Worker(settings, deliver=False)
         worker.flusher.start()
-        eventually(direct.store.workers)
-        job_id = direct.submit(max_tokens=4)
-        network.hold_answers()
-        worker.send(job_id)
-        eventually(lambda: direct.redis.zscore(keys.leases("echo"), job_id))
+        earlier, job_id = direct.submit(max_tokens=1), direct.submit(max_tokens=4)
+        eventually(lambda: direct.redis.zcard(keys.offered("echo")) == 2)
+        worker.send(earlier)
+        assert worker.wait(earlier) == Finish(Status.COMPLETED)
 
-        def hang_up() -> bool:
+        def has_given_up() -> bool:
             network.cut()
             return "Redis is away" in caplog.text
 
-        eventually(hang_up)
+        network.hold_answers()
+        worker.send(job_id)
+        eventually(lambda: direct.redis.zscore(keys.leases("echo"), job_id))
+        eventually(has_given_up)
         network.heal()
         assert worker.wait(job_id) == Finish(Status.COMPLETED)
         assert len(direct.store.get(job_id).attempts) == 1
