@@ -125,6 +125,13 @@ class Leases:
         accepted = JobRequest.model_validate_json(request)
         return Claim(job_id, token, accepted, bool(is_alone), [parse_entry(entry) for entry in entries])
 
+    def take_back(self, claim: Claim, worker: str) -> bool:
+        """Make a claim again that Redis has forgotten; False where the job is not as it was."""
+        word, *answer = self._scripts.call(
+            "claim", claim.job_id, claim.token, worker, claim.request.n, 0, "take back"
+        )
+        return word == "claimed" and [parse_entry(entry) for entry in answer[2]] == claim.entries
+
     def flush(self, writes: Sequence[Write]) -> list[Written]:
         """Write for the whole batch; the answers are in the order of the writes."""
         written: list[Written] = []

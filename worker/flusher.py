@@ -253,6 +253,8 @@ class Flusher:
         match answer.word:
             case Word.ENDED:
                 self._drop(held, run.finish)
+            case Word.FENCED if self._take_back(run, answer.log_length):
+                logger.warning("Redis forgot that %s is this worker's, going on with it", run.job_id)
             case Word.FENCED:
                 logger.warning("%s is no longer this worker's, dropping it", run.job_id)
                 self._drop(held, None)
@@ -267,6 +269,17 @@ class Flusher:
                 run.fail("timeout", "the job ran longer than its timeout", FinishReason.TIMEOUT)
             case Word.OK:
                 run.flushed_up_to(answer.log_length)
+
+    def _take_back(self, run: JobRun, log_length: int) -> bool:
+        """Redis came back as it was before the claim, and only this worker can repeat what readers have seen.
+
+        A claim adds to the log, and a log only shrinks in this way: no job that moved on is taken for one.
+        """
+        claim_length = len(run.claim.entries)
+        if log_length != claim_length - 1 or not self._leases.take_back(run.claim, self._announcer.worker):
+            return False
+        run.flushed_up_to(claim_length)
+        return True
 
     def _drop(self, held: Held, finish: Finish | None) -> None:
         """Every way out leads here: lease, sequences and ticket are free."""

@@ -14,7 +14,8 @@ from worker.engine.echo import EchoEngine
 
 __all__ = ["app"]
 
-STEP_CPU_SECONDS = 0.2
+STEP_CPU_SECONDS = 1.0
+"""A lease: the worker looks at the step, and reports, some times before it is over."""
 
 
 class BusyEngine(EchoEngine):

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import httpx
 import pytest
 from redis import Redis
 
 from client import Client, NotFoundError
 from tasks import keys
 from tests.chaos.fleet import Fleet
+from tests.integration.jobs import words
 from tests.reliability.followers import Followed, assert_all_work, following, wait_until_seen
-from tests.waiting import PATIENCE_SECONDS
+from tests.waiting import PATIENCE_SECONDS, eventually
 
 SLOTS = 4
 LOST_BYTES = 16 * 1024
@@ -86,6 +89,38 @@ def test_what_redis_forgot_of_a_stream_comes_again_unseen(
         assert all(0 < remembered[job.id] < seen[job.id] for job in jobs), (remembered, seen)
         for job in jobs:
             job.assert_whole()
+    assert_all_work(fleet, SLOTS)
+
+
+@pytest.mark.parametrize("in_line", [False, True], ids=["on offer", "in line"])
+def test_a_claim_that_redis_forgot_is_made_again_by_its_worker(
+    fleet: Fleet, log: Path, in_line: bool
+) -> None:
+    """Another one would write other entries: the same text, cut at other places than readers have seen."""
+    with Client(fleet.web.url) as client:
+        for worker in fleet.workers:
+            worker.signal(signal.SIGSTOP)
+        if in_line:
+            eventually(lambda: not httpx.get(f"{fleet.web.url}/health").json()["workers"])
+        job = Followed(client, fleet.web.url, words("w", 200))
+        unclaimed = log.stat().st_size
+        for worker in fleet.workers:
+            worker.signal(signal.SIGCONT)
+        wait_until_seen([job], 20)
+        # Steps that come together make one entry, as they would not a second time.
+        fleet.pause_redis()
+        time.sleep(0.3)
+        fleet.resume_redis()
+        wait_until_seen([job], 40)
+        holder = job.job().fields["attempts"][0]["worker"]
+        [other] = [worker for worker in fleet.workers if worker.id != holder]
+        other.signal(signal.SIGSTOP)
+        fleet.kill_redis()
+        with log.open("r+b") as file:
+            file.truncate(unclaimed)
+        fleet.start_redis()
+        job.assert_whole()
+        other.signal(signal.SIGCONT)
     assert_all_work(fleet, SLOTS)
 
 

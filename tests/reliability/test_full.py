@@ -14,6 +14,7 @@ from redis import Redis
 from client import Client
 from tasks import keys
 from tests.chaos.fleet import Fleet
+from tests.integration.web_sockets import texts
 from tests.reliability.followers import assert_all_work, following
 from tests.waiting import PATIENCE_SECONDS, eventually
 
@@ -81,6 +82,7 @@ def test_a_full_redis_refuses_jobs_whole_and_lets_running_ones_end(
         assert client.wait(unwanted.id).status == "cancelled"
         for job in jobs:
             job.assert_whole()
+            assert texts(list(client.stream(job.id))) == job.prompt, "a reader that comes now sees it, too"
         before = eventually(lambda: found if (found := books(redis))["places"] == [0, 0, 0] else None)
         for _ in range(10):
             refusal = submit(fleet.web.url)
