@@ -130,7 +130,7 @@ MUTANTS = [
     Mutant(
         "only what is on offer is claimed",
         LUA + "claim.lua",
-        "if job.place ~= 'offered' then",
+        "if job.place ~= 'offered' and not (is_taken_back and job.place == 'line') then",
         "if job.place == 'ended' then",
         MACHINE,
     ),
