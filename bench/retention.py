@@ -98,6 +98,9 @@ class Product:
         eventually(lambda: self._count("queued", "in_progress") == 0, PATIENCE_SECONDS)
         return jobs / (time.perf_counter() - began)
 
+    def wait_until_packed(self) -> None:
+        eventually(lambda: self.redis.zcard(keys.PREFIX + "unpacked") == 0, PATIENCE_SECONDS)
+
     def wait_until_forgotten(self) -> None:
         eventually(lambda: self._count() == 0, PATIENCE_SECONDS)
 
@@ -140,9 +143,11 @@ def memory_rows() -> list[list[str]]:
     rows = []
     with product(FOR_EVER_SECONDS, STEP_SECONDS) as kept:
         kept.run(SLOTS, TOKENS)  # Buffers and tables have their size.
+        kept.wait_until_packed()
         for tokens, jobs in MEMORY_JOBS.items():
             before = kept.redis.info("memory")["used_memory"]
             kept.run(jobs, tokens)
+            kept.wait_until_packed()
             each = (kept.redis.info("memory")["used_memory"] - before) / jobs
             rows.append([f"{tokens:,}", f"{jobs:,}", f"{each:,.0f}", f"{each / tokens:.0f}"])
     return rows

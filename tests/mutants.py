@@ -83,7 +83,7 @@ MUTANTS = [
         LUA + "release.lua",
         "job.place == 'leases' and job.token == token",
         "job.place == 'leases'",
-        MACHINE,
+        LINE + "test_a_worker_that_lost_its_lease_can_do_nothing_any_more",
     ),
     Mutant(
         "nothing is appended behind a hole in the log",

@@ -98,7 +98,9 @@ class Transitions(RuleBasedStateMachine):
     def cancel(self, data: st.DataObject) -> None:
         if self.logs:
             job_id = data.draw(st.sampled_from(sorted(self.logs)))
+            runs = self.place(job_id) == "leases"
             self.store.cancel(job_id)
+            assert (self.place(job_id) == "leases") == runs, "its worker ends it, with the text it still has"
             if self.place(job_id) == "ended" and job_id not in self.ended:
                 self.end(job_id, Status.CANCELLED)
 
