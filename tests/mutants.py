@@ -146,7 +146,7 @@ MUTANTS = [
         LUA + "claim.lua",
         "if job.n > free_slots or",
         "if",
-        FLUSHER + "test_cancel_frees_the_slots_for_the_next_job",
+        LINE + "test_a_claim_takes_no_more_slots_than_are_free",
     ),
     Mutant(
         "a suspected killer runs alone",

@@ -9,8 +9,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, OPTForCausalLM, PreTrainedTokenizerFast
 
+from worker.models.training.beginning import begin
 from worker.models.training.cast import draw_character, draw_others
 from worker.models.training.chat import Message, write_conversation
 from worker.models.training.corpus import encode_documents, write_document
@@ -20,7 +21,14 @@ from worker.models.training.overlap import GramIndex, longest_run_words, share
 from worker.models.training.plots import PLOT_NAMES, load_plot
 from worker.models.training.tales import Teller, write_tale
 from worker.models.training.tokenizer import render_conversation, train_tokenizer
-from worker.models.training.train import draw_batch, learning_rate
+from worker.models.training.train import (
+    DOCUMENT_START_SHARE,
+    draw_batch,
+    learning_rate,
+    make_optimizer,
+    model_config,
+    window_at,
+)
 
 BUNDLED = Path(__file__).parents[2] / "worker" / "models" / "bundled"
 SEED = 31
@@ -207,14 +215,14 @@ def test_overlap_counts_the_grams_that_stand_in_the_training_text() -> None:
     assert longest_run_words(hits[0]) == 9
 
 
-def test_half_of_the_rows_of_a_batch_begin_as_a_prompt_does(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_many_rows_of_a_batch_begin_as_a_prompt_does(tokenizer: PreTrainedTokenizerFast) -> None:
     end = cast(int, tokenizer.eos_token_id)
     corpus = encode_documents(TEXTS, tokenizer, end)
     ids, positions = (
         torch.cat(part) for part in zip(*(draw_batch(corpus, 256, n) for n in range(50)), strict=True)
     )
     at_start = positions[:, 0] == 0
-    assert 0.4 < at_start.float().mean() < 0.6
+    assert abs(at_start.float().mean() - DOCUMENT_START_SHARE) < 0.1
     assert (ids[at_start, 0] == end).float().mean() > 0.95
     assert positions.max() > 1000
     assert positions.max() < 1024
@@ -231,3 +239,35 @@ def _render(tokenizer: PreTrainedTokenizerFast, messages: list[Message], *, ask:
         cast(list[dict[str, str]], plain), tokenize=False, add_generation_prompt=ask
     )
     return cast(str, rendered)
+
+
+@pytest.fixture(scope="module")
+def fresh_model() -> OPTForCausalLM:
+    torch.manual_seed(1)
+    model = OPTForCausalLM(model_config())  # type: ignore[no-untyped-call]
+    model.set_attn_implementation("eager")  # the only kind that shows its attention
+    begin(model)
+    return model
+
+
+@torch.inference_mode()
+def test_the_first_heads_begin_by_looking_one_two_and_three_tokens_back(fresh_model: OPTForCausalLM) -> None:
+    ids = torch.randint(300, 3000, (2, 90))
+    attention = fresh_model(input_ids=ids, output_attentions=True).attentions[0]
+    for head, distance in enumerate((1, 2, 3)):
+        assert torch.diagonal(attention[:, head], -distance, 1, 2).mean() > 0.5
+
+
+def test_what_tells_tokens_apart_is_not_decayed(fresh_model: OPTForCausalLM) -> None:
+    decayed, kept = make_optimizer(fresh_model).param_groups
+    embedding = fresh_model.model.decoder.embed_tokens.weight
+    assert (decayed["weight_decay"], kept["weight_decay"]) == (0.1, 0.0)
+    assert any(parameter is embedding for parameter in kept["params"])
+    positions = fresh_model.model.decoder.embed_positions.weight
+    assert not any(parameter is positions for parameter in [*decayed["params"], *kept["params"]])
+
+
+def test_windows_grow_as_the_run_goes_on() -> None:
+    windows = [window_at(share / 100) for share in range(100)]
+    assert windows == sorted(windows)
+    assert set(windows) == {128, 256, 512}

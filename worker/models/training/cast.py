@@ -12,8 +12,6 @@ PRONOUNS: dict[Gender, tuple[str, str, str, str]] = {
     "she": ("she", "her", "her", "herself"),
     "he": ("he", "him", "his", "himself"),
 }
-# Names made of syllables teach the model to copy a name it has never seen; see the model card.
-MADE_UP_NAME_SHARE = 0.35
 SAME_PRONOUN_SHARE = 0.2
 
 
@@ -113,10 +111,7 @@ def _elder_gender(rng: Random, kind: str) -> Gender:
 
 
 def _name(rng: Random, gender: Gender) -> str:
-    if rng.random() >= MADE_UP_NAME_SHARE:
-        return rng.choice(words.SHE_NAMES if gender == "she" else words.HE_NAMES)
-    tails = words.NAME_SHE_TAILS if gender == "she" else words.NAME_HE_TAILS
-    return "".join(rng.choice(part) for part in (words.NAME_HEADS, words.NAME_MIDDLES, tails))
+    return rng.choice(words.SHE_NAMES if gender == "she" else words.HE_NAMES)
 
 
 def _distinct_things(rng: Random, count: int) -> list[tuple[str, str]]:

@@ -20,6 +20,7 @@ from transformers import OPTForCausalLM, PreTrainedTokenizerFast
 
 from worker.models.training.chat import Message
 from worker.models.training.corpus import Corpus
+from worker.models.training.lexicon import HE_NAMES, SHE_NAMES
 from worker.models.training.overlap import GramIndex, longest_run_words, share
 from worker.models.training.tales import write_tale
 from worker.models.training.train import DOCUMENTS, Plan, load_tokenizer, prepare
@@ -52,6 +53,7 @@ class Figures:
     held_out_tokens: int
     perplexity_per_token: float
     perplexity_per_word: float
+    names_right: float
     training_8_grams: int
     unseen_tales_8_gram_share: float
     unseen_tales_median_longest_run: float
@@ -75,6 +77,26 @@ def held_out_loss(
         total += torch.nn.functional.cross_entropy(logits[0, :-1], ids[0, 1:], reduction="sum").item()
         count += ids.shape[1] - 1
     return total, count
+
+
+@torch.inference_mode()
+def names_right(model: OPTForCausalLM, tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> float:
+    """Where a name comes up again, how often the model thinks it the likeliest of all names.
+
+    Two or three people are in a tale; somebody who always takes the one named most is right 73 times in 100.
+    """
+    names = [tokenizer.encode(f" {name}", add_special_tokens=False) for name in SHE_NAMES + HE_NAMES]
+    name_ids = torch.tensor([ids[0] for ids in names if len(ids) == 1])
+    right, count = 0, 0
+    for text in texts:
+        ids = torch.tensor([tokenizer.encode(text)])
+        best = name_ids[model(input_ids=ids).logits[0, :-1, name_ids].argmax(dim=-1)]
+        following = ids[0, 1:]
+        for position in torch.isin(following, name_ids).nonzero()[:, 0].tolist():
+            if following[position] in ids[0, : position + 1]:
+                right += int(best[position] == following[position])
+                count += 1
+    return right / count
 
 
 @torch.inference_mode()
@@ -136,6 +158,7 @@ def measure(
 ) -> Figures:
     unseen = [write_tale(HELD_OUT_SEED, number).text for number in range(tales)]
     loss, tokens = held_out_loss(model, tokenizer, unseen)
+    names = names_right(model, tokenizer, unseen)
     torch.manual_seed(SAMPLE_SEED)
     sampled, ended = sample_texts(model, tokenizer, per_opening)
     unseen_hits, sampled_hits = [index.hits(text) for text in unseen], [index.hits(text) for text in sampled]
@@ -144,6 +167,7 @@ def measure(
         held_out_tokens=tokens,
         perplexity_per_token=math.exp(loss / tokens),
         perplexity_per_word=math.exp(loss / sum(len(text.split()) for text in unseen)),
+        names_right=names,
         training_8_grams=len(index),
         unseen_tales_8_gram_share=share(unseen_hits),
         unseen_tales_median_longest_run=median(map(longest_run_words, unseen_hits)),

@@ -22,11 +22,6 @@ _LISTS = _read_lists(STORY_FOLDER / "words.txt")
 
 SHE_NAMES = _LISTS["she_names"]
 HE_NAMES = _LISTS["he_names"]
-# Heads, middles and tails make up names that are in no list.
-NAME_HEADS = _LISTS["name_heads"]
-NAME_MIDDLES = _LISTS["name_middles"]
-NAME_SHE_TAILS = _LISTS["name_she_tails"]
-NAME_HE_TAILS = _LISTS["name_he_tails"]
 
 PAWED = _LISTS["pawed"]
 HOOFED = _LISTS["hoofed"]

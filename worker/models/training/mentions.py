@@ -24,7 +24,8 @@ _INTRODUCTIONS = {
     ),
     "w": ("the old {wk} from the {spot3}", "an old {wk}", "a very old {wk}", "a wise old {wk}"),
 }  # fmt: skip
-_LATER = {"f": ("{fn}", "{fn}", "the {fk}"), "r": ("{rn}", "{rn}", "the {rk}"), "w": ("the old {wk}",)}
+# Whoever has a name is called by it: a small model keeps one thread through a tale, not two.
+_LATER = {"f": ("{fn}",), "r": ("{rn}",), "w": ("the old {wk}",)}
 
 
 class Mentions:
