@@ -1,6 +1,6 @@
 """The product as processes that can be killed, paused, started again and cut off: Redis, web and workers.
 
-With `cut_off`, web and each worker reach Redis through a network of their own that fails when told to.
+Web and each worker reach Redis through a network of their own that fails when told to.
 """
 
 from __future__ import annotations
@@ -31,17 +31,16 @@ class Fleet:
     settings: environment variables of web and workers that are not to be as in SETTINGS.
     """
 
-    def __init__(self, folder: Path, workers: int, cut_off: bool, **settings: str) -> None:
+    def __init__(self, folder: Path, workers: int, appendfsync: str = "always", **settings: str) -> None:
         self._folder = folder
         self._redis_port = free_port()
-        self._redis_options = ("--appendonly", "yes", "--appendfsync", "always")
+        self._redis_options = ("--appendonly", "yes", "--appendfsync", appendfsync)
         self._redis, self.redis_url = self._start_redis()
         self._settings = SETTINGS | settings
         self._networks = ExitStack()
         self.web_network = self._networks.enter_context(Proxy(self.redis_url))
         self.worker_networks = [self._networks.enter_context(Proxy(self.redis_url)) for _ in range(workers)]
-        self._cut_off = cut_off
-        self.web = Web(self._redis_url_of(self.web_network), folder, self._settings)
+        self.web = Web(self.web_network.url, folder, self._settings)
         self.workers = [self._start_worker(i, f"w{i}-0") for i in range(workers)]
         self._generation = 0
         self.dead: list[str] = []
@@ -111,11 +110,8 @@ class Fleet:
     def _start_redis(self) -> tuple[subprocess.Popen[bytes], str]:
         return start_redis(self._folder, *self._redis_options, port=self._redis_port)
 
-    def _redis_url_of(self, network: Proxy) -> str:
-        return network.url if self._cut_off else self.redis_url
-
     def _start_worker(self, index: int, name: str) -> WorkerProcess:
-        variables = self._settings | {"REDIS_URL": self._redis_url_of(self.worker_networks[index])}
+        variables = self._settings | {"REDIS_URL": self.worker_networks[index].url}
         return WorkerProcess(name, variables, self._folder / f"{name}.log")
 
     def _replace(self, index: int) -> None:

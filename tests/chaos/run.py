@@ -123,7 +123,7 @@ class Chaos:
 
 def run(folder: Path, seconds: float, seed: int) -> tuple[Verdict, Counter[str]]:
     """The verdict, faults of the fleet included, and what was done."""
-    fleet = Fleet(folder, WORKERS, True)
+    fleet = Fleet(folder, WORKERS)
     verdict, stop = Verdict(), threading.Event()
     clients = [ChaosClient(fleet.web.url, f"c{i}", seed, verdict, stop) for i in range(CLIENTS)]
     chaos = Chaos(fleet, seed)

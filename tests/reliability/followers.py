@@ -36,8 +36,8 @@ class Followed:
 
     @property
     def seen(self) -> int:
-        """Events that both have."""
-        return min(len(self.library), len(self.bare))
+        """Tokens that both have. Not events: behind a pause several tokens come as one."""
+        return min(len(texts(list(events)).split()) for events in (self.library, self.bare))
 
     def job(self) -> Job:
         return self._client.get(self.id)
@@ -69,7 +69,7 @@ class Followed:
 
 @contextmanager
 def following(url: str, jobs: int, tokens: int, seen: int = 5) -> Iterator[list[Followed]]:
-    """Running jobs, of which their readers have `seen` so many events."""
+    """Running jobs, of which their readers have `seen` so many tokens."""
     with Client(url) as client:
         followed = [Followed(client, url, words(f"f{i}", tokens)) for i in range(jobs)]
         wait_until_seen(followed, seen)

@@ -26,7 +26,7 @@ LOST_BYTES = 16 * 1024
 
 @pytest.fixture
 def fleet(tmp_path: Path) -> Iterator[Fleet]:
-    running = Fleet(tmp_path, 2, False, MAX_NUM_SEQS=str(SLOTS), LEASE_SECONDS="2")
+    running = Fleet(tmp_path, workers=2, MAX_NUM_SEQS=str(SLOTS), LEASE_SECONDS="2")
     yield running
     running.stop()
 
@@ -80,7 +80,7 @@ def test_what_redis_forgot_of_a_stream_comes_again_unseen(
         for worker in fleet.workers:
             worker.signal(signal.SIGSTOP)
         fleet.kill_redis()
-        seen = {job.id: job.seen for job in jobs}
+        seen = {job.id: min(len(job.library), len(job.bare)) for job in jobs}
         lose_tail(log, claimed, into_a_command)
         fleet.start_redis()
         remembered = {job.id: int(redis.llen(keys.log(job.id))) for job in jobs}
