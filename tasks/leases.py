@@ -12,7 +12,7 @@ from redis import Redis
 
 from tasks import keys
 from tasks.job import JobError, Status
-from tasks.log import Entry, TokenEntry, parse_entry
+from tasks.log import Entry, StatusEntry, TokenEntry, parse_entry
 from tasks.request import JobRequest
 from tasks.scripts import Argument, Ring, Scripts, as_offers
 from tasks.settings import Settings
@@ -41,6 +41,9 @@ class Refusal(StrEnum):
 
     BUSY = "busy"
     """It takes more slots than are free, or has to run alone."""
+
+    SETTLING = "settling"
+    """Redis has just come back: those who hold jobs that it may have forgotten are to write first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +129,10 @@ class Leases:
         return Claim(job_id, token, accepted, bool(is_alone), [parse_entry(entry) for entry in entries])
 
     def take_back(self, claim: Claim, worker: str) -> bool:
-        """Make a claim again that Redis has forgotten; False where the job is not as it was."""
-        word, *answer = self._scripts.call(
-            "claim", claim.job_id, claim.token, worker, claim.request.n, 0, "take back"
-        )
-        return word == "claimed" and [parse_entry(entry) for entry in answer[2]] == claim.entries
+        """Make a claim again that Redis has forgotten; False where the job has moved on, ended or is gone."""
+        number = sum(isinstance(entry, StatusEntry) for entry in claim.entries)
+        entries = (entry.encode() for entry in claim.entries)
+        return bool(self._scripts.call("take_back", claim.job_id, claim.token, worker, number, *entries))
 
     def flush(self, writes: Sequence[Write]) -> list[Written]:
         """Write for the whole batch; the answers are in the order of the writes."""

@@ -51,6 +51,9 @@ class TokenEntry:
 class DoneEntry:
     status: Status
 
+    def encode(self) -> str:
+        return f'["d","{self.status}"]'
+
 
 Entry = StatusEntry | TokenEntry | DoneEntry
 

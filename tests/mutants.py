@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 LIMIT_SECONDS = 600.0
 
 LINE = "tests/truth/test_line.py::"
+ROLLBACK = "tests/truth/test_rollback.py::"
 MACHINE = "tests/truth/test_state_machine.py::test_transitions[Scripts]"
 DOUBLED = "tests/truth/test_state_machine.py::test_transitions[DoubledScripts]"
 FLUSHER = "tests/worker/test_flusher.py::"
@@ -130,7 +131,7 @@ MUTANTS = [
     Mutant(
         "only what is on offer is claimed",
         LUA + "claim.lua",
-        "if job.place ~= 'offered' and not (is_taken_back and job.place == 'line') then",
+        "if job.place ~= 'offered' then",
         "if job.place == 'ended' then",
         MACHINE,
     ),
@@ -161,6 +162,27 @@ MUTANTS = [
         "fails >= MAX_FAILS or attempts >= MAX_ATTEMPTS",
         "attempts >= MAX_ATTEMPTS",
         LINE + "test_the_fourth_death_without_a_token_is_poison",
+    ),
+    Mutant(
+        "nobody claims before a Redis that came back has settled",
+        LUA + "claim.lua",
+        "if is_settling(time) then",
+        "if false then",
+        ROLLBACK + "test_nobody_claims_until_a_redis_that_came_back_has_settled",
+    ),
+    Mutant(
+        "what has moved on is not taken back",
+        LUA + "take_back.lua",
+        "if #known >= entry_count then return 0 end",
+        "",
+        ROLLBACK + "test_nothing_is_taken_from_who_claimed_it_since",
+    ),
+    Mutant(
+        "no text is put behind another one",
+        LUA + "take_back.lua",
+        "if entry ~= ARGV[FIRST_ENTRY + i - 1] then return 0 end",
+        "",
+        ROLLBACK + "test_nothing_is_taken_back_over_another_text",
     ),
     Mutant(
         "a gap in Redis' time costs no lease",

@@ -203,7 +203,7 @@ class Flusher:
         while self._waiting and (free_slots := self._claimable_slots()):
             (ticket, token), held = self._waiting[0], len(self._held)
             claim = self._leases.claim(ticket.job_id, token, self._announcer.worker, free_slots, held)
-            if claim is Refusal.BUSY and held:
+            if claim is Refusal.SETTLING or (claim is Refusal.BUSY and held):
                 return
             self._waiting.popleft()
             if isinstance(claim, Refusal):
@@ -273,10 +273,10 @@ class Flusher:
     def _take_back(self, run: JobRun, log_length: int) -> bool:
         """Redis came back as it was before the claim, and only this worker can repeat what readers have seen.
 
-        A claim adds to the log, and a log only shrinks in this way: no job that moved on is taken for one.
+        A log only shrinks in this way: no job that moved on is taken for one.
         """
         claim_length = len(run.claim.entries)
-        if log_length != claim_length - 1 or not self._leases.take_back(run.claim, self._announcer.worker):
+        if log_length >= claim_length or not self._leases.take_back(run.claim, self._announcer.worker):
             return False
         run.flushed_up_to(claim_length)
         return True

@@ -13,6 +13,8 @@ local RETENTION_SECONDS = tonumber(ARGV[4])
 local MAX_OFFERS_PER_CALL = 128
 local PACK_AFTER_SECONDS = 10 -- Its readers have read to the end by then, and its worker has the answer.
 local SLOT_SECONDS_SMOOTHING = 0.1
+local SETTLING_LEASES = 0.5 -- Workers write three times a lease.
+local ENTRIES_PER_APPEND = 1000 -- Lua's stack takes some thousand arguments.
 
 local function key(kind, name) return PREFIX .. kind .. ':' .. name end
 
@@ -88,6 +90,23 @@ local function end_attempt(id, time, reason)
   end
 end
 
+-- offered, line or leases -> leases, for LEASE_SECONDS. What the log says of it is the caller's.
+local function begin_attempt(job, id, token, worker, number, time)
+  leave_place(job, id)
+  enter_place(job, id, 'leases', precise(time + LEASE_SECONDS))
+  redis.call('ZREM', PREFIX .. 'deadlines', id)
+  local record = key('job', id)
+  local attempts = cjson.decode(redis.call('HGET', record, 'attempts'))
+  attempts[#attempts + 1] = { number = number, worker = worker, started_at = time }
+  redis.call('HSET', record, 'token', token, 'attempts', cjson.encode(attempts), 'progress', 0)
+  if not job.started_at then
+    redis.call('HSET', record, 'started_at', precise(time))
+    local timeout = redis.call('HGET', record, 'timeout')
+    if timeout then redis.call('HSET', record, 'timeout_at', precise(time + tonumber(timeout))) end
+    set_status(job, id, 'queued', 'in_progress')
+  end
+end
+
 -- Ends a job. `code` and `message` are its error, or nil.
 local function end_job(job, id, status, code, message, time)
   leave_place(job, id)
@@ -130,6 +149,17 @@ local function back_to_line(job, id, time, reason)
   redis.call('HDEL', key('job', id), 'token')
   end_attempt(id, time, reason)
   watch_deadline(job, id)
+end
+
+-- Whether Redis has just been started again, or another one took its place. It may lack its last second:
+-- what looks unclaimed may run, and its worker is to write before anybody else claims it.
+local function is_settling(time)
+  local run = redis.call('INFO', 'server'):match('run_id:(%x+)')
+  local known = redis.call('HMGET', PREFIX .. 'run', 'id', 'settled_at')
+  if known[1] == run then return time < tonumber(known[2]) end
+  local settled_at = known[1] and time + SETTLING_LEASES * LEASE_SECONDS or 0
+  redis.call('HSET', PREFIX .. 'run', 'id', run, 'settled_at', precise(settled_at))
+  return time < settled_at
 end
 
 local function live_slots(queue, time)

@@ -17,6 +17,7 @@ local offers = {}
 local last = tonumber(redis.call('GET', PREFIX .. 'reaped_at') or 0)
 redis.call('SET', PREFIX .. 'reaped_at', precise(time))
 local believed = time >= last and time - last <= longest_gap
+is_settling(time) -- Known from the first call on, should nobody claim anything.
 
 local function due(set)
   return redis.call('ZRANGEBYSCORE', set, '-inf', precise(time), 'LIMIT', 0, most)
