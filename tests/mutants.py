@@ -252,7 +252,7 @@ MUTANTS = [
         LUA + "cancel.lua",
         "if job.place == 'leases' then",
         "if false then",
-        MACHINE,
+        LINE + "test_a_running_job_is_cancelled_by_its_worker_not_under_it",
     ),
     Mutant(
         "only an ended job's log is packed",

@@ -196,6 +196,19 @@ def test_a_drained_job_does_not_count_as_a_death(house: House) -> None:
     assert house.store.get(job_id).status is Status.IN_PROGRESS
 
 
+def test_a_running_job_is_cancelled_by_its_worker_not_under_it(house: House) -> None:
+    """Which still has text to write, and ends it with its next flush."""
+    house.worker(1)
+    claim = house.claim(house.submit())
+    house.store.cancel(claim.job_id)
+    assert house.store.get(claim.job_id).status is Status.IN_PROGRESS
+    [written] = house.leases.flush([Write(claim.job_id, "t", 1, 1, (TokenEntry(0, (5,), "w"),))])
+    assert written.word is Word.CANCEL
+    house.leases.flush([Write(claim.job_id, "t", 2, 1, (), Finish(Status.CANCELLED))])
+    job = house.store.get(claim.job_id)
+    assert (job.status, job.output[0].text) == (Status.CANCELLED, "w")
+
+
 def test_a_cancelled_job_that_its_worker_gives_back_ends(house: House) -> None:
     """The worker drained before it heard of the cancel, and no other one may ever come."""
     house.worker(1)

@@ -279,7 +279,7 @@ def test_entries_that_redis_lost_come_again(worker: Worker) -> None:
     assert sum(isinstance(entry, StatusEntry) for entry in entries) == 1
 
 
-def test_redis_away_costs_time_and_nothing_else(tmp_path: Path) -> None:
+def test_redis_away_costs_time_and_nothing_else(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     port, durable = free_port(), ("--appendonly", "yes", "--appendfsync", "always")
     process, url = start_redis(tmp_path, *durable, port=port)
     settings = Settings(
@@ -291,6 +291,7 @@ def test_redis_away_costs_time_and_nothing_else(tmp_path: Path) -> None:
     worker.started(job_id)
     process.kill()
     process.wait()
+    eventually(lambda: "Redis is away" in caplog.text)  # For longer than the client retries by itself.
     process, _ = start_redis(tmp_path, *durable, port=port)
     assert worker.wait(job_id) == Finish(Status.COMPLETED)
     assert worker.store.get(job_id).output[0].token_ids == list(range(300))
