@@ -52,6 +52,9 @@ class Settings(BaseSettings):
     max_model_len: int | None = Field(
         None, ge=2, description="tokens of prompt and output together; unset: the model's own length"
     )
+    kv_cache_gib: float = Field(
+        4, gt=0, description="memory for keys and values; too little shortens the model's length, see the log"
+    )
     lease_seconds: float = Field(
         5, ge=0.5, le=3600, description="a worker silent for this long loses its jobs to another"
     )

@@ -25,8 +25,9 @@ from tests.engine.tiny import (
     save_model,
     settings_for,
 )
+from worker.engine import loading
 from worker.engine.detokenizer import Detokenizer
-from worker.engine.transformers import MAX_PREFILL_TOKENS, TransformersEngine
+from worker.engine.transformers import PREFILL_TOKENS, PREFILL_TOKENS_BESIDE, TransformersEngine
 
 POISON_ID = 200
 """Its embedding is NaN in the `poisonous` model."""
@@ -164,17 +165,51 @@ def test_a_failing_prefill_takes_no_other_down(
     assert [outputs.token_ids["first"], outputs.token_ids["last"]] == expected
 
 
-def test_long_prompts_join_one_by_one_while_others_run(tmp_path: Path) -> None:
-    save_model(tmp_path, "llama", max_position_embeddings=MAX_PREFILL_TOKENS + 100)
-    engine = TransformersEngine(settings_for(tmp_path))
+def long_model(folder: Path) -> TransformersEngine:
+    save_model(folder, "llama", max_position_embeddings=PREFILL_TOKENS + 100)
+    return TransformersEngine(settings_for(folder))
+
+
+def test_a_long_prompt_is_prefilled_in_chunks_while_others_run(tmp_path: Path) -> None:
+    engine = long_model(tmp_path)
+    prompt = tuple(10 + i % 250 for i in range(3 * PREFILL_TOKENS_BESIDE + 1))
+    [expected] = generate(engine, engine_request("alone", prompt, max_tokens=5))
     outputs = Outputs(engine)
-    engine.add_request(engine_request("running", (5,), max_tokens=9))
+    engine.add_request(engine_request("running", (5,), max_tokens=30))
+    engine.add_request(engine_request("short", (5,), max_tokens=3))
     outputs.step()
-    for index in range(2):
-        engine.add_request(engine_request(f"long-{index}", (6,) * (MAX_PREFILL_TOKENS + 50), max_tokens=2))
-    assert {output.request_id for output in outputs.step()} == {"running", "long-0"}
-    assert {output.request_id for output in outputs.step()} == {"running", "long-0", "long-1"}
+    engine.add_request(engine_request("long", prompt, max_tokens=5))
+    engine.add_request(engine_request("late", (5,), max_tokens=2))
+    assert outputs_of_steps(outputs, 3) == [{"running", "short"}, {"running", "short"}, {"running"}]
+    assert outputs_of_steps(outputs, 2) == [{"running", "long"}, {"running", "long", "late"}]
     outputs.run()
+    assert outputs.token_ids["long"] == expected
+
+
+def test_a_long_prompt_alone_is_prefilled_at_once(tmp_path: Path) -> None:
+    engine = long_model(tmp_path)
+    engine.add_request(engine_request("fits", (6,) * PREFILL_TOKENS, max_tokens=1))
+    assert outputs_of_steps(Outputs(engine), 1) == [{"fits"}]
+    engine.add_request(engine_request("does not", (6,) * (PREFILL_TOKENS + 1), max_tokens=1))
+    assert outputs_of_steps(Outputs(engine), 2) == [set(), {"does not"}]
+
+
+def test_an_aborted_chunk_leaves_nothing_behind(tmp_path: Path) -> None:
+    engine = long_model(tmp_path)
+    outputs = Outputs(engine)
+    engine.add_request(engine_request("running", (5,), max_tokens=10))
+    outputs.step()
+    engine.add_request(engine_request("long", (6,) * (2 * PREFILL_TOKENS_BESIDE)))
+    outputs.step()
+    engine.abort_request("long")
+    outputs.run()
+    assert outputs.finished == {"running": FinishReason.LENGTH}
+    assert not engine.has_unfinished_requests()
+
+
+def outputs_of_steps(outputs: Outputs, steps: int) -> list[set[str]]:
+    """Whose tokens each of the steps brought."""
+    return [{output.request_id for output in outputs.step()} for _ in range(steps)]
 
 
 def test_memory_grows_with_need_only(folder: Path) -> None:
@@ -206,6 +241,30 @@ def test_the_settings_may_shorten_the_model_but_not_lengthen_it(folder: Path) ->
     assert TransformersEngine(settings_for(folder, max_model_len=20)).max_model_len == 20
     with pytest.raises(SettingsError, match=f"MAX_MODEL_LEN=97: .* accepts {MAX_POSITIONS} at most"):
         TransformersEngine(settings_for(folder, max_model_len=MAX_POSITIONS + 1))
+
+
+def test_the_cache_bounds_the_length(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """2 layers of 2 key/value heads, 8 wide, float32, keys and values: 256 bytes a token."""
+    gib = 4 * 40 * 256 / 2**30
+    engine = TransformersEngine(settings_for(folder, kv_cache_gib=gib))
+    assert engine.max_model_len == 40
+    assert "this worker takes 40 tokens at most" in caplog.text
+    assert TransformersEngine(settings_for(folder, kv_cache_gib=gib, max_num_seqs=2)).max_model_len == 80
+    assert TransformersEngine(settings_for(folder, kv_cache_gib=gib, max_model_len=40)).max_model_len == 40
+    with pytest.raises(SettingsError, match=r"KV_CACHE_GIB=.*: MAX_NUM_SEQS=4 sequences of 41 tokens take"):
+        TransformersEngine(settings_for(folder, kv_cache_gib=gib, max_model_len=41))
+    with pytest.raises(SettingsError, match="raise it, or lower MAX_NUM_SEQS or MAX_MODEL_LEN"):
+        TransformersEngine(settings_for(folder, kv_cache_gib=gib, max_num_seqs=20))
+
+
+def test_a_cache_that_the_machine_has_no_memory_for(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal: 24000000 kB\nMemAvailable: 50 kB\n")
+    monkeypatch.setattr(loading, "MEMINFO", meminfo)
+    with pytest.raises(SettingsError, match=r"KV_CACHE_GIB=4: .* cpu has 4\.77e-05 left; lower it"):
+        TransformersEngine(settings_for(folder))
 
 
 def test_a_sliding_window_bounds_the_length(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,22 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
-from transformers.utils import logging
+from transformers.utils import logging as transformers_logging
 
 from tasks.errors import EngineError, SettingsError
 from tasks.settings import Settings
+from worker.engine import attention
+from worker.engine.packing import can_pack, pack_linears
+
+GIB = 2**30
+MIN_MODEL_LEN = 16
+"""A cache for less is a mistake."""
+
+MEMINFO = Path("/proc/meminfo")
 
 BUNDLED_MODEL = Path(__file__).parent.parent / "models" / "bundled"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +36,7 @@ class LoadedModel:
     """A model on its device, ready to run.
 
     layers: of its key/value cache.
+    has_slot_attention: its attention is `worker.engine.attention`'s; else transformers' own, slower on a CPU.
     vocab_size: ids that it can be fed, which may be more than the tokenizer has.
     max_model_len: tokens, as the settings or the model want it.
     eos_ids: those of its generation config; any of them ends a sequence.
@@ -34,6 +46,7 @@ class LoadedModel:
     tokenizer: Any
     device: torch.device
     layers: int
+    has_slot_attention: bool
     vocab_size: int
     max_model_len: int
     eos_ids: frozenset[int]
@@ -45,7 +58,7 @@ def load_model(settings: Settings) -> LoadedModel:
     if device.type == "cpu":
         _spare_a_core()
     source = _source(settings)
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(source)
         # SDPA's masks are boolean; eager attention would silently add them to the scores.
@@ -57,13 +70,21 @@ def load_model(settings: Settings) -> LoadedModel:
         raise EngineError(f"MODEL_ID={settings.model_id} cannot be loaded: {_first_line(error)}") from error
     _check_forward(model, settings)
     layers, longest = _cache_layers(model, settings)
+    max_model_len = _max_model_len(settings, longest, _cache_bytes_per_token(model), device)
+    vocab_size: int = model.get_input_embeddings().num_embeddings
+    has_slot_attention = bool(model._supports_attention_backend)
+    if has_slot_attention:
+        model.set_attn_implementation(attention.NAME)
+    if can_pack(device, model.dtype):
+        pack_linears(model)
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
         device=device,
         layers=layers,
-        vocab_size=model.get_input_embeddings().num_embeddings,
-        max_model_len=_max_model_len(settings, longest),
+        has_slot_attention=has_slot_attention,
+        vocab_size=vocab_size,
+        max_model_len=max_model_len,
         eos_ids=_eos_ids(model),
     )
 
@@ -139,14 +160,63 @@ def _cache_layers(model: PreTrainedModel, settings: Settings) -> tuple[int, int 
     return len(layers), longest
 
 
-def _max_model_len(settings: Settings, longest: int | None) -> int:
-    if longest is None and settings.max_model_len is None:
+@torch.inference_mode()
+def _cache_bytes_per_token(model: Any) -> int:
+    """Of keys and values, over all layers; by trying it, as configurations name their sizes variously."""
+    cache = DynamicCache(config=model.config)
+    token_ids = torch.zeros(1, 1, dtype=torch.long, device=model.device)
+    model(input_ids=token_ids, past_key_values=cache, use_cache=True)
+    layers: list[Any] = cache.layers
+    return sum(int(layer.keys.nbytes + layer.values.nbytes) for layer in layers)
+
+
+def _max_model_len(
+    settings: Settings, longest: int | None, bytes_per_token: int, device: torch.device
+) -> int:
+    """What MAX_MODEL_LEN, the model and the memory for keys and values allow."""
+    asked = settings.max_model_len
+    if longest is None and asked is None:
         raise SettingsError(f"MAX_MODEL_LEN must be set: MODEL_ID={settings.model_id} names no length")
-    if longest is not None and (settings.max_model_len or 0) > longest:
+    if longest is not None and (asked or 0) > longest:
+        raise SettingsError(f"MAX_MODEL_LEN={asked}: MODEL_ID={settings.model_id} accepts {longest} at most")
+    length = asked or longest or 0
+    gib_per_token = settings.max_num_seqs * bytes_per_token / GIB
+    described = f"MAX_NUM_SEQS={settings.max_num_seqs} sequences of {length} tokens take"
+    fitting = int(settings.kv_cache_gib / gib_per_token)
+    if fitting < min(length, asked or MIN_MODEL_LEN):
         raise SettingsError(
-            f"MAX_MODEL_LEN={settings.max_model_len}: MODEL_ID={settings.model_id} accepts {longest} at most"
+            f"KV_CACHE_GIB={settings.kv_cache_gib:g}: {described} {length * gib_per_token:.3g}; "
+            "raise it, or lower MAX_NUM_SEQS or MAX_MODEL_LEN"
         )
-    return settings.max_model_len or longest or 0
+    if fitting < length:
+        logger.warning(
+            "KV_CACHE_GIB=%g: %s %.3g, so that this worker takes %d tokens at most",
+            settings.kv_cache_gib,
+            described,
+            length * gib_per_token,
+            fitting,
+        )
+        length = fitting
+    available = _available_bytes(device)
+    if available is not None and length * gib_per_token > available / GIB:
+        raise SettingsError(
+            f"KV_CACHE_GIB={settings.kv_cache_gib:g}: of these {length * gib_per_token:.3g} may be needed, "
+            f"{device} has {available / GIB:.3g} left; lower it"
+        )
+    return length
+
+
+def _available_bytes(device: torch.device) -> int | None:
+    """Memory that the device has left; None where the system does not tell."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free
+    try:
+        lines = MEMINFO.read_text().splitlines()
+    except OSError:
+        return None
+    values = {name: int(rest.split()[0]) * 1024 for name, rest in (line.split(":", 1) for line in lines)}
+    return values.get("MemAvailable")
 
 
 def _eos_ids(model: PreTrainedModel) -> frozenset[int]:

@@ -4,7 +4,8 @@ transformers' own caches keep all rows in step, and its paged cache comes with a
 sampling of its own. Here every row is at its own position, and models run on it unchanged: `Cache` is what
 they call.
 
-Rows 0..n-1 are in use, without holes, so that a pass reads them as a view and nothing is gathered.
+Rows 0..n-1 are in use, without holes, so that a pass reads them as a view and nothing is gathered. The room
+for tokens is kept tight, so that the view mostly has no holes either: products would copy one with holes.
 """
 
 from __future__ import annotations
@@ -16,11 +17,17 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-BLOCK_TOKENS = 64
-"""Lengths grow by multiples of it: each growth is a copy, each spare token is idle memory."""
+BLOCK_TOKENS = 32
+"""Room for tokens is a multiple of it."""
+
+SPARE_SHARE = 8
+"""Room grows by one such share more than needed: each growth is a copy, each spare token is read in vain."""
+
+READ_IN_VAIN = 1.5
+"""Up to so many times the tokens needed are read for the sake of a view without holes."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Window:
     """What one forward pass writes and reads.
 
@@ -39,7 +46,7 @@ class Window:
 
 
 class SlotCache(Cache):
-    """See the module. `window` says where the next forward pass writes and reads.
+    """See the module. `open` says where the next forward pass writes and reads.
 
     Memory grows with need: by rows up to max_rows and by tokens up to max_tokens, which bound it.
     """
@@ -47,9 +54,31 @@ class SlotCache(Cache):
     def __init__(self, layers: int, max_rows: int, max_tokens: int) -> None:
         self.max_rows = max_rows
         self.max_tokens = max_tokens
-        self.window = Window(0, torch.zeros(0, 1, dtype=torch.long), 0)
+        self.rows = self.tokens = 0
+        """What there is room for."""
         self._slot_layers = [_SlotLayer(self) for _ in range(layers)]
         super().__init__(layers=list(self._slot_layers))
+        self.open(Window(0, torch.zeros(0, 1, dtype=torch.long), 0))
+
+    def open(self, window: Window) -> None:
+        """Make room for a forward pass."""
+        self.window = window
+        device = window.positions.device
+        self.row_index = torch.arange(window.rows.start, window.rows.stop, device=device)[:, None]
+        if window.rows.stop > self.rows:
+            self.rows = min(self.max_rows, max(window.rows.stop, 2 * self.rows))
+        self.tokens = self._room_for(window.length)
+
+    def readable(self, tokens: int) -> int:
+        """How many tokens to read of rows that have up to so many: all the room, if that is not much more."""
+        room = self._room_for(tokens)
+        return room if room <= READ_IN_VAIN * tokens else tokens
+
+    def _room_for(self, tokens: int) -> int:
+        if tokens <= self.tokens:
+            return self.tokens
+        blocks = -(-(tokens + tokens // SPARE_SHARE) // BLOCK_TOKENS)
+        return min(self.max_tokens, blocks * BLOCK_TOKENS)
 
     def move(self, source: int, target: int, tokens: int) -> None:
         """Bring a row's first tokens to another row, whose sequence has left."""
@@ -77,8 +106,8 @@ class _SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         return [states for states in (self.keys, self.values) if states is not None]
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        self.keys = key_states.new_zeros(self._grown_shape(key_states, rows=0, tokens=0))
-        self.values = value_states.new_zeros(self._grown_shape(value_states, rows=0, tokens=0))
+        self.keys = key_states.new_zeros(0, key_states.shape[1], 0, key_states.shape[3])
+        self.values = value_states.new_zeros(0, value_states.shape[1], 0, value_states.shape[3])
         self.is_initialized = True
 
     def update(
@@ -105,23 +134,12 @@ class _SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         return self._cache.max_tokens
 
     def _written(self, states: Tensor, new: Tensor) -> Tensor:
-        """The states with the new ones in their places: another, larger tensor where they do not fit."""
-        window = self._cache.window
-        if states.shape[0] < window.rows.stop or states.shape[2] < window.length:
-            rows, tokens = states.shape[0], states.shape[2]
-            grown = states.new_zeros(self._grown_shape(new, rows, tokens))
+        """The states with the new ones in their places: another, larger tensor where there was no room."""
+        cache = self._cache
+        rows, heads, tokens, head_dim = states.shape
+        if (rows, tokens) != (cache.rows, cache.tokens):
+            grown = states.new_zeros(cache.rows, heads, cache.tokens, head_dim)
             grown[:rows, :, :tokens] = states
             states = grown
-        rows_index = torch.arange(window.rows.start, window.rows.stop, device=states.device)[:, None]
-        states[rows_index, :, window.positions] = new.transpose(1, 2)
+        states[cache.row_index, :, cache.window.positions] = new.transpose(1, 2)
         return states
-
-    def _grown_shape(self, new: Tensor, rows: int, tokens: int) -> tuple[int, int, int, int]:
-        """Room for the window, doubling, so that growing costs less than filling."""
-        window, cache = self._cache.window, self._cache
-        if rows < window.rows.stop:
-            rows = min(cache.max_rows, max(window.rows.stop, 2 * rows))
-        if tokens < window.length:
-            blocks = -(-max(window.length, 2 * tokens) // BLOCK_TOKENS)
-            tokens = min(cache.max_tokens, blocks * BLOCK_TOKENS)
-        return rows, new.shape[1], tokens, new.shape[3]

@@ -1,7 +1,8 @@
 """ENGINE=transformers: continuous batching for any causal language model of Hugging Face transformers.
 
 A step advances all running sequences by one token and lets waiting ones join: their prompts are prefilled and
-give their first token in the same step. Nobody waits for the slowest sequence.
+give their first token in the same step. Nobody waits for the slowest sequence, and a long prompt is prefilled
+in chunks, a chunk a step.
 """
 
 from __future__ import annotations
@@ -19,24 +20,30 @@ from tasks.errors import EngineError
 from tasks.job import FinishReason
 from tasks.request import JobRequest
 from tasks.settings import Settings
+from worker.engine.attention import additive_mask, is_decoded_by_products
 from worker.engine.base import EngineRequest, Prompt, RequestOutput, SamplingParams
 from worker.engine.loading import load_model
 from worker.engine.sampling import NO_TOKEN, Row, noise_key, sample
 from worker.engine.slot_cache import SlotCache, Window
 
-MAX_PREFILL_TOKENS = 2048
-"""Tokens of prompts, padding included, that join in one step: what the running sequences wait for. A
-longer prompt joins alone."""
+PREFILL_TOKENS = 2048
+"""Tokens of prompts, padding included, that are prefilled in one step while nobody decodes."""
+
+PREFILL_TOKENS_BESIDE = 256
+"""The same while others decode and wait for it: on a CPU about as long as a step of a full batch."""
 
 
 @dataclass(slots=True)
 class _Sequence:
-    """token_ids: of prompt and output. While a sequence runs, all but the last are in the cache."""
+    """token_ids: of prompt and output. While a sequence runs, all but the last are in the cache.
+    prefilled: how many are in the cache while it joins.
+    """
 
     request_id: str
     token_ids: list[int]
     prompt_tokens: int
     sampling: SamplingParams
+    prefilled: int = 0
 
     @property
     def output_tokens(self) -> int:
@@ -50,7 +57,7 @@ class _Sequence:
 
 
 class TransformersEngine:
-    """See the module. Row i of the cache belongs to the i-th running sequence."""
+    """See the module. Row i of the cache belongs to the i-th running sequence, the next to the joining."""
 
     def __init__(self, settings: Settings) -> None:
         """Loads the model. Raises SettingsError or EngineError, see `load_model`."""
@@ -66,7 +73,10 @@ class TransformersEngine:
         # Used from two threads, to encode and to decode: `tokenizers` locks its state itself.
         self._tokenizer = loaded.tokenizer
         self._cache = SlotCache(loaded.layers, settings.max_num_seqs, loaded.max_model_len)
+        self._has_additive_mask = loaded.has_slot_attention and is_decoded_by_products(loaded.device)
         self._waiting: deque[_Sequence] = deque()
+        self._joining: _Sequence | None = None
+        """Prefilled in part."""
         self._running: list[_Sequence] = []
 
     @property
@@ -106,9 +116,10 @@ class TransformersEngine:
                 raise EngineError(f"MODEL_ID={self._model_id} does not run: {output.error}")
 
     def add_request(self, request: EngineRequest) -> None:
-        if any(sequence.request_id == request.request_id for sequence in (*self._running, *self._waiting)):
+        sequences = self._sequences()
+        if any(sequence.request_id == request.request_id for sequence in sequences):
             raise ValueError(f"request {request.request_id} is in the batch already")
-        if len(self._running) + len(self._waiting) >= self._max_num_seqs:
+        if len(sequences) >= self._max_num_seqs:
             raise ValueError(f"all {self._max_num_seqs} slots are taken")
         token_ids = [*request.prompt_ids, *request.output_ids]
         self._waiting.append(
@@ -121,24 +132,53 @@ class TransformersEngine:
             if sequence.request_id == request_id:
                 self._leave(sequence)
                 return
+        if self._joining is not None and self._joining.request_id == request_id:
+            self._joining = None
         self._waiting = deque(s for s in self._waiting if s.request_id != request_id)
 
     def has_unfinished_requests(self) -> bool:
-        return bool(self._running or self._waiting)
+        return bool(self._sequences())
+
+    def _sequences(self) -> list[_Sequence]:
+        joining = [] if self._joining is None else [self._joining]
+        return [*self._running, *joining, *self._waiting]
 
     @torch.inference_mode()
     def step(self) -> list[RequestOutput]:
         """See `Engine.step`. An exception in it concerns all running sequences."""
         logits = [self._decode_pass()] if self._running else []
-        refused = self._join(self._next_to_join(), logits)
+        budget = PREFILL_TOKENS_BESIDE if self._running else PREFILL_TOKENS
+        refused = self._prefill(budget, logits)
         if not logits:
             return refused
         # Joined sequences stand behind the others, as their logits do.
         sequences = list(self._running)
-        token_ids = sample(torch.cat(logits), [sequence.row() for sequence in sequences])
+        token_ids = sample(
+            logits[0] if len(logits) == 1 else torch.cat(logits), [sequence.row() for sequence in sequences]
+        )
         return refused + [self._advance(*pair) for pair in zip(sequences, token_ids, strict=True)]
 
-    def _next_to_join(self) -> list[_Sequence]:
+    def _prefill(self, budget: int, logits: list[Tensor]) -> list[RequestOutput]:
+        """Spend up to `budget` tokens on those who wait. Appends the logits of those who now run; returns an
+        error for each that cannot."""
+        if self._joining is None and self._waiting and len(self._waiting[0].token_ids) > budget:
+            self._joining = self._waiting.popleft()
+        if self._joining is None:
+            return self._join(self._next_to_join(budget), logits)
+        sequence = self._joining
+        try:
+            self._check(sequence)
+            last = self._chunk_pass(sequence, budget)
+        except (ValueError, RuntimeError, IndexError) as error:
+            self._joining = None
+            return [RequestOutput(sequence.request_id, (), FinishReason.ERROR, str(error))]
+        if sequence.prefilled == len(sequence.token_ids):
+            self._joining = None
+            self._running.append(sequence)
+            logits.append(last)
+        return []
+
+    def _next_to_join(self, budget: int) -> list[_Sequence]:
         """The waiting sequences to prefill together, in their order, padded to the longest."""
         group: list[_Sequence] = []
         longest = total = 0
@@ -146,7 +186,7 @@ class TransformersEngine:
             length = len(self._waiting[0].token_ids)
             longest, total = max(longest, length), total + length
             padded = longest * (len(group) + 1)
-            if group and (padded > MAX_PREFILL_TOKENS or padded > 2 * total):
+            if group and (padded > budget or padded > 2 * total):
                 break
             group.append(self._waiting.popleft())
         return group
@@ -193,7 +233,7 @@ class TransformersEngine:
         return FinishReason.LENGTH if len(sequence.token_ids) >= self._max_model_len else None
 
     def _leave(self, sequence: _Sequence, *, spoilt: bool = False) -> None:
-        """Free the sequence's row; the last running sequence moves into it."""
+        """Free the sequence's row; the last running sequence moves into it, the joining one behind."""
         row = next(i for i, running in enumerate(self._running) if running is sequence)
         if spoilt:
             self._cache.clear(row)
@@ -201,6 +241,8 @@ class TransformersEngine:
         if last is not sequence:
             self._running[row] = last
             self._cache.move(len(self._running), row, len(last.token_ids))
+        if self._joining is not None:
+            self._cache.move(len(self._running) + 1, len(self._running), self._joining.prefilled)
 
     def _prefill_pass(self, group: list[_Sequence]) -> Tensor:
         """Run prompts of ragged lengths, padded on the right; returns the logits behind each [group, vocab].
@@ -217,16 +259,32 @@ class TransformersEngine:
         logits = self._forward(token_ids, window, None, logits_to_keep=ends)
         return logits[torch.arange(len(group), device=self._device), at]
 
+    def _chunk_pass(self, sequence: _Sequence, budget: int) -> Tensor:
+        """Run up to `budget` more tokens of a prompt; returns the logits behind them [1, vocab]."""
+        start = sequence.prefilled
+        end = min(start + budget, len(sequence.token_ids))
+        positions = torch.arange(start, end, device=self._device)[None]
+        mask = None
+        if 0 < start < end - 1:
+            mask = (torch.arange(end, device=self._device) <= positions[:, :, None])[:, None]
+        window = Window(len(self._running), positions, end)
+        logits = self._forward(self._tensor([sequence.token_ids[start:end]]), window, mask)
+        sequence.prefilled = end
+        return logits[:, -1]
+
     def _decode_pass(self) -> Tensor:
         """Run each sequence's last token; returns logits [running, vocab]."""
         lengths = [len(sequence.token_ids) for sequence in self._running]
         token_ids = self._tensor([[sequence.token_ids[-1]] for sequence in self._running])
         positions = self._tensor(lengths)[:, None] - 1
-        window = Window(0, positions, max(lengths))
+        longest = max(lengths)
+        if self._has_additive_mask:
+            longest = self._cache.readable(longest)
+        window = Window(0, positions, longest)
         mask = None
         if min(lengths) < window.length:
-            mask = torch.arange(window.length, device=self._device) <= positions[:, :, None]
-            mask = mask[:, None]
+            visible = torch.arange(window.length, device=self._device) <= positions
+            mask = additive_mask(visible) if self._has_additive_mask else visible[:, None, None]
         return self._forward(token_ids, window, mask)[:, -1]
 
     def _forward(
@@ -234,9 +292,10 @@ class TransformersEngine:
     ) -> Tensor:
         """Logits [rows, kept, vocab].
 
-        mask: [rows, 1, query, window.length], True where attended; None: all keys up to the query's.
+        mask: [rows, 1, query, window.length], True where attended; in a decode pass as `additive_mask` makes
+            it, where the model's attention takes that; None: all keys up to the query's.
         """
-        self._cache.window = window
+        self._cache.open(window)
         output = self._model(
             input_ids=token_ids,
             attention_mask=mask,
