@@ -55,6 +55,12 @@ class Choice:
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
     finish_reason: FinishReason | None = None
+    logprobs: list[dict[str, Any]] = field(default_factory=list)
+    """One for each token, where the client asked for them."""
+
+    def to_dict(self, *, with_logprobs: bool) -> dict[str, Any]:
+        body = {"index": self.index, "text": self.text, "finish_reason": self.finish_reason}
+        return {**body, "logprobs": self.logprobs} if with_logprobs else body
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +102,7 @@ class Job:
 
     def to_dict(self) -> dict[str, Any]:
         """The contract's job object, without `urls`, which only the web knows."""
+        with_logprobs = self.request["logprobs"] is not None
         return {
             "id": self.id,
             "object": "job",
@@ -110,9 +117,7 @@ class Job:
             "eta_seconds": self.eta_seconds,
             "reason": self.reason,
             "request": self.request,
-            "output": [
-                {"index": c.index, "text": c.text, "finish_reason": c.finish_reason} for c in self.output
-            ],
+            "output": [choice.to_dict(with_logprobs=with_logprobs) for choice in self.output],
             "usage": {
                 "prompt_tokens": self.prompt_tokens,
                 "completion_tokens": self.completion_tokens,

@@ -23,6 +23,9 @@ from typing import Any
 
 from tasks.job import Choice, FinishReason, Status
 
+LoggedLogprobs = list[Any]
+"""Of one token: [text, logprob, [[text, logprob] of the best tokens, ...]]."""
+
 
 @dataclass(frozen=True, slots=True)
 class StatusEntry:
@@ -38,7 +41,8 @@ class TokenEntry:
     token_ids: tuple[int, ...]
     text: str
     finish_reason: FinishReason | None = None
-    logprobs: Any = None
+    logprobs: list[LoggedLogprobs] | None = None
+    """One for each id, held-back ones included, where the client asked for them."""
 
     def encode(self) -> str:
         fields = ["t", self.choice, self.token_ids, self.text, self.logprobs, self.finish_reason]
@@ -95,10 +99,24 @@ def event(seq: int, entry: Entry) -> dict[str, Any]:
                 "type": "token",
                 "index": entry.choice,
                 "text": entry.text,
-                "logprobs": entry.logprobs,
+                "logprobs": logprobs_body(entry.logprobs),
             }
         case DoneEntry(status):
             return {"seq": seq, "type": "done", "status": status}
+
+
+def logprobs_body(logged: Sequence[LoggedLogprobs] | None) -> list[dict[str, Any]] | None:
+    """As clients read them: the shape of OpenAI's chat completions."""
+    if logged is None:
+        return None
+    return [
+        {
+            "token": text,
+            "logprob": logprob,
+            "top_logprobs": [{"token": best, "logprob": value} for best, value in top],
+        }
+        for text, logprob, top in logged
+    ]
 
 
 def choices(entries: Iterable[Entry], n: int) -> list[Choice]:
@@ -110,6 +128,7 @@ def choices(entries: Iterable[Entry], n: int) -> list[Choice]:
             choice = found[entry.choice]
             texts[entry.choice].append(entry.text)
             choice.token_ids.extend(entry.token_ids)
+            choice.logprobs.extend(logprobs_body(entry.logprobs) or ())
             choice.finish_reason = entry.finish_reason or choice.finish_reason
     for choice, parts in zip(found, texts, strict=True):
         choice.text = "".join(parts)

@@ -63,8 +63,13 @@ class JobRequest(BaseModel):
     stop: Annotated[list[StopString], Field(max_length=4), BeforeValidator(_listed)] = Field(
         default_factory=list
     )
+    min_p: float = Field(0, ge=0, le=1)
+    repetition_penalty: float = Field(1, gt=0, le=2)
+    presence_penalty: float = Field(0, ge=-2, le=2)
+    frequency_penalty: float = Field(0, ge=-2, le=2)
     seed: int | None = Field(None, ge=0, le=MAX_SEED)
     n: int = Field(1, ge=1, le=8)
+    logprobs: int | None = Field(None, ge=0, le=5)
     ignore_eos: bool = False
     # JSON has no enums: a string is the strict form here.
     priority: Annotated[Priority, Field(strict=False)] = Priority.NORMAL
@@ -72,12 +77,7 @@ class JobRequest(BaseModel):
     timeout: float | None = Field(None, gt=0, le=31_536_000)
     metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] = Field(default_factory=dict)
 
-    # In the contract, not built yet: refused by name unless they ask for nothing.
-    min_p: Annotated[float, _only(0)] = 0
-    repetition_penalty: Annotated[float, _only(1)] = 1
-    presence_penalty: Annotated[float, _only(0)] = 0
-    frequency_penalty: Annotated[float, _only(0)] = 0
-    logprobs: Annotated[int | None, _only(None)] = None
+    # In the contract, not built yet: refused by name unless it asks for nothing.
     webhook: Annotated[dict[str, Any] | None, _only(None)] = None
 
     @model_validator(mode="after")

@@ -8,12 +8,23 @@ from dataclasses import dataclass, field
 from tasks.errors import PromptTooLongError
 from tasks.job import Choice, FinishReason, JobError, Status
 from tasks.leases import Claim, Finish, Write
-from tasks.log import TokenEntry, choices
-from worker.engine.base import Engine, EngineRequest, Prompt, RequestOutput, SamplingParams
+from tasks.log import LoggedLogprobs, TokenEntry, choices
+from worker.engine.base import (
+    DecodeToken,
+    Engine,
+    EngineRequest,
+    Prompt,
+    RequestOutput,
+    SamplingParams,
+    TokenLogprobs,
+)
 from worker.engine.detokenizer import Detokenizer
 
 MAX_ENTRIES_PER_WRITE = 1000
 """Lua passes at most some thousand arguments to one RPUSH; more follow with the next flush."""
+
+LOGPROB_DIGITS = 5
+"""After the point: more than float32 is worth."""
 
 
 @dataclass(slots=True)
@@ -22,20 +33,25 @@ class ChoiceRun:
 
     request: EngineRequest
     detokenizer: Detokenizer
+    decode_token: DecodeToken
     finish_reason: FinishReason | None
     token_ids: list[int] = field(default_factory=list)
     """Ids not logged yet."""
     text: str = ""
     """Text to show that is not logged yet."""
     is_end_unlogged: bool = False
+    logprobs: list[LoggedLogprobs] = field(default_factory=list)
+    """Of the ids not logged yet, where the client asked for them."""
 
     @property
     def is_running(self) -> bool:
         return self.finish_reason is None
 
     def push(self, output: RequestOutput) -> None:
-        for token_id in output.token_ids:
+        for index, token_id in enumerate(output.token_ids):
             self.token_ids.append(token_id)
+            if output.logprobs is not None:
+                self.logprobs.append(self._logged(token_id, output.logprobs[index]))
             self.text += self.detokenizer.push((token_id,))
             if self.detokenizer.stopped:
                 self._finish(FinishReason.STOP)
@@ -55,9 +71,14 @@ class ChoiceRun:
         """What the log lacks, as an entry. Ids whose text is all held back wait for the next one."""
         if not (self.text or self.is_end_unlogged):
             return None
-        entry = TokenEntry(index, tuple(self.token_ids), self.text, self.finish_reason)
-        self.token_ids, self.text, self.is_end_unlogged = [], "", False
+        entry = TokenEntry(index, tuple(self.token_ids), self.text, self.finish_reason, self.logprobs or None)
+        self.token_ids, self.text, self.is_end_unlogged, self.logprobs = [], "", False, []
         return entry
+
+    def _logged(self, token_id: int, logprobs: TokenLogprobs) -> LoggedLogprobs:
+        """With texts in place of ids: who reads the log has no tokenizer."""
+        top = [[self.decode_token(best), round(value, LOGPROB_DIGITS)] for best, value in logprobs.top]
+        return [self.decode_token(token_id), round(logprobs.logprob, LOGPROB_DIGITS), top]
 
 
 class JobRun:
@@ -161,6 +182,11 @@ class JobRun:
             seed=request.seed or 0,
             choice=choice.index,
             ignore_eos=request.ignore_eos,
+            min_p=request.min_p,
+            repetition_penalty=request.repetition_penalty,
+            presence_penalty=request.presence_penalty,
+            frequency_penalty=request.frequency_penalty,
+            logprobs=request.logprobs,
         )
         output_ids = tuple(choice.token_ids)
         detokenizer = Detokenizer.resume(
@@ -169,7 +195,7 @@ class JobRun:
         sequence = EngineRequest(
             _request_id(self.token, choice.index), prompt.token_ids, output_ids, sampling
         )
-        run = ChoiceRun(sequence, detokenizer, choice.finish_reason)
+        run = ChoiceRun(sequence, detokenizer, prompt.decode_token, choice.finish_reason)
         if run.is_running and len(output_ids) >= sampling.max_tokens:
             run.end(FinishReason.LENGTH)  # The worker before this one had room for more.
         return run

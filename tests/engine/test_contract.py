@@ -58,6 +58,7 @@ def request(engine: Engine, request_id: str, **options: Any) -> EngineRequest:
 
 
 SAMPLED: dict[str, Any] = {"temperature": 1.0, "seed": 5, "max_tokens": 20}
+PENALIZED: dict[str, Any] = {"repetition_penalty": 1.3, "presence_penalty": 0.5, "frequency_penalty": 0.4}
 
 
 def test_it_says_what_it_is(engine: Engine) -> None:
@@ -197,7 +198,7 @@ def test_an_id_in_the_batch_is_refused(engine: Engine) -> None:
     assert len(Outputs(engine).run().token_ids["twice"]) == 4
 
 
-@pytest.mark.parametrize("options", [{"max_tokens": 20}, SAMPLED])
+@pytest.mark.parametrize("options", [{"max_tokens": 20}, SAMPLED, {**SAMPLED, **PENALIZED, "min_p": 0.02}])
 @pytest.mark.parametrize("cut", [1, 7, 19])
 def test_a_continued_sequence_equals_an_undisturbed_one(
     engine: Engine, cut: int, options: dict[str, Any]
@@ -206,6 +207,31 @@ def test_a_continued_sequence_equals_an_undisturbed_one(
     continued = request(engine, "rest", output_ids=tuple(undisturbed[:cut]), **options)
     other = request(engine, "other", text="some company", temperature=1.0, max_tokens=30)
     assert generate(engine, other, continued)[1] == undisturbed[cut:]
+
+
+def test_logprobs_come_with_the_tokens_where_they_were_asked_for(engine: Engine) -> None:
+    engine.add_request(request(engine, "none", max_tokens=5))
+    engine.add_request(request(engine, "sampled", max_tokens=5, temperature=1.0, logprobs=0))
+    engine.add_request(request(engine, "best", max_tokens=5, logprobs=3))
+    outputs = Outputs(engine).run()
+    assert set(outputs.logprobs) == {"sampled", "best"}
+    assert [len(outputs.logprobs[name]) for name in ("sampled", "best")] == [5, 5]
+    assert all(one.top == () and one.logprob <= 0 for one in outputs.logprobs["sampled"])
+    for token_id, one in zip(outputs.token_ids["best"], outputs.logprobs["best"], strict=True):
+        assert one.top[0] == (token_id, one.logprob), "greedy takes the best"
+        assert [value for _, value in one.top] == sorted((value for _, value in one.top), reverse=True)
+
+
+def test_a_single_token_has_a_text(engine: Engine) -> None:
+    prompt = engine.encode(JobRequest(prompt=TEXT))
+    assert all(prompt.decode_token(token_id) for token_id in prompt.token_ids)
+
+
+def test_options_mixed_in_a_batch_concern_their_own_sequence(engine: Engine) -> None:
+    options: list[dict[str, Any]] = [PENALIZED, {"min_p": 0.3, **SAMPLED}, {"logprobs": 2}, {}]
+    requests = [request(engine, f"r{index}", **each) for index, each in enumerate(options)]
+    alone = [generate(engine, each)[0] for each in requests]
+    assert generate(engine, *requests) == alone
 
 
 def test_a_seed_gives_the_same_tokens_again(engine: Engine) -> None:
@@ -220,17 +246,36 @@ def test_the_largest_seed_is_accepted(engine: Engine) -> None:
     assert len(token_ids) == 12
 
 
+def random_options(dice: random.Random) -> dict[str, Any]:
+    """Some of the options, at random; the others stay off."""
+    choices: dict[str, Any] = {
+        "temperature": dice.uniform(0, 2),
+        "top_k": dice.randint(0, 20),
+        "top_p": dice.uniform(0.1, 1),
+        "min_p": dice.uniform(0, 1),
+        "repetition_penalty": dice.uniform(0.5, 2),
+        "presence_penalty": dice.uniform(-2, 2),
+        "frequency_penalty": dice.uniform(-2, 2),
+        "logprobs": dice.randint(0, 5),
+        "seed": dice.randrange(2**63),
+    }
+    return {name: value for name, value in choices.items() if dice.random() < 0.4}
+
+
 def test_hundreds_of_sequences_leave_nothing_behind(engine: Engine) -> None:
     """Random joins, leaves and aborts; every one that was not aborted ends as it asked."""
-    dice, outputs = random.Random(8), Outputs(engine)
+    seed = random.randrange(10**6)
+    print(f"seed {seed}")
+    dice, outputs = random.Random(seed), Outputs(engine)
     wanted: dict[str, int] = {}
     running: set[str] = set()
     started = 0
-    while started < 300 or running:
-        while started < 300 and len(running) < SLOTS and dice.random() < 0.7:
+    while started < 500 or running:
+        while started < 500 and len(running) < SLOTS and dice.random() < 0.7:
             request_id, max_tokens = f"r{started}", dice.randint(1, 9)
             text = TEXT[: dice.randint(1, 30)]
-            engine.add_request(request(engine, request_id, text=text, max_tokens=max_tokens, temperature=1.0))
+            options = random_options(dice)
+            engine.add_request(request(engine, request_id, text=text, max_tokens=max_tokens, **options))
             wanted[request_id] = max_tokens
             running.add(request_id)
             started += 1

@@ -33,9 +33,16 @@ class Reference:
             max_new_tokens=request.sampling.max_tokens,
             eos_token_id=NO_ID if request.sampling.ignore_eos else EOS_ID,
             do_sample=False,
+            repetition_penalty=request.sampling.repetition_penalty,
         )
         token_ids: list[int] = output[0, prompt.shape[1] :].tolist()
         return token_ids
+
+    @torch.inference_mode()
+    def logprobs(self, token_ids: list[int], count: int) -> torch.Tensor:
+        """Of the last `count` tokens, given those before: [count, vocab]."""
+        logits: torch.Tensor = self._model(torch.tensor([token_ids])).logits[0, -count - 1 : -1]
+        return logits.double().log_softmax(dim=-1)
 
 
 @pytest.fixture(scope="module", params=list(CONFIGS))
@@ -113,3 +120,28 @@ def test_up_to_the_models_length(engine: TransformersEngine, reference: Referenc
     room = engine.max_model_len - len(prompt_ids)
     [token_ids] = generate(engine, engine_request("long", prompt_ids, max_tokens=10_000))
     assert token_ids == reference(engine_request("long", prompt_ids, max_tokens=room))
+
+
+@pytest.mark.parametrize("penalty", [0.8, 1.3, 2.0])
+def test_repetition_penalty(engine: TransformersEngine, reference: Reference, penalty: float) -> None:
+    requests = [
+        engine_request(f"r{i}", tuple(range(10, 14 + 5 * i)), max_tokens=30, repetition_penalty=penalty)
+        for i in range(3)
+    ]
+    assert generate(engine, *requests) == [reference(request) for request in requests]
+
+
+def test_logprobs(engine: TransformersEngine, reference: Reference) -> None:
+    """Before penalties and temperature, and whatever the batch."""
+    options: dict[str, Any] = {"max_tokens": 12, "temperature": 1.5, "presence_penalty": 1.0, "logprobs": 5}
+    requests = [engine_request(f"r{i}", tuple(range(10, 14 + 9 * i)), seed=i, **options) for i in range(4)]
+    for request in requests:
+        engine.add_request(request)
+    outputs = Outputs(engine).run()
+    for request in requests:
+        token_ids = outputs.token_ids[request.request_id]
+        expected = reference.logprobs([*request.prompt_ids, *token_ids], len(token_ids))
+        for row, token_id, one in zip(expected, token_ids, outputs.logprobs[request.request_id], strict=True):
+            assert one.logprob == pytest.approx(row[token_id].item(), abs=1e-3)
+            assert [value for _, value in one.top] == pytest.approx(row.topk(5).values.tolist(), abs=1e-3)
+            assert all(value == pytest.approx(row[best].item(), abs=1e-3) for best, value in one.top)

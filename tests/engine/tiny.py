@@ -19,7 +19,7 @@ from transformers import (
 
 from tasks.job import FinishReason
 from tasks.settings import EngineKind, Settings
-from worker.engine.base import Engine, EngineRequest, RequestOutput, SamplingParams
+from worker.engine.base import Engine, EngineRequest, RequestOutput, SamplingParams, TokenLogprobs
 
 MAX_POSITIONS = 96
 EOS_ID = 1
@@ -115,12 +115,16 @@ class Outputs:
         self.token_ids: dict[str, list[int]] = {}
         self.finished: dict[str, FinishReason] = {}
         self.errors: dict[str, str | None] = {}
+        self.logprobs: dict[str, list[TokenLogprobs]] = {}
 
     def step(self) -> list[RequestOutput]:
         outputs = self.engine.step()
         for output in outputs:
             assert output.request_id not in self.finished, "a sequence that had left the batch came back"
             self.token_ids.setdefault(output.request_id, []).extend(output.token_ids)
+            if output.logprobs is not None:
+                assert len(output.logprobs) == len(output.token_ids)
+                self.logprobs.setdefault(output.request_id, []).extend(output.logprobs)
             if output.finish_reason is not None:
                 self.finished[output.request_id] = output.finish_reason
                 self.errors[output.request_id] = output.error

@@ -32,6 +32,14 @@ GREEDY: dict[str, Any] = {
     "ignore_eos": True,
 }
 SEEDED: dict[str, Any] = GREEDY | {"temperature": 1, "seed": 7}
+ALL_OPTIONS: dict[str, Any] = SEEDED | {
+    "min_p": 0.02,
+    "top_k": 50,
+    "top_p": 0.95,
+    "repetition_penalty": 1.1,
+    "presence_penalty": 0.2,
+    "frequency_penalty": 0.1,
+}
 
 BFLOAT16_TOLERANCE = 0.1
 """Logits: how far below float32's best token bfloat16's choice may be."""
@@ -86,7 +94,7 @@ def test_a_chat_message_gets_an_answer(start_bundled: StartWorkers, store: Store
         assert "<" not in job.output[0].text, "special tokens are not shown"
 
 
-@pytest.mark.parametrize("body", [GREEDY, SEEDED], ids=["greedy", "seeded"])
+@pytest.mark.parametrize("body", [GREEDY, SEEDED, ALL_OPTIONS], ids=["greedy", "seeded", "all options"])
 def test_the_text_does_not_show_that_its_worker_died(
     start_bundled: StartWorkers, store: Store, submit: Submit, body: dict[str, Any]
 ) -> None:

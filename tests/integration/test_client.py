@@ -59,6 +59,17 @@ def test_a_job_from_submit_to_its_end(client: Client) -> None:
     assert (ended.status, ended.text, ended.error) == ("completed", text_of(events), None)
 
 
+def test_logprobs_of_a_job_and_of_its_events(client: Client) -> None:
+    job_id = client.submit("one two", max_tokens=3, logprobs=1).id
+    expected = [
+        {"token": token, "logprob": 0.0, "top_logprobs": [{"token": token, "logprob": 0.0}]}
+        for token in ("one", " two", " one")
+    ]
+    events = [event for event in client.stream(job_id) if event["type"] == "token"]
+    assert [one for event in events for one in event["logprobs"]] == expected
+    assert client.get(job_id).fields["output"][0]["logprobs"] == expected
+
+
 def test_a_stream_resumes_behind_the_event_that_it_is_told(client: Client) -> None:
     job = client.submit("one two three", max_tokens=3)
     client.wait(job.id)

@@ -17,6 +17,8 @@ TOKEN_ENTRIES = st.builds(
     token_ids=st.lists(st.integers(0, 200_000), max_size=5).map(tuple),
     text=st.text(),
     finish_reason=st.none() | st.sampled_from(FinishReason),
+    logprobs=st.none()
+    | st.lists(st.tuples(st.text(), st.floats(-9999, 0), st.just([["a", -0.5]])).map(list), max_size=3),
 )
 
 

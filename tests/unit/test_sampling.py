@@ -13,7 +13,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tasks.request import MAX_SEED
-from worker.engine.sampling import NO_TOKEN, Row, _filter, noise_key, sample
+from worker.engine.base import SamplingParams
+from worker.engine.sampling import (
+    LEAST_LOGPROB,
+    NO_TOKEN,
+    Penalties,
+    Row,
+    _filter,
+    noise_key,
+    sample,
+    top_logprobs,
+)
 
 VOCAB = 50
 
@@ -26,8 +36,10 @@ def row(
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
+    min_p: float = 0.0,
+    penalties: Penalties | None = None,
 ) -> Row:
-    return Row(temperature, top_k, top_p, noise_key(seed, choice, position))
+    return Row(temperature, top_k, top_p, noise_key(seed, choice, position), min_p, penalties)
 
 
 def random_logits(rows: int, seed: int = 1) -> Tensor:
@@ -73,7 +85,7 @@ def test_tokens_are_drawn_with_the_probabilities_of_softmax(temperature: float) 
 def test_noise_is_independent_along_each_of_its_coordinates(varied: str) -> None:
     """Pairs of neighbours are uniform over the square of a uniform vocabulary."""
     logits, count = torch.zeros(4), 16_000
-    rows = [row(**{**{"seed": 9}, varied: value}) for value in range(count)]
+    rows = [row(**{**{"seed": 9}, varied: value}) for value in range(count)]  # type: ignore[arg-type]
     token_ids = sample(logits.expand(count, -1), rows)
     pairs = Counter(4 * a + b for a, b in zip(token_ids[::2], token_ids[1::2], strict=True))
     # 15 degrees of freedom, once in a thousand.
@@ -97,6 +109,94 @@ def test_top_k_and_top_p_allow_what_a_plain_implementation_allows(top_k: int, to
     logits = random_logits(1, seed=5)[0] / 4
     seen = set(draws(logits, 6000, temperature=1.3, top_k=top_k, top_p=top_p))
     assert seen == allowed(logits.tolist(), 1.3, top_k, top_p)
+
+
+@pytest.mark.parametrize("min_p", [1e-6, 0.2, 0.7, 1.0])
+def test_min_p_keeps_a_share_of_the_best_tokens_probability(min_p: float) -> None:
+    logits = random_logits(1, seed=5)[0] / 4
+    probabilities = (logits / 1.3).softmax(-1)
+    expected = (probabilities >= min_p * probabilities.max()).nonzero()[:, 0].tolist()
+    assert set(draws(logits, 6000, temperature=1.3, min_p=min_p)) == set(expected)
+
+
+def test_min_p_and_top_k_both_hold() -> None:
+    logits = torch.tensor([3.0, 2.9, 2.8, -5.0])
+    assert set(draws(logits, 500, min_p=0.5)) == {0, 1, 2}
+    assert set(draws(logits, 500, min_p=0.5, top_k=2)) == {0, 1}
+    assert set(draws(logits, 500, min_p=0.95, top_k=3)) == {0}
+
+
+def penalized(logits: list[float], prompt: list[int], output: list[int], **options: float) -> list[float]:
+    """The plain reading, token by token."""
+    sampling = SamplingParams(max_tokens=1, **options)  # type: ignore[arg-type]
+    answer = list(logits)
+    for token_id in {*prompt, *output}:
+        r = sampling.repetition_penalty
+        answer[token_id] = answer[token_id] / r if answer[token_id] > 0 else answer[token_id] * r
+    for token_id in set(output):
+        answer[token_id] -= sampling.presence_penalty
+        answer[token_id] -= sampling.frequency_penalty * output.count(token_id)
+    return answer
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"repetition_penalty": 1.7},
+        {"repetition_penalty": 0.5},
+        {"presence_penalty": 1.5},
+        {"frequency_penalty": -0.5},
+        {"repetition_penalty": 1.2, "presence_penalty": -0.3, "frequency_penalty": 0.8},
+    ],
+)
+def test_penalties_are_those_of_the_plain_reading(options: dict[str, float]) -> None:
+    prompt, output = [1, 2, 3, 3], [3, 7, 7, 9]
+    logits = random_logits(1)[0]
+    expected = torch.tensor(penalized(logits.tolist(), prompt, output, **options))
+    sampling = SamplingParams(max_tokens=9, **options)  # type: ignore[arg-type]
+    penalties = Penalties(sampling, prompt, output[:2])
+    for token_id in output[2:]:
+        penalties.count(token_id)
+    actual = logits.clone()
+    penalties.apply(actual)
+    torch.testing.assert_close(actual, expected)
+
+
+def test_penalties_concern_their_own_row_and_leave_the_logits_as_they_were() -> None:
+    logits = torch.tensor([[2.0, 1.9, 0.0]]).expand(3, -1).contiguous()
+    before = logits.clone()
+    penalties = Penalties(SamplingParams(max_tokens=1, presence_penalty=1.0), [], [0])
+    rows = [row(temperature=0), row(temperature=0, penalties=penalties), row(temperature=0)]
+    assert sample(logits, rows) == [0, 1, 0]
+    assert torch.equal(logits, before)
+
+
+def test_penalties_that_are_off_cost_nothing() -> None:
+    assert Penalties.of(SamplingParams(max_tokens=1), [1], [2]) is None
+    assert Penalties.of(SamplingParams(max_tokens=1, frequency_penalty=0.1), [1], [2]) is not None
+
+
+def test_logprobs_are_the_models_own() -> None:
+    logits = random_logits(4).bfloat16()
+    reference = logits.double().log_softmax(-1)
+    token_ids = [3, 4, 5, 6]
+    nothing, single, several, all_of_them = top_logprobs(logits, token_ids, [None, 0, 3, VOCAB])
+    assert nothing is None
+    assert single is not None
+    assert single.logprob == pytest.approx(reference[1, 4].item(), abs=1e-5)
+    assert single.top == ()
+    assert several is not None
+    assert [token_id for token_id, _ in several.top] == reference[2].topk(3).indices.tolist()
+    assert several.top[0][1] == pytest.approx(reference[2].max().item(), abs=1e-5)
+    assert all_of_them is not None
+    assert len(all_of_them.top) == VOCAB
+    assert sum(math.exp(value) for _, value in all_of_them.top) == pytest.approx(1, abs=1e-4)
+
+
+def test_impossible_tokens_have_a_finite_logprob() -> None:
+    [logprobs] = top_logprobs(torch.tensor([[1.0, -torch.inf]]), [0], [2])
+    assert logprobs is not None
+    assert logprobs.top == ((0, 0.0), (1, LEAST_LOGPROB))
 
 
 def test_of_equal_logits_the_lower_ids_are_the_top_k() -> None:

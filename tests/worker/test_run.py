@@ -53,6 +53,26 @@ def test_each_step_becomes_an_entry(engine: EchoEngine) -> None:
     assert run.next_write().entries == [TokenEntry(0, (1, 2), " b c")]
 
 
+def test_logprobs_are_logged_with_their_tokens(engine: EchoEngine) -> None:
+    run = job_run(logprobs=1)
+    start(run, engine)
+    step(run, engine)
+    step(run, engine)
+    [entry] = run.next_write().entries
+    assert entry.logprobs == [["a", 0.0, [["a", 0.0]]], [" b", 0.0, [[" b", 0.0]]]]
+    run.flushed_up_to(2)
+    step(run, engine)
+    [entry] = run.next_write().entries
+    assert entry.logprobs == [[" c", 0.0, [[" c", 0.0]]]]
+
+
+def test_no_logprobs_are_logged_unasked(engine: EchoEngine) -> None:
+    run = job_run()
+    start(run, engine)
+    step(run, engine)
+    assert [entry.logprobs for entry in run.next_write().entries] == [None]
+
+
 def test_the_last_entry_carries_the_end(engine: EchoEngine) -> None:
     run = job_run(max_tokens=2)
     start(run, engine)

@@ -16,6 +16,9 @@ from tasks.request import JobRequest
 Decode = Callable[[Sequence[int]], str]
 """Token ids -> text, special tokens left out, spaces exactly as the model wrote them."""
 
+DecodeToken = Callable[[int], str]
+"""One id -> its own text, special tokens shown. A piece of a code point becomes U+FFFD."""
+
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
@@ -24,10 +27,12 @@ class Prompt:
     token_ids: what the model is fed, special tokens included; never empty.
     decode: turns ids of this prompt's continuation into text. Per prompt, because the echo engine's
         ids are positions in its prompt.
+    decode_token: the same for a single id, as logprobs show it.
     """
 
     token_ids: tuple[int, ...]
     decode: Decode
+    decode_token: DecodeToken
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +41,12 @@ class SamplingParams:
 
     max_tokens: new tokens at most, those of earlier attempts (`EngineRequest.output_ids`) included.
     temperature: 0 is greedy. top_k: 0 is off. top_p: 1 is off.
+    min_p: share of the best token's probability below which a token is out; 0 is off.
+    repetition_penalty: divides the positive logits of all tokens seen so far, the prompt's included, and
+        multiplies the negative ones; 1 is off.
+    presence_penalty, frequency_penalty: taken from the logits of the output's tokens, once and for each time;
+        0 is off.
+    logprobs: how many of the best tokens are reported beside the sampled one; None: not even that.
     seed, choice: with a token's position in the output these alone decide its noise, so that a
         sequence continued by another worker draws what the first one would have drawn.
     """
@@ -47,6 +58,11 @@ class SamplingParams:
     seed: int = 0
     choice: int = 0
     ignore_eos: bool = False
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logprobs: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +79,17 @@ class EngineRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """Natural logarithms of probabilities as the model gave them, before penalties and temperature.
+
+    logprob: the sampled token's. top: (id, logprob) of the best tokens, best first.
+    """
+
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class RequestOutput:
     """What one step added to one sequence.
 
@@ -70,12 +97,14 @@ class RequestOutput:
     finish_reason: STOP at the end of sequence, LENGTH at max_tokens, ERROR where this sequence cannot
         go on, else None. A sequence that has one has left the batch already.
     error: says why, with ERROR.
+    logprobs: of each of the new ids, where they were asked for.
     """
 
     request_id: str
     token_ids: tuple[int, ...]
     finish_reason: FinishReason | None = None
     error: str | None = None
+    logprobs: tuple[TokenLogprobs, ...] | None = None
 
 
 class Engine(Protocol):

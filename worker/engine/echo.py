@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from tasks.job import FinishReason
 from tasks.request import JobRequest
 from tasks.settings import Settings
-from worker.engine.base import EngineRequest, Prompt, RequestOutput
+from worker.engine.base import EngineRequest, Prompt, RequestOutput, SamplingParams, TokenLogprobs
 
 DEFAULT_MAX_MODEL_LEN = 4096
 """In words. A common length of small models, so that clients meet realistic refusals."""
@@ -23,7 +23,7 @@ DEFAULT_MAX_MODEL_LEN = 4096
 @dataclass(slots=True)
 class _Sequence:
     position: int
-    max_tokens: int
+    sampling: SamplingParams
 
 
 class EchoEngine:
@@ -59,7 +59,7 @@ class EchoEngine:
             # ids decodes to its part of the text.
             return "".join((" " if i else "") + words[i % len(words)] for i in token_ids)
 
-        return Prompt(tuple(range(len(words))), decode)
+        return Prompt(tuple(range(len(words))), decode, lambda token_id: decode((token_id,)))
 
     def warm_up(self) -> None:
         """Nothing is slow the first time."""
@@ -69,7 +69,7 @@ class EchoEngine:
             raise ValueError(f"request {request.request_id} is in the batch already")
         if len(self._running) >= self._max_num_seqs:
             raise ValueError(f"all {self._max_num_seqs} slots are taken")
-        self._running[request.request_id] = _Sequence(len(request.output_ids), request.sampling.max_tokens)
+        self._running[request.request_id] = _Sequence(len(request.output_ids), request.sampling)
 
     def abort_request(self, request_id: str) -> None:
         self._running.pop(request_id, None)
@@ -86,10 +86,11 @@ class EchoEngine:
     def _advance(self, request_id: str) -> RequestOutput:
         sequence = self._running[request_id]
         token_id, sequence.position = sequence.position, sequence.position + 1
-        if sequence.position < sequence.max_tokens:
-            return RequestOutput(request_id, (token_id,))
+        logprobs = _certain(token_id, sequence.sampling)
+        if sequence.position < sequence.sampling.max_tokens:
+            return RequestOutput(request_id, (token_id,), logprobs=logprobs)
         del self._running[request_id]
-        return RequestOutput(request_id, (token_id,), FinishReason.LENGTH)
+        return RequestOutput(request_id, (token_id,), FinishReason.LENGTH, logprobs=logprobs)
 
     def _wait_for_schedule(self) -> None:
         """Steps are due at fixed times, so that what the loop does in between costs no speed."""
@@ -98,3 +99,10 @@ class EchoEngine:
             time.sleep(self._next_step_at - now)
         # A late step moves the schedule: an idle engine must not catch up with a burst.
         self._next_step_at = max(self._next_step_at, now) + self._step_seconds
+
+
+def _certain(token_id: int, sampling: SamplingParams) -> tuple[TokenLogprobs, ...] | None:
+    """It has no other token to choose."""
+    if sampling.logprobs is None:
+        return None
+    return (TokenLogprobs(0.0, ((token_id, 0.0),) if sampling.logprobs else ()),)

@@ -19,19 +19,60 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from worker.engine.base import SamplingParams, TokenLogprobs
+
 NO_TOKEN = -1
 """In place of a token where a row's logits allow none: NaN, +inf, or nothing but -inf."""
 
 GREEDY_BELOW = 1e-5
 """A lower temperature is greedy: dividing by it would overflow (vLLM's `_SAMPLING_EPS`)."""
 
+LEAST_LOGPROB = -9999.0
+"""In place of minus infinity, which is not JSON (OpenAI does the same)."""
+
 MASK_64 = 2**64 - 1
 MASK_32 = 2**32 - 1
 
 
+class Penalties:
+    """What a sequence's penalties take from the logits of the tokens it has seen; see `SamplingParams`."""
+
+    def __init__(
+        self, sampling: SamplingParams, prompt_ids: Sequence[int], output_ids: Sequence[int]
+    ) -> None:
+        self._sampling = sampling
+        self._output_counts = dict.fromkeys(prompt_ids, 0) if sampling.repetition_penalty != 1 else {}
+        for token_id in output_ids:
+            self.count(token_id)
+
+    @classmethod
+    def of(
+        cls, sampling: SamplingParams, prompt_ids: Sequence[int], output_ids: Sequence[int]
+    ) -> Penalties | None:
+        """None where all are off."""
+        if sampling.repetition_penalty == 1 and sampling.presence_penalty == sampling.frequency_penalty == 0:
+            return None
+        return cls(sampling, prompt_ids, output_ids)
+
+    def count(self, token_id: int) -> None:
+        """The output has one more token."""
+        self._output_counts[token_id] = self._output_counts.get(token_id, 0) + 1
+
+    def apply(self, logits: Tensor) -> None:
+        """In place, to float32 [vocab]."""
+        ids = torch.tensor([*self._output_counts], dtype=torch.long, device=logits.device)
+        counts = torch.tensor([*self._output_counts.values()], dtype=logits.dtype, device=logits.device)
+        sampling = self._sampling
+        seen = logits[ids]
+        penalty = sampling.repetition_penalty
+        seen = torch.where(seen > 0, seen / penalty, seen * penalty)
+        seen -= sampling.frequency_penalty * counts + sampling.presence_penalty * (counts > 0)
+        logits[ids] = seen
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
-    """How one row is sampled. temperature 0 is greedy, top_k 0 and top_p 1 are off.
+    """How one row is sampled. temperature 0 is greedy, top_k 0, top_p 1 and min_p 0 are off.
 
     key: the row's noise, see `noise_key`.
     """
@@ -40,6 +81,8 @@ class Row:
     top_k: int
     top_p: float
     key: int
+    min_p: float = 0.0
+    penalties: Penalties | None = None
 
     @property
     def is_greedy(self) -> bool:
@@ -57,7 +100,7 @@ def noise_key(seed: int, choice: int, position: int) -> int:
 
 def sample(logits: Tensor, rows: Sequence[Row]) -> list[int]:
     """One token id per row of logits [rows, vocab], or NO_TOKEN."""
-    logits = logits.float()
+    logits = _penalized(logits.float(), rows)
     token_ids = logits.argmax(dim=-1)  # The first of equals, and twice as fast as `max`.
     maxima = logits.gather(-1, token_ids[:, None])[:, 0]
     drawn = [index for index, row in enumerate(rows) if not row.is_greedy]
@@ -68,11 +111,44 @@ def sample(logits: Tensor, rows: Sequence[Row]) -> list[int]:
     return torch.where(maxima.isfinite(), token_ids, NO_TOKEN).tolist()
 
 
+def top_logprobs(
+    logits: Tensor, token_ids: Sequence[int], counts: Sequence[int | None]
+) -> list[TokenLogprobs | None]:
+    """For each row of logits [rows, vocab] those of its token and of so many best; None where not asked."""
+    answer: list[TokenLogprobs | None] = [None] * len(counts)
+    asked = [index for index, count in enumerate(counts) if count is not None]
+    if not asked:
+        return answer
+    index = torch.tensor(asked, device=logits.device)
+    chosen = torch.tensor([[max(token_ids[i], 0)] for i in asked], device=logits.device)
+    logprobs = logits[index].float().log_softmax(dim=-1).clamp_(min=LEAST_LOGPROB)
+    best = logprobs.topk(min(max(counts[i] or 0 for i in asked), logprobs.shape[-1]), dim=-1)
+    of_token = logprobs.gather(-1, chosen)[:, 0].tolist()
+    for i, logprob, ids, values in zip(
+        asked, of_token, best.indices.tolist(), best.values.tolist(), strict=True
+    ):
+        answer[i] = TokenLogprobs(logprob, tuple(zip(ids, values, strict=True))[: counts[i]])
+    return answer
+
+
+def _penalized(logits: Tensor, rows: Sequence[Row]) -> Tensor:
+    penalized = [(index, row.penalties) for index, row in enumerate(rows) if row.penalties is not None]
+    if penalized:
+        logits = logits.clone()
+        for index, penalties in penalized:
+            penalties.apply(logits[index])
+    return logits
+
+
 def _draw(logits: Tensor, rows: Sequence[Row]) -> Tensor:
     temperatures = torch.tensor([row.temperature for row in rows], device=logits.device)
     # A tiny temperature must not make an infinity of a large logit.
     logits = logits - logits.amax(dim=-1, keepdim=True)
     scores = (logits / temperatures[:, None]).clamp(min=torch.finfo(logits.dtype).min)
+    if any(row.min_p > 0 for row in rows):
+        # The best score is 0, so a share of the best probability is a distance from it.
+        shares = torch.tensor([[row.min_p] for row in rows], device=scores.device)
+        scores = scores.masked_fill(scores < shares.log(), -torch.inf)
     filtered = [index for index, row in enumerate(rows) if row.is_filtered]
     if filtered:
         index = torch.tensor(filtered, device=logits.device)

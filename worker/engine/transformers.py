@@ -21,9 +21,9 @@ from tasks.job import FinishReason
 from tasks.request import JobRequest
 from tasks.settings import Settings
 from worker.engine.attention import additive_mask, is_decoded_by_products
-from worker.engine.base import EngineRequest, Prompt, RequestOutput, SamplingParams
+from worker.engine.base import EngineRequest, Prompt, RequestOutput, SamplingParams, TokenLogprobs
 from worker.engine.loading import load_model
-from worker.engine.sampling import NO_TOKEN, Row, noise_key, sample
+from worker.engine.sampling import NO_TOKEN, Penalties, Row, noise_key, sample, top_logprobs
 from worker.engine.slot_cache import SlotCache, Window
 
 PREFILL_TOKENS = 2048
@@ -44,6 +44,7 @@ class _Sequence:
     prompt_tokens: int
     sampling: SamplingParams
     prefilled: int = 0
+    penalties: Penalties | None = None
 
     @property
     def output_tokens(self) -> int:
@@ -53,7 +54,7 @@ class _Sequence:
         """How its next token is sampled."""
         sampling = self.sampling
         key = noise_key(sampling.seed, sampling.choice, self.output_tokens)
-        return Row(sampling.temperature, sampling.top_k, sampling.top_p, key)
+        return Row(sampling.temperature, sampling.top_k, sampling.top_p, key, sampling.min_p, self.penalties)
 
 
 class TransformersEngine:
@@ -99,7 +100,7 @@ class TransformersEngine:
             if bos is None:
                 raise EngineError("the prompt holds no token")
             token_ids = [bos]
-        return Prompt(tuple(token_ids), self._decode_text)
+        return Prompt(tuple(token_ids), self._decode_text, self._decode_token)
 
     def warm_up(self) -> None:
         """One prefill and one decode. Raises EngineError where the model does not run."""
@@ -122,8 +123,10 @@ class TransformersEngine:
         if len(sequences) >= self._max_num_seqs:
             raise ValueError(f"all {self._max_num_seqs} slots are taken")
         token_ids = [*request.prompt_ids, *request.output_ids]
+        penalties = Penalties.of(request.sampling, request.prompt_ids, request.output_ids)
+        prompt_tokens = len(request.prompt_ids)
         self._waiting.append(
-            _Sequence(request.request_id, token_ids, len(request.prompt_ids), request.sampling)
+            _Sequence(request.request_id, token_ids, prompt_tokens, request.sampling, penalties=penalties)
         )
 
     @torch.inference_mode()
@@ -153,10 +156,10 @@ class TransformersEngine:
             return refused
         # Joined sequences stand behind the others, as their logits do.
         sequences = list(self._running)
-        token_ids = sample(
-            logits[0] if len(logits) == 1 else torch.cat(logits), [sequence.row() for sequence in sequences]
-        )
-        return refused + [self._advance(*pair) for pair in zip(sequences, token_ids, strict=True)]
+        all_logits = logits[0] if len(logits) == 1 else torch.cat(logits)
+        token_ids = sample(all_logits, [sequence.row() for sequence in sequences])
+        logprobs = top_logprobs(all_logits, token_ids, [s.sampling.logprobs for s in sequences])
+        return refused + [self._advance(*one) for one in zip(sequences, token_ids, logprobs, strict=True)]
 
     def _prefill(self, budget: int, logits: list[Tensor]) -> list[RequestOutput]:
         """Spend up to `budget` tokens on those who wait. Appends the logits of those who now run; returns an
@@ -213,17 +216,20 @@ class TransformersEngine:
         if not 0 <= min(sequence.token_ids) <= max(sequence.token_ids) < self._vocab_size:
             raise ValueError(f"a token id lies outside of the vocabulary of {self._vocab_size}")
 
-    def _advance(self, sequence: _Sequence, token_id: int) -> RequestOutput:
+    def _advance(self, sequence: _Sequence, token_id: int, logprobs: TokenLogprobs | None) -> RequestOutput:
         """Take a sampled token into its sequence, which leaves the batch when it ends."""
         if token_id == NO_TOKEN:
             self._leave(sequence, spoilt=True)
             message = "the model's output is not a number"
             return RequestOutput(sequence.request_id, (), FinishReason.ERROR, message)
         sequence.token_ids.append(token_id)
+        if sequence.penalties is not None:
+            sequence.penalties.count(token_id)
         reason = self._finish_reason(sequence)
         if reason is not None:
             self._leave(sequence)
-        return RequestOutput(sequence.request_id, (token_id,), reason)
+        reported = None if logprobs is None else (logprobs,)
+        return RequestOutput(sequence.request_id, (token_id,), reason, logprobs=reported)
 
     def _finish_reason(self, sequence: _Sequence) -> FinishReason | None:
         if sequence.token_ids[-1] in self._eos_ids and not sequence.sampling.ignore_eos:
@@ -331,4 +337,8 @@ class TransformersEngine:
         text: str = self._tokenizer.decode(
             list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
+        return text
+
+    def _decode_token(self, token_id: int) -> str:
+        text: str = self._tokenizer.decode([token_id], clean_up_tokenization_spaces=False)
         return text
