@@ -74,6 +74,14 @@ class JobNotFoundError(TokenrelayError):
     title = "No such job"
 
 
+class ModelNotFoundError(TokenrelayError):
+    """No worker ever announced this model."""
+
+    status = 404
+    code = "model_not_found"
+    title = "No such model"
+
+
 class ConflictError(TokenrelayError):
     """The job's status does not allow this."""
 

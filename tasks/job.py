@@ -102,7 +102,7 @@ class Job:
 
     def to_dict(self) -> dict[str, Any]:
         """The contract's job object, without `urls`, which only the web knows."""
-        with_logprobs = self.request["logprobs"] is not None
+        with_logprobs = self.request.get("logprobs") is not None
         return {
             "id": self.id,
             "object": "job",

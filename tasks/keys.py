@@ -19,6 +19,9 @@ QUEUES = PREFIX + "queues"
 WORKERS = PREFIX + "workers"
 """Hash: worker -> what it announced last (JSON)."""
 
+MODELS_SINCE = PREFIX + "models_since"
+"""Hash: model -> when a worker announced it for the first time. It stays known when its workers are away."""
+
 RING_AGAIN_SECONDS = 2.0
 """An offer not claimed for this long is sent again: longer than a claim takes on a busy worker, short
 against a person's patience."""

@@ -59,6 +59,15 @@ class Page:
 
 
 @dataclass(frozen=True, slots=True)
+class Model:
+    """since: Unix time of its first worker. workers: the live ones, in the contract's form."""
+
+    id: str
+    since: float
+    workers: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
 class Glance:
     """A job's status and the length of its log."""
 
@@ -177,6 +186,15 @@ class Store:
         for queue in cast("set[str]", self.redis.smembers(keys.QUEUES)):
             live.update(cast("list[str]", self.redis.zrangebyscore(keys.alive(queue), now, "+inf")))
         return [json.loads(announced[worker]) for worker in sorted(live & announced.keys())]
+
+    def models(self) -> list[Model]:
+        """Every model that a worker ever announced, by name, with the workers that serve it now."""
+        since = cast("dict[str, str]", self.redis.hgetall(keys.MODELS_SINCE))
+        workers = self.workers()
+        return [
+            Model(name, float(since[name]), [worker for worker in workers if worker["model"] == name])
+            for name in sorted(since)
+        ]
 
     def _submit(
         self, accepted: Mapping[str, Any], body_hash: str, owner: str, idempotency_key: str | None

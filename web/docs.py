@@ -84,6 +84,8 @@ ROUTES = (
         },
         query=StreamQuery,
     ),
+    Route("get", "/v1/models", "The models that jobs can ask for, and who serves them", {200: "all of them"}),
+    Route("get", "/v1/models/{model_id}", "A model", {200: "the model", 404: "no worker ever announced it"}),
     Route(
         "post",
         "/basic_generate",

@@ -11,6 +11,7 @@ redis.call('HSET', PREFIX .. 'workers', worker, description)
 redis.call('SADD', PREFIX .. 'queues', queue)
 local largest = tonumber(redis.call('HGET', PREFIX .. 'models', model) or 0)
 if slots > largest then redis.call('HSET', PREFIX .. 'models', model, slots) end
+redis.call('HSETNX', PREFIX .. 'models_since', model, precise(time))
 local offers = {}
 dispatch(queue, time, offers)
 return offers

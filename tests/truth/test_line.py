@@ -352,6 +352,7 @@ def test_retention_removes_every_trace(house: House) -> None:
         "capacity",
         "counts",
         "models",
+        "models_since",
         "queues",
         "reaped_at",
         "run",

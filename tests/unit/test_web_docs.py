@@ -32,7 +32,7 @@ def document(client: FlaskClient) -> dict[str, Any]:
 
 def test_every_route_is_documented(client: FlaskClient, document: dict[str, Any]) -> None:
     served = {
-        (method.lower(), re.sub(r"<(\w+)>", r"{\1}", rule.rule))
+        (method.lower(), re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule))
         for rule in client.application.url_map.iter_rules()
         if rule.endpoint not in UNDOCUMENTED
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}

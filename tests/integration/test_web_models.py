@@ -1,0 +1,62 @@
+"""`/v1/models`: what is served and what is away."""
+
+from __future__ import annotations
+
+import time
+
+import httpx
+
+from tasks.leases import WorkerInfo
+from tests.integration.web_harness import Player, assert_problem
+
+pytest_plugins = ["tests.integration.web_fixtures"]
+
+
+def announce(player: Player, worker: str, model: str, slots: int = 2) -> WorkerInfo:
+    info = WorkerInfo(worker, model, "transformers", slots, 0, 0.0)
+    player.leases.heartbeat(info)
+    return info
+
+
+def test_no_worker_no_model(client: httpx.Client) -> None:
+    assert client.get("/v1/models").json() == {"object": "list", "data": []}
+    assert_problem(client.get("/v1/models/m"), 404)
+
+
+def test_models_are_listed_with_who_serves_them(client: httpx.Client, player: Player) -> None:
+    before = int(time.time())
+    announce(player, "a@test", "owner/name")
+    announce(player, "b@test", "owner/name", slots=3)
+    listed = client.get("/v1/models").json()["data"]
+    assert [model["id"] for model in listed] == ["m", "owner/name"]
+    assert abs(listed[1].pop("created") - before) < 60
+    assert listed[1] == {
+        "id": "owner/name",
+        "object": "model",
+        "owned_by": "tokenrelay",
+        "status": "served",
+        "engines": ["transformers"],
+        "workers": 2,
+        "slots": 5,
+    }
+
+
+def test_a_model_by_its_name_slash_included(client: httpx.Client, player: Player) -> None:
+    announce(player, "a@test", "owner/name")
+    for name in ("owner/name", "owner%2Fname"):
+        assert client.get(f"/v1/models/{name}").json()["id"] == "owner/name"
+    problem = client.get("/v1/models/owner")
+    assert_problem(problem, 404)
+    assert problem.json()["code"] == "model_not_found"
+
+
+def test_a_model_whose_workers_are_away_stays_known_and_its_jobs_wait(
+    client: httpx.Client, player: Player
+) -> None:
+    info = announce(player, "a@test", "owner/name")
+    player.leases.goodbye(info)
+    model = client.get("/v1/models/owner/name").json()
+    assert (model["status"], model["engines"], model["workers"]) == ("away", [], 0)
+    job = client.post("/v1/jobs", json={"prompt": "x", "model": "owner/name"})
+    assert job.status_code == 202
+    assert job.json()["reason"] == "no worker serves this model at present"

@@ -1,0 +1,47 @@
+"""`/v1/models`: what jobs can ask for, in OpenAI's shape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Blueprint, Response
+
+from tasks.errors import ModelNotFoundError
+from tasks.store import Model
+from web.render import to_json
+from web.services import services
+
+bp = Blueprint("models", __name__, url_prefix="/v1/models")
+
+
+@bp.get("")
+def models() -> Response:
+    """Those without a live worker included: their jobs wait."""
+    return _json({"object": "list", "data": [_body(model) for model in services().store.models()]})
+
+
+@bp.get("/<path:model_id>")
+def model(model_id: str) -> Response:
+    """A hub id has a slash in it. Raises ModelNotFoundError."""
+    for known in services().store.models():
+        if known.id == model_id:
+            return _json(_body(known))
+    raise ModelNotFoundError(f"no worker ever announced {model_id!r}")
+
+
+def _body(model: Model) -> dict[str, Any]:
+    """OpenAI's four fields, and who serves it."""
+    return {
+        "id": model.id,
+        "object": "model",
+        "created": int(model.since),
+        "owned_by": "tokenrelay",
+        "status": "served" if model.workers else "away",
+        "engines": sorted({worker["engine"] for worker in model.workers}),
+        "workers": len(model.workers),
+        "slots": sum(worker["slots"] for worker in model.workers),
+    }
+
+
+def _json(fields: dict[str, Any]) -> Response:
+    return Response(to_json(fields), mimetype="application/json")
