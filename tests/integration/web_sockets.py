@@ -75,8 +75,13 @@ def sse_events(lines: Iterator[str]) -> Iterator[Event]:
 def sse(client: httpx.Client, job_id: str, query: str = "", **headers: str) -> list[Event]:
     """All events of a job to its end."""
     with client.stream("GET", f"/v1/jobs/{job_id}/events{query}", headers=headers) as answer:
-        assert answer.status_code == 200
-        return list(sse_events(line for line in answer.iter_lines() if not line.startswith(":")))
+        return sse_rest(answer)
+
+
+def sse_rest(answer: httpx.Response) -> list[Event]:
+    """All events of a stream that has begun."""
+    assert answer.status_code == 200
+    return list(sse_events(line for line in answer.iter_lines() if not line.startswith(":")))
 
 
 def texts(events: list[Event]) -> str:
