@@ -21,7 +21,7 @@ from tasks.settings import EngineKind
 from tasks.store import Store
 from web import auth, errors, schema
 from web.body import read_json
-from web.render import Event, to_json
+from web.render import Event, json_response, to_json
 from web.services import services
 from web.sse import sse_response
 from web.wait import make_reader, wait_for_all
@@ -164,7 +164,7 @@ def _answer(requests: Sequence[JobRequest], render: Callable[[Texts], object]) -
         if not wait_for_all(jobs.ids):
             jobs.cancel()
             return Response(status=CLIENT_LEFT)
-        response = Response(to_json(render(jobs.results())), mimetype="application/json")
+        response = json_response(render(jobs.results()))
     except TokenrelayError as error:
         jobs.cancel()
         response = errors.problem(error)

@@ -14,7 +14,7 @@ from pydantic.json_schema import models_json_schema
 
 from tasks.request import JobRequest
 from web.demo import PromptBody, PromptsBody
-from web.render import to_json
+from web.render import json_response
 from web.schema import ListQuery, StreamQuery, WaitQuery
 from web.site import CONTENT_SECURITY_POLICY
 
@@ -128,7 +128,7 @@ ROUTES = (
 
 @bp.get("/openapi.json")
 def document() -> Response:
-    return Response(to_json(openapi()), mimetype="application/json")
+    return json_response(openapi())
 
 
 @bp.get("/docs")

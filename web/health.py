@@ -6,7 +6,7 @@ from flask import Blueprint, Response
 from redis.exceptions import RedisError
 
 from tasks.errors import UnavailableError
-from web.render import to_json
+from web.render import json_response
 from web.services import services
 
 RETRY_SECONDS = 2
@@ -39,7 +39,7 @@ def ready() -> Response:
 @bp.get("")
 def health() -> Response:
     store = services().store
-    return _json({"jobs": store.counts(), "workers": store.workers()})
+    return json_response({"jobs": store.counts(), "workers": store.workers()})
 
 
 def _require_redis() -> None:
@@ -50,8 +50,4 @@ def _require_redis() -> None:
 
 
 def _ok() -> Response:
-    return _json({"status": "ok"})
-
-
-def _json(fields: dict[str, object]) -> Response:
-    return Response(to_json(fields), mimetype="application/json")
+    return json_response({"status": "ok"})

@@ -9,7 +9,7 @@ from tasks.request import parse_request
 from tasks.store import Submission
 from web import auth, schema
 from web.body import read_json
-from web.render import job_body, to_json
+from web.render import job_body, json_response
 from web.services import base_url, services
 from web.wait import wait_for_end
 
@@ -36,7 +36,7 @@ def list_jobs() -> Response:
         "first_id": ids[0] if ids else None,
         "last_id": ids[-1] if ids else None,
     }
-    return Response(to_json(listing), mimetype="application/json")
+    return json_response(listing)
 
 
 @bp.get("/<job_id>")
@@ -72,7 +72,7 @@ def delete(job_id: str) -> Response:
 def ticket(job_id: str) -> Response:
     services().log.glance(job_id, auth.owner())
     issued = auth.issue_ticket(services().store.redis, job_id)
-    return Response(to_json(issued.to_dict()), mimetype="application/json")
+    return json_response(issued.to_dict())
 
 
 def _submitted(submission: Submission, wait: int | None) -> Response:
@@ -90,4 +90,4 @@ def _submitted(submission: Submission, wait: int | None) -> Response:
 
 
 def _job(job: Job, status: int = 200) -> Response:
-    return Response(to_json(job_body(job, base_url())), status, mimetype="application/json")
+    return json_response(job_body(job, base_url()), status)

@@ -8,7 +8,7 @@ from flask import Blueprint, Response
 
 from tasks.errors import ModelNotFoundError
 from tasks.store import Model
-from web.render import to_json
+from web.render import json_response
 from web.services import services
 
 bp = Blueprint("models", __name__, url_prefix="/v1/models")
@@ -17,7 +17,7 @@ bp = Blueprint("models", __name__, url_prefix="/v1/models")
 @bp.get("")
 def models() -> Response:
     """Those without a live worker included: their jobs wait."""
-    return _json({"object": "list", "data": [_body(model) for model in services().store.models()]})
+    return json_response({"object": "list", "data": [_body(model) for model in services().store.models()]})
 
 
 @bp.get("/<path:model_id>")
@@ -25,7 +25,7 @@ def model(model_id: str) -> Response:
     """A hub id has a slash in it. Raises ModelNotFoundError."""
     for known in services().store.models():
         if known.id == model_id:
-            return _json(_body(known))
+            return json_response(_body(known))
     raise ModelNotFoundError(f"no worker ever announced {model_id!r}")
 
 
@@ -41,7 +41,3 @@ def _body(model: Model) -> dict[str, Any]:
         "workers": len(model.workers),
         "slots": sum(worker["slots"] for worker in model.workers),
     }
-
-
-def _json(fields: dict[str, Any]) -> Response:
-    return Response(to_json(fields), mimetype="application/json")

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from flask import Response
+
 from tasks.job import Job
 from tasks.log import DoneEntry, Entry, event, parse_entry
 
@@ -74,6 +76,10 @@ def done_event(done: Event, job: Job, base_url: str) -> Event:
     """`done` with its job."""
     fields = {"seq": done.seq, "type": done.type, "status": job.status, "job": job_body(job, base_url)}
     return Event(done.seq, done.type, to_json(fields))
+
+
+def json_response(body: object, status: int = 200) -> Response:
+    return Response(to_json(body), status, mimetype="application/json")
 
 
 def job_body(job: Job, base_url: str) -> dict[str, Any]:
