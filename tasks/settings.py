@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
@@ -55,6 +56,9 @@ class Settings(BaseSettings):
     kv_cache_gib: float = Field(
         4, gt=0, description="memory for keys and values; too little shortens the model's length, see the log"
     )
+    engine_args: Annotated[dict[str, Any], NoDecode] = Field(
+        default_factory=dict, description='JSON: more arguments for vLLM, `{"tensor_parallel_size": 2}`'
+    )
     lease_seconds: float = Field(
         5, ge=0.5, le=3600, description="a worker silent for this long loses its jobs to another"
     )
@@ -106,6 +110,25 @@ class Settings(BaseSettings):
                 raise ValueError(f"accepts name:key,name2:key2 with distinct keys and no name '{ANONYMOUS}'")
             names_by_key[key] = name
         return names_by_key
+
+    @field_validator("engine_args", mode="before")
+    @classmethod
+    def _parse_engine_args(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            args = json.loads(value)
+        except ValueError as error:
+            raise ValueError(f"accepts a JSON object: {error}") from None
+        if not isinstance(args, dict):
+            raise ValueError("accepts a JSON object")
+        return args
+
+    @model_validator(mode="after")
+    def _engine_args_for_vllm(self) -> Settings:
+        if self.engine_args and self.engine is not EngineKind.VLLM:
+            raise ValueError(f"ENGINE_ARGS: only ENGINE=vllm takes them, not ENGINE={self.engine}")
+        return self
 
     @model_validator(mode="after")
     def _no_open_door(self) -> Settings:

@@ -127,6 +127,7 @@ class Flusher:
                 self._guard(self._turn)
             self._guard(self._release_rest)
             self._loop.stop()
+            self._engine.shutdown()
             if self._is_deaf:
                 _end_process()
         except Exception:
@@ -319,6 +320,11 @@ class Flusher:
             self._hearing.beat()
 
     def _watch_engine(self) -> None:
+        try:
+            self._engine.check_health()
+        except EngineError as error:
+            logger.critical("%s; the worker ends", error)
+            _end_process()
         if self._watchdog.is_overdue():
             logger.critical(
                 "an engine step took longer than STEP_TIMEOUT_SECONDS=%s, the worker ends",

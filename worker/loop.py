@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tasks.errors import EngineError
 from worker.engine.base import Engine, EngineRequest, RequestOutput
 
 MAX_UNFLUSHED_STEPS = 64
@@ -72,10 +73,13 @@ class EngineLoop:
         try:
             while self._take_orders():
                 self._step()
-        except Exception:
+        except Exception as error:
             # An engine that raised is in an unknown state, and its jobs are safe in Redis: end at once,
             # so that their leases run out and a whole worker takes them.
-            logger.critical("the engine failed, the worker ends", exc_info=True)
+            if isinstance(error, EngineError):
+                logger.critical("%s; the worker ends", error)
+            else:
+                logger.critical("the engine failed, the worker ends", exc_info=True)
             logging.shutdown()
             os._exit(1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from tests.engine.tiny import CONFIGS, EOS_ID, Outputs, engine_request, generate, save_model, settings_for
-from worker.engine.base import EngineRequest
-from worker.engine.transformers import TransformersEngine
+from tasks.settings import EngineKind
+from tests.engine.tiny import CONFIGS, ENGINES, EOS_ID, Outputs, engine_request, generate, load
+from worker.engine.base import Engine, EngineRequest
 
 NO_ID = 10**6
 """As the end of sequence: never generated."""
@@ -45,19 +46,25 @@ class Reference:
         return logits.double().log_softmax(dim=-1)
 
 
-@pytest.fixture(scope="module", params=list(CONFIGS))
-def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    kind = str(request.param)
-    return save_model(tmp_path_factory.mktemp(kind), kind)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("model")
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(engine, kind) for engine in ENGINES if engine is not EngineKind.ECHO for kind in CONFIGS],
+    ids="-".join,
+)
+def engine(request: pytest.FixtureRequest, folder: Path) -> Iterator[Engine]:
+    engine, kind = request.param
+    loaded = load(engine, folder, kind)
+    yield loaded
+    loaded.shutdown()
 
 
 @pytest.fixture(scope="module")
-def engine(folder: Path) -> TransformersEngine:
-    return TransformersEngine(settings_for(folder))
-
-
-@pytest.fixture(scope="module")
-def reference(folder: Path) -> Reference:
+def reference(engine: Engine, folder: Path) -> Reference:  # noqa: ARG001  # It saves the model.
     return Reference(folder)
 
 
@@ -74,23 +81,23 @@ def requests_of_all_lengths(count: int) -> list[EngineRequest]:
     ]
 
 
-def test_alone(engine: TransformersEngine, reference: Reference) -> None:
+def test_alone(engine: Engine, reference: Reference) -> None:
     request = engine_request("alone", tuple(range(10, 17)), max_tokens=40)
     expected = reference(request)
     assert len(set(expected)) > 5, "a model that repeats itself would not show a wrong position"
     assert generate(engine, request) == [expected]
 
 
-def test_together(engine: TransformersEngine, reference: Reference) -> None:
+def test_together(engine: Engine, reference: Reference) -> None:
     requests = requests_of_all_lengths(4)
     assert generate(engine, *requests) == [reference(request) for request in requests]
 
 
-def test_with_joins_and_leaves(engine: TransformersEngine, reference: Reference) -> None:
+def test_with_joins_and_leaves(engine: Engine, reference: Reference) -> None:
     requests = requests_of_all_lengths(24)
     dice, coming, outputs = random.Random(1), list(requests), Outputs(engine)
     while coming or engine.has_unfinished_requests():
-        busy = len(outputs.token_ids) - len(outputs.finished)
+        busy = len(requests) - len(coming) - len(outputs.finished)
         for _ in range(min(dice.randint(0, 2), engine.max_num_seqs - busy, len(coming))):
             engine.add_request(coming.pop())
         outputs.step()
@@ -98,7 +105,7 @@ def test_with_joins_and_leaves(engine: TransformersEngine, reference: Reference)
         assert outputs.token_ids[request.request_id] == reference(request), request
 
 
-def test_with_aborts_in_between(engine: TransformersEngine, reference: Reference) -> None:
+def test_with_aborts_in_between(engine: Engine, reference: Reference) -> None:
     """The last row moves into the freed one; all rows must still be right."""
     stay = engine_request("stay", tuple(range(30, 50)), max_tokens=25)
     late = engine_request("late", tuple(range(60, 65)), max_tokens=25)
@@ -115,7 +122,7 @@ def test_with_aborts_in_between(engine: TransformersEngine, reference: Reference
     assert outputs.token_ids["late"] == reference(late)
 
 
-def test_up_to_the_models_length(engine: TransformersEngine, reference: Reference) -> None:
+def test_up_to_the_models_length(engine: Engine, reference: Reference) -> None:
     prompt_ids = tuple(range(20, 40))
     room = engine.max_model_len - len(prompt_ids)
     [token_ids] = generate(engine, engine_request("long", prompt_ids, max_tokens=10_000))
@@ -123,7 +130,7 @@ def test_up_to_the_models_length(engine: TransformersEngine, reference: Referenc
 
 
 @pytest.mark.parametrize("penalty", [0.8, 1.3, 2.0])
-def test_repetition_penalty(engine: TransformersEngine, reference: Reference, penalty: float) -> None:
+def test_repetition_penalty(engine: Engine, reference: Reference, penalty: float) -> None:
     requests = [
         engine_request(f"r{i}", tuple(range(10, 14 + 5 * i)), max_tokens=30, repetition_penalty=penalty)
         for i in range(3)
@@ -131,7 +138,7 @@ def test_repetition_penalty(engine: TransformersEngine, reference: Reference, pe
     assert generate(engine, *requests) == [reference(request) for request in requests]
 
 
-def test_logprobs(engine: TransformersEngine, reference: Reference) -> None:
+def test_logprobs(engine: Engine, reference: Reference) -> None:
     """Before penalties and temperature, and whatever the batch."""
     options: dict[str, Any] = {"max_tokens": 12, "temperature": 1.5, "presence_penalty": 1.0, "logprobs": 5}
     requests = [engine_request(f"r{i}", tuple(range(10, 14 + 9 * i)), seed=i, **options) for i in range(4)]

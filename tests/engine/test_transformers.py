@@ -352,7 +352,7 @@ def test_encoding_and_decoding_go_on_at_the_same_time(engine: TransformersEngine
         try:
             while not done.is_set():
                 # Truncation is what would change the tokenizer's state.
-                engine._tokenizer.backend_tokenizer.enable_truncation(10**6)
+                engine._prompts._tokenizer.backend_tokenizer.enable_truncation(10**6)
                 engine.encode(JobRequest(prompt=TEXT * 20))
         except Exception as error:  # noqa: BLE001
             failures.append(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,11 @@ from transformers import (
 
 from tasks.job import FinishReason
 from tasks.settings import EngineKind, Settings
+from worker.engine import load_engine
 from worker.engine.base import Engine, EngineRequest, RequestOutput, SamplingParams, TokenLogprobs
+
+ENGINES = [EngineKind.VLLM] if find_spec("vllm") else [EngineKind.ECHO, EngineKind.TRANSFORMERS]
+"""vLLM has an environment of its own: `make test-vllm`."""
 
 MAX_POSITIONS = 96
 EOS_ID = 1
@@ -54,6 +59,16 @@ CONFIGS: dict[str, tuple[Any, dict[str, Any]]] = {
     "qwen2": (Qwen2Config, DECODER),
     "qwen3": (Qwen3Config, {**DECODER, "head_dim": 16}),
 }
+
+WIDE_DECODER: dict[str, Any] = {"hidden_size": 128, "head_dim": 32}
+WIDE: dict[str, dict[str, Any]] = {
+    "opt": {"hidden_size": 128, "word_embed_proj_dim": 128},
+    "gpt2": {"n_embd": 128},
+    "llama": WIDE_DECODER,
+    "qwen2": WIDE_DECODER,
+    "qwen3": WIDE_DECODER,
+}
+"""What makes heads 32 wide: vLLM has attention for no less."""
 
 
 def tokenizer() -> Any:
@@ -98,6 +113,24 @@ def save_model(folder: Path, kind: str = "opt", *, template: bool = True, **chan
 def settings_for(folder: Path, **changes: Any) -> Settings:
     values = {"engine": EngineKind.TRANSFORMERS, "model_id": str(folder), "device": "cpu", "max_num_seqs": 4}
     return Settings(**{**values, **changes})
+
+
+def load(engine: EngineKind, folder: Path, kind: str = "opt", slots: int = 4) -> Engine:
+    """An engine on a random model, which is saved in `folder`; echo has none."""
+    if engine is EngineKind.ECHO:
+        return load_engine(Settings(engine=engine, max_num_seqs=slots, echo_step_seconds=0))
+    if engine is EngineKind.TRANSFORMERS:
+        return load_engine(settings_for(save_model(folder, kind), max_num_seqs=slots))
+    # Compiled it would not be another engine, only half a minute later.
+    settings = settings_for(
+        save_model(folder, kind, **WIDE[kind]),
+        engine=engine,
+        device="auto",
+        max_num_seqs=slots,
+        kv_cache_gib=0.25,
+        engine_args={"enforce_eager": True},
+    )
+    return load_engine(settings)
 
 
 def engine_request(

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_SECONDS, eventually
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,20 +18,27 @@ ROOT = Path(__file__).parents[2]
 class WorkerProcess:
     """`celery -A APP worker -E -n NAME@test` with its output in a file."""
 
-    def __init__(self, name: str, environment: dict[str, str], log: Path, app: str = "worker.app") -> None:
+    def __init__(
+        self,
+        name: str,
+        environment: dict[str, str],
+        log: Path,
+        app: str = "worker.app",
+        python: str = sys.executable,
+    ) -> None:
         self.id = f"{name}@test"
         self._log = log
         with log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "celery", "-A", app, "worker", "-E", "-l", "info", "-n", self.id],
+                [python, "-m", "celery", "-A", app, "worker", "-E", "-l", "info", "-n", self.id],
                 cwd=ROOT,
                 env=os.environ | environment,
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
 
-    def wait_until_ready(self) -> None:
-        eventually(lambda: f"{self.id} ready." in self.output() or self._died())
+    def wait_until_ready(self, patience: float = PATIENCE_SECONDS) -> None:
+        eventually(lambda: f"{self.id} ready." in self.output() or self._died(), patience)
 
     def output(self) -> str:
         return self._log.read_text()

@@ -33,6 +33,9 @@ def only_these_variables(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ("HOST", "0.0.0.0", "ALLOW_ANONYMOUS=1"),
         ("LEASE_SECONDS", "0", "LEASE_SECONDS='0'"),
         ("MAX_NUM_SEQS", "", None),
+        ("ENGINE_ARGS", "{seed: 1}", "accepts a JSON object: Expecting property name"),
+        ("ENGINE_ARGS", "[1]", "accepts a JSON object"),
+        ("ENGINE_ARGS", '{"seed": 1}', "only ENGINE=vllm takes them, not ENGINE=transformers"),
     ],
 )
 def test_wrong_values(monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str | None) -> None:

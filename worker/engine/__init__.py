@@ -16,8 +16,20 @@ def load_engine(settings: Settings) -> Engine:
         from worker.engine.echo import EchoEngine
 
         return EchoEngine(settings)
-    if settings.engine is EngineKind.TRANSFORMERS:
-        from worker.engine.transformers import TransformersEngine
+    if settings.engine is EngineKind.VLLM:
+        return _load_vllm(settings)
+    from worker.engine.transformers import TransformersEngine
 
-        return TransformersEngine(settings)
-    raise SettingsError(f"ENGINE={settings.engine} is not available in this release")
+    return TransformersEngine(settings)
+
+
+def _load_vllm(settings: Settings) -> Engine:
+    try:
+        from worker.engine.vllm import VllmEngine
+    except ModuleNotFoundError as error:
+        if error.name != "vllm":
+            raise
+        raise SettingsError(
+            "ENGINE=vllm: vLLM is not installed here; worker/requirements-vllm.txt names what is needed"
+        ) from None
+    return VllmEngine(settings)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from tasks.errors import EngineError
 from tasks.job import FinishReason
 from tasks.request import JobRequest
 
@@ -145,3 +146,22 @@ class Engine(Protocol):
         """Advance: an output for each sequence that gained a token; a chunk of prefill may gain none."""
 
     def has_unfinished_requests(self) -> bool: ...
+
+    def check_health(self) -> None:
+        """For any thread. Raises EngineError where the engine has died, even in the middle of a step."""
+
+    def shutdown(self) -> None:
+        """Let go of processes and devices. Behind the last step."""
+
+
+def decode_once(engine: Engine, token_id: int) -> None:
+    """Let an idle engine run what is slow the first time. Raises EngineError where it cannot decode."""
+    sampling = SamplingParams(max_tokens=2, ignore_eos=True)
+    engine.add_request(EngineRequest("warm-up", (token_id,), (), sampling))
+    try:
+        while engine.has_unfinished_requests():
+            for output in engine.step():
+                if output.error is not None:
+                    raise EngineError(f"MODEL_ID={engine.model} does not run: {output.error}")
+    finally:
+        engine.abort_request("warm-up")

@@ -77,6 +77,12 @@ class EchoEngine:
     def has_unfinished_requests(self) -> bool:
         return bool(self._running)
 
+    def check_health(self) -> None:
+        """Nothing can die."""
+
+    def shutdown(self) -> None:
+        """Nothing is held."""
+
     def step(self) -> list[RequestOutput]:
         if not self._running:
             return []

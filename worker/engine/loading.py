@@ -57,17 +57,17 @@ def load_model(settings: Settings) -> LoadedModel:
     device = _device(settings)
     if device.type == "cpu":
         _spare_a_core()
-    source = _source(settings)
+    source = model_source(settings)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    tokenizer = load_tokenizer(settings)
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(source)
         # SDPA's masks are boolean; eager attention would silently add them to the scores.
         model: Any = AutoModelForCausalLM.from_pretrained(
             source, dtype=_dtype(settings, device), attn_implementation="sdpa"
         )
         model = model.to(device).eval()
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
-        raise EngineError(f"MODEL_ID={settings.model_id} cannot be loaded: {_first_line(error)}") from error
+        raise EngineError(f"MODEL_ID={settings.model_id} cannot be loaded: {first_line(error)}") from error
     _check_forward(model, settings)
     layers, longest = _cache_layers(model, settings)
     max_model_len = _max_model_len(settings, longest, _cache_bytes_per_token(model), device)
@@ -100,8 +100,16 @@ def _spare_a_core() -> None:
     torch.set_num_threads(max(1, min(torch.get_num_threads(), spared)))
 
 
-def _source(settings: Settings) -> str:
-    """The folder or hub id to load from."""
+def load_tokenizer(settings: Settings) -> Any:
+    """Raises SettingsError and EngineError as `load_model` does."""
+    try:
+        return AutoTokenizer.from_pretrained(model_source(settings))
+    except (OSError, ValueError, ImportError) as error:
+        raise EngineError(f"MODEL_ID={settings.model_id} cannot be loaded: {first_line(error)}") from error
+
+
+def model_source(settings: Settings) -> str:
+    """The folder or hub id to load from. Raises SettingsError where there is no such folder."""
     if settings.model_id == "bundled":
         if not BUNDLED_MODEL.is_dir():
             raise SettingsError(f"MODEL_ID=bundled: this installation has no {BUNDLED_MODEL}")
@@ -227,5 +235,6 @@ def _eos_ids(model: PreTrainedModel) -> frozenset[int]:
     return frozenset([eos] if isinstance(eos, int) else eos)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an exception says, as part of one line of ours."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

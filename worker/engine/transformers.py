@@ -13,16 +13,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 from torch import Tensor
 
-from tasks.errors import EngineError
 from tasks.job import FinishReason
 from tasks.request import JobRequest
 from tasks.settings import Settings
 from worker.engine.attention import additive_mask, is_decoded_by_products
-from worker.engine.base import EngineRequest, Prompt, RequestOutput, SamplingParams, TokenLogprobs
+from worker.engine.base import (
+    EngineRequest,
+    Prompt,
+    RequestOutput,
+    SamplingParams,
+    TokenLogprobs,
+    decode_once,
+)
 from worker.engine.loading import load_model
+from worker.engine.prompts import PromptEncoder
 from worker.engine.sampling import NO_TOKEN, Penalties, Row, noise_key, sample, top_logprobs
 from worker.engine.slot_cache import SlotCache, Window
 
@@ -71,8 +77,7 @@ class TransformersEngine:
         self._model: Any = loaded.model
         self._device = loaded.device
         self._vocab_size = loaded.vocab_size
-        # Used from two threads, to encode and to decode: `tokenizers` locks its state itself.
-        self._tokenizer = loaded.tokenizer
+        self._prompts = PromptEncoder(loaded.tokenizer, settings.model)
         self._cache = SlotCache(loaded.layers, settings.max_num_seqs, loaded.max_model_len)
         self._has_additive_mask = loaded.has_slot_attention and is_decoded_by_products(loaded.device)
         self._waiting: deque[_Sequence] = deque()
@@ -93,28 +98,11 @@ class TransformersEngine:
         return self._max_model_len
 
     def encode(self, request: JobRequest) -> Prompt:
-        """See `Engine.encode`. Raises EngineError also where the template refuses the messages."""
-        token_ids = self._encode(request)
-        if not token_ids:
-            bos = self._tokenizer.bos_token_id
-            if bos is None:
-                raise EngineError("the prompt holds no token")
-            token_ids = [bos]
-        return Prompt(tuple(token_ids), self._decode_text, self._decode_token)
+        return self._prompts.encode(request)
 
     def warm_up(self) -> None:
         """One prefill and one decode. Raises EngineError where the model does not run."""
-        token_id = next(iter(self._eos_ids), 0)
-        self.add_request(
-            EngineRequest("warm-up", (token_id,), (), SamplingParams(max_tokens=2, ignore_eos=True))
-        )
-        try:
-            outputs = [output for _ in range(2) for output in self.step()]
-        finally:
-            self.abort_request("warm-up")
-        for output in outputs:
-            if output.error is not None:
-                raise EngineError(f"MODEL_ID={self._model_id} does not run: {output.error}")
+        decode_once(self, next(iter(self._eos_ids), 0))
 
     def add_request(self, request: EngineRequest) -> None:
         sequences = self._sequences()
@@ -141,6 +129,12 @@ class TransformersEngine:
 
     def has_unfinished_requests(self) -> bool:
         return bool(self._sequences())
+
+    def check_health(self) -> None:
+        """What could die lives in this process."""
+
+    def shutdown(self) -> None:
+        """It all goes with this process."""
 
     def _sequences(self) -> list[_Sequence]:
         joining = [] if self._joining is None else [self._joining]
@@ -315,30 +309,3 @@ class TransformersEngine:
 
     def _tensor(self, values: Sequence[int] | Sequence[Sequence[int]]) -> Tensor:
         return torch.tensor(values, device=self._device)
-
-    def _encode(self, request: JobRequest) -> list[int]:
-        tokenizer = self._tokenizer
-        if request.messages is None:
-            # Not verbose: it would warn of a length that the loop checks anyway.
-            token_ids: list[int] = tokenizer(request.prompt, verbose=False)["input_ids"]
-            return token_ids
-        if tokenizer.chat_template is None:
-            raise EngineError(f"the model {self._model_id} has no chat template; send `prompt`")
-        messages = [message.model_dump() for message in request.messages]
-        try:
-            token_ids = tokenizer.apply_chat_template(
-                messages, add_generation_prompt=True, tokenize=True, return_dict=False
-            )
-        except TemplateError as error:
-            raise EngineError(f"the model's chat template refuses these messages: {error}") from error
-        return token_ids
-
-    def _decode_text(self, token_ids: Sequence[int]) -> str:
-        text: str = self._tokenizer.decode(
-            list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        return text
-
-    def _decode_token(self, token_id: int) -> str:
-        text: str = self._tokenizer.decode([token_id], clean_up_tokenization_spaces=False)
-        return text

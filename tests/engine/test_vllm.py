@@ -1,0 +1,205 @@
+"""What is particular to ENGINE=vllm: what it refuses, and what becomes of its processes."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tasks.errors import EngineError, SettingsError
+from tasks.job import FinishReason
+from tasks.settings import EngineKind
+from tests.engine.tiny import Outputs, engine_request, generate, load, save_model, settings_for
+from tests.waiting import eventually
+from worker.engine import load_engine
+from worker.engine.base import Engine
+
+ROOT = Path(__file__).parents[2]
+LENGTH = 96
+END = 7
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("model")
+
+
+@pytest.fixture(scope="module")
+def engine(folder: Path) -> Iterator[Engine]:
+    loaded = load(EngineKind.VLLM, folder, "llama")
+    yield loaded
+    loaded.shutdown()
+
+
+def refuse(folder: Path, **settings: Any) -> str:
+    """What loading raises."""
+    with pytest.raises((SettingsError, EngineError)) as caught:
+        load_engine(settings_for(folder, engine=EngineKind.VLLM, **{"device": "auto", **settings}))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("bad", [(10**6,), (-1,), (), tuple([5] * LENGTH)])
+def test_an_impossible_sequence_takes_no_other_down(engine: Engine, bad: tuple[int, ...]) -> None:
+    requests = [engine_request("first", (5, 6)), engine_request("last", (7, 8, 9))]
+    expected = generate(engine, *requests)
+    for request in (requests[0], engine_request("bad", bad), requests[1]):
+        engine.add_request(request)
+    outputs = Outputs(engine).run()
+    assert outputs.finished["bad"] is FinishReason.ERROR
+    assert outputs.errors["bad"]
+    assert [outputs.token_ids["first"], outputs.token_ids["last"]] == expected
+
+
+def test_sequences_end_at_the_models_length(engine: Engine) -> None:
+    engine.add_request(engine_request("one", tuple(range(10, 30)), max_tokens=10**6))
+    outputs = Outputs(engine).run()
+    assert len(outputs.token_ids["one"]) == LENGTH - 20
+    assert outputs.finished["one"] is FinishReason.LENGTH
+
+
+def test_choices_and_seeds_differ(engine: Engine) -> None:
+    options: dict[str, Any] = {"temperature": 1.0, "max_tokens": 15}
+    requests = [
+        engine_request(f"{seed}-{c}", (9,), seed=seed, choice=c, **options) for seed in (1, 2) for c in (0, 1)
+    ]
+    assert len({tuple(token_ids) for token_ids in generate(engine, *requests)}) == 4
+
+
+def test_a_continued_sequence_draws_noise_of_its_own(engine: Engine) -> None:
+    """With the noise of its first tokens it might say the same again and again."""
+    options: dict[str, Any] = {"temperature": 2.0, "max_tokens": 20, "seed": 3}
+    [whole] = generate(engine, engine_request("whole", (9,), **options))
+    continued = engine_request("rest", (9,), tuple(whole[:10]), **options)
+    [rest] = generate(engine, continued)
+    assert len(rest) == 10
+    assert rest != whole[:10]
+    assert generate(engine, continued) == [rest]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"device": "cuda"}, "DEVICE=cuda: the vLLM that is installed was built for cpu"),
+        ({"device": "cuda:1"}, "DEVICE=cuda:1: with ENGINE=vllm, CUDA_VISIBLE_DEVICES chooses"),
+        ({"engine_args": {"max_num_seqs": 4}}, "ENGINE_ARGS: max_num_seqs is set by MAX_NUM_SEQS"),
+        ({"engine_args": {"max_seqs": 4}}, "ENGINE_ARGS: max_seqs is not accepted here by vLLM"),
+        ({"engine_args": {"skip_tokenizer_init": False}}, "skip_tokenizer_init is not accepted here"),
+        ({"engine_args": {"block_size": "x"}}, "vLLM cannot serve it: block_size: Input should be"),
+        ({"max_model_len": LENGTH + 1}, "vLLM cannot serve it: .*max_model_len"),
+        ({"model_id": "/nowhere"}, "MODEL_ID=/nowhere: there is no such folder"),
+    ],
+)
+def test_wrong_settings_are_named(folder: Path, settings: dict[str, Any], message: str) -> None:
+    save_model(folder, "llama")
+    assert re.search(message, refuse(folder, **settings))
+
+
+def test_a_model_that_its_core_cannot_run(tmp_path: Path) -> None:
+    """Weights are read in another process, when all that this one can check has passed."""
+    save_model(tmp_path, "llama")
+    (tmp_path / "model.safetensors").write_bytes(b"no weights")
+    message = refuse(tmp_path, kv_cache_gib=0.25, engine_args={"enforce_eager": True})
+    assert "vLLM cannot serve it" in message
+
+
+def test_a_core_that_dies_of_its_first_token(tmp_path: Path) -> None:
+    """vLLM's CPU build loads a model with heads 8 wide, and has no attention for it."""
+    save_model(tmp_path, "llama")
+    engine = load_engine(
+        settings_for(
+            tmp_path,
+            engine=EngineKind.VLLM,
+            device="auto",
+            kv_cache_gib=0.25,
+            engine_args={"enforce_eager": True},
+        )
+    )
+    with pytest.raises(EngineError, match="vLLM's engine core is dead; why stands above"):
+        engine.warm_up()
+    engine.shutdown()
+
+
+def test_a_cache_too_small_for_a_sequence(tmp_path: Path) -> None:
+    save_model(tmp_path, "llama")
+    message = refuse(tmp_path, kv_cache_gib=1e-9, engine_args={"enforce_eager": True})
+    assert "vLLM cannot serve it" in message
+
+
+def processes_below(pid: int) -> list[psutil.Process]:
+    found: list[psutil.Process] = psutil.Process(pid).children(recursive=True)
+    return found
+
+
+def are_gone(processes: list[psutil.Process]) -> bool:
+    return not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes)
+
+
+def test_a_dead_core_is_known_at_once(tmp_path: Path) -> None:
+    before = processes_below(os.getpid())
+    engine = load(EngineKind.VLLM, tmp_path, "llama")
+    engine.check_health()
+    engine.add_request(engine_request("one", (5,), max_tokens=90))
+    engine.step()
+    for process in processes_below(os.getpid()):
+        if process not in before and "EngineCore" in " ".join(process.cmdline()):
+            process.kill()
+
+    def is_dead() -> bool:
+        try:
+            engine.check_health()
+        except EngineError as error:
+            return "vLLM's engine core is dead" in str(error)
+        return False
+
+    eventually(is_dead)
+    with pytest.raises(EngineError, match="vLLM's engine core is dead"):
+        engine.add_request(engine_request("two", (5,)))
+
+
+def test_nothing_is_left_of_it(tmp_path: Path) -> None:
+    before = processes_below(os.getpid())
+    engine = load(EngineKind.VLLM, tmp_path, "llama")
+    started = [process for process in processes_below(os.getpid()) if process not in before]
+    generate(engine, engine_request("one", (5,)))
+    engine.shutdown()
+    eventually(lambda: are_gone(started))
+
+
+def test_its_processes_end_with_a_worker_that_is_killed(tmp_path: Path) -> None:
+    """Otherwise they would hold the GPU's memory, which the next worker needs."""
+    program = (
+        "if __name__ == '__main__':\n"
+        "    import sys, time\n"
+        "    from pathlib import Path\n"
+        "    from tasks.settings import EngineKind\n"
+        "    from tests.engine.tiny import load\n"
+        f"    engine = load(EngineKind.VLLM, Path({str(tmp_path)!r}), 'llama')\n"
+        "    print('loaded', flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    script = tmp_path / "killed.py"
+    script.write_text(program)
+    process = subprocess.Popen(
+        [sys.executable, str(script)],
+        cwd=ROOT,
+        env={"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    while process.stdout.readline().strip() != "loaded":
+        assert process.poll() is None
+    below = processes_below(process.pid)
+    assert len(below) >= 2, "a core and a worker"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    eventually(lambda: are_gone(below))

@@ -1,0 +1,58 @@
+"""Requests -> token ids and back, with a model's own tokenizer; the same for every engine that has one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from jinja2 import TemplateError
+
+from tasks.errors import EngineError
+from tasks.request import JobRequest
+from worker.engine.base import Prompt
+
+
+class PromptEncoder:
+    """Used from two threads, to encode and to decode: `tokenizers` locks its state itself."""
+
+    def __init__(self, tokenizer: Any, model: str) -> None:
+        """tokenizer: of Hugging Face transformers. model: the model's id as clients name it."""
+        self._tokenizer = tokenizer
+        self._model = model
+
+    def encode(self, request: JobRequest) -> Prompt:
+        """See `Engine.encode`. Raises EngineError also where the template refuses the messages."""
+        token_ids = self._encode(request)
+        if not token_ids:
+            bos = self._tokenizer.bos_token_id
+            if bos is None:
+                raise EngineError("the prompt holds no token")
+            token_ids = [bos]
+        return Prompt(tuple(token_ids), self._decode_text, self._decode_token)
+
+    def _encode(self, request: JobRequest) -> list[int]:
+        tokenizer = self._tokenizer
+        if request.messages is None:
+            # Not verbose: it would warn of a length that the loop checks anyway.
+            token_ids: list[int] = tokenizer(request.prompt, verbose=False)["input_ids"]
+            return token_ids
+        if tokenizer.chat_template is None:
+            raise EngineError(f"the model {self._model} has no chat template; send `prompt`")
+        messages = [message.model_dump() for message in request.messages]
+        try:
+            token_ids = tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, tokenize=True, return_dict=False
+            )
+        except TemplateError as error:
+            raise EngineError(f"the model's chat template refuses these messages: {error}") from error
+        return token_ids
+
+    def _decode_text(self, token_ids: Sequence[int]) -> str:
+        text: str = self._tokenizer.decode(
+            list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return text
+
+    def _decode_token(self, token_id: int) -> str:
+        text: str = self._tokenizer.decode([token_id], clean_up_tokenization_spaces=False)
+        return text

@@ -1,0 +1,253 @@
+"""ENGINE=vllm: vLLM's engine, driven by our loop.
+
+vLLM runs its scheduler and its model in processes of its own (`worker.engine.vllm_core`), which step for
+themselves; a step of ours takes what one of theirs brought. Text, stop strings and choices stay ours, as
+with every engine: vLLM is given token ids and gives token ids.
+
+A sequence that an earlier attempt began goes on behind prompt + logged ids. vLLM draws the noise of a
+sequence from one generator, so what follows is drawn anew, from a seed that (seed, choice, position) decide.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+# vLLM tells its makers how it is used, unless this is set before it is imported.
+os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+# The worker has threads by now, so its children cannot be forks.
+os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+# `ContinuedPenalties` speaks the interface of vLLM's first model runner.
+os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
+
+import vllm
+from pydantic import ValidationError
+from vllm.engine.arg_utils import EngineArgs
+from vllm.inputs.engine import tokens_input
+from vllm.platforms import current_platform
+from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine.core import EngineCoreProc
+from vllm.v1.engine.exceptions import EngineDeadError
+from vllm.v1.engine.llm_engine import LLMEngine
+
+from tasks.errors import EngineError, SettingsError
+from tasks.job import FinishReason
+from tasks.request import JobRequest
+from tasks.settings import Settings
+from worker.engine import vllm_core
+from worker.engine.base import (
+    EngineRequest,
+    Prompt,
+    RequestOutput,
+    SamplingParams,
+    TokenLogprobs,
+    decode_once,
+)
+from worker.engine.loading import GIB, first_line, load_tokenizer, model_source
+from worker.engine.prompts import PromptEncoder
+from worker.engine.sampling import GREEDY_BELOW, LEAST_LOGPROB, Penalties, noise_key
+
+OWN_VARIABLES = {
+    "model": "MODEL_ID",
+    "dtype": "DTYPE",
+    "max_model_len": "MAX_MODEL_LEN",
+    "max_num_seqs": "MAX_NUM_SEQS",
+}
+"""Arguments of vLLM that have a variable of their own, whatever the engine."""
+
+FIXED_ARGS: dict[str, Any] = {
+    "skip_tokenizer_init": True,
+    "logits_processors": [vllm_core.ContinuedPenalties],
+}
+"""What this engine relies on."""
+
+MAX_SEED = 2**63 - 1
+DEAD = "vLLM's engine core is dead; why stands above, in its own lines"
+
+
+class VllmEngine:
+    """See the module."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Starts vLLM's processes and loads the model. Raises SettingsError or EngineError."""
+        _check_device(settings)
+        self._model_id = settings.model
+        self._max_num_seqs = settings.max_num_seqs
+        self._prompts = PromptEncoder(load_tokenizer(settings), settings.model)
+        self._engine = _start(_engine_args(settings), settings)
+        model_config = self._engine.model_config
+        self._max_model_len: int = model_config.max_model_len
+        self._vocab_size: int = model_config.get_vocab_size()
+        self._running: dict[str, SamplingParams] = {}
+        self._refused: list[RequestOutput] = []
+        """To be told of by the next step."""
+
+    @property
+    def model(self) -> str:
+        return self._model_id
+
+    @property
+    def max_num_seqs(self) -> int:
+        return self._max_num_seqs
+
+    @property
+    def max_model_len(self) -> int:
+        return self._max_model_len
+
+    def encode(self, request: JobRequest) -> Prompt:
+        return self._prompts.encode(request)
+
+    def warm_up(self) -> None:
+        """What vLLM's own start leaves: with its CPU build the first tokens take seconds."""
+        decode_once(self, 0)
+
+    def add_request(self, request: EngineRequest) -> None:
+        if request.request_id in self._running:
+            raise ValueError(f"request {request.request_id} is in the batch already")
+        if len(self._running) >= self._max_num_seqs:
+            raise ValueError(f"all {self._max_num_seqs} slots are taken")
+        self._running[request.request_id] = request.sampling
+        token_ids = [*request.prompt_ids, *request.output_ids]
+        try:
+            self._check(token_ids)
+            self._engine.add_request(request.request_id, tokens_input(token_ids), _params(request))
+        except EngineDeadError:
+            raise EngineError(DEAD) from None
+        except ValueError as error:
+            self._refused.append(RequestOutput(request.request_id, (), FinishReason.ERROR, first_line(error)))
+
+    def abort_request(self, request_id: str) -> None:
+        if request_id in self._running:
+            del self._running[request_id]
+            self._refused = [output for output in self._refused if output.request_id != request_id]
+            self._engine.abort_request([request_id])
+
+    def has_unfinished_requests(self) -> bool:
+        return bool(self._running)
+
+    def step(self) -> list[RequestOutput]:
+        """See `Engine.step`. Raises EngineError where vLLM's processes have died."""
+        outputs, self._refused = self._refused, []
+        if len(self._running) > len(outputs):
+            try:
+                stepped = self._engine.step()
+            except EngineDeadError:
+                raise EngineError(DEAD) from None
+            outputs += [self._output(one) for one in stepped if one.request_id in self._running]
+        for output in outputs:
+            if output.finish_reason is not None:
+                del self._running[output.request_id]
+        return outputs
+
+    def check_health(self) -> None:
+        try:
+            self._engine.engine_core.ensure_alive()
+        except EngineDeadError:
+            raise EngineError(DEAD) from None
+
+    def shutdown(self) -> None:
+        self._engine.engine_core.shutdown()
+
+    def _check(self, token_ids: list[int]) -> None:
+        """vLLM takes an empty prompt for none, and an id out of range would end its processes."""
+        if not 0 < len(token_ids) < self._max_model_len:
+            raise ValueError(f"{len(token_ids)} tokens leave no room in {self._max_model_len}")
+        if not 0 <= min(token_ids) <= max(token_ids) < self._vocab_size:
+            raise ValueError(f"a token id lies outside of the vocabulary of {self._vocab_size}")
+
+    def _output(self, output: Any) -> RequestOutput:
+        [completion] = output.outputs
+        reason, error = completion.finish_reason, None
+        if reason is not None and reason not in ("stop", "length"):
+            reason, error = "error", f"vLLM ended the sequence: {reason}"
+        count, logprobs = self._running[output.request_id].logprobs, None
+        if count is not None:
+            pairs = zip(completion.token_ids, completion.logprobs, strict=True)
+            logprobs = tuple(_logprobs(token_id, entries, count) for token_id, entries in pairs)
+        return RequestOutput(
+            output.request_id,
+            tuple(completion.token_ids),
+            None if reason is None else FinishReason(reason),
+            error,
+            logprobs,
+        )
+
+
+def _check_device(settings: Settings) -> None:
+    """vLLM is built for one kind of device. Raises SettingsError where the settings name another."""
+    built_for = "cpu" if current_platform.is_cpu() else "cuda"
+    if settings.device == "auto":
+        return
+    if settings.device.startswith("cuda:"):
+        raise SettingsError(
+            f"DEVICE={settings.device}: with ENGINE=vllm, CUDA_VISIBLE_DEVICES chooses among several GPUs"
+        )
+    if settings.device != built_for:
+        raise SettingsError(f"DEVICE={settings.device}: the vLLM that is installed was built for {built_for}")
+
+
+def _engine_args(settings: Settings) -> dict[str, Any]:
+    """Arguments for vLLM. Raises SettingsError where ENGINE_ARGS holds what is not its to set."""
+    for name in settings.engine_args:
+        if name in OWN_VARIABLES:
+            raise SettingsError(f"ENGINE_ARGS: {name} is set by {OWN_VARIABLES[name]}")
+        if name in FIXED_ARGS or name not in EngineArgs.__dataclass_fields__:
+            raise SettingsError(f"ENGINE_ARGS: {name} is not accepted here by vLLM {vllm.__version__}")
+    is_cpu = current_platform.is_cpu()
+    args: dict[str, Any] = {
+        "model": model_source(settings),
+        "dtype": ("float32" if is_cpu else "bfloat16") if settings.dtype == "auto" else settings.dtype,
+        "max_model_len": settings.max_model_len,
+        "max_num_seqs": settings.max_num_seqs,
+        "disable_log_stats": True,
+    }
+    # A GPU's memory belongs to its worker, and vLLM takes nine tenths of it unless it is told how much.
+    if is_cpu or "kv_cache_gib" in settings.model_fields_set:
+        args["kv_cache_memory_bytes"] = int(settings.kv_cache_gib * GIB)
+    return {**args, **settings.engine_args, **FIXED_ARGS}
+
+
+def _start(args: dict[str, Any], settings: Settings) -> LLMEngine:
+    EngineCoreProc.run_engine_core = staticmethod(vllm_core.run_engine_core)
+    try:
+        return LLMEngine.from_engine_args(EngineArgs(**args))
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        message = str(wrong["msg"]).removeprefix("Value error, ")
+        reason = first_line(ValueError(": ".join([*map(str, wrong["loc"]), message])))
+    except (ValueError, RuntimeError, OSError, TypeError, NotImplementedError) as error:
+        reason = first_line(error)
+    raise EngineError(f"MODEL_ID={settings.model_id}: vLLM cannot serve it: {reason}")
+
+
+def _params(request: EngineRequest) -> vllm.SamplingParams:
+    """All of the contract's options; stop strings are not the engine's business."""
+    sampling, output_ids = request.sampling, request.output_ids
+    penalties: dict[str, Any] = {
+        "repetition_penalty": sampling.repetition_penalty,
+        "presence_penalty": sampling.presence_penalty,
+        "frequency_penalty": sampling.frequency_penalty,
+    }
+    if output_ids and Penalties.of(sampling, (), ()) is not None:
+        penalties = {"extra_args": {vllm_core.CONTINUED: [len(output_ids), *penalties.values()]}}
+    is_greedy = sampling.temperature < GREEDY_BELOW
+    return vllm.SamplingParams(
+        max_tokens=sampling.max_tokens - len(output_ids),
+        temperature=0.0 if is_greedy else sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        min_p=sampling.min_p,
+        seed=None if is_greedy else noise_key(sampling.seed, sampling.choice, len(output_ids)) & MAX_SEED,
+        ignore_eos=sampling.ignore_eos,
+        logprobs=sampling.logprobs,
+        detokenize=False,
+        output_kind=RequestOutputKind.DELTA,
+        **penalties,
+    )
+
+
+def _logprobs(token_id: int, entries: Any, count: int) -> TokenLogprobs:
+    """entries: id -> vLLM's Logprob, of the sampled token and the best."""
+    values = {one: max(entry.logprob, LEAST_LOGPROB) for one, entry in entries.items()}
+    best = sorted((entry.rank, one) for one, entry in entries.items() if entry.rank <= count)
+    return TokenLogprobs(values[token_id], tuple((one, values[one]) for _, one in best[:count]))

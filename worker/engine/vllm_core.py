@@ -1,0 +1,71 @@
+"""What of ours runs in vLLM's own processes: its engine core and, below it, its workers."""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+from typing import Any
+
+from torch import Tensor
+from vllm.v1.engine.core import EngineCoreProc
+from vllm.v1.sample.logits_processor import AdapterLogitsProcessor
+
+from worker.engine.base import SamplingParams
+from worker.engine.sampling import Penalties
+
+PR_SET_PDEATHSIG = 1
+
+CONTINUED = "continued"
+"""Key of vLLM's `extra_args`: how many of the prompt's last ids are output of earlier attempts, and the
+repetition, presence and frequency penalty."""
+
+_run_engine_core = EngineCoreProc.run_engine_core
+
+
+def run_engine_core(*args: Any, **kwargs: Any) -> None:
+    """vLLM's engine core, bound to the process that started it.
+
+    It ends with its worker, even one that was killed: otherwise it would hold the GPU's memory, and the next
+    worker find none. And it is out of the reach of a Ctrl-C, which tells the worker to drain.
+    """
+    os.setpgid(0, 0)
+    parent = multiprocessing.parent_process()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if parent is not None and not parent.is_alive():
+        os._exit(1)  # It was killed before this process could ask to be told.
+    _run_engine_core(*args, **kwargs)
+
+
+class ContinuedPenalties(AdapterLogitsProcessor):  # type: ignore[misc]  # vLLM has an environment of its own.
+    """The penalties of sequences that an earlier attempt began.
+
+    To vLLM their output so far is part of the prompt, which presence and frequency penalties leave out.
+    """
+
+    def is_argmax_invariant(self) -> bool:
+        return False
+
+    def new_req_logits_processor(self, params: Any) -> Any:
+        continued = (params.extra_args or {}).get(CONTINUED)
+        if continued is None:
+            return None
+        count, repetition, presence, frequency = continued
+        sampling = SamplingParams(
+            max_tokens=0,
+            repetition_penalty=repetition,
+            presence_penalty=presence,
+            frequency_penalty=frequency,
+        )
+
+        def penalize(prompt_ids: list[int], output_ids: list[int], logits: Tensor) -> Tensor:
+            logged_from = len(prompt_ids) - count
+            # Counted anew for each token: a negative id is one that vLLM does not know yet.
+            new_ids = [token_id for token_id in output_ids if token_id >= 0]
+            Penalties(sampling, prompt_ids[:logged_from], prompt_ids[logged_from:] + new_ids).apply(logits)
+            return logits
+
+        return penalize
