@@ -44,6 +44,7 @@ LEASE_SECONDS = 0.5
 REQUEST = parse_request({"prompt": "Once upon a time", "max_tokens": 64})
 MODEL = "m"
 WORKER = "w1"
+POOL = keys.pool(MODEL, "echo")
 TOKEN = "fencing token"
 
 
@@ -74,18 +75,18 @@ class Bench:
         self.leases.heartbeat(WorkerInfo(WORKER, MODEL, "echo", slots, 0, 0.0))
 
     def claim(self, job_id: str, token: str) -> Claim:
-        claim = self.leases.claim(job_id, token, WORKER, free_slots=1, held=0)
+        claim = self.leases.claim(job_id, token, WORKER, POOL, free_slots=1, held=0)
         assert isinstance(claim, Claim), claim
         return claim
 
     def fill(self, jobs: int) -> None:
         self.heartbeat(0)
-        while self.redis.zcard(keys.line(MODEL)) < jobs:
+        while self.redis.zcard(keys.line(keys.queue(MODEL))) < jobs:
             self.submit()
 
     def waiting_job(self) -> str:
-        rank = random.randrange(int(self.redis.zcard(keys.line(MODEL))))
-        return str(self.redis.zrange(keys.line(MODEL), rank, rank)[0])
+        rank = random.randrange(int(self.redis.zcard(keys.line(keys.queue(MODEL)))))
+        return str(self.redis.zrange(keys.line(keys.queue(MODEL)), rank, rank)[0])
 
     # --- what is measured
 
@@ -124,7 +125,7 @@ class Bench:
             self.heartbeat(1)
             job_id = self.offers.get()
             self.claim(job_id, secrets.token_hex(8))
-            lease_end = float(self.redis.zscore(keys.leases(MODEL), job_id) or 0)
+            lease_end = float(self.redis.zscore(keys.leases(POOL), job_id) or 0)
             time.sleep(LEASE_SECONDS / 2)
             self.heartbeat(1)
             assert self.offers.get() == job_id

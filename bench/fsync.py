@@ -20,6 +20,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from bench.stage import median, p99, print_table, redis_server, started_workers
+from tasks import keys
 from tasks.app import JobApp
 from tasks.connection import connect
 from tasks.job import Status
@@ -35,6 +36,8 @@ MODES = ["everysec", "always", "no"]
 SUBMITS, THREADS, FLUSHES = 500, 16, 500
 """Calls in one turn; the submits are made once by one client and once by all threads together."""
 
+MODEL = "m"
+POOL = keys.pool(MODEL, "echo")
 JOBS, TOKENS = 32, 500
 """Of a flush, and of the pipeline's turn."""
 
@@ -67,7 +70,7 @@ class Bench:
 
     def __init__(self, redis_url: str) -> None:
         self.figures = Figures()
-        bare = Settings(redis_url=redis_url, model_id="m", max_queued_jobs=10**6)
+        bare = Settings(redis_url=redis_url, model_id=MODEL, max_queued_jobs=10**6)
         self._offers: list[str] = []
         self._store = Store(connect(bare), bare, self._ring)
         self._leases = Leases(connect(bare), bare, self._ring)
@@ -110,10 +113,10 @@ class Bench:
         self._offers.clear()
 
     def _heartbeat(self, slots: int) -> None:
-        self._leases.heartbeat(WorkerInfo("w", "m", "echo", slots, 0, 0.0))
+        self._leases.heartbeat(WorkerInfo("w", MODEL, "echo", slots, 0, 0.0))
 
     def _claim(self, job_id: str) -> Claim:
-        claim = self._leases.claim(job_id, secrets.token_hex(8), "w", free_slots=JOBS, held=0)
+        claim = self._leases.claim(job_id, secrets.token_hex(8), "w", POOL, free_slots=JOBS, held=0)
         assert isinstance(claim, Claim), claim
         return claim
 

@@ -22,9 +22,9 @@ TASK = "tokenrelay.generate"
 logger = logging.getLogger(__name__)
 
 
-def celery_queue(queue: str) -> str:
-    """Celery's list for one of our queues; with the schema number, as our keys have it."""
-    return f"tokenrelay.{keys.SCHEMA}.{queue}"
+def celery_queue(pool: str) -> str:
+    """Celery's list for one of our pools; with the schema number, as our keys have it."""
+    return f"tokenrelay.{keys.SCHEMA}.{pool}"
 
 
 class PromptConnection(Connection):
@@ -52,11 +52,12 @@ class JobApp(Celery):
             set_as_current=not _state._apps,  # type: ignore[attr-defined]
         )
         self.settings = settings
+        own_queue = celery_queue(keys.pool(settings.model, settings.engine))
         self.conf.update(
             # A message is a bell: what it rings for stands in the record, and a lost one is sent again.
             # So it needs no acknowledgement: see `tasks.generate.Bell`.
-            task_queues=[Queue(celery_queue(settings.model), no_ack=True)],
-            task_default_queue=celery_queue(settings.model),
+            task_queues=[Queue(own_queue, no_ack=True)],
+            task_default_queue=own_queue,
             task_acks_late=False,
             worker_enable_prefetch_count_reduction=False,
             # A message taken ahead of a free slot would wait behind this worker while another one idles.
@@ -78,8 +79,8 @@ class JobApp(Celery):
 
     def ring(self, offers: Sequence[Offer]) -> None:
         """Tell a worker of each offer. One that cannot be sent now is sent again by the reaper."""
-        for queue, job_id in offers:
+        for pool, job_id in offers:
             try:
-                self.send_task(TASK, (job_id,), task_id=job_id, queue=celery_queue(queue), retry=False)
+                self.send_task(TASK, (job_id,), task_id=job_id, queue=celery_queue(pool), retry=False)
             except OperationalError as error:
                 logger.warning("could not send %s to Celery, the reaper will: %s", job_id, error)

@@ -5,16 +5,13 @@ The Lua scripts build the same names, and a few that only they use.
 
 from __future__ import annotations
 
-SCHEMA = 1
+SCHEMA = 2
 """Carried by every key and channel, so that a rolling upgrade never mixes two schemas."""
 
 PREFIX = f"tokenrelay:{SCHEMA}:"
 
 COUNTS = PREFIX + "counts"
 """Hash: status -> number of jobs."""
-
-QUEUES = PREFIX + "queues"
-"""Set of queues that ever held a job or had a worker."""
 
 WORKERS = PREFIX + "workers"
 """Hash: worker -> what it announced last (JSON)."""
@@ -48,29 +45,44 @@ def events(job_id: str) -> str:
     return f"{PREFIX}events:{job_id}"
 
 
+def queue(model: str, engine: str | None = None) -> str:
+    """Where a model's jobs wait: for workers of any engine, or of this one."""
+    return f"{engine or 'any'}:{model}"
+
+
+def pool(model: str, engine: str) -> str:
+    """The workers of one engine on one model: they take from `queue(model)` and `queue(model, engine)`."""
+    return f"{engine}:{model}"
+
+
+def pools(model: str) -> str:
+    """Set: the model's pools that ever had a worker."""
+    return f"{PREFIX}pools:{model}"
+
+
 def line(queue: str) -> str:
     """Sorted set: waiting jobs by fair tag."""
     return f"{PREFIX}line:{queue}"
 
 
-def offered(queue: str) -> str:
+def offered(pool: str) -> str:
     """Sorted set: jobs sent to Celery and not claimed, by the time to send them again."""
-    return f"{PREFIX}offered:{queue}"
+    return f"{PREFIX}offered:{pool}"
 
 
-def leases(queue: str) -> str:
+def leases(pool: str) -> str:
     """Sorted set: running jobs by lease end."""
-    return f"{PREFIX}leases:{queue}"
+    return f"{PREFIX}leases:{pool}"
 
 
-def slots(queue: str) -> str:
+def slots(pool: str) -> str:
     """Hash: `offered` and `leases` -> slots that the jobs there take."""
-    return f"{PREFIX}slots:{queue}"
+    return f"{PREFIX}slots:{pool}"
 
 
-def alive(queue: str) -> str:
+def alive(pool: str) -> str:
     """Sorted set: workers by the end of their heartbeat."""
-    return f"{PREFIX}alive:{queue}"
+    return f"{PREFIX}alive:{pool}"
 
 
 def owner_jobs(owner: str) -> str:

@@ -96,8 +96,8 @@ class WorkerInfo:
     tokens_per_second: float
 
     @property
-    def queue(self) -> str:
-        return self.model
+    def pool(self) -> str:
+        return keys.pool(self.model, self.engine)
 
     def to_json(self) -> str:
         return json.dumps(
@@ -119,20 +119,26 @@ class Leases:
         self._scripts = Scripts(redis, settings)
         self._ring = ring
 
-    def claim(self, job_id: str, token: str, worker: str, free_slots: int, held: int) -> Claim | Refusal:
-        """Take an offered job under a fresh `token`. held: jobs that the worker has already."""
-        word, *answer = self._scripts.call("claim", job_id, token, worker, free_slots, held)
+    def claim(
+        self, job_id: str, token: str, worker: str, pool: str, free_slots: int, held: int
+    ) -> Claim | Refusal:
+        """Take a job that is on offer to the worker's `pool`, under a fresh `token`.
+
+        held: jobs that the worker has already.
+        """
+        word, *answer = self._scripts.call("claim", job_id, token, worker, pool, free_slots, held)
         if word != "claimed":
             return Refusal(word)
         request, is_alone, entries = answer
         accepted = JobRequest.model_validate_json(request)
         return Claim(job_id, token, accepted, bool(is_alone), [parse_entry(entry) for entry in entries])
 
-    def take_back(self, claim: Claim, worker: str) -> bool:
+    def take_back(self, claim: Claim, worker: str, pool: str) -> bool:
         """Make a claim again that Redis has forgotten; False where the job has moved on, ended or is gone."""
         number = sum(isinstance(entry, StatusEntry) for entry in claim.entries)
         entries = (entry.encode() for entry in claim.entries)
-        return bool(self._scripts.call("take_back", claim.job_id, claim.token, worker, number, *entries))
+        job_id, token = claim.job_id, claim.token
+        return bool(self._scripts.call("take_back", job_id, token, worker, pool, number, *entries))
 
     def flush(self, writes: Sequence[Write]) -> list[Written]:
         """Write for the whole batch; the answers are in the order of the writes."""
@@ -155,13 +161,13 @@ class Leases:
     def heartbeat(self, worker: WorkerInfo) -> None:
         """Say for one lease's time that the worker lives."""
         offers: Any = self._scripts.call(
-            "heartbeat", worker.id, worker.queue, worker.model, worker.slots, worker.to_json()
+            "heartbeat", worker.id, worker.pool, worker.model, worker.slots, worker.to_json()
         )
         self._ring(as_offers(offers))
 
     def goodbye(self, worker: WorkerInfo) -> None:
         """Leave the books: the worker has stopped."""
-        self._scripts.call("goodbye", worker.id, worker.queue)
+        self._scripts.call("goodbye", worker.id, worker.pool)
 
 
 def _arguments(write: Write) -> Iterator[Argument]:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from tasks.errors import FieldError, InvalidRequestError
+from tasks.settings import EngineKind
 
 MAX_SEED = 2**63 - 1
 
@@ -56,6 +57,8 @@ class JobRequest(BaseModel):
     prompt: str | None = Field(None, min_length=1)
     messages: list[Message] | None = Field(None, min_length=1)
     model: str | None = Field(None, min_length=1)
+    # JSON has no enums: a string is the strict form here.
+    engine: Annotated[EngineKind | None, Field(strict=False)] = None
     max_tokens: int = Field(64, ge=1, le=2**31 - 1)
     temperature: float = Field(1, ge=0, le=2)
     top_p: float = Field(1, gt=0, le=1)
@@ -71,7 +74,6 @@ class JobRequest(BaseModel):
     n: int = Field(1, ge=1, le=8)
     logprobs: int | None = Field(None, ge=0, le=5)
     ignore_eos: bool = False
-    # JSON has no enums: a string is the strict form here.
     priority: Annotated[Priority, Field(strict=False)] = Priority.NORMAL
     expires_in: float | None = Field(None, gt=0, le=31_536_000)
     timeout: float | None = Field(None, gt=0, le=31_536_000)

@@ -16,7 +16,7 @@ LUA = Path(__file__).parent / "lua"
 
 Argument = str | int | float
 Offer = tuple[str, str]
-"""(queue, job id): a job that a worker shall be told of through Celery."""
+"""(pool, job id): a job that one of the pool's workers shall be told of through Celery."""
 
 Ring = Callable[[Sequence[Offer]], None]
 """Sends offers to Celery. What it loses is offered again by the reaper."""
@@ -51,4 +51,4 @@ def _source(path: Path) -> str:
 
 def as_offers(answer: Sequence[Sequence[str]]) -> list[Offer]:
     """A script's list of offers, typed."""
-    return [(queue, job_id) for queue, job_id in answer]
+    return [(pool, job_id) for pool, job_id in answer]

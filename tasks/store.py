@@ -98,8 +98,8 @@ class Store:
     def submit(self, request: JobRequest, owner: str, idempotency_key: str | None = None) -> Submission:
         """Accept a job: when this returns, the job is in Redis and will end.
 
-        Raises InvalidRequestError (a model nobody ever announced, n beyond its slots),
-        IdempotencyConflictError, QueueFullError and UnavailableError (Redis is nearly full).
+        Raises InvalidRequestError (a model that nobody ever announced, or not with this engine; n beyond its
+        slots), IdempotencyConflictError, QueueFullError and UnavailableError (Redis is nearly full).
         """
         model = request.model or self._settings.model
         accepted = request.model_dump(mode="json", exclude_none=True) | {"model": model}
@@ -183,8 +183,9 @@ class Store:
         announced = cast("dict[str, str]", self.redis.hgetall(keys.WORKERS))
         now = self._now()
         live: set[str] = set()
-        for queue in cast("set[str]", self.redis.smembers(keys.QUEUES)):
-            live.update(cast("list[str]", self.redis.zrangebyscore(keys.alive(queue), now, "+inf")))
+        for model in cast("list[str]", self.redis.hkeys(keys.MODELS_SINCE)):
+            for pool in cast("set[str]", self.redis.smembers(keys.pools(model))):
+                live.update(cast("list[str]", self.redis.zrangebyscore(keys.alive(pool), now, "+inf")))
         return [json.loads(announced[worker]) for worker in sorted(live & announced.keys())]
 
     def models(self) -> list[Model]:
@@ -199,13 +200,13 @@ class Store:
     def _submit(
         self, accepted: Mapping[str, Any], body_hash: str, owner: str, idempotency_key: str | None
     ) -> Submission:
-        model = accepted["model"]
-        own_model_slots = self._settings.max_num_seqs if model == self._settings.model else 0
+        model, engine = accepted["model"], accepted.get("engine")
+        is_own = model == self._settings.model and engine in (None, self._settings.engine)
         word, detail, offers = self._scripts.call(
             "submit",
             _new_job_id(),
             owner,
-            model,  # the queue: one per model
+            keys.queue(model, engine),
             model,
             json.dumps(accepted, ensure_ascii=False),
             accepted["n"],
@@ -216,7 +217,7 @@ class Store:
             idempotency_key or "",
             body_hash,
             self._settings.max_queued_jobs,
-            own_model_slots,
+            self._settings.max_num_seqs if is_own else 0,
         )
         self._ring(as_offers(offers))
         match word:
@@ -230,7 +231,10 @@ class Store:
                 )
             case "nearly_full":
                 raise UnavailableError("Redis is nearly full", retry_after=MEMORY_RETRY_SECONDS)
-            case "unknown_model":
+            case "unknown" if engine is not None:
+                message = f"no worker ever announced '{model}' with this engine"
+                raise InvalidRequestError([FieldError("engine", message)])
+            case "unknown":
                 raise InvalidRequestError([FieldError("model", f"no worker ever announced '{model}'")])
             case "too_wide":
                 raise InvalidRequestError([FieldError("n", f"exceeds the model's {detail} slots")])

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 LIMIT_SECONDS = 600.0
 
 LINE = "tests/truth/test_line.py::"
+POOLS = "tests/truth/test_pools.py::"
 ROLLBACK = "tests/truth/test_rollback.py::"
 MACHINE = "tests/truth/test_state_machine.py::test_transitions[Scripts]"
 DOUBLED = "tests/truth/test_state_machine.py::test_transitions[DoubledScripts]"
@@ -103,7 +104,7 @@ MUTANTS = [
     Mutant(
         "a flush renews the lease",
         LUA + "flush.lua",
-        "  redis.call('ZADD', key('leases', job.queue), precise(time + LEASE_SECONDS), id)\n",
+        "  redis.call('ZADD', key('leases', job.pool), precise(time + LEASE_SECONDS), id)\n",
         "",
         FLUSHER + "test_leases_are_renewed_without_new_tokens",
     ),
@@ -131,9 +132,30 @@ MUTANTS = [
     Mutant(
         "only what is on offer is claimed",
         LUA + "claim.lua",
-        "if job.place ~= 'offered' then",
-        "if job.place == 'ended' then",
+        "if job.place ~= 'offered' or",
+        "if job.place == 'ended' or",
         MACHINE,
+    ),
+    Mutant(
+        "a late message brings no job to another engine's workers",
+        LUA + "claim.lua",
+        " or job.pool ~= pool then",
+        " then",
+        POOLS + "test_a_late_message_brings_no_job_to_another_pool",
+    ),
+    Mutant(
+        "an offer that nobody is left to hear goes back to the line",
+        LUA + "reap.lua",
+        "  if has_workers then\n",
+        "  if true then\n",
+        POOLS + "test_an_offer_that_nobody_is_left_to_hear_goes_back_to_the_line",
+    ),
+    Mutant(
+        "a job too wide for a pool is left to another",
+        LUA + "prelude.lua",
+        "if job.n <= live then",
+        "if true then",
+        POOLS + "test_a_job_too_wide_for_a_pool_is_left_to_another",
     ),
     Mutant(
         "a repeated claim is one claim",
@@ -194,7 +216,7 @@ MUTANTS = [
     Mutant(
         "an offer that nobody claims is rung again",
         LUA + "reap.lua",
-        "  offers[#offers + 1] = { job.queue, id }\n",
+        "    offers[#offers + 1] = { pool, id }\n",
         "",
         LINE + "test_an_offer_that_nobody_claims_is_rung_again",
     ),
@@ -208,15 +230,15 @@ MUTANTS = [
     Mutant(
         "a job that comes back keeps its place in line",
         LUA + "prelude.lua",
-        "enter_place(job, id, 'line', job.score)",
-        "enter_place(job, id, 'line', precise(time))",
+        "redis.call('ZADD', key('line', job.queue), job.score, id)",
+        "redis.call('ZADD', key('line', job.queue), job.score + now(), id)",
         LINE + "test_a_job_whose_worker_died_goes_to_the_front_and_stays_in_progress",
     ),
     Mutant(
         "nobody overtakes a wide job",
         LUA + "prelude.lua",
-        "if job.n > free then break end",
-        "",
+        "if head and head.job.n <= freest.free then",
+        "if head then",
         LINE + "test_nobody_overtakes_a_wide_job_that_waits_for_slots",
     ),
     Mutant(

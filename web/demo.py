@@ -90,8 +90,8 @@ def generate() -> Response:
 @bp.post("/generate_vllm")
 def generate_vllm() -> Response:
     body = _parse(PromptsBody)
-    model = _vllm_model()
-    return _answer([body.job_request(prompt, model=model) for prompt in body.prompts], _generated_texts)
+    options = {"model": _vllm_model(), "engine": EngineKind.VLLM}
+    return _answer([body.job_request(prompt, **options) for prompt in body.prompts], _generated_texts)
 
 
 @bp.post("/generate_stream")
@@ -179,13 +179,13 @@ def _generated_texts(texts: Texts) -> dict[str, Texts]:
 
 
 def _vllm_model() -> str:
-    """The model of a live vLLM worker, if possible one that no other engine serves: a queue is a model's."""
+    """This server's own model where a live vLLM worker has it, else one that such a worker has."""
     workers = services().store.workers()
-    on_vllm = [worker["model"] for worker in workers if worker["engine"] == EngineKind.VLLM]
-    elsewhere = {worker["model"] for worker in workers if worker["engine"] != EngineKind.VLLM}
-    if not on_vllm:
+    models = sorted({str(worker["model"]) for worker in workers if worker["engine"] == EngineKind.VLLM})
+    if not models:
         raise UnavailableError("no vLLM worker is alive", retry_after=VLLM_RETRY_SECONDS)
-    return str(min(on_vllm, key=elsewhere.__contains__))
+    own = services().settings.model
+    return own if own in models else models[0]
 
 
 def _as_tokens(events: Sequence[Event]) -> bytes:

@@ -18,6 +18,7 @@ class Announcer:
 
     def __init__(self, engine: Engine, leases: Leases, settings: Settings, worker: str) -> None:
         self.worker = worker
+        self.pool = keys.pool(engine.model, settings.engine)
         self._engine = engine
         self._engine_kind = settings.engine
         self._leases = leases

@@ -203,7 +203,8 @@ class Flusher:
         """
         while self._waiting and (free_slots := self._claimable_slots()):
             (ticket, token), held = self._waiting[0], len(self._held)
-            claim = self._leases.claim(ticket.job_id, token, self._announcer.worker, free_slots, held)
+            worker, pool = self._announcer.worker, self._announcer.pool
+            claim = self._leases.claim(ticket.job_id, token, worker, pool, free_slots, held)
             if claim is Refusal.SETTLING or (claim is Refusal.BUSY and held):
                 return
             self._waiting.popleft()
@@ -277,7 +278,8 @@ class Flusher:
         A log only shrinks in this way: no job that moved on is taken for one.
         """
         claim_length = len(run.claim.entries)
-        if log_length >= claim_length or not self._leases.take_back(run.claim, self._announcer.worker):
+        worker, pool = self._announcer.worker, self._announcer.pool
+        if log_length >= claim_length or not self._leases.take_back(run.claim, worker, pool):
             return False
         run.flushed_up_to(claim_length)
         return True

@@ -12,6 +12,6 @@ if job.place == 'leases' then
 elseif job.place ~= 'ended' then
   local time = now()
   end_job(job, id, 'cancelled', nil, nil, time)
-  dispatch(job.queue, time, offers)
+  dispatch(job.model, time, offers)
 end
 return { 1, offers }

@@ -2,11 +2,13 @@
 --
 -- Reads:   the record and the log
 -- Writes:  leases, the token, the attempt, a status entry in the log
+-- Arguments: id, token, worker, its pool, its free slots, jobs that it holds
 -- Answers: {'claimed', request, 1 if it runs alone, log entries}, or
---          {'gone'} where the job is not on offer,
+--          {'gone'} where the job is not on offer to this pool,
 --          {'busy'} where it takes more slots than are free or has to run alone and the worker holds jobs,
 --          {'settling'} where Redis has just come back
-local id, token, worker, free_slots, held = ARGV[5], ARGV[6], ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9])
+local id, token, worker, pool = ARGV[5], ARGV[6], ARGV[7], ARGV[8]
+local free_slots, held = tonumber(ARGV[9]), tonumber(ARGV[10])
 
 -- A job whose workers died twice without a token may be what killed them: no others with it then.
 local ALONE_FROM_FAILS = 2
@@ -17,12 +19,12 @@ local record = key('job', id)
 local is_alone = tonumber(redis.call('HGET', record, 'fails')) >= ALONE_FROM_FAILS
 
 if not (job.place == 'leases' and job.token == token) then
-  if job.place ~= 'offered' then return { 'gone' } end
+  if job.place ~= 'offered' or job.pool ~= pool then return { 'gone' } end
   local time = now()
   if is_settling(time) then return { 'settling' } end
   if job.n > free_slots or (is_alone and held > 0) then return { 'busy' } end
   local number = #cjson.decode(redis.call('HGET', record, 'attempts')) + 1
-  begin_attempt(job, id, token, worker, number, time)
+  begin_attempt(job, id, token, worker, pool, number, time)
   append(id, { '["s",' .. number .. ']' })
 end
 

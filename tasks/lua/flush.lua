@@ -12,7 +12,7 @@
 --   behind   nothing written: Redis lost entries; send again from the length given
 write_although_full()
 local time = now()
-local answer, ended_queues, position = {}, {}, 5
+local answer, ended_models, position = {}, {}, 5
 
 local function take()
   position = position + 1
@@ -39,10 +39,10 @@ local function flush(job, id, base, prompt_tokens, entries, length, status, code
   if status ~= '' then
     redis.call('HSET', key('job', id), 'prompt_tokens', prompt_tokens)
     end_job(job, id, status, code ~= '' and code or nil, message, time)
-    ended_queues[job.queue] = true
+    ended_models[job.model] = true
     return { 'ended', length + 1 }
   end
-  redis.call('ZADD', key('leases', job.queue), precise(time + LEASE_SECONDS), id)
+  redis.call('ZADD', key('leases', job.pool), precise(time + LEASE_SECONDS), id)
   if redis.call('HEXISTS', key('job', id), 'cancel_requested') == 1 then return { 'cancel', length } end
   if job.timeout_at and job.timeout_at <= time then return { 'timeout', length } end
   return { 'ok', length }
@@ -69,6 +69,6 @@ while position <= #ARGV do
 end
 
 local offers = {}
-for queue in pairs(ended_queues) do dispatch(queue, time, offers) end
+for model in pairs(ended_models) do dispatch(model, time, offers) end
 table.insert(answer, 1, offers)
 return answer

@@ -1,7 +1,10 @@
 -- Prepended to every script: the names of the keys and the steps that several transitions share.
 --
--- The invariant: a job that has not ended is in exactly one of line:<queue>, offered:<queue> and
--- leases:<queue>. Only the functions here and claim.lua move a job between them.
+-- The invariant: a job that has not ended is in exactly one of line:<queue>, offered:<pool> and
+-- leases:<pool>. Only the functions here and claim.lua move a job between them.
+--
+-- A pool is the workers of one engine on one model: 'vllm:m'. A queue is where a model's jobs wait: for any
+-- of its pools, 'any:m', or for one of them, 'vllm:m'. Fair tags are the model's, so that its queues compare.
 --
 -- ARGV[1..4] are the same for every script; a script's own arguments begin at ARGV[5].
 -- Keys are computed, not declared: the product runs on one Redis, not on a Redis Cluster.
@@ -50,26 +53,38 @@ end
 -- The fields of a record that the transitions need; nil where there is no such job.
 local function load_job(id)
   local f = redis.call('HMGET', key('job', id), 'owner', 'queue', 'status', 'n', 'score', 'cost',
-    'created_at', 'started_at', 'timeout_at', 'expires_at', 'token', 'place', 'progress')
+    'created_at', 'started_at', 'timeout_at', 'expires_at', 'token', 'place', 'progress', 'model', 'pool')
   if not f[1] then return nil end
   return {
     owner = f[1], queue = f[2], status = f[3], n = tonumber(f[4]), score = f[5], cost = tonumber(f[6]),
     created_at = f[7], started_at = tonumber(f[8]), timeout_at = tonumber(f[9]),
     expires_at = tonumber(f[10]), token = f[11], place = f[12], progress = f[13] == '1',
+    model = f[14], pool = f[15],
   }
 end
 
 -- Takes a job out of the set that it is in. `place` names it: line, offered or leases.
 local function leave_place(job, id)
-  redis.call('ZREM', key(job.place, job.queue), id)
-  if job.place ~= 'line' then redis.call('HINCRBY', key('slots', job.queue), job.place, -job.n) end
+  if job.place == 'line' then
+    redis.call('ZREM', key('line', job.queue), id)
+  else
+    redis.call('ZREM', key(job.place, job.pool), id)
+    redis.call('HINCRBY', key('slots', job.pool), job.place, -job.n)
+  end
 end
 
-local function enter_place(job, id, place, score)
-  redis.call('ZADD', key(place, job.queue), score, id)
-  if place ~= 'line' then redis.call('HINCRBY', key('slots', job.queue), place, job.n) end
-  redis.call('HSET', key('job', id), 'place', place)
-  job.place = place
+local function enter_line(job, id)
+  redis.call('ZADD', key('line', job.queue), job.score, id)
+  redis.call('HSET', key('job', id), 'place', 'line')
+  job.place = 'line'
+end
+
+-- `place`: offered or leases.
+local function enter_pool(job, id, place, pool, score)
+  redis.call('ZADD', key(place, pool), score, id)
+  redis.call('HINCRBY', key('slots', pool), place, job.n)
+  redis.call('HSET', key('job', id), 'place', place, 'pool', pool)
+  job.place, job.pool = place, pool
 end
 
 -- While a job waits, the reaper watches its deadline; while it runs, its worker does.
@@ -91,9 +106,9 @@ local function end_attempt(id, time, reason)
 end
 
 -- offered, line or leases -> leases, for LEASE_SECONDS. What the log says of it is the caller's.
-local function begin_attempt(job, id, token, worker, number, time)
+local function begin_attempt(job, id, token, worker, pool, number, time)
   leave_place(job, id)
-  enter_place(job, id, 'leases', precise(time + LEASE_SECONDS))
+  enter_pool(job, id, 'leases', pool, precise(time + LEASE_SECONDS))
   redis.call('ZREM', PREFIX .. 'deadlines', id)
   local record = key('job', id)
   local attempts = cjson.decode(redis.call('HGET', record, 'attempts'))
@@ -116,13 +131,13 @@ local function end_job(job, id, status, code, message, time)
   if code then redis.call('HSET', record, 'error_code', code, 'error_message', message) end
   if job.started_at then
     end_attempt(id, time, nil)
-    local stats = key('stats', job.queue)
+    local stats = key('stats', job.model)
     local took = (time - job.started_at) * job.n
     local before = tonumber(redis.call('HGET', stats, 'slot_seconds') or took)
     redis.call('HSET', stats, 'slot_seconds', precise(before + SLOT_SECONDS_SMOOTHING * (took - before)))
   else
     -- It never ran: its owner gets the turn back.
-    redis.call('ZINCRBY', key('finish', job.queue), -job.cost, job.owner)
+    redis.call('ZINCRBY', key('finish', job.model), -job.cost, job.owner)
   end
   set_status(job, id, job.status, status)
   redis.call('ZADD', PREFIX .. 'ended', precise(time), id)
@@ -145,7 +160,7 @@ end
 -- A job whose worker is gone goes back with the tag it had, and so to the front of the line.
 local function back_to_line(job, id, time, reason)
   leave_place(job, id)
-  enter_place(job, id, 'line', job.score)
+  enter_line(job, id)
   redis.call('HDEL', key('job', id), 'token')
   end_attempt(id, time, reason)
   watch_deadline(job, id)
@@ -162,35 +177,72 @@ local function is_settling(time)
   return time < settled_at
 end
 
-local function live_slots(queue, time)
+-- The model's pools that ever had a worker.
+local function pools_of(model) return redis.call('SMEMBERS', key('pools', model)) end
+
+local function live_slots(pool, time)
   local slots = 0
-  for _, worker in ipairs(redis.call('ZRANGEBYSCORE', key('alive', queue), precise(time), '+inf')) do
-    slots = slots + tonumber(redis.call('HGET', key('capacity', queue), worker) or 0)
+  for _, worker in ipairs(redis.call('ZRANGEBYSCORE', key('alive', pool), precise(time), '+inf')) do
+    slots = slots + tonumber(redis.call('HGET', key('capacity', pool), worker) or 0)
   end
   return slots
 end
 
--- Offers the head of the line while slots are free. Adds {queue, id} to `offers`, for Celery.
--- A wide job at the head waits for its slots; nobody overtakes it, or it might wait for ever.
-local function dispatch(queue, time, offers)
-  local used = redis.call('HMGET', key('slots', queue), 'offered', 'leases')
-  local free = live_slots(queue, time) - tonumber(used[1] or 0) - tonumber(used[2] or 0)
-  while free > 0 and #offers < MAX_OFFERS_PER_CALL do
-    local head = redis.call('ZRANGE', key('line', queue), 0, 0, 'WITHSCORES')
-    if not head[1] then break end
-    local id, job = head[1], load_job(head[1])
-    if job.n > free then break end
-    leave_place(job, id)
-    enter_place(job, id, 'offered', precise(time + RING_AGAIN_SECONDS))
-    free = free - job.n
-    -- Virtual time follows the tag in service, but never passes what still stands in line.
-    local tag = math.min(tonumber(head[2]), tonumber(redis.call('HGET', key('job', id), 'tag')))
-    local virtual = tonumber(redis.call('GET', key('virtual', queue)) or 0)
-    if tag > virtual then
-      redis.call('SET', key('virtual', queue), precise(tag))
-      -- An owner whose last tag lies in the past counts as one without a past.
-      redis.call('ZREMRANGEBYSCORE', key('finish', queue), '-inf', precise(tag))
+-- The first of the jobs that a pool may take, of those for any pool and those for this one: {id, job, score}.
+-- What it could never hold is left to larger pools.
+local function head_of(pool, model, live)
+  local head
+  for _, queue in ipairs({ 'any:' .. model, pool }) do
+    local first = redis.call('ZRANGE', key('line', queue), 0, 0, 'WITHSCORES')
+    local score = tonumber(first[2])
+    if score and not (head and head.score <= score) then
+      local job = load_job(first[1])
+      if job.n <= live then head = { id = first[1], job = job, score = score } end
     end
-    offers[#offers + 1] = { queue, id }
+  end
+  return head
+end
+
+-- Offers one job. Virtual time follows the tag in service, but never passes what still stands in its line.
+local function offer(head, pool, model, time)
+  leave_place(head.job, head.id)
+  enter_pool(head.job, head.id, 'offered', pool, precise(time + RING_AGAIN_SECONDS))
+  local tag = math.min(head.score, tonumber(redis.call('HGET', key('job', head.id), 'tag')))
+  local virtual = tonumber(redis.call('GET', key('virtual', model)) or 0)
+  if tag > virtual then
+    redis.call('SET', key('virtual', model), precise(tag))
+    -- An owner whose last tag lies in the past counts as one without a past.
+    redis.call('ZREMRANGEBYSCORE', key('finish', model), '-inf', precise(tag))
+  end
+end
+
+-- Offers the heads of a model's lines while its pools have free slots, to the one with the most of them first.
+-- Adds {pool, id} to `offers`, for Celery.
+-- A wide job at the head waits for its slots; nobody overtakes it, or it might wait for ever.
+local function dispatch(model, time, offers)
+  local pools = {}
+  for _, name in ipairs(pools_of(model)) do
+    local live = live_slots(name, time)
+    if live > 0 then
+      local used = redis.call('HMGET', key('slots', name), 'offered', 'leases')
+      pools[#pools + 1] = {
+        name = name, live = live, free = live - tonumber(used[1] or 0) - tonumber(used[2] or 0),
+      }
+    end
+  end
+  while #offers < MAX_OFFERS_PER_CALL do
+    local freest
+    for _, pool in ipairs(pools) do
+      if pool.free > 0 and not (freest and freest.free >= pool.free) then freest = pool end
+    end
+    if not freest then break end
+    local head = head_of(freest.name, model, freest.live)
+    if head and head.job.n <= freest.free then
+      offer(head, freest.name, model, time)
+      freest.free = freest.free - head.job.n
+      offers[#offers + 1] = { freest.name, head.id }
+    else
+      freest.free = 0 -- For this call: it has nothing to take, or waits for more slots.
+    end
   end
 end

@@ -23,8 +23,8 @@ local function due(set)
   return redis.call('ZRANGEBYSCORE', set, '-inf', precise(time), 'LIMIT', 0, most)
 end
 
-local function renew_all(queue)
-  for _, set in ipairs({ key('leases', queue), key('alive', queue) }) do
+local function renew_all(pool)
+  for _, set in ipairs({ key('leases', pool), key('alive', pool) }) do
     for _, member in ipairs(redis.call('ZRANGE', set, 0, -1)) do
       redis.call('ZADD', set, precise(time + LEASE_SECONDS), member)
     end
@@ -54,10 +54,16 @@ local function reap_lease(id)
   end
 end
 
-local function ring_again(id)
-  local job = load_job(id)
-  redis.call('ZADD', key('offered', job.queue), precise(time + RING_AGAIN_SECONDS), id)
-  offers[#offers + 1] = { job.queue, id }
+-- Where nobody is left to hear it, the job stands in line again, for other pools or until a worker comes.
+local function ring_again(id, pool, has_workers)
+  if has_workers then
+    redis.call('ZADD', key('offered', pool), precise(time + RING_AGAIN_SECONDS), id)
+    offers[#offers + 1] = { pool, id }
+  else
+    local job = load_job(id)
+    leave_place(job, id)
+    enter_line(job, id)
+  end
 end
 
 local function reap_deadline(id)
@@ -69,26 +75,30 @@ local function reap_deadline(id)
   end
 end
 
-local function forget_dead_workers(queue)
-  for _, worker in ipairs(due(key('alive', queue))) do
-    redis.call('ZREM', key('alive', queue), worker)
-    redis.call('HDEL', key('capacity', queue), worker)
+local function forget_dead_workers(pool)
+  for _, worker in ipairs(due(key('alive', pool))) do
+    redis.call('ZREM', key('alive', pool), worker)
+    redis.call('HDEL', key('capacity', pool), worker)
     redis.call('HDEL', PREFIX .. 'workers', worker)
   end
 end
 
-local queues = redis.call('SMEMBERS', PREFIX .. 'queues')
-for _, queue in ipairs(queues) do
-  if not believed then renew_all(queue) end
-  for _, id in ipairs(due(key('leases', queue))) do reap_lease(id) end
-  forget_dead_workers(queue)
+local models, pools = redis.call('HKEYS', PREFIX .. 'models_since'), {}
+for _, model in ipairs(models) do
+  for _, pool in ipairs(pools_of(model)) do pools[#pools + 1] = pool end
+end
+for _, pool in ipairs(pools) do
+  if not believed then renew_all(pool) end
+  for _, id in ipairs(due(key('leases', pool))) do reap_lease(id) end
+  forget_dead_workers(pool)
 end
 -- Deadlines before offers: no message for a job that ends here.
 for _, id in ipairs(due(PREFIX .. 'deadlines')) do reap_deadline(id) end
-for _, queue in ipairs(queues) do
-  for _, id in ipairs(due(key('offered', queue))) do ring_again(id) end
-  dispatch(queue, time, offers)
+for _, pool in ipairs(pools) do
+  local has_workers = redis.call('ZCARD', key('alive', pool)) > 0
+  for _, id in ipairs(due(key('offered', pool))) do ring_again(id, pool, has_workers) end
 end
+for _, model in ipairs(models) do dispatch(model, time, offers) end
 
 -- Submits stop while there is still room for the jobs that run to end.
 local memory = redis.call('INFO', 'memory')
@@ -115,9 +125,9 @@ local function sooner(set, delay)
   local head = redis.call('ZRANGE', set, 0, 0, 'WITHSCORES')
   if head[2] then next_due = math.min(next_due, tonumber(head[2]) + delay) end
 end
-for _, queue in ipairs(queues) do
-  sooner(key('leases', queue), 0)
-  sooner(key('offered', queue), 0)
+for _, pool in ipairs(pools) do
+  sooner(key('leases', pool), 0)
+  sooner(key('offered', pool), 0)
 end
 sooner(PREFIX .. 'deadlines', 0)
 sooner(PREFIX .. 'ended', RETENTION_SECONDS)

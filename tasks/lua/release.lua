@@ -4,7 +4,7 @@
 -- ARGV from 5 on: reason, then id and token of each job
 -- Writes:  line, the attempt's end, perhaps the job's; then dispatches
 -- Answers: {number released, offers}. A job that is no longer this worker's stays where it is.
-local time, released, queues = now(), 0, {}
+local time, released, models = now(), 0, {}
 for i = 6, #ARGV, 2 do
   local id, token = ARGV[i], ARGV[i + 1]
   local job = load_job(id)
@@ -14,10 +14,10 @@ for i = 6, #ARGV, 2 do
     else
       back_to_line(job, id, time, ARGV[5])
     end
-    queues[job.queue] = true
+    models[job.model] = true
     released = released + 1
   end
 end
 local offers = {}
-for queue in pairs(queues) do dispatch(queue, time, offers) end
+for model in pairs(models) do dispatch(model, time, offers) end
 return { released, offers }

@@ -1,9 +1,9 @@
 -- A new job: its record and its place in the line, or nothing.
 --
--- Reads:   the idempotency key, the line's length, the queue's virtual time, the owner's last tag
+-- Reads:   the idempotency key, the lines' length, the model's virtual time, the owner's last tag
 -- Writes:  job, log (none yet), line, indexes, deadlines; then dispatches
 -- Answers: {word, detail, offers}; word: created, exists, conflict, full, nearly_full (Redis' memory),
---          unknown_model or too_wide
+--          unknown (no worker ever served this queue) or too_wide
 --          detail: the job's id; with 'full' the seconds until a place should be free; with
 --          'too_wide' the model's slots
 local id, owner, queue, model, request = ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9]
@@ -26,21 +26,25 @@ end
 if redis.call('EXISTS', PREFIX .. 'nearly_full') == 1 then return { 'nearly_full', '', {} } end
 
 -- The web's own model is known before its first worker came up.
-local slots = tonumber(redis.call('HGET', PREFIX .. 'models', model) or own_model_slots)
-if slots == 0 then return { 'unknown_model', '', {} } end
+local slots = tonumber(redis.call('HGET', PREFIX .. 'widest', queue) or own_model_slots)
+if slots == 0 then return { 'unknown', '', {} } end
 if n > slots then return { 'too_wide', tostring(slots), {} } end
 
 local time = now()
-local waiting = redis.call('ZCARD', key('line', queue))
+local pools = pools_of(model)
+local waiting = redis.call('ZCARD', key('line', 'any:' .. model))
+for _, pool in ipairs(pools) do waiting = waiting + redis.call('ZCARD', key('line', pool)) end
 if waiting >= max_queued then
-  local slot_seconds = tonumber(redis.call('HGET', key('stats', queue), 'slot_seconds') or 1)
-  return { 'full', tostring(math.ceil(slot_seconds / math.max(1, live_slots(queue, time)))), {} }
+  local slot_seconds = tonumber(redis.call('HGET', key('stats', model), 'slot_seconds') or 1)
+  local live = 0
+  for _, pool in ipairs(pools) do live = live + live_slots(pool, time) end
+  return { 'full', tostring(math.ceil(slot_seconds / math.max(1, live))), {} }
 end
 
 -- Start-time fair queueing: an owner's next job starts, in virtual time, where the last one ends.
-local virtual = tonumber(redis.call('GET', key('virtual', queue)) or 0)
-local tag = math.max(virtual, tonumber(redis.call('ZSCORE', key('finish', queue), owner) or 0))
-redis.call('ZADD', key('finish', queue), precise(tag + cost), owner)
+local virtual = tonumber(redis.call('GET', key('virtual', model)) or 0)
+local tag = math.max(virtual, tonumber(redis.call('ZSCORE', key('finish', model), owner) or 0))
+redis.call('ZADD', key('finish', model), precise(tag + cost), owner)
 local score = precise(tag - bonus)
 
 local record = key('job', id)
@@ -52,18 +56,17 @@ if idempotency_key ~= '' then
   redis.call('HSET', record, 'idempotency_key', idempotency_key)
   redis.call('SET', idempotency, id)
 end
-local job = { owner = owner, queue = queue, n = n }
+local job = { owner = owner, queue = queue, model = model, score = score }
 if expires_in ~= '' then
   job.expires_at = time + tonumber(expires_in)
   redis.call('HSET', record, 'expires_at', precise(job.expires_at))
   watch_deadline(job, id)
 end
-enter_place(job, id, 'line', score)
-redis.call('SADD', PREFIX .. 'queues', queue)
+enter_line(job, id)
 redis.call('HINCRBY', PREFIX .. 'counts', 'queued', 1)
 redis.call('ZADD', key('jobs', owner), precise(time), id)
 redis.call('ZADD', key('jobs', owner) .. ':queued', precise(time), id)
 
 local offers = {}
-dispatch(queue, time, offers)
+dispatch(model, time, offers)
 return { 'created', id, offers }

@@ -4,12 +4,12 @@
 -- Only it can go on as its readers have seen it. That nobody moved the job on meanwhile shows in the log: it
 -- is a beginning of what the claim brought. With a later claim it would be longer, or another.
 --
--- Arguments: id, token, worker, the attempt's number, the log entries that the claim brought
+-- Arguments: id, token, worker, its pool, the attempt's number, the log entries that the claim brought
 -- Reads:   the log
 -- Writes:  what claim.lua writes, and the entries that are missing
 -- Answers: 1, or 0 where the job has ended, is gone or has moved on
-local id, token, worker, number = ARGV[5], ARGV[6], ARGV[7], tonumber(ARGV[8])
-local FIRST_ENTRY = 9
+local id, token, worker, pool, number = ARGV[5], ARGV[6], ARGV[7], ARGV[8], tonumber(ARGV[9])
+local FIRST_ENTRY = 10
 local entry_count = #ARGV - FIRST_ENTRY + 1
 
 local job = load_job(id)
@@ -25,7 +25,7 @@ end
 write_although_full()
 local time = now()
 end_attempt(id, time, 'forgotten by Redis')
-begin_attempt(job, id, token, worker, number, time)
+begin_attempt(job, id, token, worker, pool, number, time)
 for start = FIRST_ENTRY + #known, #ARGV, ENTRIES_PER_APPEND do
   local entries = {}
   for i = start, math.min(start + ENTRIES_PER_APPEND - 1, #ARGV) do entries[#entries + 1] = ARGV[i] end

@@ -122,7 +122,7 @@ def test_a_doubled_or_late_message_does_no_harm(
     start_echo_workers: StartWorkers, celery_app: JobApp, store: Store, submit: Submit
 ) -> None:
     def send_again(job_id: str) -> None:
-        celery_app.send_task(TASK, (job_id,), task_id=job_id, queue=celery_queue("echo"))
+        celery_app.send_task(TASK, (job_id,), task_id=job_id, queue=celery_queue("echo:echo"))
 
     with start_echo_workers("w1") as (worker,), task_events(celery_app) as seen:
         job_id = submit("a b", max_tokens=100)
@@ -236,7 +236,7 @@ def test_an_engine_that_hangs_is_ended(
     [
         ("MODEL_ID", "/no/such/folder", "MODEL_ID=/no/such/folder"),
         ("MAX_NUM_SEQS", "none", "MAX_NUM_SEQS='none': Input should be a valid integer"),
-        ("ENGINE", "vllm", "ENGINE=vllm is not available in this release"),
+        ("ENGINE", "vllm", "ENGINE=vllm: vLLM is not installed here"),
     ],
 )
 def test_a_worker_that_cannot_start_says_why(

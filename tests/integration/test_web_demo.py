@@ -192,9 +192,11 @@ def test_the_vllm_route_waits_for_a_vllm_worker(
     answer = client.post("/generate_vllm", json={"prompts": ["x"]})
     assert_problem(answer, 503)
     assert "Retry-After" in answer.headers
-    player.leases.heartbeat(replace(player.info, id="gpu@test", model="big", engine="vllm"))
+    player.info = replace(player.info, id="gpu@test", model="big", engine="vllm")
+    player.leases.heartbeat(player.info)
     reply = sent(pool, client, "/generate_vllm", prompts=["x"])
     [job_id] = waiting_jobs(web_redis, 1)
-    assert client.get(f"/v1/jobs/{job_id}").json()["model"] == "big"
+    job = client.get(f"/v1/jobs/{job_id}").json()
+    assert (job["model"], job["request"]["engine"]) == ("big", "vllm")
     player.start(job_id).complete("y")
     assert reply.result(PATIENCE_SECONDS).json() == {"generated_texts": ["y"]}

@@ -151,7 +151,7 @@ def test_prefer_wait_holds_the_reply_until_the_job_has_ended(
     with ThreadPoolExecutor() as pool:
         held = pool.submit(client.post, "/v1/jobs", json={"prompt": "x"}, headers={"Prefer": "wait=60"})
         eventually(lambda: web_redis.pubsub_channels())
-        job_id = web_redis.zrange(keys.offered("m"), 0, -1)[0]
+        job_id = web_redis.zrange(keys.offered("echo:m"), 0, -1)[0]
         run = player.start(str(job_id))
         run.write("a", "b")
         assert not held.done()

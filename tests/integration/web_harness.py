@@ -167,7 +167,7 @@ class Player:
         claims: list[Claim] = []
 
         def claim() -> bool:
-            answer = self.leases.claim(job_id, token, self.info.id, self.info.slots, held=0)
+            answer = self.leases.claim(job_id, token, self.info.id, self.info.pool, self.info.slots, held=0)
             if isinstance(answer, Claim):
                 claims.append(answer)
             return bool(claims)

@@ -53,8 +53,12 @@ def books(redis: Any) -> dict[str, Any]:
     return {
         "records and logs": sorted(redis.keys(keys.job("*")) + redis.keys(keys.log("*"))),
         "jobs": redis.zcard(index),
-        "places": [redis.zcard(place("echo")) for place in (keys.line, keys.offered, keys.leases)],
-        "slots": [int(redis.hget(keys.slots("echo"), place) or 0) for place in ("offered", "leases")],
+        "places": [
+            redis.zcard(keys.line("any:echo")),
+            redis.zcard(keys.offered("echo:echo")),
+            redis.zcard(keys.leases("echo:echo")),
+        ],
+        "slots": [int(redis.hget(keys.slots("echo:echo"), place) or 0) for place in ("offered", "leases")],
         "counts": {status: count for status, count in redis.hgetall(keys.COUNTS).items() if count != "0"},
         "deadlines": redis.zcard(keys.PREFIX + "deadlines"),
         "idempotency": redis.keys(keys.PREFIX + "idempotency:*"),

@@ -50,7 +50,9 @@ def test_a_job_that_waits_in_a_worker_for_room_outlives_redis(fleet: Fleet) -> N
         eventually(lambda: all(client.get(job_id).text for job_id in in_the_way))
         job = client.submit(words("w", 20), n=2, max_tokens=20)
         eventually(
-            lambda: redis.zscore(keys.offered("echo"), job.id) and not redis.llen(celery_queue("echo"))
+            lambda: (
+                redis.zscore(keys.offered("echo:echo"), job.id) and not redis.llen(celery_queue("echo:echo"))
+            )
         )
         fleet.kill_redis()
         fleet.start_redis()

@@ -94,8 +94,8 @@ def test_a_pause_is_not_taken_for_an_engine_that_hangs(
     with start_echo_workers("w1", **busy) as (worker,):
         job_id = submit("a b c", max_tokens=3)
         started(store, job_id)
-        last_beat = store.redis.zscore(keys.alive("echo"), worker.id)
-        eventually(lambda: store.redis.zscore(keys.alive("echo"), worker.id) != last_beat)
+        last_beat = store.redis.zscore(keys.alive("echo:echo"), worker.id)
+        eventually(lambda: store.redis.zscore(keys.alive("echo:echo"), worker.id) != last_beat)
         worker.signal(signal.SIGSTOP)
         time.sleep(1.2 * timeout_seconds)  # The pause.
         worker.signal(signal.SIGCONT)

@@ -18,18 +18,22 @@ from tasks.store import Store
 
 
 class House:
-    """A store, a worker's leases and a reaper on one Redis; `rung` collects what went to Celery."""
+    """A store, a worker's leases and a reaper on one Redis; `offers` collects what went to Celery."""
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self.redis: Any = redis
         self.settings = settings
-        self.rung: list[str] = []
+        self.offers: list[Offer] = []
         self.store = Store(redis, settings, self.ring)
         self.leases = Leases(redis, settings, self.ring)
         self.reaper = Reaper(redis, settings, self.ring)
 
     def ring(self, offers: Sequence[Offer]) -> None:
-        self.rung += [job_id for _, job_id in offers]
+        self.offers += offers
+
+    @property
+    def rung(self) -> list[str]:
+        return [job_id for _, job_id in self.offers]
 
     def submit(self, owner: str = "ada", **options: Any) -> str:
         return self.store.submit(parse_request({"prompt": "x", **options}), owner).job_id
@@ -38,7 +42,7 @@ class House:
         self.leases.heartbeat(WorkerInfo("w1", "m", "echo", slots, 0, 0.0))
 
     def claim(self, job_id: str, token: str = "t") -> Claim:
-        claim = self.leases.claim(job_id, token, "w1", free_slots=8, held=0)
+        claim = self.leases.claim(job_id, token, "w1", "echo:m", free_slots=8, held=0)
         assert isinstance(claim, Claim)
         return claim
 
@@ -49,10 +53,13 @@ class House:
 
     def make_due(self, index: str, job_id: str) -> None:
         self.redis.zadd(index, {job_id: 0})
+        self.reap()
+
+    def reap(self) -> None:
         self.redis.set(keys.PREFIX + "reaped_at", str(self.store._now()))
         self.reaper.reap()
 
     def slots_taken(self) -> tuple[int, int]:
         """By offers and by leases."""
-        offered, leases = self.redis.hmget(keys.slots("m"), "offered", "leases")
+        offered, leases = self.redis.hmget(keys.slots("echo:m"), "offered", "leases")
         return int(offered or 0), int(leases or 0)

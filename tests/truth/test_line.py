@@ -30,7 +30,7 @@ def house(redis: Redis, settings: Settings) -> House:
 
 
 def line(house: House) -> list[str]:
-    return list(house.redis.zrange(keys.line("m"), 0, -1))
+    return list(house.redis.zrange(keys.line("any:m"), 0, -1))
 
 
 def test_a_single_job_passes_another_owners_backlog(house: House) -> None:
@@ -100,7 +100,7 @@ def test_nobody_overtakes_a_wide_job_that_waits_for_slots(house: House) -> None:
     narrow = house.submit(n=2)
     wide, late = house.submit(n=4), house.submit(n=1)
     assert house.rung == [narrow]
-    assert house.leases.claim(narrow, "t", "w1", free_slots=1, held=0) is Refusal.BUSY
+    assert house.leases.claim(narrow, "t", "w1", "echo:m", free_slots=1, held=0) is Refusal.BUSY
     house.finish(house.claim(narrow))
     assert house.rung == [narrow, wide]
     house.finish(house.claim(wide))
@@ -110,7 +110,7 @@ def test_nobody_overtakes_a_wide_job_that_waits_for_slots(house: House) -> None:
 def test_an_offer_that_nobody_claims_is_rung_again(house: House) -> None:
     house.worker(1)
     job_id = house.submit()
-    house.make_due(keys.offered("m"), job_id)
+    house.make_due(keys.offered("echo:m"), job_id)
     assert house.rung == [job_id, job_id]
     house.claim(job_id)
     house.reaper.reap()
@@ -124,7 +124,7 @@ def test_a_job_whose_worker_died_goes_to_the_front_and_stays_in_progress(house: 
     house.leases.flush([Write(job_id, claim.token, 1, 3, [TokenEntry(0, (7,), " once")])])
     others = [house.submit() for _ in range(3)]
     house.worker(0)
-    house.make_due(keys.leases("m"), job_id)
+    house.make_due(keys.leases("echo:m"), job_id)
     assert line(house) == [job_id, *others]
     job = house.store.get(job_id)
     assert (job.status, job.output[0].text) == (Status.IN_PROGRESS, " once")
@@ -137,7 +137,7 @@ def test_a_worker_that_lost_its_lease_can_do_nothing_any_more(house: House) -> N
     """It was paused, another one has the job now, and it wakes up."""
     house.worker(1)
     stale = house.claim(house.submit(), "stale")
-    house.make_due(keys.leases("m"), stale.job_id)
+    house.make_due(keys.leases("echo:m"), stale.job_id)
     current = house.claim(stale.job_id, "current")
     entry = TokenEntry(0, (1,), "stale")
     writes = [
@@ -158,7 +158,7 @@ def test_the_fourth_death_without_a_token_is_poison(house: House) -> None:
     for death in range(1, 5):
         assert house.store.get(job_id).status is not Status.FAILED, death
         house.claim(job_id, f"t{death}")
-        house.make_due(keys.leases("m"), job_id)
+        house.make_due(keys.leases("echo:m"), job_id)
     job = house.store.get(job_id)
     assert (job.status, job.error and job.error.code) == (Status.FAILED, "poison")
     assert [attempt.reason for attempt in job.attempts] == ["lease expired"] * 4
@@ -169,8 +169,8 @@ def test_a_job_that_may_have_killed_two_workers_runs_alone(house: House) -> None
     job_id = house.submit()
     for death in range(2):
         assert not house.claim(job_id, f"t{death}").is_alone
-        house.make_due(keys.leases("m"), job_id)
-    assert house.leases.claim(job_id, "t2", "w1", free_slots=4, held=1) is Refusal.BUSY
+        house.make_due(keys.leases("echo:m"), job_id)
+    assert house.leases.claim(job_id, "t2", "w1", "echo:m", free_slots=4, held=1) is Refusal.BUSY
     assert house.claim(job_id, "t2").is_alone
 
 
@@ -183,7 +183,7 @@ def test_a_token_clears_the_count_of_deaths(house: House) -> None:
             house.leases.flush(
                 [Write(job_id, claim.token, len(claim.entries), 1, [TokenEntry(0, (1,), "a")])]
             )
-        house.make_due(keys.leases("m"), job_id)
+        house.make_due(keys.leases("echo:m"), job_id)
     assert house.store.get(job_id).status is Status.IN_PROGRESS
 
 
@@ -223,10 +223,10 @@ def test_no_lease_is_believed_to_have_run_out_across_a_gap_in_time(house: House,
     """Redis was paused, restarted or its clock set: workers get a fresh term to report."""
     house.worker(1)
     claim = house.claim(house.submit())
-    house.redis.zadd(keys.leases("m"), {claim.job_id: 0})
+    house.redis.zadd(keys.leases("echo:m"), {claim.job_id: 0})
     house.redis.set(keys.PREFIX + "reaped_at", str(house.store._now() - gap))
     house.reaper.reap()
-    assert house.redis.zscore(keys.leases("m"), claim.job_id) > house.store._now()
+    assert house.redis.zscore(keys.leases("echo:m"), claim.job_id) > house.store._now()
 
 
 def test_expires_in_ends_a_job_that_waits(house: House) -> None:
@@ -241,7 +241,7 @@ def test_expires_in_counts_before_the_first_start_only(house: House) -> None:
     job_id = house.submit(expires_in=60)
     house.claim(job_id)
     assert house.redis.zscore(keys.PREFIX + "deadlines", job_id) is None
-    house.make_due(keys.leases("m"), job_id)
+    house.make_due(keys.leases("echo:m"), job_id)
     assert house.redis.zscore(keys.PREFIX + "deadlines", job_id) is None
 
 
@@ -249,7 +249,7 @@ def test_timeout_ends_a_job_between_two_attempts(house: House) -> None:
     house.worker(1)
     job_id = house.submit(timeout=60)
     house.claim(job_id)
-    house.make_due(keys.leases("m"), job_id)
+    house.make_due(keys.leases("echo:m"), job_id)
     house.make_due(keys.PREFIX + "deadlines", job_id)
     job = house.store.get(job_id)
     assert (job.status, job.error and job.error.code) == (Status.FAILED, "timeout")
@@ -351,13 +351,13 @@ def test_retention_removes_every_trace(house: House) -> None:
         "alive",
         "capacity",
         "counts",
-        "models",
         "models_since",
-        "queues",
+        "pools",
         "reaped_at",
         "run",
         "slots",
         "stats",
+        "widest",
         "workers",
     }
     assert left <= of_the_house | {"finish", "virtual"}
@@ -391,5 +391,5 @@ def test_an_ended_jobs_log_is_packed_and_reads_as_before(house: House) -> None:
 def test_a_claim_takes_no_more_slots_than_are_free(house: House) -> None:
     house.worker(4)
     job_id = house.submit(n=2)
-    assert house.leases.claim(job_id, "t", "w1", free_slots=1, held=1) is Refusal.BUSY
-    assert isinstance(house.leases.claim(job_id, "t", "w1", free_slots=2, held=1), Claim)
+    assert house.leases.claim(job_id, "t", "w1", "echo:m", free_slots=1, held=1) is Refusal.BUSY
+    assert isinstance(house.leases.claim(job_id, "t", "w1", "echo:m", free_slots=2, held=1), Claim)

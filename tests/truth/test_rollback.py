@@ -48,7 +48,7 @@ def log(house: House, job_id: str) -> list[str]:
 
 
 def places(house: House, job_id: str) -> list[str]:
-    indexes = {"line": keys.line("m"), "offered": keys.offered("m"), "leases": keys.leases("m")}
+    indexes = {"line": keys.line("any:m"), "offered": keys.offered("echo:m"), "leases": keys.leases("echo:m")}
     return [place for place, index in indexes.items() if house.redis.zscore(index, job_id) is not None]
 
 
@@ -65,7 +65,7 @@ def test_a_claim_that_redis_forgot_is_taken_back(house: House, place: str) -> No
     assert places(house, job_id) == [place]
     assert flush(house, claim, 3, TOKENS[2:]) is Word.FENCED
     for _ in range(2):  # Twice, as after an answer that was lost.
-        assert house.leases.take_back(claim, "w1")
+        assert house.leases.take_back(claim, "w1", "echo:m")
         assert places(house, job_id) == ["leases"]
     assert flush(house, claim, 1, TOKENS) is Word.OK
     house.finish(claim, base=5)
@@ -87,7 +87,7 @@ def test_what_an_earlier_attempt_wrote_comes_back_with_its_successors_claim(hous
     memory.come_back()
     assert flush(house, second, 5, TOKENS[3:]) is Word.FENCED
     for _ in range(2):
-        assert house.leases.take_back(second, "w2")
+        assert house.leases.take_back(second, "w2", "echo:m")
     assert log(house, job_id) == [entry.encode() for entry in second.entries]
     assert flush(house, first, 4, TOKENS[3:]) is Word.FENCED
     assert flush(house, second, 5, TOKENS[3:]) is Word.OK
@@ -109,7 +109,7 @@ def test_long_output_comes_back_whole(house: House) -> None:
     house.leases.release([(job_id, "first")], "drained")
     second = house.claim(job_id, "second")
     memory.come_back()
-    assert house.leases.take_back(second, "w1")
+    assert house.leases.take_back(second, "w1", "echo:m")
     assert log(house, job_id) == [entry.encode() for entry in second.entries]
 
 
@@ -119,7 +119,7 @@ def test_nothing_is_taken_from_who_claimed_it_since(house: House) -> None:
     forgotten = house.claim(job_id, "forgotten")
     memory.come_back()
     house.claim(job_id, "later")
-    assert not house.leases.take_back(forgotten, "w1")
+    assert not house.leases.take_back(forgotten, "w1", "echo:m")
     assert house.redis.hget(keys.job(job_id), "token") == "later"
 
 
@@ -132,7 +132,7 @@ def test_nothing_is_taken_back_over_another_text(house: House) -> None:
     second = house.claim(job_id, "second")
     memory.come_back()
     flush(house, first, 1, [TokenEntry(0, (1, 2), "t1t2")])
-    assert not house.leases.take_back(second, "w1")
+    assert not house.leases.take_back(second, "w1", "echo:m")
     assert house.redis.hget(keys.job(job_id), "token") == "first"
 
 
@@ -142,7 +142,7 @@ def test_an_ended_job_is_not_taken_back(house: House) -> None:
     claim = house.claim(job_id)
     memory.come_back()
     house.store.cancel(job_id)
-    assert not house.leases.take_back(claim, "w1")
+    assert not house.leases.take_back(claim, "w1", "echo:m")
     assert house.store.get(job_id, "ada").status is Status.CANCELLED
 
 
@@ -155,11 +155,11 @@ def test_nobody_claims_until_a_redis_that_came_back_has_settled(house: House) ->
     house.redis.hset(keys.PREFIX + "run", "id", "of the process before")
     house.reaper.reap()
     for _ in range(2):
-        assert house.leases.claim(held, "other", "w2", 8, 0) is Refusal.SETTLING
-        assert house.leases.claim(waiting, "other", "w2", 8, 0) is Refusal.SETTLING
-    assert house.leases.take_back(claim, "w1")
+        assert house.leases.claim(held, "other", "w2", "echo:m", 8, 0) is Refusal.SETTLING
+        assert house.leases.claim(waiting, "other", "w2", "echo:m", 8, 0) is Refusal.SETTLING
+    assert house.leases.take_back(claim, "w1", "echo:m")
     house.redis.hset(keys.PREFIX + "run", "settled_at", "0")
-    assert house.leases.claim(held, "other", "w2", 8, 0) is Refusal.GONE
+    assert house.leases.claim(held, "other", "w2", "echo:m", 8, 0) is Refusal.GONE
     assert house.claim(waiting, "other").token == "other"
 
 

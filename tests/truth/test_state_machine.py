@@ -1,10 +1,11 @@
 """Any interleaving of the transitions keeps the invariant: a job that has not ended is in exactly one of
-line, offered and leases; nothing is written without the token; no log entry is lost or repeated."""
+line, offered and leases, of an engine that it may run on; nothing is written without the token; no log entry
+is lost or repeated."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import takewhile
+from itertools import product, takewhile
 from typing import Any
 
 import pytest
@@ -28,11 +29,14 @@ from tasks.log import DoneEntry, Entry, StatusEntry, TokenEntry
 from tasks.reaper import Reaper
 from tasks.request import Priority, parse_request
 from tasks.scripts import Argument, Offer, Scripts
-from tasks.settings import Settings
+from tasks.settings import EngineKind, Settings
 from tasks.store import Store
 
-QUEUE = "m"
-PLACES = ("line", "offered", "leases")
+MODEL = "m"
+WORKERS = {"w1": EngineKind.ECHO, "w2": EngineKind.VLLM}
+POOLS = [keys.pool(MODEL, engine) for engine in WORKERS.values()]
+QUEUES = [keys.queue(MODEL), keys.queue(MODEL, EngineKind.VLLM)]
+INDEXES = {"line": QUEUES, "offered": POOLS, "leases": POOLS}
 OWNERS = st.sampled_from(["ada", "bob", "eve"])
 
 
@@ -53,7 +57,7 @@ class Transitions(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.redis.flushall()
-        config = Settings(redis_url="redis://unused", model_id=QUEUE, max_num_seqs=4, max_queued_jobs=8)
+        config = Settings(redis_url="redis://unused", model_id=MODEL, max_num_seqs=4, max_queued_jobs=8)
         self.store = Store(self.redis, config, self.rang)
         self.leases = Leases(self.redis, config, self.rang)
         self.reaper = Reaper(self.redis, config, self.rang)
@@ -64,11 +68,12 @@ class Transitions(RuleBasedStateMachine):
         self.ended: dict[str, Status] = {}
         self.claim_number = 0
         self.heartbeat("w1", 4)
+        self.heartbeat("w2", 4)
 
     def rang(self, offers: Sequence[Offer]) -> None:
-        for queue, job_id in offers:
-            assert queue == QUEUE
-            assert self.redis.zscore(keys.offered(QUEUE), job_id) is not None
+        for pool, job_id in offers:
+            assert self.redis.zscore(keys.offered(pool), job_id) is not None
+            assert self.redis.hget(keys.job(job_id), "queue") in (keys.queue(MODEL), pool)
 
     # --- what clients do
 
@@ -79,11 +84,12 @@ class Transitions(RuleBasedStateMachine):
         priority=st.sampled_from(Priority),
         expires_in=st.none() | st.just(3600),
         timeout=st.none() | st.just(3600),
+        engine=st.none() | st.just("vllm"),
         key=st.none() | st.sampled_from(["k1", "k2"]),
     )
     def submit(self, owner: str, key: str | None, **options: Any) -> None:
         body = {"prompt": "x", "seed": 1, **{k: v for k, v in options.items() if v is not None}}
-        waiting = self.redis.zcard(keys.line(QUEUE))
+        waiting = sum(self.redis.zcard(keys.line(queue)) for queue in QUEUES)
         try:
             submission = self.store.submit(parse_request(body), owner, key)
         except QueueFullError:
@@ -127,28 +133,36 @@ class Transitions(RuleBasedStateMachine):
             job = self.store.get(job_id)
             assert (job.queue_position is not None) == (job.status is Status.QUEUED)
             if job.status is Status.QUEUED and self.place(job_id) == "line":
-                assert job.queue_position == self.redis.zrank(keys.line(QUEUE), job_id)
+                line = {job: tag for queue in QUEUES for job, tag in self.line(queue)}
+                ahead = [job for job in line if line[job] < line[job_id]]
+                own = [
+                    job for job, tag in self.line(self.queue(job_id)) if tag == line[job_id] and job < job_id
+                ]
+                assert job.queue_position == len(ahead) + len(own)
 
     # --- what workers do
 
     @rule(worker=st.sampled_from(["w1", "w2"]), slots=st.sampled_from([0, 1, 4]))
     def heartbeat(self, worker: str, slots: int) -> None:
-        self.leases.heartbeat(WorkerInfo(worker, QUEUE, "echo", slots, 0, 0.0))
+        self.leases.heartbeat(WorkerInfo(worker, MODEL, WORKERS[worker], slots, 0, 0.0))
 
     @rule(worker=st.sampled_from(["w1", "w2"]))
     def goodbye(self, worker: str) -> None:
-        self.leases.goodbye(WorkerInfo(worker, QUEUE, "echo", 0, 0, 0.0))
-        assert self.redis.zscore(keys.alive(QUEUE), worker) is None
+        info = WorkerInfo(worker, MODEL, WORKERS[worker], 0, 0, 0.0)
+        self.leases.goodbye(info)
+        assert self.redis.zscore(keys.alive(info.pool), worker) is None
 
-    @rule(target=claims, data=st.data())
-    def claim(self, data: st.DataObject) -> Any:
-        """Claim any job, on offer or not: a message may be doubled, late or lost."""
+    @rule(target=claims, data=st.data(), worker=st.sampled_from(["w1", "w2"]))
+    def claim(self, data: st.DataObject, worker: str) -> Any:
+        """Claim any job, on offer or not, to this pool or not: a message may be doubled, late or lost."""
         if not self.logs:
             return multiple()
         job_id = data.draw(st.sampled_from(sorted(self.logs)))
-        on_offer = self.place(job_id) == "offered"
+        pool = keys.pool(MODEL, WORKERS[worker])
+        on_offer = self.is_offered(job_id, pool)
         self.claim_number += 1
-        claim = self.leases.claim(job_id, f"token-{self.claim_number}", "w1", free_slots=4, held=0)
+        token = f"token-{self.claim_number} {pool}"
+        claim = self.leases.claim(job_id, token, worker, pool, free_slots=4, held=0)
         assert isinstance(claim, Claim) == on_offer
         if not isinstance(claim, Claim):
             return multiple()
@@ -161,8 +175,9 @@ class Transitions(RuleBasedStateMachine):
     def claim_again(self, claim: Claim) -> None:
         """A copy of an earlier call, held up on its way or made because the answer was lost."""
         own = self.tokens.get(claim.job_id) == claim.token
-        on_offer = self.place(claim.job_id) == "offered"
-        again = self.leases.claim(claim.job_id, claim.token, "w1", free_slots=4, held=0)
+        pool = claim.token.split()[1]
+        on_offer = self.is_offered(claim.job_id, pool)
+        again = self.leases.claim(claim.job_id, claim.token, "w", pool, free_slots=4, held=0)
         assert isinstance(again, Claim) == (own or on_offer)
         if on_offer:
             self.tokens[claim.job_id] = claim.token
@@ -227,7 +242,9 @@ class Transitions(RuleBasedStateMachine):
     @rule(kind=st.sampled_from(["leases", "offered", "deadlines", "ended", "unpacked"]), data=st.data())
     def time_passes(self, kind: str, data: st.DataObject) -> None:
         """Something in a set ordered by time is due: as good as waiting for it. The reaper comes."""
-        index = f"{keys.PREFIX}{kind}:{QUEUE}" if kind in PLACES else keys.PREFIX + kind
+        index = keys.PREFIX + kind
+        if kind in INDEXES:
+            index = f"{index}:{data.draw(st.sampled_from(INDEXES[kind]))}"
         members = self.redis.zrange(index, 0, -1)
         if members:
             self.redis.zadd(index, {data.draw(st.sampled_from(members)): 0})
@@ -235,8 +252,9 @@ class Transitions(RuleBasedStateMachine):
 
     def reap(self) -> None:
         self.redis.set(keys.PREFIX + "reaped_at", str(self.store._now()))
-        for job_id in self.redis.zrangebyscore(keys.leases(QUEUE), "-inf", 0):
-            self.tokens.pop(str(job_id))
+        for pool in POOLS:
+            for job_id in self.redis.zrangebyscore(keys.leases(pool), "-inf", 0):
+                self.tokens.pop(str(job_id))
         self.reaper.reap()
         for job_id in [*self.logs]:
             status = self.redis.hget(keys.job(job_id), "status")
@@ -258,11 +276,18 @@ class Transitions(RuleBasedStateMachine):
 
     @invariant()
     def every_job_is_in_its_one_place(self) -> None:
-        members = {p: set(self.redis.zrange(f"{keys.PREFIX}{p}:{QUEUE}", 0, -1)) for p in PLACES}
+        members = {
+            (place, name): set(self.redis.zrange(f"{keys.PREFIX}{place}:{name}", 0, -1))
+            for place, names in INDEXES.items()
+            for name in names
+        }
         for job_id in self.logs:
             place = self.place(job_id)
-            assert [p for p in PLACES if job_id in members[p]] == ([] if job_id in self.ended else [place])
+            name = self.queue(job_id) if place == "line" else self.redis.hget(keys.job(job_id), "pool")
+            found = [where for where, jobs in members.items() if job_id in jobs]
+            assert found == ([] if job_id in self.ended else [(place, name)])
             assert (place == "ended") == (job_id in self.ended)
+            assert place == "line" or self.queue(job_id) in (keys.queue(MODEL), name) or name is None
         assert set().union(*members.values()) <= self.logs.keys()
 
     @invariant()
@@ -274,9 +299,9 @@ class Transitions(RuleBasedStateMachine):
     @invariant()
     def books_agree_with_the_jobs(self) -> None:
         records = {job_id: self.redis.hgetall(keys.job(job_id)) for job_id in self.logs}
-        for place in ("offered", "leases"):
-            slots = sum(int(r["n"]) for r in records.values() if r["place"] == place)
-            assert int(self.redis.hget(keys.slots(QUEUE), place) or 0) == slots
+        for place, pool in product(("offered", "leases"), POOLS):
+            slots = sum(int(r["n"]) for r in records.values() if (r["place"], r.get("pool")) == (place, pool))
+            assert int(self.redis.hget(keys.slots(pool), place) or 0) == slots
         counts = {s.value: sum(r["status"] == s for r in records.values()) for s in Status}
         assert self.store.counts() == counts
         for job_id, status in self.ended.items():
@@ -313,6 +338,16 @@ class Transitions(RuleBasedStateMachine):
     def place(self, job_id: str) -> str | None:
         place: str | None = self.redis.hget(keys.job(job_id), "place")
         return place
+
+    def queue(self, job_id: str) -> str:
+        return str(self.redis.hget(keys.job(job_id), "queue"))
+
+    def line(self, queue: str) -> list[tuple[str, float]]:
+        found: list[tuple[str, float]] = self.redis.zrange(keys.line(queue), 0, -1, withscores=True)
+        return found
+
+    def is_offered(self, job_id: str, pool: str) -> bool:
+        return self.redis.zscore(keys.offered(pool), job_id) is not None
 
     def statuses(self, job_id: str) -> int:
         return sum(isinstance(entry, StatusEntry) for entry in self.logs[job_id])

@@ -51,6 +51,19 @@ def test_shared_settings_are_the_same_everywhere_and_have_no_default_here(name: 
         assert SERVICES[service]["environment"].get(name, "missing") is None
 
 
+def test_every_gpu_has_a_vllm_worker_of_its_own() -> None:
+    override = yaml.safe_load((SCRIPTS / "vllm.yml").read_text())["services"]
+    assert override.pop("worker") == {"scale": 0}
+    for index, (name, service) in enumerate(override.items()):
+        assert name == f"vllm-gpu{index}"
+        assert service["environment"] == {"ENGINE": "vllm"}
+        [device] = service["deploy"]["resources"]["reservations"]["devices"]
+        assert device["device_ids"] == [str(index)]
+        profiles = service.get("profiles", ["1-gpus", "2-gpus", "4-gpus", "8-gpus"])
+        assert {int(profile.removesuffix("-gpus")) > index for profile in profiles} == {True}
+        assert f"{len(override)}-gpus" in profiles
+
+
 def test_the_worker_has_longer_than_its_drain() -> None:
     grace = re.fullmatch(r"\$\{DRAIN_SECONDS:-(\d+)}s(\d+)ms", str(SERVICES["worker"]["stop_grace_period"]))
     assert grace

@@ -35,6 +35,7 @@ def refused_fields(**body: Any) -> list[str]:
         ({"prompt": "a", "top_p": 0}, ["top_p"]),
         ({"prompt": "a", "top_k": -1}, ["top_k"]),
         ({"prompt": "a", "min_p": 1.1}, ["min_p"]),
+        ({"prompt": "a", "engine": "llama"}, ["engine"]),
         ({"prompt": "a", "repetition_penalty": 0}, ["repetition_penalty"]),
         ({"prompt": "a", "repetition_penalty": 2.1}, ["repetition_penalty"]),
         ({"prompt": "a", "presence_penalty": -2.1}, ["presence_penalty"]),

@@ -194,8 +194,8 @@ def test_leases_are_renewed_without_new_tokens(worker: Worker, settings: Setting
     """A long step: the whole batch would lose its leases if only tokens renewed them."""
     job_id = worker.submit(stop="never", max_tokens=3000)
     worker.started(job_id)
-    first = worker.redis.zscore(keys.leases("echo"), job_id)
-    eventually(lambda: worker.redis.zscore(keys.leases("echo"), job_id) > first + settings.lease_seconds)
+    first = worker.redis.zscore(keys.leases("echo:echo"), job_id)
+    eventually(lambda: worker.redis.zscore(keys.leases("echo:echo"), job_id) > first + settings.lease_seconds)
     assert len(worker.store.get(job_id).attempts) == 1
 
 
@@ -229,7 +229,7 @@ def test_a_claim_whose_answer_was_lost_is_made_again(
         direct = Worker(settings, deliver=False)
         worker.flusher.start()
         earlier, job_id = direct.submit(max_tokens=1), direct.submit(max_tokens=4)
-        eventually(lambda: direct.redis.zcard(keys.offered("echo")) == 2)
+        eventually(lambda: direct.redis.zcard(keys.offered("echo:echo")) == 2)
         worker.send(earlier)
         assert worker.wait(earlier) == Finish(Status.COMPLETED)
 
@@ -239,7 +239,7 @@ def test_a_claim_whose_answer_was_lost_is_made_again(
 
         network.hold_answers()
         worker.send(job_id)
-        eventually(lambda: direct.redis.zscore(keys.leases("echo"), job_id))
+        eventually(lambda: direct.redis.zscore(keys.leases("echo:echo"), job_id))
         eventually(has_given_up)
         network.heal()
         assert worker.wait(job_id) == Finish(Status.COMPLETED)
