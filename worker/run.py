@@ -117,7 +117,7 @@ class JobRun:
         budget = engine.max_model_len - self.prompt_tokens
         if budget < 1:
             raise PromptTooLongError(
-                f"the prompt has {self.prompt_tokens} tokens; the model's length is {engine.max_model_len}, "
+                f"the prompt has {self.prompt_tokens} tokens; the length served is {engine.max_model_len}, "
                 "of which one must be left for the output"
             )
         logged = choices(self.claim.entries, self.claim.request.n)

@@ -267,6 +267,19 @@ def test_a_cache_that_the_machine_has_no_memory_for(
         TransformersEngine(settings_for(folder))
 
 
+def test_a_cache_that_the_container_has_no_memory_for(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "memory.max").write_text("1000000\n")
+    (tmp_path / "memory.current").write_text("999000\n")
+    (tmp_path / "memory.stat").write_text("anon 500000\ninactive_file 24\n")
+    monkeypatch.setattr(loading, "CGROUP", tmp_path)
+    with pytest.raises(SettingsError, match=r"KV_CACHE_GIB=4: .* cpu has 9\.54e-07 left; lower it"):
+        TransformersEngine(settings_for(folder))
+    (tmp_path / "memory.max").write_text("max\n")
+    TransformersEngine(settings_for(folder))
+
+
 def test_a_sliding_window_bounds_the_length(tmp_path: Path) -> None:
     save_model(tmp_path, "qwen2", use_sliding_window=True, sliding_window=32, max_window_layers=1)
     assert TransformersEngine(settings_for(tmp_path)).max_model_len == 32

@@ -165,6 +165,24 @@ def test_a_dead_core_is_known_at_once(tmp_path: Path) -> None:
         engine.add_request(engine_request("two", (5,)))
 
 
+def test_sequences_that_a_core_gives_up_did_not_fail(tmp_path: Path) -> None:
+    """A core that is told to end aborts them. They go on elsewhere, when the worker has ended."""
+    before = processes_below(os.getpid())
+    engine = load(EngineKind.VLLM, tmp_path, "llama")
+    engine.add_request(engine_request("one", (5,), max_tokens=90))
+    for process in processes_below(os.getpid()):
+        if process not in before and "EngineCore" in " ".join(process.cmdline()):
+            process.terminate()
+
+    def step_to_the_end() -> None:
+        while True:
+            assert FinishReason.ERROR not in [output.finish_reason for output in engine.step()]
+            engine.check_health()
+
+    with pytest.raises(EngineError, match="vLLM's engine core is dead"):
+        step_to_the_end()
+
+
 def test_nothing_is_left_of_it(tmp_path: Path) -> None:
     before = processes_below(os.getpid())
     engine = load(EngineKind.VLLM, tmp_path, "llama")

@@ -25,6 +25,7 @@ MIN_MODEL_LEN = 16
 """A cache for less is a mistake."""
 
 MEMINFO = Path("/proc/meminfo")
+CGROUP = Path("/sys/fs/cgroup")
 
 BUNDLED_MODEL = Path(__file__).parent.parent / "models" / "bundled"
 
@@ -219,12 +220,30 @@ def _available_bytes(device: torch.device) -> int | None:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free
+    known = [bytes_left for bytes_left in (_available_to_machine(), _available_to_container()) if bytes_left]
+    return min(known, default=None)
+
+
+def _available_to_machine() -> int | None:
     try:
         lines = MEMINFO.read_text().splitlines()
     except OSError:
         return None
     values = {name: int(rest.split()[0]) * 1024 for name, rest in (line.split(":", 1) for line in lines)}
     return values.get("MemAvailable")
+
+
+def _available_to_container() -> int | None:
+    """What a limit (`docker run --memory`) leaves; None without one. Cached files count as free."""
+    try:
+        limit = (CGROUP / "memory.max").read_text().strip()
+        if limit == "max":
+            return None
+        used = int((CGROUP / "memory.current").read_text())
+        cached = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
+    except OSError:
+        return None
+    return int(limit) - used + int(cached.get("inactive_file", 0))
 
 
 def _eos_ids(model: PreTrainedModel) -> frozenset[int]:

@@ -126,7 +126,7 @@ class VllmEngine:
         return bool(self._running)
 
     def step(self) -> list[RequestOutput]:
-        """See `Engine.step`. Raises EngineError where vLLM's processes have died."""
+        """See `Engine.step`. Raises EngineError where vLLM's processes have died, or were told to end."""
         outputs, self._refused = self._refused, []
         if len(self._running) > len(outputs):
             try:
@@ -140,8 +140,11 @@ class VllmEngine:
         return outputs
 
     def check_health(self) -> None:
+        # Without VLLM_ENABLE_V1_MULTIPROCESSING the core lives in this process.
+        ensure_alive = getattr(self._engine.engine_core, "ensure_alive", None)
         try:
-            self._engine.engine_core.ensure_alive()
+            if ensure_alive is not None:
+                ensure_alive()
         except EngineDeadError:
             raise EngineError(DEAD) from None
 
@@ -158,6 +161,8 @@ class VllmEngine:
     def _output(self, output: Any) -> RequestOutput:
         [completion] = output.outputs
         reason, error = completion.finish_reason, None
+        if reason == "abort":  # Not at our wish: those are gone from `_running`.
+            raise EngineError(DEAD)
         if reason is not None and reason not in ("stop", "length"):
             reason, error = "error", f"vLLM ended the sequence: {reason}"
         count, logprobs = self._running[output.request_id].logprobs, None
