@@ -14,6 +14,11 @@ from transformers import AutoModelForCausalLM
 from tasks.settings import EngineKind
 from tests.engine.tiny import CONFIGS, ENGINES, EOS_ID, Outputs, engine_request, generate, load
 from worker.engine.base import Engine, EngineRequest
+from worker.engine.transformers import TransformersEngine
+
+NARROW = [] if EngineKind.VLLM in ENGINES else ["opt-narrow", "gpt2-narrow", "llama-narrow", "qwen2-narrow"]
+SHAPES = [*CONFIGS, *NARROW]
+"""Heads 8 wide are beyond the attention kernel, and beyond vLLM."""
 
 NO_ID = 10**6
 """As the end of sequence: never generated."""
@@ -53,12 +58,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(
     scope="module",
-    params=[(engine, kind) for engine in ENGINES if engine is not EngineKind.ECHO for kind in CONFIGS],
-    ids="-".join,
+    params=[f"{engine}-{kind}" for engine in ENGINES if engine is not EngineKind.ECHO for kind in SHAPES],
 )
 def engine(request: pytest.FixtureRequest, folder: Path) -> Iterator[Engine]:
-    engine, kind = request.param
-    loaded = load(engine, folder, kind)
+    name, kind, *narrow = request.param.split("-")
+    loaded = load(EngineKind(name), folder, kind, wide=not narrow)
+    if isinstance(loaded, TransformersEngine):
+        assert loaded._has_kernel == (not narrow)
     yield loaded
     loaded.shutdown()
 

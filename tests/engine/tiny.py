@@ -68,7 +68,7 @@ WIDE: dict[str, dict[str, Any]] = {
     "qwen2": WIDE_DECODER,
     "qwen3": WIDE_DECODER,
 }
-"""What makes heads 32 wide: vLLM has attention for no less."""
+"""What makes heads 32 wide: vLLM and the attention kernel take no less than 32 and 16."""
 
 
 def tokenizer() -> Any:
@@ -115,15 +115,16 @@ def settings_for(folder: Path, **changes: Any) -> Settings:
     return Settings(**{**values, **changes})
 
 
-def load(engine: EngineKind, folder: Path, kind: str = "opt", slots: int = 4) -> Engine:
+def load(engine: EngineKind, folder: Path, kind: str = "opt", slots: int = 4, *, wide: bool = True) -> Engine:
     """An engine on a random model, which is saved in `folder`; echo has none."""
     if engine is EngineKind.ECHO:
         return load_engine(Settings(engine=engine, max_num_seqs=slots, echo_step_seconds=0))
+    save_model(folder, kind, **(WIDE[kind] if wide else {}))
     if engine is EngineKind.TRANSFORMERS:
-        return load_engine(settings_for(save_model(folder, kind), max_num_seqs=slots))
+        return load_engine(settings_for(folder, max_num_seqs=slots))
     # Compiled it would not be another engine, only half a minute later.
     settings = settings_for(
-        save_model(folder, kind, **WIDE[kind]),
+        folder,
         engine=engine,
         device="auto",
         max_num_seqs=slots,

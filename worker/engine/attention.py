@@ -1,18 +1,22 @@
 """Attention over the slot cache, as transformers' models call it (its `AttentionInterface`).
 
 `scaled_dot_product_attention` is slow on a CPU where a row has a single query, which is every step of
-decoding: 64 rows of 100 tokens took 65 ms a step (12 layers, 768 wide), two batched matrix products take 19.
-Prompts go through it as before. See docs/engines.md.
+decoding: 64 rows of 100 tokens took 65 ms a step (12 layers, 768 wide). There a kernel of our own takes its
+place, and where that cannot be had two batched matrix products. Prompts go through it as before. See
+docs/engines.md.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from worker.engine.kernel import attention_kernel
 
 NAME = "tokenrelay"
 """As models are told to use it: `attn_implementation`."""
@@ -33,25 +37,35 @@ def slot_attention(
     """Returns [rows, query, heads, head_dim].
 
     query: [rows, heads, query, head_dim]. key, value: [rows, kv_heads, tokens, head_dim], views of the cache.
-    attention_mask: see `additive_mask` where a row has one query, else boolean; None: all earlier tokens.
+    attention_mask: boolean [rows, 1, query, tokens]; where a row has one query, see `length_mask` and
+        `additive_mask`; None: all earlier tokens.
     Raises ValueError where the model wants more of its attention than this does.
     """
     for name in REFUSED_ARGUMENTS:
         if arguments.get(name) is not None:
             raise ValueError(f"attention with {name} is not supported")
+    if scaling is None:
+        scaling = query.shape[-1] ** -0.5
+    if attention_mask is not None and attention_mask.dtype == torch.int32:
+        kernel = attention_kernel()
+        assert kernel is not None, "length_mask is for its callers only"
+        return kernel(query, key, value, attention_mask, scaling).transpose(1, 2), None
     if query.shape[2] > 1 or not is_decoded_by_products(query.device):
         output, _ = sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, **arguments
         )
         return output, None
-    if scaling is None:
-        scaling = query.shape[-1] ** -0.5
     return _decode(query, key, value, attention_mask, scaling).transpose(1, 2), None
 
 
 def is_decoded_by_products(device: torch.device) -> bool:
     """Whether a step of single queries takes `additive_mask`; a GPU has better kernels."""
     return device.type == "cpu"
+
+
+def length_mask(lengths: Sequence[int]) -> Tensor:
+    """int32 [rows, 1, 1, 1]: how many tokens each row's single query reads. For the kernel."""
+    return torch.tensor(lengths, dtype=torch.int32)[:, None, None, None]
 
 
 def additive_mask(visible: Tensor) -> Tensor:

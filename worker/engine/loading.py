@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 from transformers.utils import logging as transformers_logging
@@ -18,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 from tasks.errors import EngineError, SettingsError
 from tasks.settings import Settings
 from worker.engine import attention
+from worker.engine.kernel import AttentionKernel, attention_kernel
 from worker.engine.packing import can_pack, pack_linears
 
 GIB = 2**30
@@ -38,6 +41,7 @@ class LoadedModel:
 
     layers: of its key/value cache.
     has_slot_attention: its attention is `worker.engine.attention`'s; else transformers' own, slower on a CPU.
+    has_attention_kernel: and in steps of single queries `worker.engine.kernel`'s.
     vocab_size: ids that it can be fed, which may be more than the tokenizer has.
     max_model_len: tokens, as the settings or the model want it.
     eos_ids: those of its generation config; any of them ends a sequence.
@@ -48,6 +52,7 @@ class LoadedModel:
     device: torch.device
     layers: int
     has_slot_attention: bool
+    has_attention_kernel: bool
     vocab_size: int
     max_model_len: int
     eos_ids: frozenset[int]
@@ -71,7 +76,9 @@ def load_model(settings: Settings) -> LoadedModel:
         raise EngineError(f"MODEL_ID={settings.model_id} cannot be loaded: {first_line(error)}") from error
     _check_forward(model, settings)
     layers, longest = _cache_layers(model, settings)
-    max_model_len = _max_model_len(settings, longest, _cache_bytes_per_token(model), device)
+    states = _cached_states(model)
+    bytes_per_token = sum(one.nbytes for pair in states for one in pair)
+    max_model_len = _max_model_len(settings, longest, bytes_per_token, device)
     vocab_size: int = model.get_input_embeddings().num_embeddings
     has_slot_attention = bool(model._supports_attention_backend)
     if has_slot_attention:
@@ -84,6 +91,7 @@ def load_model(settings: Settings) -> LoadedModel:
         device=device,
         layers=layers,
         has_slot_attention=has_slot_attention,
+        has_attention_kernel=has_slot_attention and _fits_kernel(model, states),
         vocab_size=vocab_size,
         max_model_len=max_model_len,
         eos_ids=_eos_ids(model),
@@ -170,13 +178,29 @@ def _cache_layers(model: PreTrainedModel, settings: Settings) -> tuple[int, int 
 
 
 @torch.inference_mode()
-def _cache_bytes_per_token(model: Any) -> int:
-    """Of keys and values, over all layers; by trying it, as configurations name their sizes variously."""
+def _cached_states(model: Any) -> list[tuple[Tensor, Tensor]]:
+    """A token's keys and values [1, kv_heads, 1, head_dim] of each layer.
+
+    By trying it, as configurations name their sizes variously.
+    """
     cache = DynamicCache(config=model.config)
     token_ids = torch.zeros(1, 1, dtype=torch.long, device=model.device)
     model(input_ids=token_ids, past_key_values=cache, use_cache=True)
     layers: list[Any] = cache.layers
-    return sum(int(layer.keys.nbytes + layer.values.nbytes) for layer in layers)
+    return [(layer.keys, layer.values) for layer in layers]
+
+
+def _fits_kernel(model: Any, states: Sequence[tuple[Tensor, Tensor]]) -> bool:
+    """Whether all layers' attention is of a shape that the kernel takes, and there is a kernel."""
+    heads = getattr(model.config.get_text_config(), "num_attention_heads", None)
+    if model.device.type != "cpu" or heads is None:
+        return False
+    fit = all(
+        keys.shape == values.shape
+        and AttentionKernel.takes(keys.dtype, heads, kv_heads=keys.shape[1], head_dim=keys.shape[3])
+        for keys, values in states
+    )
+    return fit and attention_kernel() is not None
 
 
 def _max_model_len(

@@ -18,7 +18,7 @@ from torch import Tensor
 from tasks.job import FinishReason
 from tasks.request import JobRequest
 from tasks.settings import Settings
-from worker.engine.attention import additive_mask, is_decoded_by_products
+from worker.engine.attention import additive_mask, is_decoded_by_products, length_mask
 from worker.engine.base import (
     EngineRequest,
     Prompt,
@@ -79,6 +79,7 @@ class TransformersEngine:
         self._vocab_size = loaded.vocab_size
         self._prompts = PromptEncoder(loaded.tokenizer, settings.model)
         self._cache = SlotCache(loaded.layers, settings.max_num_seqs, loaded.max_model_len)
+        self._has_kernel = loaded.has_attention_kernel
         self._has_additive_mask = loaded.has_slot_attention and is_decoded_by_products(loaded.device)
         self._waiting: deque[_Sequence] = deque()
         self._joining: _Sequence | None = None
@@ -278,6 +279,8 @@ class TransformersEngine:
         token_ids = self._tensor([[sequence.token_ids[-1]] for sequence in self._running])
         positions = self._tensor(lengths)[:, None] - 1
         longest = max(lengths)
+        if self._has_kernel:
+            return self._forward(token_ids, Window(0, positions, longest), length_mask(lengths))[:, -1]
         if self._has_additive_mask:
             longest = self._cache.readable(longest)
         window = Window(0, positions, longest)
@@ -292,8 +295,9 @@ class TransformersEngine:
     ) -> Tensor:
         """Logits [rows, kept, vocab].
 
-        mask: [rows, 1, query, window.length], True where attended; in a decode pass as `additive_mask` makes
-            it, where the model's attention takes that; None: all keys up to the query's.
+        mask: [rows, 1, query, window.length], True where attended; in a decode pass as `length_mask` or
+            `additive_mask` makes it, where the model's attention takes that; None: all keys up to the
+            query's.
         """
         self._cache.open(window)
         output = self._model(
