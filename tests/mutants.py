@@ -144,11 +144,11 @@ MUTANTS = [
         POOLS + "test_a_late_message_brings_no_job_to_another_pool",
     ),
     Mutant(
-        "an offer that nobody is left to hear goes back to the line",
+        "an offer that nobody is left to hear goes to others",
         LUA + "reap.lua",
-        "  if has_workers then\n",
+        "  if has_workers or not has_takers_elsewhere(job) then\n",
         "  if true then\n",
-        POOLS + "test_an_offer_that_nobody_is_left_to_hear_goes_back_to_the_line",
+        POOLS + "test_an_offer_that_nobody_is_left_to_hear_goes_to_others",
     ),
     Mutant(
         "a job too wide for a pool is left to another",

@@ -54,13 +54,22 @@ local function reap_lease(id)
   end
 end
 
--- Where nobody is left to hear it, the job stands in line again, for other pools or until a worker comes.
+local function has_takers_elsewhere(job)
+  if job.queue ~= 'any:' .. job.model then return false end
+  for _, pool in ipairs(pools_of(job.model)) do
+    if pool ~= job.pool and live_slots(pool, time) >= job.n then return true end
+  end
+  return false
+end
+
+-- Where nobody is left to hear it, and others might, the job stands in line again. Not otherwise: a worker whose
+-- heartbeats come late seems dead for moments, and would find its offers withdrawn.
 local function ring_again(id, pool, has_workers)
-  if has_workers then
+  local job = load_job(id)
+  if has_workers or not has_takers_elsewhere(job) then
     redis.call('ZADD', key('offered', pool), precise(time + RING_AGAIN_SECONDS), id)
     offers[#offers + 1] = { pool, id }
   else
-    local job = load_job(id)
     leave_place(job, id)
     enter_line(job, id)
   end

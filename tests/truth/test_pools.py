@@ -107,14 +107,18 @@ def test_a_late_message_brings_no_job_to_another_pool(house: House) -> None:
     claim(house, job_id, FAST)
 
 
-def test_an_offer_that_nobody_is_left_to_hear_goes_back_to_the_line(house: House) -> None:
+def test_an_offer_that_nobody_is_left_to_hear_goes_to_others(house: House) -> None:
     fast(house, 2)
-    first, second = house.submit(), house.submit()
+    free, bound = house.submit(), house.submit(engine="vllm")
+    assert house.offers == [(FAST, free), (FAST, bound)]
     wait_for_nobody(house, FAST)
-    house.make_due(keys.offered(FAST), first)
-    assert house.offers == [(FAST, first), (FAST, second)]
-    assert house.redis.zrange(keys.line(keys.queue("m")), 0, -1) == [first]
-    assert house.store.get(first).reason == "no worker serves this model at present"
+    house.make_due(keys.offered(FAST), free)
+    assert house.offers[2:] == [(FAST, free)], "nobody else could take it: its worker may only be late"
+    slow(house, 1)
+    for job_id in (free, bound):
+        house.make_due(keys.offered(FAST), job_id)
+    assert house.offers[3:] == [(SLOW, free), (FAST, bound)]
+    assert house.store.get(bound).reason == "no worker serves this model at present"
 
 
 def test_what_one_engine_began_another_goes_on_with(house: House) -> None:
