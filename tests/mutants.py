@@ -230,8 +230,8 @@ MUTANTS = [
     Mutant(
         "a job that comes back keeps its place in line",
         LUA + "prelude.lua",
-        "redis.call('ZADD', key('line', job.queue), job.score, id)",
-        "redis.call('ZADD', key('line', job.queue), job.score + now(), id)",
+        "  enter_line(job, id)\n  redis.call('HDEL'",
+        "  job.score = precise(time)\n  enter_line(job, id)\n  redis.call('HDEL'",
         LINE + "test_a_job_whose_worker_died_goes_to_the_front_and_stays_in_progress",
     ),
     Mutant(
