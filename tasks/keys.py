@@ -56,7 +56,7 @@ def pool(model: str, engine: str) -> str:
 
 
 def pools(model: str) -> str:
-    """Set: the model's pools that ever had a worker."""
+    """Set: the model's pools that ever had a worker, or a job of their own."""
     return f"{PREFIX}pools:{model}"
 
 

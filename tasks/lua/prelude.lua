@@ -177,7 +177,7 @@ local function is_settling(time)
   return time < settled_at
 end
 
--- The model's pools that ever had a worker.
+-- The model's pools that ever had a worker, or a job of their own.
 local function pools_of(model) return redis.call('SMEMBERS', key('pools', model)) end
 
 local function live_slots(pool, time)

@@ -31,6 +31,8 @@ if slots == 0 then return { 'unknown', '', {} } end
 if n > slots then return { 'too_wide', tostring(slots), {} } end
 
 local time = now()
+-- Where no worker has announced it yet, this web's own engine is known by its first job.
+if queue ~= 'any:' .. model then redis.call('SADD', key('pools', model), queue) end
 local pools = pools_of(model)
 local waiting = redis.call('ZCARD', key('line', 'any:' .. model))
 for _, pool in ipairs(pools) do waiting = waiting + redis.call('ZCARD', key('line', pool)) end

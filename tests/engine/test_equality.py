@@ -11,9 +11,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from tasks.job import FinishReason
 from tasks.settings import EngineKind
-from tests.engine.tiny import CONFIGS, ENGINES, EOS_ID, Outputs, engine_request, generate, load
+from tests.engine.tiny import CONFIGS, ENGINES, EOS_ID, MAX_POSITIONS, Outputs, engine_request, generate, load
 from worker.engine.base import Engine, EngineRequest
+from worker.engine.kernel import attention_kernel
 from worker.engine.transformers import TransformersEngine
 
 NARROW = [] if EngineKind.VLLM in ENGINES else ["opt-narrow", "gpt2-narrow", "llama-narrow", "qwen2-narrow"]
@@ -64,7 +66,7 @@ def engine(request: pytest.FixtureRequest, folder: Path) -> Iterator[Engine]:
     name, kind, *narrow = request.param.split("-")
     loaded = load(EngineKind(name), folder, kind, wide=not narrow)
     if isinstance(loaded, TransformersEngine):
-        assert loaded._has_kernel == (not narrow)
+        assert loaded._has_kernel == (not narrow and attention_kernel() is not None)
     yield loaded
     loaded.shutdown()
 
@@ -133,6 +135,26 @@ def test_up_to_the_models_length(engine: Engine, reference: Reference) -> None:
     room = engine.max_model_len - len(prompt_ids)
     [token_ids] = generate(engine, engine_request("long", prompt_ids, max_tokens=10_000))
     assert token_ids == reference(engine_request("long", prompt_ids, max_tokens=room))
+
+
+@pytest.mark.parametrize("bad", [(10**6,), (-1,), (), tuple([5] * MAX_POSITIONS)])
+def test_an_impossible_sequence_takes_no_other_down(engine: Engine, bad: tuple[int, ...]) -> None:
+    requests = [engine_request("first", (5, 6)), engine_request("last", (7, 8, 9))]
+    expected = generate(engine, *requests)
+    for request in (requests[0], engine_request("bad", bad), requests[1]):
+        engine.add_request(request)
+    outputs = Outputs(engine).run()
+    assert outputs.finished["bad"] is FinishReason.ERROR
+    assert outputs.errors["bad"]
+    assert [outputs.token_ids["first"], outputs.token_ids["last"]] == expected
+
+
+def test_choices_and_seeds_differ(engine: Engine) -> None:
+    options: dict[str, Any] = {"temperature": 1.0, "max_tokens": 15}
+    requests = [
+        engine_request(f"{seed}-{c}", (9,), seed=seed, choice=c, **options) for seed in (1, 2) for c in (0, 1)
+    ]
+    assert len({tuple(token_ids) for token_ids in generate(engine, *requests)}) == 4
 
 
 @pytest.mark.parametrize("penalty", [0.8, 1.3, 2.0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 
 import pytest
@@ -16,7 +17,11 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 @pytest.fixture
 def kernel() -> AttentionKernel:
     found = attention_kernel()
-    assert found is not None, "the tests need a C compiler"
+    if found is None:
+        reason = "no C compiler for the attention kernel"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
     return found
 
 

@@ -88,14 +88,6 @@ def test_the_end_of_sequence_is_not_shown(engine: TransformersEngine) -> None:
     assert detokenizer.push([*word, EOS_ID]) + detokenizer.finish() == " fox"
 
 
-def test_choices_and_seeds_differ(engine: TransformersEngine) -> None:
-    options: dict[str, Any] = {"temperature": 1.0, "max_tokens": 15}
-    requests = [
-        engine_request(f"{seed}-{c}", (9,), seed=seed, choice=c, **options) for seed in (1, 2) for c in (0, 1)
-    ]
-    assert len({tuple(token_ids) for token_ids in generate(engine, *requests)}) == 4
-
-
 def test_positions_have_noise_of_their_own(tmp_path: Path) -> None:
     """A model that says nothing: only noise decides, and it must not repeat itself."""
     save_model(tmp_path, "llama", tie_word_embeddings=False)
@@ -131,18 +123,6 @@ def test_a_spoilt_sequence_leaves_a_clean_slot(poisonous: TransformersEngine) ->
         poisonous.add_request(engine_request(f"spoilt-{index}", (POISON_ID,) * 30))
     assert set(Outputs(poisonous).run().finished.values()) == {FinishReason.ERROR}
     assert generate(poisonous, *requests) == expected
-
-
-@pytest.mark.parametrize("bad", [(10**6,), (-1,), (), tuple([5] * MAX_POSITIONS)])
-def test_an_impossible_sequence_takes_no_other_down(engine: TransformersEngine, bad: tuple[int, ...]) -> None:
-    requests = [engine_request("first", (5, 6)), engine_request("last", (7, 8, 9))]
-    expected = generate(engine, *requests)
-    for request in (requests[0], engine_request("bad", bad), requests[1]):
-        engine.add_request(request)
-    outputs = Outputs(engine).run()
-    assert outputs.finished["bad"] is FinishReason.ERROR
-    assert outputs.errors["bad"]
-    assert [outputs.token_ids["first"], outputs.token_ids["last"]] == expected
 
 
 def test_a_failing_prefill_takes_no_other_down(

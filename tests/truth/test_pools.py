@@ -169,3 +169,11 @@ def test_a_full_model_is_full_for_every_engine(redis: Redis, settings: Settings)
     for engine in (None, "vllm"):
         with pytest.raises(QueueFullError):
             house.submit(engine=engine)
+
+
+def test_an_engine_without_a_worker_yet_is_full_too(redis: Redis, settings: Settings) -> None:
+    """The web's own, which is known before its first worker came up."""
+    house = House(redis, settings.model_copy(update={"max_queued_jobs": 1}))
+    house.submit(engine=settings.engine)
+    with pytest.raises(QueueFullError):
+        house.submit(engine=settings.engine)
