@@ -11,8 +11,9 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
-from tests.engine.tiny import CONFIGS, engine_request, generate, save_model, settings_for
+from tests.engine.tiny import CONFIGS, WIDE, engine_request, generate, save_model, settings_for
 from worker.engine.packing import PackedLinear, can_pack, pack_linears
+from worker.engine.torch_forward import TorchForward
 from worker.engine.transformers import TransformersEngine
 
 TOLERANCE = 0.05
@@ -25,9 +26,10 @@ needs_packing = pytest.mark.skipif(
 )
 
 
+@pytest.mark.parametrize("wide", [True, False])
 @pytest.mark.parametrize("kind", list(CONFIGS))
-def test_tokens_are_the_best_or_nearly(tmp_path: Path, kind: str) -> None:
-    save_model(tmp_path, kind)
+def test_tokens_are_the_best_or_nearly(tmp_path: Path, kind: str, wide: bool) -> None:
+    save_model(tmp_path, kind, **(WIDE[kind] if wide else {}))
     engine = TransformersEngine(settings_for(tmp_path, dtype="bfloat16"))
     prompts = [tuple(range(10, 12 + 7 * index)) for index in range(4)]
     outputs = generate(engine, *(engine_request(str(i), p, max_tokens=30) for i, p in enumerate(prompts)))
@@ -42,17 +44,23 @@ def test_tokens_are_the_best_or_nearly(tmp_path: Path, kind: str) -> None:
 
 
 @needs_packing
-@pytest.mark.parametrize("kind", list(CONFIGS))
+@pytest.mark.parametrize("kind", ["opt", "gpt2", "llama", "qwen2"])
 def test_all_linear_layers_are_packed(tmp_path: Path, kind: str) -> None:
     engine = TransformersEngine(settings_for(save_model(tmp_path, kind), dtype="bfloat16"))
-    layers = [type(module) for module in engine._model.modules()]
+    layers = [type(module) for module in torch_model(engine).modules()]
     assert layers.count(PackedLinear) >= 9
     assert layers.count(nn.Linear) == layers.count(Conv1D) == 0
 
 
+def torch_model(engine: TransformersEngine) -> nn.Module:
+    assert isinstance(engine._forward, TorchForward)
+    model: nn.Module = engine._forward._model
+    return model
+
+
 def test_float32_is_not_packed(tmp_path: Path) -> None:
     engine = TransformersEngine(settings_for(save_model(tmp_path)))
-    assert not any(isinstance(module, PackedLinear) for module in engine._model.modules())
+    assert not any(isinstance(module, PackedLinear) for module in torch_model(engine).modules())
 
 
 @needs_packing

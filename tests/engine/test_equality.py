@@ -13,14 +13,28 @@ from transformers import AutoModelForCausalLM
 
 from tasks.job import FinishReason
 from tasks.settings import EngineKind
-from tests.engine.tiny import CONFIGS, ENGINES, EOS_ID, MAX_POSITIONS, Outputs, engine_request, generate, load
+from tests.engine.tiny import (
+    CONFIGS,
+    ENGINES,
+    EOS_ID,
+    MAX_POSITIONS,
+    MORE_CONFIGS,
+    Outputs,
+    engine_request,
+    generate,
+    load,
+)
 from worker.engine.base import Engine, EngineRequest
-from worker.engine.kernel import attention_kernel
+from worker.engine.native.attention import attention_kernel
+from worker.engine.native.decoder import is_decodable
+from worker.engine.native.forward import NativeForward
+from worker.engine.native.weights import READERS
+from worker.engine.torch_forward import TorchForward
 from worker.engine.transformers import TransformersEngine
 
-NARROW = [] if EngineKind.VLLM in ENGINES else ["opt-narrow", "gpt2-narrow", "llama-narrow", "qwen2-narrow"]
-SHAPES = [*CONFIGS, *NARROW]
-"""Heads 8 wide are beyond the attention kernel, and beyond vLLM."""
+NARROW = ["opt-narrow", "gpt2-narrow", "llama-narrow", "qwen2-narrow"]
+SHAPES = [*CONFIGS, *([] if EngineKind.VLLM in ENGINES else [*MORE_CONFIGS, *NARROW])]
+"""Heads 8 wide are beyond the kernels, and beyond vLLM."""
 
 NO_ID = 10**6
 """As the end of sequence: never generated."""
@@ -66,7 +80,10 @@ def engine(request: pytest.FixtureRequest, folder: Path) -> Iterator[Engine]:
     name, kind, *narrow = request.param.split("-")
     loaded = load(EngineKind(name), folder, kind, wide=not narrow)
     if isinstance(loaded, TransformersEngine):
-        assert loaded._has_kernel == (not narrow and attention_kernel() is not None)
+        is_native = not narrow and kind in READERS and is_decodable(torch.float32)
+        assert isinstance(loaded._forward, NativeForward) == is_native
+        if isinstance(loaded._forward, TorchForward):
+            assert loaded._forward._has_kernel == (not narrow and attention_kernel() is not None)
     yield loaded
     loaded.shutdown()
 

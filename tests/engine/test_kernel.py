@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from worker.engine.kernel import AttentionKernel, attention_kernel
+from worker.engine.native.attention import AttentionKernel, attention_kernel
+from worker.engine.native.library import native_library
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 
@@ -134,7 +135,7 @@ def test_without_a_compiler_there_is_none(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, compiler: str
 ) -> None:
     monkeypatch.setenv("CC", compiler)
-    assert attention_kernel.__wrapped__() is None
+    assert native_library.__wrapped__() is None
     [record] = caplog.records
-    assert record.getMessage().startswith("attention is slower than it could be, as its kernel")
+    assert record.getMessage().startswith("this worker is slower than it could be, as its kernels")
     assert "\n" not in record.getMessage()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tests.engine.tiny import (
     EOS_ID,
     MAX_POSITIONS,
     TEXT,
+    WIDE,
     Outputs,
     engine_request,
     generate,
@@ -27,15 +29,26 @@ from tests.engine.tiny import (
 )
 from worker.engine import loading
 from worker.engine.detokenizer import Detokenizer
+from worker.engine.forward import Answer, Chunk
+from worker.engine.native.forward import NativeForward
+from worker.engine.slot_cache import SlotStates
+from worker.engine.torch_forward import TorchForward
 from worker.engine.transformers import PREFILL_TOKENS, PREFILL_TOKENS_BESIDE, TransformersEngine
 
 POISON_ID = 200
 """Its embedding is NaN in the `poisonous` model."""
 
 
+@pytest.fixture(scope="module", params=[{}, WIDE["llama"]], ids=["torch", "native"])
+def shape(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Of the model: narrow heads are for torch, wide ones for the native decoder where there is one."""
+    changes: dict[str, Any] = request.param
+    return changes
+
+
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("model"), "llama")
+def folder(tmp_path_factory: pytest.TempPathFactory, shape: dict[str, Any]) -> Path:
+    return save_model(tmp_path_factory.mktemp("model"), "llama", **shape)
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +57,8 @@ def engine(folder: Path) -> TransformersEngine:
 
 
 @pytest.fixture(scope="module")
-def poisonous(tmp_path_factory: pytest.TempPathFactory) -> TransformersEngine:
-    folder = save_model(tmp_path_factory.mktemp("poisonous"), "llama", tie_word_embeddings=False)
+def poisonous(tmp_path_factory: pytest.TempPathFactory, shape: dict[str, Any]) -> TransformersEngine:
+    folder = save_model(tmp_path_factory.mktemp("poisonous"), "llama", tie_word_embeddings=False, **shape)
     change_weights(folder, "embed_tokens.weight", POISON_ID, torch.nan)
     return TransformersEngine(settings_for(folder))
 
@@ -128,16 +141,16 @@ def test_a_spoilt_sequence_leaves_a_clean_slot(poisonous: TransformersEngine) ->
 def test_a_failing_prefill_takes_no_other_down(
     engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prefill = engine._prefill_pass
+    run = engine._forward.run
 
-    def out_of_memory_with_long_prompts(group: list[Any]) -> torch.Tensor:
-        if max(len(sequence.token_ids) for sequence in group) > 5:
+    def out_of_memory_with_long_prompts(chunks: Sequence[Chunk]) -> Answer:
+        if max(len(chunk.token_ids) for chunk in chunks) > 5:
             raise torch.OutOfMemoryError("no memory")
-        return prefill(group)
+        return run(chunks)
 
     requests = [engine_request("first", (5, 6, 7)), engine_request("last", (7, 8, 9))]
     expected = generate(engine, *requests)
-    monkeypatch.setattr(engine, "_prefill_pass", out_of_memory_with_long_prompts)
+    monkeypatch.setattr(engine._forward, "run", out_of_memory_with_long_prompts)
     for request in (requests[0], engine_request("long", tuple(range(10, 16))), requests[1]):
         engine.add_request(request)
     outputs = Outputs(engine).run()
@@ -145,13 +158,13 @@ def test_a_failing_prefill_takes_no_other_down(
     assert [outputs.token_ids["first"], outputs.token_ids["last"]] == expected
 
 
-def long_model(folder: Path) -> TransformersEngine:
-    save_model(folder, "llama", max_position_embeddings=PREFILL_TOKENS + 100)
+def long_model(folder: Path, shape: dict[str, Any]) -> TransformersEngine:
+    save_model(folder, "llama", max_position_embeddings=PREFILL_TOKENS + 100, **shape)
     return TransformersEngine(settings_for(folder))
 
 
-def test_a_long_prompt_is_prefilled_in_chunks_while_others_run(tmp_path: Path) -> None:
-    engine = long_model(tmp_path)
+def test_a_long_prompt_is_prefilled_in_chunks_while_others_run(tmp_path: Path, shape: dict[str, Any]) -> None:
+    engine = long_model(tmp_path, shape)
     prompt = tuple(10 + i % 250 for i in range(3 * PREFILL_TOKENS_BESIDE + 1))
     [expected] = generate(engine, engine_request("alone", prompt, max_tokens=5))
     outputs = Outputs(engine)
@@ -166,16 +179,16 @@ def test_a_long_prompt_is_prefilled_in_chunks_while_others_run(tmp_path: Path) -
     assert outputs.token_ids["long"] == expected
 
 
-def test_a_long_prompt_alone_is_prefilled_at_once(tmp_path: Path) -> None:
-    engine = long_model(tmp_path)
+def test_a_long_prompt_alone_is_prefilled_at_once(tmp_path: Path, shape: dict[str, Any]) -> None:
+    engine = long_model(tmp_path, shape)
     engine.add_request(engine_request("fits", (6,) * PREFILL_TOKENS, max_tokens=1))
     assert outputs_of_steps(Outputs(engine), 1) == [{"fits"}]
     engine.add_request(engine_request("does not", (6,) * (PREFILL_TOKENS + 1), max_tokens=1))
     assert outputs_of_steps(Outputs(engine), 2) == [set(), {"does not"}]
 
 
-def test_an_aborted_chunk_leaves_nothing_behind(tmp_path: Path) -> None:
-    engine = long_model(tmp_path)
+def test_an_aborted_chunk_leaves_nothing_behind(tmp_path: Path, shape: dict[str, Any]) -> None:
+    engine = long_model(tmp_path, shape)
     outputs = Outputs(engine)
     engine.add_request(engine_request("running", (5,), max_tokens=10))
     outputs.step()
@@ -192,14 +205,19 @@ def outputs_of_steps(outputs: Outputs, steps: int) -> list[set[str]]:
     return [{output.request_id for output in outputs.step()} for _ in range(steps)]
 
 
+def states_of(engine: TransformersEngine) -> SlotStates:
+    assert isinstance(engine._forward, TorchForward | NativeForward)
+    return engine._forward._states
+
+
 def test_memory_grows_with_need_only(folder: Path) -> None:
     engine = TransformersEngine(settings_for(folder, max_num_seqs=100))
     generate(engine, engine_request("one", (5, 6), max_tokens=3))
-    [keys, _] = engine._cache._slot_layers[0].states()
+    keys, _ = states_of(engine).layers[0]
     assert keys.shape[0] == 1
     assert keys.shape[2] < MAX_POSITIONS
     generate(engine, *(engine_request(f"r{index}", (5, 6), max_tokens=10**6) for index in range(7)))
-    [keys, _] = engine._cache._slot_layers[0].states()
+    keys, _ = states_of(engine).layers[0]
     assert keys.shape[0] < 16
     assert keys.shape[2] == MAX_POSITIONS
 
@@ -207,10 +225,10 @@ def test_memory_grows_with_need_only(folder: Path) -> None:
 def test_warm_up_names_the_model_that_does_not_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = TransformersEngine(settings_for(folder))
 
-    def fail(**_: Any) -> None:
+    def fail(_: Sequence[Chunk]) -> None:
         raise RuntimeError("no kernel")
 
-    monkeypatch.setattr(engine, "_model", fail)
+    monkeypatch.setattr(engine._forward, "run", fail)
     with pytest.raises(EngineError, match=r"MODEL_ID=.* does not run: no kernel"):
         engine.warm_up()
     assert not engine.has_unfinished_requests()
@@ -223,9 +241,11 @@ def test_the_settings_may_shorten_the_model_but_not_lengthen_it(folder: Path) ->
         TransformersEngine(settings_for(folder, max_model_len=MAX_POSITIONS + 1))
 
 
-def test_the_cache_bounds_the_length(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """2 layers of 2 key/value heads, 8 wide, float32, keys and values: 256 bytes a token."""
-    gib = 4 * 40 * 256 / 2**30
+def test_the_cache_bounds_the_length(
+    folder: Path, shape: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """2 layers of 2 key/value heads, float32, keys and values: 256 bytes a token where heads are 8 wide."""
+    gib = 4 * 40 * 256 * (shape.get("head_dim", 8) // 8) / 2**30
     engine = TransformersEngine(settings_for(folder, kv_cache_gib=gib))
     assert engine.max_model_len == 40
     assert "this worker takes 40 tokens at most" in caplog.text
@@ -310,9 +330,9 @@ def test_a_model_that_would_be_wrong_is_refused(tmp_path: Path, config: Any, rea
 
 
 def test_the_dtype_is_float32_on_a_cpu_unless_told_otherwise(folder: Path) -> None:
-    assert TransformersEngine(settings_for(folder))._model.dtype == torch.float32
+    assert states_of(TransformersEngine(settings_for(folder))).layers[0][0].dtype == torch.float32
     engine = TransformersEngine(settings_for(folder, dtype="bfloat16"))
-    assert engine._model.dtype == torch.bfloat16
+    assert states_of(engine).layers[0][0].dtype == torch.bfloat16
     assert len(generate(engine, engine_request("one", (5, 6), temperature=1.0))[0]) == 12
 
 

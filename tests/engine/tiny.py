@@ -12,7 +12,9 @@ from transformers import (
     AutoModelForCausalLM,
     GPT2Config,
     LlamaConfig,
+    MistralConfig,
     OPTConfig,
+    PhiConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
@@ -59,6 +61,12 @@ CONFIGS: dict[str, tuple[Any, dict[str, Any]]] = {
     "qwen2": (Qwen2Config, DECODER),
     "qwen3": (Qwen3Config, {**DECODER, "head_dim": 16}),
 }
+MORE_CONFIGS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "mistral": (MistralConfig, DECODER),
+    "phi": (PhiConfig, DECODER),
+}
+"""For the transformers engine alone. Phi has no native decoder."""
+
 
 WIDE_DECODER: dict[str, Any] = {"hidden_size": 128, "head_dim": 32}
 WIDE: dict[str, dict[str, Any]] = {
@@ -67,8 +75,10 @@ WIDE: dict[str, dict[str, Any]] = {
     "llama": WIDE_DECODER,
     "qwen2": WIDE_DECODER,
     "qwen3": WIDE_DECODER,
+    "mistral": WIDE_DECODER,
+    "phi": {"hidden_size": 128},
 }
-"""What makes heads 32 wide: vLLM and the attention kernel take no less than 32 and 16."""
+"""What makes heads 32 wide: vLLM and the kernels take no less than 32 and 16."""
 
 
 def tokenizer() -> Any:
@@ -91,13 +101,12 @@ def save_model(folder: Path, kind: str = "opt", *, template: bool = True, **chan
     saved = tokenizer()
     if template:
         saved.chat_template = TEMPLATE
-    config_class, sizes = CONFIGS[kind]
+    config_class, sizes = {**CONFIGS, **MORE_CONFIGS}[kind]
     config = config_class(
-        vocab_size=len(saved),
         bos_token_id=EOS_ID,
         eos_token_id=EOS_ID,
         pad_token_id=0,
-        **{**sizes, **changes},
+        **{"vocab_size": len(saved), **sizes, **changes},
     )
     torch.manual_seed(7)
     model: Any = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from worker.engine.kernel import attention_kernel
+from worker.engine.native.attention import attention_kernel
 
 NAME = "tokenrelay"
 """As models are told to use it: `attn_implementation`."""

@@ -20,8 +20,14 @@ from transformers.utils import logging as transformers_logging
 from tasks.errors import EngineError, SettingsError
 from tasks.settings import Settings
 from worker.engine import attention
-from worker.engine.kernel import AttentionKernel, attention_kernel
+from worker.engine.forward import Forward
+from worker.engine.native.attention import AttentionKernel, attention_kernel
+from worker.engine.native.decoder import Decoder, decodable_weights
+from worker.engine.native.forward import NativeForward
+from worker.engine.native.trial import Trial
 from worker.engine.packing import can_pack, pack_linears
+from worker.engine.slot_cache import SlotStates
+from worker.engine.torch_forward import TorchForward
 
 GIB = 2**30
 MIN_MODEL_LEN = 16
@@ -39,23 +45,16 @@ logger = logging.getLogger(__name__)
 class LoadedModel:
     """A model on its device, ready to run.
 
-    layers: of its key/value cache.
-    has_slot_attention: its attention is `worker.engine.attention`'s; else transformers' own, slower on a CPU.
-    has_attention_kernel: and in steps of single queries `worker.engine.kernel`'s.
     vocab_size: ids that it can be fed, which may be more than the tokenizer has.
     max_model_len: tokens, as the settings or the model want it.
     eos_ids: those of its generation config; any of them ends a sequence.
     """
 
-    model: PreTrainedModel
     tokenizer: Any
-    device: torch.device
-    layers: int
-    has_slot_attention: bool
-    has_attention_kernel: bool
     vocab_size: int
     max_model_len: int
     eos_ids: frozenset[int]
+    forward: Forward
 
 
 def load_model(settings: Settings) -> LoadedModel:
@@ -63,39 +62,58 @@ def load_model(settings: Settings) -> LoadedModel:
     device = _device(settings)
     if device.type == "cpu":
         _spare_a_core()
-    source = model_source(settings)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     tokenizer = load_tokenizer(settings)
+    model = _pretrained(settings, device)
+    _check_forward(model, settings)
+    longest = _longest_sequence(model, settings)
+    samples = _cached_states(model)
+    bytes_per_token = sum(one.nbytes for pair in samples for one in pair)
+    max_model_len = _max_model_len(settings, longest, bytes_per_token, device)
+    return LoadedModel(
+        tokenizer=tokenizer,
+        vocab_size=model.get_input_embeddings().num_embeddings,
+        max_model_len=max_model_len,
+        eos_ids=_eos_ids(model),
+        forward=_forward(model, samples, max_model_len, settings),
+    )
+
+
+def _pretrained(settings: Settings, device: torch.device) -> Any:
+    source = model_source(settings)
     try:
         # SDPA's masks are boolean; eager attention would silently add them to the scores.
         model: Any = AutoModelForCausalLM.from_pretrained(
             source, dtype=_dtype(settings, device), attn_implementation="sdpa"
         )
-        model = model.to(device).eval()
+        return model.to(device).eval()
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         raise EngineError(f"MODEL_ID={settings.model_id} cannot be loaded: {first_line(error)}") from error
-    _check_forward(model, settings)
-    layers, longest = _cache_layers(model, settings)
-    states = _cached_states(model)
-    bytes_per_token = sum(one.nbytes for pair in states for one in pair)
-    max_model_len = _max_model_len(settings, longest, bytes_per_token, device)
-    vocab_size: int = model.get_input_embeddings().num_embeddings
+
+
+def _forward(
+    model: Any, samples: Sequence[tuple[Tensor, Tensor]], max_model_len: int, settings: Settings
+) -> Forward:
+    """The model in C where that is possible, else as it is."""
+    states = SlotStates(samples, settings.max_num_seqs, max_model_len)
+    weights = decodable_weights(model)
+    if weights is not None:
+        trial = Trial(model)
+        decoder = Decoder(weights)  # The weights move there, so that the model cannot run any more.
+        if trial.is_passed_by(NativeForward(decoder, SlotStates(samples, 1, max_model_len))):
+            return NativeForward(decoder, states)
+        logger.warning(
+            "this worker is slower than it could be: the native decoder does not compute what this %s does",
+            type(model).__name__,
+        )
+        model = _pretrained(settings, model.device)
     has_slot_attention = bool(model._supports_attention_backend)
     if has_slot_attention:
         model.set_attn_implementation(attention.NAME)
-    if can_pack(device, model.dtype):
+    if can_pack(model.device, model.dtype):
         pack_linears(model)
-    return LoadedModel(
-        model=model,
-        tokenizer=tokenizer,
-        device=device,
-        layers=layers,
-        has_slot_attention=has_slot_attention,
-        has_attention_kernel=has_slot_attention and _fits_kernel(model, states),
-        vocab_size=vocab_size,
-        max_model_len=max_model_len,
-        eos_ids=_eos_ids(model),
-    )
+    has_kernel = has_slot_attention and _fits_kernel(model, samples)
+    return TorchForward(model, states, has_slot_attention=has_slot_attention, has_kernel=has_kernel)
 
 
 def _spare_a_core() -> None:
@@ -161,11 +179,10 @@ def _check_forward(model: PreTrainedModel, settings: Settings) -> None:
         )
 
 
-def _cache_layers(model: PreTrainedModel, settings: Settings) -> tuple[int, int | None]:
-    """How many layers the cache needs, and the longest sequence that it is right for."""
+def _longest_sequence(model: PreTrainedModel, settings: Settings) -> int | None:
+    """The longest that the model and a cache of full attention are right for."""
     longest: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    layers = DynamicCache(config=model.config).layers
-    for layer in layers:
+    for layer in DynamicCache(config=model.config).layers:
         if isinstance(layer, DynamicSlidingWindowLayer):
             # Up to its window, sliding attention is full attention.
             longest = min(longest or layer.sliding_window, layer.sliding_window)
@@ -174,7 +191,7 @@ def _cache_layers(model: PreTrainedModel, settings: Settings) -> tuple[int, int 
                 f"MODEL_ID={settings.model_id}: ENGINE=transformers runs attention layers only, "
                 f"this model has {type(layer).__name__}"
             )
-    return len(layers), longest
+    return longest
 
 
 @torch.inference_mode()

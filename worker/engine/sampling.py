@@ -101,14 +101,21 @@ def noise_key(seed: int, choice: int, position: int) -> int:
 def sample(logits: Tensor, rows: Sequence[Row]) -> list[int]:
     """One token id per row of logits [rows, vocab], or NO_TOKEN."""
     logits = _penalized(logits.float(), rows)
-    token_ids = logits.argmax(dim=-1)  # The first of equals, and twice as fast as `max`.
-    maxima = logits.gather(-1, token_ids[:, None])[:, 0]
+    token_ids = best_tokens(logits)
     drawn = [index for index, row in enumerate(rows) if not row.is_greedy]
     if drawn:
         index = torch.tensor(drawn, device=logits.device)
-        token_ids[index] = _draw(logits[index], [rows[i] for i in drawn])
+        tokens = _draw(logits[index], [rows[i] for i in drawn])
+        token_ids[index] = torch.where(token_ids[index] == NO_TOKEN, NO_TOKEN, tokens)
+    return token_ids.tolist()
+
+
+def best_tokens(logits: Tensor) -> Tensor:
+    """The token of the highest logit in each row [rows, vocab], of equals the lowest, or NO_TOKEN."""
+    token_ids = logits.argmax(dim=-1)  # The first of equals, and twice as fast as `max`.
+    maxima = logits.gather(-1, token_ids[:, None])[:, 0]
     # NaN wins every maximum, so the maximum tells all.
-    return torch.where(maxima.isfinite(), token_ids, NO_TOKEN).tolist()
+    return torch.where(maxima.isfinite(), token_ids, NO_TOKEN)
 
 
 def top_logprobs(

@@ -10,6 +10,7 @@ for tokens is kept tight, so that the view mostly has no holes either: products 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,62 @@ SPARE_SHARE = 8
 
 READ_IN_VAIN = 1.5
 """Up to so many times the tokens needed are read for the sake of a view without holes."""
+
+
+class SlotStates:
+    """The tensors. Memory grows with need: by rows up to max_rows and by tokens up to max_tokens."""
+
+    def __init__(self, samples: Sequence[tuple[Tensor, Tensor]], max_rows: int, max_tokens: int) -> None:
+        """samples: each layer's keys and values of some token [1, heads, 1, head_dim]."""
+        self.max_rows = max_rows
+        self.max_tokens = max_tokens
+        self.rows = self.tokens = 0
+        """What there is room for."""
+        self.layers = [
+            (keys[:0, :, :0].contiguous(), values[:0, :, :0].contiguous()) for keys, values in samples
+        ]
+        """Each layer's keys and values [rows, heads, tokens, head_dim]."""
+
+    def make_room(self, rows: int, tokens: int) -> None:
+        """Have so many rows and tokens at least, in larger tensors where need be."""
+        if rows > self.rows:
+            rows = min(self.max_rows, max(rows, 2 * self.rows))
+        rows, tokens = max(rows, self.rows), self._room_for(tokens)
+        if (rows, tokens) == (self.rows, self.tokens):
+            return
+        for index, (keys, values) in enumerate(self.layers):
+            self.layers[index] = (_grown(keys, rows, tokens), _grown(values, rows, tokens))
+        self.rows, self.tokens = rows, tokens
+
+    def readable(self, tokens: int) -> int:
+        """How many tokens to read of rows that have up to so many: all the room, if that is not much more."""
+        room = self._room_for(tokens)
+        return room if room <= READ_IN_VAIN * tokens else tokens
+
+    def _room_for(self, tokens: int) -> int:
+        if tokens <= self.tokens:
+            return self.tokens
+        blocks = -(-(tokens + tokens // SPARE_SHARE) // BLOCK_TOKENS)
+        return min(self.max_tokens, blocks * BLOCK_TOKENS)
+
+    def move(self, source: int, target: int, tokens: int) -> None:
+        """Bring a row's first tokens to another row."""
+        for layer in self.layers:
+            for states in layer:
+                states[target, :, :tokens] = states[source, :, :tokens]
+
+    def clear(self, row: int) -> None:
+        """Forget a row."""
+        for layer in self.layers:
+            for states in layer:
+                states[row].zero_()
+
+
+def _grown(states: Tensor, rows: int, tokens: int) -> Tensor:
+    old_rows, heads, old_tokens, head_dim = states.shape
+    grown = states.new_zeros(rows, heads, tokens, head_dim)
+    grown[:old_rows, :, :old_tokens] = states
+    return grown
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,18 +103,11 @@ class Window:
 
 
 class SlotCache(Cache):
-    """See the module. `open` says where the next forward pass writes and reads.
+    """The states as transformers' models write and read them: where, `open` says."""
 
-    Memory grows with need: by rows up to max_rows and by tokens up to max_tokens, which bound it.
-    """
-
-    def __init__(self, layers: int, max_rows: int, max_tokens: int) -> None:
-        self.max_rows = max_rows
-        self.max_tokens = max_tokens
-        self.rows = self.tokens = 0
-        """What there is room for."""
-        self._slot_layers = [_SlotLayer(self) for _ in range(layers)]
-        super().__init__(layers=list(self._slot_layers))
+    def __init__(self, states: SlotStates) -> None:
+        self.states = states
+        super().__init__(layers=[_SlotLayer(self, index) for index in range(len(states.layers))])
         self.open(Window(0, torch.zeros(0, 1, dtype=torch.long), 0))
 
     def open(self, window: Window) -> None:
@@ -65,63 +115,32 @@ class SlotCache(Cache):
         self.window = window
         device = window.positions.device
         self.row_index = torch.arange(window.rows.start, window.rows.stop, device=device)[:, None]
-        if window.rows.stop > self.rows:
-            self.rows = min(self.max_rows, max(window.rows.stop, 2 * self.rows))
-        self.tokens = self._room_for(window.length)
-
-    def readable(self, tokens: int) -> int:
-        """How many tokens to read of rows that have up to so many: all the room, if that is not much more."""
-        room = self._room_for(tokens)
-        return room if room <= READ_IN_VAIN * tokens else tokens
-
-    def _room_for(self, tokens: int) -> int:
-        if tokens <= self.tokens:
-            return self.tokens
-        blocks = -(-(tokens + tokens // SPARE_SHARE) // BLOCK_TOKENS)
-        return min(self.max_tokens, blocks * BLOCK_TOKENS)
-
-    def move(self, source: int, target: int, tokens: int) -> None:
-        """Bring a row's first tokens to another row, whose sequence has left."""
-        for layer in self._slot_layers:
-            for states in layer.states():
-                states[target, :, :tokens] = states[source, :, :tokens]
-
-    def clear(self, row: int) -> None:
-        """Forget a row that may hold NaN: masking multiplies by 0, and 0 · NaN spoils the next sequence."""
-        for layer in self._slot_layers:
-            for states in layer.states():
-                states[row].zero_()
+        self.states.make_room(window.rows.stop, window.length)
 
 
 class _SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
-    """Keys and values of one layer, [rows, heads, tokens, head_dim] each."""
+    """Keys and values of one layer."""
 
     is_sliding = False
 
-    def __init__(self, cache: SlotCache) -> None:
+    def __init__(self, cache: SlotCache, index: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._cache = cache
-
-    def states(self) -> list[Tensor]:
-        return [states for states in (self.keys, self.values) if states is not None]
+        self._index = index
+        self.is_initialized = True
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        self.keys = key_states.new_zeros(0, key_states.shape[1], 0, key_states.shape[3])
-        self.values = value_states.new_zeros(0, value_states.shape[1], 0, value_states.shape[3])
-        self.is_initialized = True
+        """There is nothing left to do."""
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """Write the new tokens' states [rows, heads, query, head_dim]; returns all that the rows may read."""
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        assert self.keys is not None
-        assert self.values is not None
-        self.keys = self._written(self.keys, key_states)
-        self.values = self._written(self.values, value_states)
-        window = self._cache.window
-        return self.keys[window.rows, :, : window.length], self.values[window.rows, :, : window.length]
+        cache, window = self._cache, self._cache.window
+        keys, values = cache.states.layers[self._index]
+        for states, new in ((keys, key_states), (values, value_states)):
+            states[cache.row_index, :, window.positions] = new.transpose(1, 2)
+        return keys[window.rows, :, : window.length], values[window.rows, :, : window.length]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:  # noqa: ARG002
         return self._cache.window.length, 0
@@ -131,15 +150,4 @@ class _SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         return window.length - window.positions.shape[1]
 
     def get_max_length(self) -> int:
-        return self._cache.max_tokens
-
-    def _written(self, states: Tensor, new: Tensor) -> Tensor:
-        """The states with the new ones in their places: another, larger tensor where there was no room."""
-        cache = self._cache
-        rows, heads, tokens, head_dim = states.shape
-        if (rows, tokens) != (cache.rows, cache.tokens):
-            grown = states.new_zeros(cache.rows, heads, cache.tokens, head_dim)
-            grown[:rows, :, :tokens] = states
-            states = grown
-        states[cache.row_index, :, cache.window.positions] = new.transpose(1, 2)
-        return states
+        return self._cache.states.max_tokens

@@ -10,15 +10,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from tasks.job import FinishReason
 from tasks.request import JobRequest
 from tasks.settings import Settings
-from worker.engine.attention import additive_mask, is_decoded_by_products, length_mask
 from worker.engine.base import (
     EngineRequest,
     Prompt,
@@ -27,10 +24,10 @@ from worker.engine.base import (
     TokenLogprobs,
     decode_once,
 )
+from worker.engine.forward import Answer, Chunk
 from worker.engine.loading import load_model
 from worker.engine.prompts import PromptEncoder
-from worker.engine.sampling import NO_TOKEN, Penalties, Row, noise_key, sample, top_logprobs
-from worker.engine.slot_cache import SlotCache, Window
+from worker.engine.sampling import GREEDY_BELOW, NO_TOKEN, Penalties, Row, noise_key, sample, top_logprobs
 
 PREFILL_TOKENS = 2048
 """Tokens of prompts, padding included, that are prefilled in one step while nobody decodes."""
@@ -56,6 +53,21 @@ class _Sequence:
     def output_tokens(self) -> int:
         return len(self.token_ids) - self.prompt_tokens
 
+    def last(self, row: int) -> Chunk:
+        """Its newest token, to run in its row of the cache."""
+        return Chunk(row, len(self.token_ids) - 1, self.token_ids[-1:], self.wants_logits)
+
+    def rest(self, row: int, most: int | None = None) -> Chunk:
+        """What is not in the cache yet, or so much of it."""
+        end = len(self.token_ids) if most is None else self.prefilled + most
+        return Chunk(row, self.prefilled, self.token_ids[self.prefilled : end], self.wants_logits)
+
+    @property
+    def wants_logits(self) -> bool:
+        """Whether its next token may be another than the best, or its logprobs are asked for."""
+        is_plain = self.sampling.temperature < GREEDY_BELOW and self.penalties is None
+        return not is_plain or self.sampling.logprobs is not None
+
     def row(self) -> Row:
         """How its next token is sampled."""
         sampling = self.sampling
@@ -73,14 +85,9 @@ class TransformersEngine:
         self._max_num_seqs = settings.max_num_seqs
         self._max_model_len = loaded.max_model_len
         self._eos_ids = loaded.eos_ids
-        # Typed as Any: transformers annotates `forward` per model, `__call__` not at all.
-        self._model: Any = loaded.model
-        self._device = loaded.device
         self._vocab_size = loaded.vocab_size
         self._prompts = PromptEncoder(loaded.tokenizer, settings.model)
-        self._cache = SlotCache(loaded.layers, settings.max_num_seqs, loaded.max_model_len)
-        self._has_kernel = loaded.has_attention_kernel
-        self._has_additive_mask = loaded.has_slot_attention and is_decoded_by_products(loaded.device)
+        self._forward = loaded.forward
         self._waiting: deque[_Sequence] = deque()
         self._joining: _Sequence | None = None
         """Prefilled in part."""
@@ -122,7 +129,7 @@ class TransformersEngine:
     def abort_request(self, request_id: str) -> None:
         for sequence in self._running:
             if sequence.request_id == request_id:
-                self._leave(sequence)
+                self._leave([sequence])
                 return
         if self._joining is not None and self._joining.request_id == request_id:
             self._joining = None
@@ -144,63 +151,81 @@ class TransformersEngine:
     @torch.inference_mode()
     def step(self) -> list[RequestOutput]:
         """See `Engine.step`. An exception in it concerns all running sequences."""
-        logits = [self._decode_pass()] if self._running else []
+        answers = [self._forward.run(self._newest())] if self._running else []
         budget = PREFILL_TOKENS_BESIDE if self._running else PREFILL_TOKENS
-        refused = self._prefill(budget, logits)
-        if not logits:
-            return refused
-        # Joined sequences stand behind the others, as their logits do.
-        sequences = list(self._running)
-        all_logits = logits[0] if len(logits) == 1 else torch.cat(logits)
-        token_ids = sample(all_logits, [sequence.row() for sequence in sequences])
-        logprobs = top_logprobs(all_logits, token_ids, [s.sampling.logprobs for s in sequences])
-        return refused + [self._advance(*one) for one in zip(sequences, token_ids, logprobs, strict=True)]
+        refused = self._prefill(budget, answers)
+        # Joined sequences stand behind the others, as their answers do.
+        return refused + self._advance_all(list(self._running), answers) if answers else refused
 
-    def _prefill(self, budget: int, logits: list[Tensor]) -> list[RequestOutput]:
-        """Spend up to `budget` tokens on those who wait. Appends the logits of those who now run; returns an
+    def _advance_all(self, sequences: list[_Sequence], answers: list[Answer]) -> list[RequestOutput]:
+        """Give each running sequence its next token."""
+        token_ids = [token_id for answer in answers for token_id in answer.best]
+        logprobs: list[TokenLogprobs | None] = [None] * len(sequences)
+        wanting = [index for index, sequence in enumerate(sequences) if sequence.wants_logits]
+        if wanting:
+            logits = torch.cat([answer.logits for answer in answers])
+            drawn = sample(logits, [sequences[index].row() for index in wanting])
+            of_drawn = top_logprobs(logits, drawn, [sequences[index].sampling.logprobs for index in wanting])
+            for index, token_id, logprob in zip(wanting, drawn, of_drawn, strict=True):
+                token_ids[index], logprobs[index] = token_id, logprob
+        outputs = [self._advance(*one) for one in zip(sequences, token_ids, logprobs, strict=True)]
+        for row, output in enumerate(outputs):
+            if output.finish_reason is FinishReason.ERROR:
+                self._forward.clear(row)
+        self._leave([s for s, output in zip(sequences, outputs, strict=True) if output.finish_reason])
+        return outputs
+
+    def _newest(self) -> list[Chunk]:
+        return [sequence.last(row) for row, sequence in enumerate(self._running)]
+
+    def _prefill(self, budget: int, answers: list[Answer]) -> list[RequestOutput]:
+        """Spend up to `budget` tokens on those who wait. Appends the answer to those who now run; returns an
         error for each that cannot."""
         if self._joining is None and self._waiting and len(self._waiting[0].token_ids) > budget:
             self._joining = self._waiting.popleft()
         if self._joining is None:
-            return self._join(self._next_to_join(budget), logits)
+            return self._join(self._next_to_join(budget), answers)
         sequence = self._joining
+        chunk = sequence.rest(len(self._running), budget)
         try:
             self._check(sequence)
-            last = self._chunk_pass(sequence, budget)
+            answer = self._forward.run([chunk])
         except (ValueError, RuntimeError, IndexError) as error:
             self._joining = None
             return [RequestOutput(sequence.request_id, (), FinishReason.ERROR, str(error))]
+        sequence.prefilled = chunk.end
         if sequence.prefilled == len(sequence.token_ids):
             self._joining = None
             self._running.append(sequence)
-            logits.append(last)
+            answers.append(answer)
         return []
 
     def _next_to_join(self, budget: int) -> list[_Sequence]:
-        """The waiting sequences to prefill together, in their order, padded to the longest."""
+        """The waiting sequences to prefill together, in their order."""
         group: list[_Sequence] = []
         longest = total = 0
         while self._waiting:
             length = len(self._waiting[0].token_ids)
             longest, total = max(longest, length), total + length
-            padded = longest * (len(group) + 1)
-            if group and (padded > budget or padded > 2 * total):
+            cost = longest * (len(group) + 1) if self._forward.pads else total
+            if group and (cost > budget or cost > 2 * total):
                 break
             group.append(self._waiting.popleft())
         return group
 
-    def _join(self, group: list[_Sequence], logits: list[Tensor]) -> list[RequestOutput]:
-        """Prefill sequences and let them run. Appends their logits; returns an error for each that cannot."""
+    def _join(self, group: list[_Sequence], answers: list[Answer]) -> list[RequestOutput]:
+        """Prefill sequences and let them run. Appends their answer; returns an error for each that cannot."""
         if not group:
             return []
         try:
             for sequence in group:
                 self._check(sequence)
-            logits.append(self._prefill_pass(group))
+            first_row = len(self._running)
+            answers.append(self._forward.run([s.rest(first_row + i) for i, s in enumerate(group)]))
         except (ValueError, RuntimeError, IndexError) as error:
             if len(group) == 1:
                 return [RequestOutput(group[0].request_id, (), FinishReason.ERROR, str(error))]
-            return [output for sequence in group for output in self._join([sequence], logits)]
+            return [output for sequence in group for output in self._join([sequence], answers)]
         self._running.extend(group)
         return []
 
@@ -212,17 +237,14 @@ class TransformersEngine:
             raise ValueError(f"a token id lies outside of the vocabulary of {self._vocab_size}")
 
     def _advance(self, sequence: _Sequence, token_id: int, logprobs: TokenLogprobs | None) -> RequestOutput:
-        """Take a sampled token into its sequence, which leaves the batch when it ends."""
+        """Take a sampled token into its sequence."""
         if token_id == NO_TOKEN:
-            self._leave(sequence, spoilt=True)
             message = "the model's output is not a number"
             return RequestOutput(sequence.request_id, (), FinishReason.ERROR, message)
         sequence.token_ids.append(token_id)
         if sequence.penalties is not None:
             sequence.penalties.count(token_id)
         reason = self._finish_reason(sequence)
-        if reason is not None:
-            self._leave(sequence)
         reported = None if logprobs is None else (logprobs,)
         return RequestOutput(sequence.request_id, (token_id,), reason, logprobs=reported)
 
@@ -233,83 +255,18 @@ class TransformersEngine:
             return FinishReason.LENGTH
         return FinishReason.LENGTH if len(sequence.token_ids) >= self._max_model_len else None
 
-    def _leave(self, sequence: _Sequence, *, spoilt: bool = False) -> None:
-        """Free the sequence's row; the last running sequence moves into it, the joining one behind."""
-        row = next(i for i, running in enumerate(self._running) if running is sequence)
-        if spoilt:
-            self._cache.clear(row)
-        last = self._running.pop()
-        if last is not sequence:
-            self._running[row] = last
-            self._cache.move(len(self._running), row, len(last.token_ids))
+    def _leave(self, sequences: Sequence[_Sequence]) -> None:
+        """Free the rows of sequences; the last of those that stay move there, the joining one behind them."""
+        if not sequences:
+            return
+        gone = {sequence.request_id for sequence in sequences}
+        before, stay = len(self._running), len(self._running) - len(gone)
+        movers = [row for row in range(stay, before) if self._running[row].request_id not in gone]
+        for row in range(stay):
+            if self._running[row].request_id in gone:
+                source = movers.pop()
+                self._running[row] = self._running[source]
+                self._forward.move(source, row, len(self._running[row].token_ids) - 1)
+        del self._running[stay:]
         if self._joining is not None:
-            self._cache.move(len(self._running) + 1, len(self._running), self._joining.prefilled)
-
-    def _prefill_pass(self, group: list[_Sequence]) -> Tensor:
-        """Run prompts of ragged lengths, padded on the right; returns the logits behind each [group, vocab].
-
-        Padding needs no mask: it comes later than all real tokens, so causal attention hides it, and the
-        sequence's next tokens overwrite it in the cache.
-        """
-        lengths = [len(sequence.token_ids) for sequence in group]
-        longest = max(lengths)
-        token_ids = self._tensor([s.token_ids + [0] * (longest - len(s.token_ids)) for s in group])
-        positions = torch.arange(longest, device=self._device).expand(len(group), -1)
-        window = Window(len(self._running), positions, longest)
-        ends, at = torch.unique(self._tensor(lengths) - 1, return_inverse=True)
-        logits = self._forward(token_ids, window, None, logits_to_keep=ends)
-        return logits[torch.arange(len(group), device=self._device), at]
-
-    def _chunk_pass(self, sequence: _Sequence, budget: int) -> Tensor:
-        """Run up to `budget` more tokens of a prompt; returns the logits behind them [1, vocab]."""
-        start = sequence.prefilled
-        end = min(start + budget, len(sequence.token_ids))
-        positions = torch.arange(start, end, device=self._device)[None]
-        mask = None
-        if 0 < start < end - 1:
-            mask = (torch.arange(end, device=self._device) <= positions[:, :, None])[:, None]
-        window = Window(len(self._running), positions, end)
-        logits = self._forward(self._tensor([sequence.token_ids[start:end]]), window, mask)
-        sequence.prefilled = end
-        return logits[:, -1]
-
-    def _decode_pass(self) -> Tensor:
-        """Run each sequence's last token; returns logits [running, vocab]."""
-        lengths = [len(sequence.token_ids) for sequence in self._running]
-        token_ids = self._tensor([[sequence.token_ids[-1]] for sequence in self._running])
-        positions = self._tensor(lengths)[:, None] - 1
-        longest = max(lengths)
-        if self._has_kernel:
-            return self._forward(token_ids, Window(0, positions, longest), length_mask(lengths))[:, -1]
-        if self._has_additive_mask:
-            longest = self._cache.readable(longest)
-        window = Window(0, positions, longest)
-        mask = None
-        if min(lengths) < window.length:
-            visible = torch.arange(window.length, device=self._device) <= positions
-            mask = additive_mask(visible) if self._has_additive_mask else visible[:, None, None]
-        return self._forward(token_ids, window, mask)[:, -1]
-
-    def _forward(
-        self, token_ids: Tensor, window: Window, mask: Tensor | None, logits_to_keep: int | Tensor = 1
-    ) -> Tensor:
-        """Logits [rows, kept, vocab].
-
-        mask: [rows, 1, query, window.length], True where attended; in a decode pass as `length_mask` or
-            `additive_mask` makes it, where the model's attention takes that; None: all keys up to the
-            query's.
-        """
-        self._cache.open(window)
-        output = self._model(
-            input_ids=token_ids,
-            attention_mask=mask,
-            position_ids=window.positions,
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=logits_to_keep,
-        )
-        logits: Tensor = output.logits
-        return logits
-
-    def _tensor(self, values: Sequence[int] | Sequence[Sequence[int]]) -> Tensor:
-        return torch.tensor(values, device=self._device)
+            self._forward.move(before, stay, self._joining.prefilled)

@@ -1,0 +1,258 @@
+"""The native decoder computes what transformers' models do, and each sequence the same whatever the batch."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from tests.engine.tiny import (
+    CONFIGS,
+    MORE_CONFIGS,
+    WIDE,
+    Outputs,
+    engine_request,
+    generate,
+    save_model,
+    settings_for,
+)
+from worker.engine.forward import Answer, Chunk
+from worker.engine.native import weights
+from worker.engine.native.decoder import PANEL, Decoder, decodable_weights, is_decodable, pack
+from worker.engine.native.forward import NativeForward
+from worker.engine.native.weights import READERS, Weights
+from worker.engine.sampling import NO_TOKEN, best_tokens
+from worker.engine.torch_forward import TorchForward
+from worker.engine.transformers import TransformersEngine
+
+DTYPES = [torch.float32, torch.bfloat16]
+CLOSE = {torch.float32: 1e-4, torch.bfloat16: 0.05}
+"""Of the range of the logits."""
+
+
+@pytest.fixture(params=DTYPES, ids=["float32", "bfloat16"])
+def dtype(request: pytest.FixtureRequest) -> torch.dtype:
+    wanted: torch.dtype = request.param
+    if not is_decodable(wanted):
+        reason = f"no native decoder of {wanted} on this machine"
+        if os.environ.get("CI") and wanted == torch.float32:
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return wanted
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def load(folder: Path, kind: str, dtype: torch.dtype, **changes: Any) -> TransformersEngine:
+    save_model(folder, kind, **{**WIDE[kind], **changes})
+    engine = TransformersEngine(settings_for(folder, dtype=str(dtype).removeprefix("torch."), max_num_seqs=8))
+    assert isinstance(engine._forward, NativeForward)
+    return engine
+
+
+@torch.inference_mode()
+def expected_logits(folder: Path, dtype: torch.dtype, token_ids: list[int]) -> Tensor:
+    """Behind each token, as transformers computes them in float32 from the same weights [tokens, vocab]."""
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    logits: Tensor = model.float().eval()(torch.tensor([token_ids])).logits[0]
+    return logits
+
+
+@torch.inference_mode()
+def run(engine: TransformersEngine, *chunks: Chunk) -> Answer:
+    return engine._forward.run([replace(chunk, wants_logits=True) for chunk in chunks])
+
+
+def sequence(length: int, seed: int = 0) -> list[int]:
+    dice = random.Random(seed)
+    return [dice.randrange(2, 300) for _ in range(length)]
+
+
+@pytest.mark.parametrize("kind", sorted(READERS))
+def test_logits_are_transformers(tmp_path: Path, kind: str, dtype: torch.dtype) -> None:
+    """At every position, of a prompt in uneven chunks and of steps behind it."""
+    assert kind in {**CONFIGS, **MORE_CONFIGS}
+    engine = load(tmp_path, kind, dtype)
+    token_ids = sequence(45)
+    expected = expected_logits(tmp_path, dtype, token_ids)
+    close = CLOSE[dtype] * (expected.max() - expected.min()).item()
+    start = 0
+    for length in (1, 17, 20, 1, 1, 5):
+        answer = run(engine, Chunk(0, start, token_ids[start : start + length]))
+        start += length
+        torch.testing.assert_close(answer.logits[0], expected[start - 1], rtol=0, atol=close)
+        assert answer.best == [answer.logits[0].argmax().item()]
+
+
+OPTIONS: list[tuple[str, dict[str, Any]]] = [
+    ("opt", {"activation_function": "gelu"}),
+    ("opt", {"enable_bias": False}),
+    ("gpt2", {"activation_function": "gelu_pytorch_tanh", "n_inner": 80}),
+    ("llama", {"hidden_act": "gelu", "attention_bias": True, "mlp_bias": True}),
+    ("llama", {"num_key_value_heads": 1, "intermediate_size": 208, "vocab_size": 333}),
+    ("llama", {"num_key_value_heads": 4, "head_dim": 48, "hidden_size": 144}),
+    ("llama", {"tie_word_embeddings": True}),
+    ("llama", {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 500.0}}),
+    ("qwen3", {"head_dim": 256}),
+]
+
+
+@pytest.mark.parametrize(("kind", "changes"), OPTIONS, ids=str)
+def test_with_the_models_options(
+    tmp_path: Path, kind: str, changes: dict[str, Any], dtype: torch.dtype
+) -> None:
+    engine = load(tmp_path, kind, dtype, **changes)
+    token_ids = sequence(30)
+    expected = expected_logits(tmp_path, dtype, token_ids)
+    close = CLOSE[dtype] * (expected.max() - expected.min()).item()
+    torch.testing.assert_close(
+        run(engine, Chunk(3, 0, token_ids)).logits[0], expected[-1], rtol=0, atol=close
+    )
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "qwen3"])
+def test_a_sequence_does_not_depend_on_its_batch(tmp_path: Path, kind: str, dtype: torch.dtype) -> None:
+    """To the bit: alone or in a crowd, as a prompt or token by token, on any number of threads."""
+    engine = load(tmp_path, kind, dtype)
+    token_ids = sequence(70)
+    torch.set_num_threads(1)
+    alone = run(engine, Chunk(0, 0, token_ids)).logits[0]
+
+    for threads in (2, 3, 7):
+        torch.set_num_threads(threads)
+        crowd = [Chunk(row, 0, sequence(3 + 9 * row, seed=row)) for row in range(8)]
+        crowd[5] = Chunk(5, 0, token_ids)
+        assert torch.equal(run(engine, *crowd).logits[5], alone)
+
+        run(engine, *(Chunk(row, 0, sequence(40, seed=row)) for row in range(6)), Chunk(6, 0, token_ids[:40]))
+        for position in range(40, 70):
+            steps = [Chunk(row, position, [9]) for row in range(6)]
+            answer = run(engine, *steps, Chunk(6, position, [token_ids[position]]))
+        assert torch.equal(answer.logits[6], alone)
+
+
+@pytest.mark.parametrize("cut", [1, 7, 19])
+def test_a_continued_sequence_is_the_same(tmp_path: Path, dtype: torch.dtype, cut: int) -> None:
+    """What another worker continues is what the first would have written, sampled as well."""
+    engine = load(tmp_path, "llama", dtype)
+    options: dict[str, Any] = {"temperature": 1.0, "seed": 5, "max_tokens": 20}
+    [whole] = generate(engine, engine_request("whole", (5, 6, 7), **options))
+    outputs = Outputs(engine)
+    engine.add_request(engine_request("continued", (5, 6, 7), tuple(whole[:cut]), **options))
+    for index in range(4):
+        engine.add_request(engine_request(f"beside-{index}", tuple(range(10, 40 + index)), max_tokens=30))
+    assert outputs.run().token_ids["continued"] == whole[cut:]
+
+
+def test_the_first_of_equals_is_the_best(tmp_path: Path, dtype: torch.dtype) -> None:
+    """Whichever thread and panel they are in; and nothing is where there are no numbers."""
+    engine = load(tmp_path, "llama", dtype, tie_word_embeddings=False)
+    assert isinstance(engine._forward, NativeForward)
+    decoder = engine._forward._decoder
+    [head] = [t for t in decoder._tensors if t.data_ptr() == decoder._model.head.panels]
+    original = head.clone()
+    vocab_size = decoder._vocab_size
+    dice = random.Random(3)
+    for threads in (1, 2, 3, 5):
+        torch.set_num_threads(threads)
+        head.copy_(original)
+        logits = run(engine, Chunk(0, 0, [5, 6, 7])).logits
+        winner = int(logits.argmax())
+        twins = sorted({dice.randrange(vocab_size) for _ in range(4)} | {winner})
+        for twin in twins:
+            column(head, twin).copy_(column(original, winner))
+        assert run(engine, Chunk(0, 0, [5, 6, 7])).best == [twins[0]]
+        for spoiler in (torch.nan, torch.inf):
+            column(head, dice.randrange(vocab_size)).fill_(spoiler)
+            answer = run(engine, Chunk(0, 0, [5, 6, 7]))
+            assert answer.best == [NO_TOKEN] == best_tokens(answer.logits).tolist()
+
+
+def column(panels: Tensor, output: int) -> Tensor:
+    """An output's weights among a layer's panels [panel, in, PANEL, neighbours]."""
+    return panels[output // PANEL, :, output % PANEL]
+
+
+def test_weights_are_in_panels() -> None:
+    weight = torch.arange(70 * 6, dtype=torch.float32).view(70, 6)
+    for dtype, neighbours in ((torch.float32, 1), (torch.bfloat16, 2)):
+        panels = pack(weight.to(dtype))
+        assert panels.shape == (2, 6 // neighbours, PANEL, neighbours)
+        for output in (0, 63, 64, 69):
+            assert column(panels, output).flatten().tolist() == weight[output].to(dtype).tolist()
+        assert not panels[1, :, 6:].any()
+
+
+def test_the_models_own_weights_are_freed(tmp_path: Path, dtype: torch.dtype) -> None:
+    save_model(tmp_path, "llama", **WIDE["llama"], tie_word_embeddings=False)
+    model: Any = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=dtype)
+    found = decodable_weights(model)
+    assert found is not None
+    weights_before = sum(p.numel() for p in model.parameters())
+    Decoder(found)
+    left = {name for name, p in model.named_parameters() if p.numel() and p.ndim > 1}
+    assert left == {"model.embed_tokens.weight"}
+    assert sum(p.numel() for p in model.parameters()) < weights_before / 2
+
+
+def broken(read: Any, **changes: Any) -> Any:
+    def reader(model: Any) -> Weights | None:
+        found = read(model)
+        return None if found is None else replace(found, **changes)
+
+    return reader
+
+
+@pytest.mark.parametrize("changes", [{"is_rms": False}, {"rotary": None}], ids=str)
+def test_a_decoder_that_computes_something_else_is_not_used(
+    tmp_path: Path,
+    dtype: torch.dtype,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    changes: dict[str, Any],
+) -> None:
+    right = load(tmp_path, "llama", dtype)
+    expected = generate(right, engine_request("one", (5, 6, 7)))
+    monkeypatch.setitem(weights.READERS, "llama", broken(READERS["llama"], **changes))
+    with caplog.at_level(logging.WARNING):
+        engine = TransformersEngine(settings_for(tmp_path, dtype=str(dtype).removeprefix("torch.")))
+    assert isinstance(engine._forward, TorchForward)
+    assert "the native decoder does not compute what this LlamaForCausalLM does" in caplog.text
+    if dtype == torch.float32:
+        assert generate(engine, engine_request("one", (5, 6, 7))) == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("opt", {"do_layer_norm_before": False}),
+        ("opt", {"word_embed_proj_dim": 64}),
+        ("opt", {"layer_norm_elementwise_affine": False}),
+        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}),
+        ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}),
+        ("llama", {"head_dim": 24}),
+        ("llama", {"hidden_act": "tanh"}),
+        ("llama", {"intermediate_size": 100}),
+        ("phi", {}),
+    ],
+    ids=str,
+)
+def test_other_models_are_left_to_torch(tmp_path: Path, kind: str, changes: dict[str, Any]) -> None:
+    save_model(tmp_path, kind, **{**WIDE[kind], **changes})
+    engine = TransformersEngine(settings_for(tmp_path))
+    assert isinstance(engine._forward, TorchForward)
+    assert len(generate(engine, engine_request("one", (5, 6, 7)))[0]) == 12

@@ -1,0 +1,25 @@
+#pragma once
+
+#include "vectors.h"
+
+// ITEMS: heads that a thread takes at a time.
+enum { MAX_HEAD_DIM = 256, MAX_QUERIES = 16, ITEMS = 8 };
+
+// A query [head_dim] of float32, scaled, that reads the first tokens of a history, at least one; its output
+// [head_dim] in the cache's type.
+typedef struct {
+  const float* values;
+  int64_t length;
+  void* output;
+} query;
+
+// A row's tokens at one head of keys and values, in the cache's type; they follow each other without holes.
+typedef struct {
+  const void *keys, *values;
+  int64_t length;
+} history;
+
+// Attention of up to MAX_QUERIES queries that share a history, which is read once for them. next: what will
+// be read after it, so that memory can begin.
+void attend_together(int64_t head_dim, int64_t is_bfloat16, const query* queries, int64_t count,
+                     const history* read, const history* next);

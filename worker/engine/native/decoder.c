@@ -1,0 +1,420 @@
+// A decoder-only transformer: from the embeddings of a batch of tokens to logits, in one call.
+//
+// Tokens of many sequences go through it together, whether they are the next tokens of running ones or
+// prompts that join; each stands at its own position of its own row of the cache. Sums, norms and the
+// residual stream are float32, also where weights and cache are bfloat16. See product.h for what a token's
+// result depends on.
+#include <omp.h>
+
+#include "attention.h"
+#include "product.h"
+
+#ifdef __AVX512F__
+
+typedef enum { RELU, GELU, GELU_TANH, SILU } activation;
+
+typedef struct {
+  const float *weight, *bias;  // bias may be NULL
+} norm;
+
+// projections: to query, key and value side by side, by one layer or by three. gate: out = 0 where there is
+// none.
+typedef struct {
+  norm attention_norm, query_norm, key_norm, mlp_norm;
+  linear projections[3], attention_output, gate, up, down;
+  void *keys, *values;
+} layer;
+
+// query_norm and key_norm are of each head, in layers that have them. scale: of a query.
+typedef struct {
+  int64_t layers, hidden, heads, kv_heads, head_dim, inner, is_bfloat16, is_rms, activation;
+  float epsilon, scale;
+  norm final_norm;
+  linear head;
+} model;
+
+// rows, positions: of each token; tokens of one row stand side by side, in order. asked: the tokens whose
+// next token is wanted; best: that with the highest logit, of equals the lowest, or -1 where that is not
+// finite; logit_rows: where its logits go, -1 where nobody wants them. cosines, sines: [tokens, head_dim],
+// NULL where positions are in the embeddings. Strides, in elements, lead from row to row and from head to
+// head of keys and values. hidden: [tokens, hidden], float32, the embeddings; it is overwritten. scratch:
+// `scratch_bytes` of it.
+typedef struct {
+  int64_t tokens, asked_tokens, row_stride, head_stride, threads;
+  const int32_t *rows, *positions, *asked, *logit_rows;
+  const float *cosines, *sines;
+  float *hidden, *logits;
+  int64_t* best;
+  char* scratch;
+} batch;
+
+// Elements from token to token: a line of the cache more than a power of two, or all would want the same
+// place.
+INLINED int64_t padded(int64_t width) { return (width + LANES - 1) / LANES * LANES + 2 * LANES; }
+
+INLINED int64_t query_width(const model* m) { return m->heads * m->head_dim; }
+INLINED int64_t kv_width(const model* m) { return m->kv_heads * m->head_dim; }
+INLINED int64_t projected_width(const model* m) { return padded(query_width(m) + 2 * kv_width(m)); }
+INLINED int64_t widest(const model* m) {
+  const int64_t hidden = m->hidden > query_width(m) ? m->hidden : query_width(m);
+  return padded(hidden > m->inner ? hidden : m->inner);
+}
+
+// The best logit of a thread's share, and its token.
+typedef struct {
+  float logit;
+  int32_t token;
+} candidate;
+
+// What lies in the scratch memory, one behind the other.
+typedef struct {
+  float* projected;       // [tokens][projected_width]: query, key, value
+  void* inputs;           // elements [tokens][widest]: of the next product
+  void* outputs;          // the same: of attention, or between the products of the MLP
+  candidate* candidates;  // [threads][asked]
+  int32_t* groups;        // first tokens of those that attend together, and the end
+} rooms;
+
+int64_t scratch_bytes(const model* m, int64_t tokens, int64_t asked, int64_t threads) {
+  const int64_t token_bytes = (projected_width(m) + 2 * widest(m) + 1) * 4;
+  return tokens * token_bytes + threads * asked * (int64_t)sizeof(candidate) + 4;
+}
+
+static rooms rooms_of(const model* m, const batch* b) {
+  char* inputs = b->scratch + b->tokens * projected_width(m) * 4;
+  char* outputs = inputs + b->tokens * widest(m) * 4;
+  candidate* candidates = (candidate*)(outputs + b->tokens * widest(m) * 4);
+  return (rooms){(float*)b->scratch, inputs, outputs, candidates,
+                 (int32_t*)(candidates + b->threads * b->asked_tokens)};
+}
+
+// --- elementwise
+
+INLINED void normalize(const float* from, const norm* n, int64_t width, int64_t is_rms, float epsilon,
+                       float* to) {
+  floats total = {0}, squares = {0};
+  float mean = 0;
+  if (!is_rms) {
+    for (int64_t i = 0; i < width; i += LANES) total += *(const floats*)(from + i);
+    mean = sum(total) / width;
+  }
+  for (int64_t i = 0; i < width; i += LANES) {
+    const floats centred = *(const floats*)(from + i) - mean;
+    squares += centred * centred;
+  }
+  const float factor = 1 / sqrtf(sum(squares) / width + epsilon);
+  for (int64_t i = 0; i < width; i += LANES) {
+    const floats normed = (*(const floats*)(from + i) - mean) * factor * *(const floats*)(n->weight + i);
+    *(floats*)(to + i) = n->bias ? normed + *(const floats*)(n->bias + i) : normed;
+  }
+}
+
+// tanh(x) = 1 - 2 / (e^2x + 1)
+INLINED floats tanh_of(floats x) { return 1 - 2 / (exp_of(x + x) + 1); }
+
+// erf(x) to within 1.5e-7 (Abramowitz and Stegun 7.1.26).
+INLINED floats erf_of(floats x) {
+  const floats size = chosen(x < 0, -x, x);
+  const floats t = 1 / (1 + 0.3275911f * size);
+  const floats series =
+      ((((1.061405429f * t - 1.453152027f) * t + 1.421413741f) * t - 0.284496736f) * t + 0.254829592f) * t;
+  const floats result = 1 - series * exp_of(-size * size);
+  return chosen(x < 0, -result, result);
+}
+
+INLINED floats activated(floats x, int64_t activation) {
+  switch (activation) {
+    case RELU: return chosen(x < 0, (floats){0}, x);
+    case GELU: return 0.5f * x * (1 + erf_of(x * 0.70710678f));
+    case GELU_TANH: return 0.5f * x * (1 + tanh_of(0.79788456f * (x + 0.044715f * x * x * x)));
+    default: return x / (1 + exp_of(-x));
+  }
+}
+
+// Rotary positions: each half of a head turns with the other.
+INLINED void rotate(float* head, const float* cosines, const float* sines, int64_t head_dim) {
+  const int64_t half = head_dim / 2;
+  for (int64_t i = 0; i < half; i++) {
+    const float first = head[i], second = head[half + i];
+    head[i] = first * cosines[i] - second * sines[i];
+    head[half + i] = second * cosines[half + i] + first * sines[half + i];
+  }
+}
+
+// --- the phases of a layer; the threads share each, and wait for each other at its end
+
+static void norm_all(const model* m, const norm* n, const float* from, const int32_t* tokens, int64_t count,
+                     void* to) {
+#pragma omp for schedule(static)
+  for (int64_t i = 0; i < count; i++) {
+    float normed[m->hidden];
+    normalize(from + (tokens ? tokens[i] : i) * m->hidden, n, m->hidden, m->is_rms, m->epsilon, normed);
+    for (int64_t at = 0; at < m->hidden; at += LANES)
+      store(*(floats*)(normed + at), to, i * widest(m) + at, m->is_bfloat16);
+  }
+}
+
+typedef enum { WRITE, ADD, ACTIVATE, CHOOSE } ending;
+
+// A product of a batch's tokens with linear layers that have the same inputs, their outputs side by side.
+// They end in `to`, [tokens][stride]: float32, written or added; or, ACTIVATE, elements, times the gate's
+// where there is a gate; or, CHOOSE, `to` are the thread's candidates.
+typedef struct {
+  const linear* layers;
+  int64_t count;
+  const linear* gate;
+  ending end;
+  void* to;
+  int64_t stride;
+} product;
+
+// One of the panels of a product's layers, numbered through. column: of its first output.
+typedef struct {
+  const linear* layer;
+  int64_t index, column;
+} place;
+
+static int64_t all_panels(const product* p) {
+  int64_t panels = 0;
+  for (int64_t i = 0; i < p->count; i++) panels += panels_of(&p->layers[i]);
+  return panels;
+}
+
+static place panel_at(const product* p, int64_t panel) {
+  int64_t column = 0;
+  const linear* l = p->layers;
+  for (; panel >= panels_of(l); l++) {
+    panel -= panels_of(l);
+    column += l->out;
+  }
+  return (place){l, panel, column + panel * PANEL};
+}
+
+// A thread's share of so many items.
+INLINED int64_t share_begin(int64_t items, int64_t thread) { return items * thread / omp_get_num_threads(); }
+
+// A vector of logits: whether they hold a better candidate. NaN is better than anything, and stays.
+INLINED void choose(candidate* best, floats logits, int64_t count, int64_t first) {
+  const __mmask16 mask = count < LANES ? (1 << count) - 1 : 0xffff,
+                  nan = _mm512_mask_cmp_ps_mask(mask, (__m512)logits, (__m512)logits, _CMP_UNORD_Q);
+  const float highest = nan ? NAN : _mm512_mask_reduce_max_ps(mask, (__m512)logits);
+  if (!nan && !(highest > best->logit)) return;
+  const __mmask16 equal = _mm512_mask_cmp_ps_mask(mask, (__m512)logits, _mm512_set1_ps(highest), _CMP_EQ_OQ);
+  *best = (candidate){highest, first + __builtin_ctz(nan ? nan : equal)};
+}
+
+// Brings a tile of sums to what its product ends in.
+INLINED void finish_tile(const model* m, const batch* b, const product* p, const place* at, const float* sums,
+                         const float* gates, int64_t first_token, int64_t tokens) {
+  const int64_t left = at->layer->out - at->index * PANEL, columns = left < PANEL ? left : PANEL;
+  for (int64_t t = 0; t < tokens; t++) {
+    for (int64_t c = 0; c < columns; c += LANES) {
+      const int64_t token = first_token + t, column = at->column + c, to = token * p->stride + column;
+      const __mmask16 mask = columns - c < LANES ? (1 << (columns - c)) - 1 : 0xffff;
+      floats values = *(const floats*)(sums + t * PANEL + c);
+      switch (p->end) {
+        case ACTIVATE:  // Its room has place for whole vectors.
+          if (gates)
+            values *= activated(*(const floats*)(gates + t * PANEL + c), m->activation);
+          else
+            values = activated(values, m->activation);
+          store(values, p->to, to, m->is_bfloat16);
+          break;
+        case ADD: values += (floats)_mm512_maskz_loadu_ps(mask, (float*)p->to + to);  // fall through
+        case WRITE: _mm512_mask_storeu_ps((float*)p->to + to, mask, (__m512)values); break;
+        case CHOOSE:
+          choose((candidate*)p->to + token, values, columns - c, column);
+          if (b->logit_rows[token] >= 0)
+            _mm512_mask_storeu_ps(b->logits + b->logit_rows[token] * m->head.out + column, mask,
+                                  (__m512)values);
+      }
+    }
+  }
+}
+
+// The part of a panel to fetch during one of so many tiles, which takes so many steps.
+INLINED ahead part_of(const model* m, const linear* l, int64_t panel, int64_t tile, int64_t tiles,
+                      int64_t steps) {
+  if (!l) return (ahead){0};
+  const int64_t bytes = panel_bytes(l, m->is_bfloat16), lines = bytes / 64,
+                part = (lines + tiles - 1) / tiles;
+  const int64_t left = lines - part * tile;
+  const int64_t at_once = (part + steps - 1) / steps;
+  return (ahead){(const char*)l->panels + panel * bytes + part * tile * 64, left < part ? left : part,
+                 at_once};
+}
+
+// Ask memory for where a tile of sums will end.
+INLINED void fetch_end(const model* m, const product* p, const place* at, int64_t first_token,
+                       int64_t tokens) {
+  if (p->end == CHOOSE) return;
+  const int64_t bytes = p->end == ACTIVATE && m->is_bfloat16 ? 2 : 4;
+  for (int64_t t = first_token; t < first_token + tokens; t++) {
+    const char* to = (const char*)p->to + (t * p->stride + at->column) * bytes;
+    for (int64_t line = 0; line < PANEL * bytes; line += 64) __builtin_prefetch(to + line, 1, 3);
+  }
+}
+
+// A thread's share of a product. next: the product that comes after it, NULL for none. While all but a few
+// tokens are multiplied memory has nothing else to do, so the next panel is fetched.
+static void multiply_share(const model* m, const batch* b, const product* p, const product* next,
+                           const void* inputs, int64_t tokens) {
+  const int64_t thread = omp_get_thread_num(), all = all_panels(p), end = share_begin(all, thread + 1);
+  const int64_t tiles = (tokens + TILE - 1) / TILE, width = widest(m);
+  float sums[TILE * PANEL], gates[TILE * PANEL];
+  for (int64_t j = share_begin(all, thread); j < end; j++) {
+    const place at = panel_at(p, j);
+    const int64_t steps = at.layer->in / (m->is_bfloat16 ? 2 : 1);
+    const product* following = j + 1 < end ? p : next;
+    place then = {0};
+    if (tiles > 1 && following)
+      then = panel_at(following, following == p ? j + 1 : share_begin(all_panels(next), thread));
+    for (int64_t i = 0; i < tiles; i++) {
+      const int64_t first = tokens * i / tiles, count = tokens * (i + 1) / tiles - first;
+      const void* from = element(inputs, first * width, m->is_bfloat16);
+      fetch_end(m, p, &at, first, count);
+      if (p->gate) {
+        const ahead fetched = part_of(m, then.layer ? following->gate : NULL, then.index, i, tiles, steps);
+        multiply(count, p->gate, at.index, from, width, m->is_bfloat16, &fetched, gates);
+      }
+      const ahead fetched = part_of(m, then.layer, then.index, i, tiles, steps);
+      multiply(count, at.layer, at.index, from, width, m->is_bfloat16, &fetched, sums);
+      finish_tile(m, b, p, &at, sums, p->gate ? gates : NULL, first, count);
+    }
+  }
+#pragma omp barrier
+}
+
+INLINED void* cached(const model* m, const batch* b, void* states, int64_t row, int64_t head,
+                     int64_t position) {
+  return element(states, row * b->row_stride + head * b->head_stride + position * m->head_dim,
+                 m->is_bfloat16);
+}
+
+// Queries and keys get their norms and positions; keys and values go into the cache.
+static void place_all(const model* m, const batch* b, const layer* l, const rooms* r) {
+  const int64_t head_dim = m->head_dim;
+#pragma omp for schedule(static)
+  for (int64_t t = 0; t < b->tokens; t++) {
+    float* heads = r->projected + t * projected_width(m);
+    for (int64_t h = 0; h < m->heads + m->kv_heads; h++) {
+      float* head = heads + h * head_dim;
+      const norm* n = h < m->heads ? &l->query_norm : &l->key_norm;
+      if (n->weight) normalize(head, n, head_dim, m->is_rms, m->epsilon, head);
+      if (b->cosines) rotate(head, b->cosines + t * head_dim, b->sines + t * head_dim, head_dim);
+    }
+    for (int64_t i = 0; i < query_width(m); i += LANES) *(floats*)(heads + i) *= m->scale;
+    const float *keys = heads + query_width(m), *values = keys + kv_width(m);
+    for (int64_t h = 0; h < m->kv_heads; h++) {
+      void* key = cached(m, b, l->keys, b->rows[t], h, b->positions[t]);
+      void* value = cached(m, b, l->values, b->rows[t], h, b->positions[t]);
+      for (int64_t i = 0; i < head_dim; i += LANES) {
+        store(*(const floats*)(keys + h * head_dim + i), key, i, m->is_bfloat16);
+        store(*(const floats*)(values + h * head_dim + i), value, i, m->is_bfloat16);
+      }
+    }
+  }
+}
+
+// Tokens of a row attend together, as many as their queries fit: keys and values are read once for them.
+static int64_t group_tokens(const model* m, const batch* b, int32_t* groups) {
+  const int64_t most = MAX_QUERIES / (m->heads / m->kv_heads);
+  int64_t count = 0;
+  for (int64_t t = 0; t < b->tokens; t++)
+    if (t == 0 || b->rows[t] != b->rows[t - 1] || t - groups[count - 1] == most) groups[count++] = t;
+  groups[count] = b->tokens;
+  return count;
+}
+
+// What the tokens of a group read of a head; nothing behind the last.
+static history history_of(const model* m, const batch* b, const layer* l, const rooms* r, int64_t groups,
+                          int64_t item) {
+  const int64_t group = item / m->kv_heads, head = item % m->kv_heads;
+  if (group == groups) return (history){0};
+  const int64_t last = r->groups[group + 1] - 1, row = b->rows[last];
+  return (history){cached(m, b, l->keys, row, head, 0), cached(m, b, l->values, row, head, 0),
+                   b->positions[last] + 1};
+}
+
+static void attend_all(const model* m, const batch* b, const layer* l, const rooms* r, int64_t groups) {
+  const int64_t shared = m->heads / m->kv_heads;
+#pragma omp for schedule(dynamic, ITEMS)
+  for (int64_t item = 0; item < groups * m->kv_heads; item++) {
+    const history read = history_of(m, b, l, r, groups, item),
+                  next = history_of(m, b, l, r, groups, item + 1);
+    const int64_t group = item / m->kv_heads, head = item % m->kv_heads;
+    query queries[MAX_QUERIES];
+    int64_t count = 0;
+    for (int64_t t = r->groups[group]; t < r->groups[group + 1]; t++) {
+      for (int64_t h = head * shared; h < (head + 1) * shared; h++) {
+        const int64_t at = h * m->head_dim;
+        void* output = element(r->outputs, t * widest(m) + at, m->is_bfloat16);
+        queries[count++] = (query){r->projected + t * projected_width(m) + at, b->positions[t] + 1, output};
+      }
+    }
+    attend_together(m->head_dim, m->is_bfloat16, queries, count, &read, &next);
+  }
+}
+
+// The best of all threads' candidates. The first threads have the lower tokens.
+static void elect(const batch* b, const rooms* r) {
+#pragma omp for schedule(static)
+  for (int64_t i = 0; i < b->asked_tokens; i++) {
+    candidate best = {-INFINITY, -1};
+    for (int64_t thread = 0; thread < omp_get_num_threads(); thread++) {
+      const candidate other = r->candidates[thread * b->asked_tokens + i];
+      if (other.logit > best.logit || isnan(other.logit)) best = other;
+      if (isnan(best.logit)) break;
+    }
+    b->best[i] = isfinite(best.logit) ? best.token : -1;
+  }
+}
+
+void decode(const model* m, const layer* layers, const batch* b) {
+  const rooms r = rooms_of(m, b);
+  const int64_t groups = group_tokens(m, b, r.groups);
+  const product last = {&m->head, 1, NULL, CHOOSE, NULL, 0};
+#pragma omp parallel num_threads(b->threads)
+  {
+    product projection = {layers->projections, 3, NULL, WRITE, r.projected, projected_width(m)};
+    for (const layer* l = layers; l < layers + m->layers; l++) {
+      const product attended = {&l->attention_output, 1, NULL, ADD, b->hidden, m->hidden};
+      const product up = {&l->up, 1, l->gate.out ? &l->gate : NULL, ACTIVATE, r.outputs, widest(m)};
+      const product down = {&l->down, 1, NULL, ADD, b->hidden, m->hidden};
+      norm_all(m, &l->attention_norm, b->hidden, NULL, b->tokens, r.inputs);
+      multiply_share(m, b, &projection, &attended, r.inputs, b->tokens);
+      place_all(m, b, l, &r);
+      attend_all(m, b, l, &r, groups);
+      multiply_share(m, b, &attended, &up, r.outputs, b->tokens);
+      norm_all(m, &l->mlp_norm, b->hidden, NULL, b->tokens, r.inputs);
+      multiply_share(m, b, &up, &down, r.inputs, b->tokens);
+      projection.layers = l[1].projections;
+      const int is_last = l + 1 == layers + m->layers;
+      multiply_share(m, b, &down, is_last ? &last : &projection, r.outputs, b->tokens);
+    }
+    norm_all(m, &m->final_norm, b->hidden, b->asked, b->asked_tokens, r.inputs);
+    candidate* mine = r.candidates + omp_get_thread_num() * b->asked_tokens;
+    for (int64_t i = 0; i < b->asked_tokens; i++) mine[i] = (candidate){-INFINITY, -1};
+    const product head = {&m->head, 1, NULL, CHOOSE, mine, 0};
+    multiply_share(m, b, &head, NULL, r.inputs, b->asked_tokens);
+    elect(b, &r);
+  }
+}
+
+// Whether this processor computes in float32 and in bfloat16 as it is done here; a processor with a unit for
+// whole matrices does it faster by oneDNN.
+int64_t takes(int64_t is_bfloat16) {
+#if defined(__AMX_BF16__)
+  return !is_bfloat16;
+#elif defined(__AVX512BF16__)
+  return (void)is_bfloat16, 1;
+#else
+  return !is_bfloat16;
+#endif
+}
+
+#else
+
+int64_t takes(int64_t is_bfloat16) { return (void)is_bfloat16, 0; }
+
+#endif

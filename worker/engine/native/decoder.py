@@ -1,0 +1,252 @@
+"""A whole decoder in one call of C, see decoder.c.
+
+Where a step has few tokens, torch's products read weights at half the memory's speed, and some 300 operations
+of torch cost as much again. See docs/engines.md.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worker.engine.native.attention import LANES, AttentionKernel
+from worker.engine.native.library import native_library
+from worker.engine.native.weights import Linear, Norm, Weights, read_weights
+
+PANEL = 64
+"""As in product.h."""
+
+ACTIVATIONS = {"relu": 0, "gelu": 1, "gelu_new": 2, "gelu_pytorch_tanh": 2, "silu": 3, "swish": 3}
+"""transformers' names, decoder.c's numbers."""
+
+_Address = ctypes.c_void_p
+
+
+class _Norm(ctypes.Structure):
+    _fields_ = (("weight", _Address), ("bias", _Address))
+
+
+class _Linear(ctypes.Structure):
+    _fields_ = (
+        ("outputs", ctypes.c_int64),
+        ("inputs", ctypes.c_int64),
+        ("panels", _Address),
+        ("bias", _Address),
+    )
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = (
+        *((name, _Norm) for name in ("attention_norm", "query_norm", "key_norm", "mlp_norm")),
+        ("projections", _Linear * 3),
+        *((name, _Linear) for name in ("attention_output", "gate", "up", "down")),
+        ("keys", _Address),
+        ("values", _Address),
+    )
+
+
+class _Model(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("layers", "hidden", "heads", "kv_heads", "head_dim", "inner")),
+        *((name, ctypes.c_int64) for name in ("is_bfloat16", "is_rms", "activation")),
+        ("epsilon", ctypes.c_float),
+        ("scale", ctypes.c_float),
+        ("final_norm", _Norm),
+        ("head", _Linear),
+    )
+
+
+class _Batch(ctypes.Structure):
+    _fields_ = (
+        *(
+            (name, ctypes.c_int64)
+            for name in ("tokens", "asked_tokens", "row_stride", "head_stride", "threads")
+        ),
+        *((name, _Address) for name in ("rows", "positions", "asked", "logit_rows", "cosines", "sines")),
+        *((name, _Address) for name in ("hidden", "logits", "best", "scratch")),
+    )
+
+
+class Decoder:
+    """A model's weights, packed. Not for several threads at once."""
+
+    def __init__(self, weights: Weights) -> None:
+        """weights: as `decodable_weights` gives them.
+
+        Takes those of linear layers from their model, which cannot run any more.
+        """
+        self._library = _library()
+        self._library.scratch_bytes.restype = ctypes.c_int64
+        self._dtype = weights.head.weight.dtype
+        self._embed, self._rotary = weights.embed, weights.rotary
+        self._vocab_size, hidden = weights.head.weight.shape
+        self._scratch = torch.empty(0, dtype=torch.uint8)
+        self._tensors: list[Tensor] = []
+        """What C reads."""
+        inner = weights.layers[0].up.weight.shape[0]
+        self._layers = (_Layer * len(weights.layers))()
+        for packed, layer in zip(self._layers, weights.layers, strict=True):
+            packed.attention_norm = self._norm(layer.attention_norm)
+            packed.query_norm, packed.key_norm = self._norm(layer.query_norm), self._norm(layer.key_norm)
+            packed.mlp_norm = self._norm(layer.mlp_norm)
+            for index, projection in enumerate(layer.projections):
+                packed.projections[index] = self._linear(projection)
+            packed.attention_output = self._linear(layer.attention_output)
+            packed.gate, packed.up = self._linear(layer.gate), self._linear(layer.up)
+            packed.down = self._linear(layer.down)
+        self._model = _Model(
+            layers=len(weights.layers),
+            hidden=hidden,
+            heads=weights.heads,
+            kv_heads=weights.kv_heads,
+            head_dim=weights.head_dim,
+            inner=inner,
+            is_bfloat16=self._dtype == torch.bfloat16,
+            is_rms=weights.is_rms,
+            activation=ACTIVATIONS[weights.activation],
+            epsilon=weights.epsilon,
+            scale=weights.head_dim**-0.5,
+            final_norm=self._norm(weights.final_norm),
+            head=self._linear(weights.head, is_shared=weights.is_tied),
+        )
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        token_ids: Sequence[int],
+        rows: Sequence[int],
+        positions: Sequence[int],
+        asked: Sequence[int],
+        wanted: Sequence[int],
+        states: Sequence[tuple[Tensor, Tensor]],
+    ) -> tuple[list[int], Tensor]:
+        """Run tokens, those of a row side by side and in order.
+
+        Returns the token of the highest logit behind each one asked for, of equals the lowest, or -1 where it
+        is not finite; and float32 logits [wanted, vocab].
+
+        rows, positions: each token's place in the cache. asked: indices of the tokens whose next one is asked
+            for. wanted: indices of those among them whose logits are wanted, in order.
+        states: each layer's keys and values [rows, kv_heads, tokens, head_dim], contiguous; written and read.
+        """
+        tokens, threads = len(token_ids), torch.get_num_threads()
+        # [2, tokens]; C's indices have 32 bits.
+        ids, places = torch.tensor([token_ids, positions])
+        hidden = self._embed(ids, places).float().contiguous()
+        indices = torch.tensor([rows, positions], dtype=torch.int32)
+        # [2, asked]
+        answers = torch.full((2, len(asked)), -1, dtype=torch.int32)
+        answers[0] = torch.tensor(asked)
+        answers[1, wanted] = torch.arange(len(wanted), dtype=torch.int32)
+        best = torch.empty(len(asked), dtype=torch.long)
+        cosines = sines = None
+        if self._rotary is not None:
+            cosines, sines = (angles.contiguous() for angles in self._rotary(hidden, places[None]))
+        logits = torch.empty(len(wanted), self._vocab_size)
+        scratch = self._scratch_for(tokens, len(asked), threads)
+        for layer, (keys, values) in zip(self._layers, states, strict=True):
+            layer.keys, layer.values = keys.data_ptr(), values.data_ptr()
+        row_stride, head_stride, *_ = states[0][0].stride()
+        batch = _Batch(
+            tokens=tokens,
+            asked_tokens=len(asked),
+            row_stride=row_stride,
+            head_stride=head_stride,
+            threads=threads,
+            rows=indices[0].data_ptr(),
+            positions=indices[1].data_ptr(),
+            asked=answers[0].data_ptr(),
+            logit_rows=answers[1].data_ptr(),
+            cosines=None if cosines is None else cosines.data_ptr(),
+            sines=None if sines is None else sines.data_ptr(),
+            hidden=hidden.data_ptr(),
+            logits=logits.data_ptr(),
+            best=best.data_ptr(),
+            scratch=scratch.data_ptr(),
+        )
+        self._library.decode(ctypes.byref(self._model), self._layers, ctypes.byref(batch))
+        return best.tolist(), logits
+
+    def _scratch_for(self, *sizes: int) -> Tensor:
+        """Memory for a call with so many tokens, asked tokens and threads.
+
+        It is kept: new memory the system would zero first, each time.
+        """
+        sized = (ctypes.c_int64(size) for size in sizes)
+        needed: int = self._library.scratch_bytes(ctypes.byref(self._model), *sized)
+        if self._scratch.nbytes < needed:
+            self._scratch = torch.empty(needed, dtype=torch.uint8)
+        return self._scratch
+
+    def _norm(self, norm: Norm | None) -> _Norm:
+        if norm is None:
+            return _Norm()
+        return _Norm(self._float32(norm.weight), self._float32(norm.bias))
+
+    def _linear(self, linear: Linear | None, *, is_shared: bool = False) -> _Linear:
+        if linear is None:
+            return _Linear()
+        outputs, inputs = linear.weight.shape
+        panels = self._kept(pack(linear.weight))
+        if not is_shared:
+            linear.release()
+        return _Linear(outputs, inputs, panels, self._float32(linear.bias, pad_to=PANEL))
+
+    def _float32(self, values: Tensor | None, pad_to: int = 1) -> int | None:
+        if values is None:
+            return None
+        return self._kept(
+            torch.nn.functional.pad(values.detach().float(), (0, -values.shape[0] % pad_to)).clone()
+        )
+
+    def _kept(self, tensor: Tensor) -> int:
+        self._tensors.append(tensor)
+        return tensor.data_ptr()
+
+
+def pack(weight: Tensor) -> Tensor:
+    """A weight [out, in] in the layout that product.h describes."""
+    outputs, inputs = weight.shape
+    padded = torch.nn.functional.pad(weight.detach(), (0, 0, 0, -outputs % PANEL))
+    neighbours = 2 if weight.dtype == torch.bfloat16 else 1
+    panels = padded.reshape(-1, PANEL, inputs // neighbours, neighbours)
+    return panels.transpose(1, 2).contiguous()
+
+
+def decodable_weights(model: Any) -> Weights | None:
+    """transformers' model for `Decoder`; None where that cannot be, on this machine or at all."""
+    if model.device.type != "cpu" or not is_decodable(model.dtype):
+        return None
+    weights = read_weights(model)
+    return weights if weights is not None and _fits(weights) else None
+
+
+def is_decodable(dtype: torch.dtype) -> bool:
+    """Whether this machine decodes models of this type natively."""
+    library = native_library()
+    if library is None or dtype not in (torch.float32, torch.bfloat16):
+        return False
+    return bool(library.takes(ctypes.c_int64(dtype == torch.bfloat16)))
+
+
+def _library() -> ctypes.CDLL:
+    library = native_library()
+    assert library is not None, "`decodable_weights` saw it"
+    return library
+
+
+def _fits(weights: Weights) -> bool:
+    """Whether all sizes and types are what decoder.c takes."""
+    layer, dtype = weights.layers[0], weights.head.weight.dtype
+    widths = [weights.head.weight.shape[1], layer.up.weight.shape[0], layer.attention_output.weight.shape[1]]
+    return (
+        weights.activation in ACTIVATIONS
+        and AttentionKernel.takes(dtype, weights.heads, weights.kv_heads, weights.head_dim)
+        and weights.heads % weights.kv_heads == 0
+        and all(width % LANES == 0 for width in widths)
+        and all(linear.weight.dtype == dtype for linear in (layer.up, *layer.projections))
+    )

@@ -1,0 +1,40 @@
+"""A decoder in C with its cache, as engines use it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from worker.engine.forward import Answer, Chunk
+from worker.engine.native.decoder import Decoder
+from worker.engine.slot_cache import SlotStates
+
+
+class NativeForward:
+    """See `Forward`. Chunks of any lengths and starts run together, without padding."""
+
+    pads = False
+
+    def __init__(self, decoder: Decoder, states: SlotStates) -> None:
+        self._decoder = decoder
+        self._states = states
+
+    def run(self, chunks: Sequence[Chunk]) -> Answer:
+        token_ids: list[int] = []
+        rows: list[int] = []
+        positions: list[int] = []
+        ends: list[int] = []
+        for chunk in chunks:
+            token_ids.extend(chunk.token_ids)
+            rows.extend([chunk.row] * len(chunk.token_ids))
+            positions.extend(range(chunk.start, chunk.end))
+            ends.append(len(token_ids) - 1)
+        self._states.make_room(max(rows) + 1, max(positions) + 1)
+        wanted = [index for index, chunk in enumerate(chunks) if chunk.wants_logits]
+        best, logits = self._decoder(token_ids, rows, positions, ends, wanted, self._states.layers)
+        return Answer(best, logits)
+
+    def move(self, source: int, target: int, tokens: int) -> None:
+        self._states.move(source, target, tokens)
+
+    def clear(self, row: int) -> None:
+        """Nothing that a sequence leaves behind is read by the next."""

@@ -1,0 +1,119 @@
+"""Any causal language model of transformers, by its own code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worker.engine.attention import additive_mask, is_decoded_by_products, length_mask
+from worker.engine.forward import Answer, Chunk
+from worker.engine.sampling import best_tokens
+from worker.engine.slot_cache import SlotCache, SlotStates, Window
+
+
+class TorchForward:
+    """See `Forward`. One pass of the model for all chunks; prompts are padded to the longest."""
+
+    pads = True
+
+    def __init__(self, model: Any, states: SlotStates, *, has_slot_attention: bool, has_kernel: bool) -> None:
+        """model: typed as Any, as transformers annotates `forward` per model, `__call__` not at all.
+
+        has_slot_attention: its attention is `worker.engine.attention`'s; else transformers' own.
+        has_kernel: and in steps of single queries the kernel's.
+        """
+        self._model = model
+        self._device: torch.device = model.device
+        self._states = states
+        self._cache = SlotCache(states)
+        self._has_kernel = has_kernel
+        self._has_additive_mask = has_slot_attention and is_decoded_by_products(self._device)
+
+    def move(self, source: int, target: int, tokens: int) -> None:
+        self._states.move(source, target, tokens)
+
+    def clear(self, row: int) -> None:
+        """Masking multiplies by 0, and 0 · NaN would spoil the next sequence."""
+        self._states.clear(row)
+
+    def run(self, chunks: Sequence[Chunk]) -> Answer:
+        logits = self._logits(chunks).float()
+        wanted = [index for index, chunk in enumerate(chunks) if chunk.wants_logits]
+        return Answer(best_tokens(logits).tolist(), logits[wanted])
+
+    def _logits(self, chunks: Sequence[Chunk]) -> Tensor:
+        """Behind each chunk's last token [chunks, vocab]."""
+        if all(len(chunk.token_ids) == 1 for chunk in chunks):
+            return self._decode(chunks)
+        if len(chunks) == 1:
+            return self._extend(chunks[0])
+        return self._prefill(chunks)
+
+    def _prefill(self, chunks: Sequence[Chunk]) -> Tensor:
+        """Ragged lengths are padded on the right.
+
+        Padding needs no mask: it comes later than all real tokens, so causal attention hides it, and the
+        sequence's next tokens overwrite it in the cache.
+        """
+        if any(chunk.start for chunk in chunks):
+            raise ValueError("several prompts must run from their start on")
+        longest = max(chunk.end for chunk in chunks)
+        token_ids = self._tensor([[*c.token_ids, *[0] * (longest - c.end)] for c in chunks])
+        positions = torch.arange(longest, device=self._device).expand(len(chunks), -1)
+        ends, at = torch.unique(self._tensor([chunk.end - 1 for chunk in chunks]), return_inverse=True)
+        window = Window(chunks[0].row, positions, longest)
+        logits = self._pass(token_ids, window, None, logits_to_keep=ends)
+        return logits[torch.arange(len(chunks), device=self._device), at]
+
+    def _extend(self, chunk: Chunk) -> Tensor:
+        positions = torch.arange(chunk.start, chunk.end, device=self._device)[None]
+        mask = None
+        if chunk.start:
+            mask = (torch.arange(chunk.end, device=self._device) <= positions[:, :, None])[:, None]
+        return self._pass(self._tensor([chunk.token_ids]), Window(chunk.row, positions, chunk.end), mask)[
+            :, -1
+        ]
+
+    def _decode(self, chunks: Sequence[Chunk]) -> Tensor:
+        lengths = [chunk.end for chunk in chunks]
+        token_ids = self._tensor([chunk.token_ids for chunk in chunks])
+        positions = self._tensor(lengths)[:, None] - 1
+        longest = max(lengths)
+        first_row = chunks[0].row
+        if self._has_kernel:
+            return self._pass(token_ids, Window(first_row, positions, longest), length_mask(lengths))[:, -1]
+        if self._has_additive_mask:
+            longest = self._states.readable(longest)
+        window = Window(first_row, positions, longest)
+        mask = None
+        if min(lengths) < window.length:
+            visible = torch.arange(window.length, device=self._device) <= positions
+            mask = additive_mask(visible) if self._has_additive_mask else visible[:, None, None]
+        return self._pass(token_ids, window, mask)[:, -1]
+
+    def _pass(
+        self, token_ids: Tensor, window: Window, mask: Tensor | None, logits_to_keep: int | Tensor = 1
+    ) -> Tensor:
+        """Logits [rows, kept, vocab].
+
+        mask: [rows, 1, query, window.length], True where attended; in a pass of single queries as
+            `length_mask` or `additive_mask` makes it, where the model's attention takes that; None: all keys
+            up to the query's.
+        """
+        self._cache.open(window)
+        output = self._model(
+            input_ids=token_ids,
+            attention_mask=mask,
+            position_ids=window.positions,
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=logits_to_keep,
+        )
+        logits: Tensor = output.logits
+        return logits
+
+    def _tensor(self, values: Sequence[int] | Sequence[Sequence[int]]) -> Tensor:
+        return torch.tensor(values, device=self._device)
