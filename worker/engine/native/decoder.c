@@ -34,11 +34,11 @@ typedef struct {
 } model;
 
 // rows, positions: of each token; tokens of one row stand side by side, in order. asked: the tokens whose
-// next token is wanted; best: that with the highest logit, of equals the lowest, or -1 where that is not
-// finite; logit_rows: where its logits go, -1 where nobody wants them. cosines, sines: [tokens, head_dim],
-// NULL where positions are in the embeddings. Strides, in elements, lead from row to row and from head to
-// head of keys and values. hidden: [tokens, hidden], float32, the embeddings; it is overwritten. scratch:
-// `scratch_bytes` of it.
+// next token is wanted, in order; best: that with the highest logit, of equals the lowest, or -1 where that
+// is not finite; logit_rows: where its logits go, -1 where nobody wants them. cosines, sines: [tokens,
+// head_dim], NULL where positions are in the embeddings. Strides, in elements, lead from row to row and from
+// head to head of keys and values. hidden: [tokens, hidden], float32, the embeddings; it is overwritten.
+// scratch: `scratch_bytes` of it.
 typedef struct {
   int64_t tokens, asked_tokens, row_stride, head_stride, threads;
   const int32_t *rows, *positions, *asked, *logit_rows;
@@ -66,26 +66,49 @@ typedef struct {
   int32_t token;
 } candidate;
 
-// What lies in the scratch memory, one behind the other.
+// A batch on its way through the model, and what lies in its scratch memory. tokens: those still on their
+// way.
 typedef struct {
+  const model* m;
+  const batch* b;
+  int64_t tokens;
   float* projected;       // [tokens][projected_width]: query, key, value
   void* inputs;           // elements [tokens][widest]: of the next product
   void* outputs;          // the same: of attention, or between the products of the MLP
   candidate* candidates;  // [threads][asked]
   int32_t* groups;        // first tokens of those that attend together, and the end
-} rooms;
+  int64_t group_count;
+} pass;
 
 int64_t scratch_bytes(const model* m, int64_t tokens, int64_t asked, int64_t threads) {
   const int64_t token_bytes = (projected_width(m) + 2 * widest(m) + 1) * 4;
   return tokens * token_bytes + threads * asked * (int64_t)sizeof(candidate) + 4;
 }
 
-static rooms rooms_of(const model* m, const batch* b) {
+// Tokens of a row attend together, as many as their queries fit: keys and values are read once for them.
+static int64_t group_tokens(const model* m, const batch* b, int32_t* groups) {
+  const int64_t most = MAX_QUERIES / (m->heads / m->kv_heads);
+  int64_t count = 0;
+  for (int64_t t = 0; t < b->tokens; t++)
+    if (t == 0 || b->rows[t] != b->rows[t - 1] || t - groups[count - 1] == most) groups[count++] = t;
+  groups[count] = b->tokens;
+  return count;
+}
+
+static pass pass_of(const model* m, const batch* b) {
+  const int64_t elements = b->tokens * widest(m) * 4;
   char* inputs = b->scratch + b->tokens * projected_width(m) * 4;
-  char* outputs = inputs + b->tokens * widest(m) * 4;
-  candidate* candidates = (candidate*)(outputs + b->tokens * widest(m) * 4);
-  return (rooms){(float*)b->scratch, inputs, outputs, candidates,
-                 (int32_t*)(candidates + b->threads * b->asked_tokens)};
+  candidate* candidates = (candidate*)(inputs + 2 * elements);
+  int32_t* groups = (int32_t*)(candidates + b->threads * b->asked_tokens);
+  return (pass){m,
+                b,
+                b->tokens,
+                (float*)b->scratch,
+                inputs,
+                inputs + elements,
+                candidates,
+                groups,
+                group_tokens(m, b, groups)};
 }
 
 // --- elementwise
@@ -143,22 +166,22 @@ INLINED void rotate(float* head, const float* cosines, const float* sines, int64
 
 // --- the phases of a layer; the threads share each, and wait for each other at its end
 
-static void norm_all(const model* m, const norm* n, const float* from, const int32_t* tokens, int64_t count,
-                     void* to) {
+static void norm_all(const pass* p, const norm* n) {
+  const model* m = p->m;
 #pragma omp for schedule(static)
-  for (int64_t i = 0; i < count; i++) {
+  for (int64_t t = 0; t < p->tokens; t++) {
     float normed[m->hidden];
-    normalize(from + (tokens ? tokens[i] : i) * m->hidden, n, m->hidden, m->is_rms, m->epsilon, normed);
-    for (int64_t at = 0; at < m->hidden; at += LANES)
-      store(*(floats*)(normed + at), to, i * widest(m) + at, m->is_bfloat16);
+    normalize(p->b->hidden + t * m->hidden, n, m->hidden, m->is_rms, m->epsilon, normed);
+    for (int64_t i = 0; i < m->hidden; i += LANES)
+      store(*(floats*)(normed + i), p->inputs, t * widest(m) + i, m->is_bfloat16);
   }
 }
 
 typedef enum { WRITE, ADD, ACTIVATE, CHOOSE } ending;
 
-// A product of a batch's tokens with linear layers that have the same inputs, their outputs side by side.
-// They end in `to`, [tokens][stride]: float32, written or added; or, ACTIVATE, elements, times the gate's
-// where there is a gate; or, CHOOSE, `to` are the thread's candidates.
+// A product of tokens with linear layers that have the same inputs, their outputs side by side. They end in
+// `to`, [tokens][stride]: float32, written or added; or, ACTIVATE, elements, times the gate's where there is
+// a gate; or, CHOOSE, `to` are the thread's candidates.
 typedef struct {
   const linear* layers;
   int64_t count;
@@ -174,15 +197,15 @@ typedef struct {
   int64_t index, column;
 } place;
 
-static int64_t all_panels(const product* p) {
+static int64_t all_panels(const product* x) {
   int64_t panels = 0;
-  for (int64_t i = 0; i < p->count; i++) panels += panels_of(&p->layers[i]);
+  for (int64_t i = 0; i < x->count; i++) panels += panels_of(&x->layers[i]);
   return panels;
 }
 
-static place panel_at(const product* p, int64_t panel) {
+static place panel_at(const product* x, int64_t panel) {
   int64_t column = 0;
-  const linear* l = p->layers;
+  const linear* l = x->layers;
   for (; panel >= panels_of(l); l++) {
     panel -= panels_of(l);
     column += l->out;
@@ -204,82 +227,79 @@ INLINED void choose(candidate* best, floats logits, int64_t count, int64_t first
 }
 
 // Brings a tile of sums to what its product ends in.
-INLINED void finish_tile(const model* m, const batch* b, const product* p, const place* at, const float* sums,
+INLINED void finish_tile(const pass* p, const product* x, const place* at, const float* sums,
                          const float* gates, int64_t first_token, int64_t tokens) {
+  const model* m = p->m;
   const int64_t left = at->layer->out - at->index * PANEL, columns = left < PANEL ? left : PANEL;
   for (int64_t t = 0; t < tokens; t++) {
     for (int64_t c = 0; c < columns; c += LANES) {
-      const int64_t token = first_token + t, column = at->column + c, to = token * p->stride + column;
+      const int64_t token = first_token + t, column = at->column + c, to = token * x->stride + column;
       const __mmask16 mask = columns - c < LANES ? (1 << (columns - c)) - 1 : 0xffff;
       floats values = *(const floats*)(sums + t * PANEL + c);
-      switch (p->end) {
+      switch (x->end) {
         case ACTIVATE:  // Its room has place for whole vectors.
-          if (gates)
-            values *= activated(*(const floats*)(gates + t * PANEL + c), m->activation);
-          else
-            values = activated(values, m->activation);
-          store(values, p->to, to, m->is_bfloat16);
+          if (gates) values *= activated(*(const floats*)(gates + t * PANEL + c), m->activation);
+          if (!gates) values = activated(values, m->activation);
+          store(values, x->to, to, m->is_bfloat16);
           break;
-        case ADD: values += (floats)_mm512_maskz_loadu_ps(mask, (float*)p->to + to);  // fall through
-        case WRITE: _mm512_mask_storeu_ps((float*)p->to + to, mask, (__m512)values); break;
+        case ADD: values += (floats)_mm512_maskz_loadu_ps(mask, (float*)x->to + to);  // fall through
+        case WRITE: _mm512_mask_storeu_ps((float*)x->to + to, mask, (__m512)values); break;
         case CHOOSE:
-          choose((candidate*)p->to + token, values, columns - c, column);
-          if (b->logit_rows[token] >= 0)
-            _mm512_mask_storeu_ps(b->logits + b->logit_rows[token] * m->head.out + column, mask,
-                                  (__m512)values);
+          choose((candidate*)x->to + token, values, columns - c, column);
+          const int64_t row = p->b->logit_rows[token];
+          if (row >= 0)
+            _mm512_mask_storeu_ps(p->b->logits + row * m->head.out + column, mask, (__m512)values);
       }
     }
   }
 }
 
 // The part of a panel to fetch during one of so many tiles, which takes so many steps.
-INLINED ahead part_of(const model* m, const linear* l, int64_t panel, int64_t tile, int64_t tiles,
-                      int64_t steps) {
+INLINED ahead part_of(const linear* l, int64_t panel, int64_t tile, int64_t tiles, int64_t steps,
+                      int64_t is_bfloat16) {
   if (!l) return (ahead){0};
-  const int64_t bytes = panel_bytes(l, m->is_bfloat16), lines = bytes / 64,
-                part = (lines + tiles - 1) / tiles;
+  const int64_t bytes = panel_bytes(l, is_bfloat16), lines = bytes / 64, part = (lines + tiles - 1) / tiles;
+  const char* from = (const char*)l->panels + panel * bytes + part * tile * 64;
   const int64_t left = lines - part * tile;
-  const int64_t at_once = (part + steps - 1) / steps;
-  return (ahead){(const char*)l->panels + panel * bytes + part * tile * 64, left < part ? left : part,
-                 at_once};
+  return (ahead){from, left < part ? left : part, (part + steps - 1) / steps};
 }
 
 // Ask memory for where a tile of sums will end.
-INLINED void fetch_end(const model* m, const product* p, const place* at, int64_t first_token,
-                       int64_t tokens) {
-  if (p->end == CHOOSE) return;
-  const int64_t bytes = p->end == ACTIVATE && m->is_bfloat16 ? 2 : 4;
+INLINED void fetch_end(const product* x, const place* at, int64_t first_token, int64_t tokens,
+                       int64_t is_bfloat16) {
+  if (x->end == CHOOSE) return;
+  const int64_t bytes = x->end == ACTIVATE && is_bfloat16 ? 2 : 4;
   for (int64_t t = first_token; t < first_token + tokens; t++) {
-    const char* to = (const char*)p->to + (t * p->stride + at->column) * bytes;
+    const char* to = (const char*)x->to + (t * x->stride + at->column) * bytes;
     for (int64_t line = 0; line < PANEL * bytes; line += 64) __builtin_prefetch(to + line, 1, 3);
   }
 }
 
 // A thread's share of a product. next: the product that comes after it, NULL for none. While all but a few
 // tokens are multiplied memory has nothing else to do, so the next panel is fetched.
-static void multiply_share(const model* m, const batch* b, const product* p, const product* next,
-                           const void* inputs, int64_t tokens) {
-  const int64_t thread = omp_get_thread_num(), all = all_panels(p), end = share_begin(all, thread + 1);
-  const int64_t tiles = (tokens + TILE - 1) / TILE, width = widest(m);
+static void multiply_share(const pass* p, const product* x, const product* next, const void* inputs) {
+  const int64_t thread = omp_get_thread_num(), all = all_panels(x), end = share_begin(all, thread + 1);
+  const int64_t tiles = (p->tokens + TILE - 1) / TILE, width = widest(p->m), is_bfloat16 = p->m->is_bfloat16;
   float sums[TILE * PANEL], gates[TILE * PANEL];
   for (int64_t j = share_begin(all, thread); j < end; j++) {
-    const place at = panel_at(p, j);
-    const int64_t steps = at.layer->in / (m->is_bfloat16 ? 2 : 1);
-    const product* following = j + 1 < end ? p : next;
+    const place at = panel_at(x, j);
+    const int64_t steps = at.layer->in / (is_bfloat16 ? 2 : 1);
+    const product* following = j + 1 < end ? x : next;
     place then = {0};
     if (tiles > 1 && following)
-      then = panel_at(following, following == p ? j + 1 : share_begin(all_panels(next), thread));
+      then = panel_at(following, following == x ? j + 1 : share_begin(all_panels(next), thread));
     for (int64_t i = 0; i < tiles; i++) {
-      const int64_t first = tokens * i / tiles, count = tokens * (i + 1) / tiles - first;
-      const void* from = element(inputs, first * width, m->is_bfloat16);
-      fetch_end(m, p, &at, first, count);
-      if (p->gate) {
-        const ahead fetched = part_of(m, then.layer ? following->gate : NULL, then.index, i, tiles, steps);
-        multiply(count, p->gate, at.index, from, width, m->is_bfloat16, &fetched, gates);
+      const int64_t first = p->tokens * i / tiles, count = p->tokens * (i + 1) / tiles - first;
+      const void* from = element(inputs, first * width, is_bfloat16);
+      fetch_end(x, &at, first, count, is_bfloat16);
+      if (x->gate) {
+        const linear* next_gate = then.layer ? following->gate : NULL;
+        const ahead fetched = part_of(next_gate, then.index, i, tiles, steps, is_bfloat16);
+        multiply(count, x->gate, at.index, from, width, is_bfloat16, &fetched, gates);
       }
-      const ahead fetched = part_of(m, then.layer, then.index, i, tiles, steps);
-      multiply(count, at.layer, at.index, from, width, m->is_bfloat16, &fetched, sums);
-      finish_tile(m, b, p, &at, sums, p->gate ? gates : NULL, first, count);
+      const ahead fetched = part_of(then.layer, then.index, i, tiles, steps, is_bfloat16);
+      multiply(count, at.layer, at.index, from, width, is_bfloat16, &fetched, sums);
+      finish_tile(p, x, &at, sums, x->gate ? gates : NULL, first, count);
     }
   }
 #pragma omp barrier
@@ -292,11 +312,13 @@ INLINED void* cached(const model* m, const batch* b, void* states, int64_t row, 
 }
 
 // Queries and keys get their norms and positions; keys and values go into the cache.
-static void place_all(const model* m, const batch* b, const layer* l, const rooms* r) {
+static void place_all(const pass* p, const layer* l) {
+  const model* m = p->m;
+  const batch* b = p->b;
   const int64_t head_dim = m->head_dim;
 #pragma omp for schedule(static)
-  for (int64_t t = 0; t < b->tokens; t++) {
-    float* heads = r->projected + t * projected_width(m);
+  for (int64_t t = 0; t < p->tokens; t++) {
+    float* heads = p->projected + t * projected_width(m);
     for (int64_t h = 0; h < m->heads + m->kv_heads; h++) {
       float* head = heads + h * head_dim;
       const norm* n = h < m->heads ? &l->query_norm : &l->key_norm;
@@ -316,88 +338,94 @@ static void place_all(const model* m, const batch* b, const layer* l, const room
   }
 }
 
-// Tokens of a row attend together, as many as their queries fit: keys and values are read once for them.
-static int64_t group_tokens(const model* m, const batch* b, int32_t* groups) {
-  const int64_t most = MAX_QUERIES / (m->heads / m->kv_heads);
-  int64_t count = 0;
-  for (int64_t t = 0; t < b->tokens; t++)
-    if (t == 0 || b->rows[t] != b->rows[t - 1] || t - groups[count - 1] == most) groups[count++] = t;
-  groups[count] = b->tokens;
-  return count;
-}
-
 // What the tokens of a group read of a head; nothing behind the last.
-static history history_of(const model* m, const batch* b, const layer* l, const rooms* r, int64_t groups,
-                          int64_t item) {
-  const int64_t group = item / m->kv_heads, head = item % m->kv_heads;
-  if (group == groups) return (history){0};
-  const int64_t last = r->groups[group + 1] - 1, row = b->rows[last];
-  return (history){cached(m, b, l->keys, row, head, 0), cached(m, b, l->values, row, head, 0),
-                   b->positions[last] + 1};
+static history history_of(const pass* p, const layer* l, int64_t item) {
+  const int64_t group = item / p->m->kv_heads, head = item % p->m->kv_heads;
+  if (group == p->group_count) return (history){0};
+  const int64_t last = p->groups[group + 1] - 1, row = p->b->rows[last];
+  return (history){cached(p->m, p->b, l->keys, row, head, 0), cached(p->m, p->b, l->values, row, head, 0),
+                   p->b->positions[last] + 1};
 }
 
-static void attend_all(const model* m, const batch* b, const layer* l, const rooms* r, int64_t groups) {
+static void attend_all(const pass* p, const layer* l) {
+  const model* m = p->m;
   const int64_t shared = m->heads / m->kv_heads;
 #pragma omp for schedule(dynamic, ITEMS)
-  for (int64_t item = 0; item < groups * m->kv_heads; item++) {
-    const history read = history_of(m, b, l, r, groups, item),
-                  next = history_of(m, b, l, r, groups, item + 1);
+  for (int64_t item = 0; item < p->group_count * m->kv_heads; item++) {
+    const history read = history_of(p, l, item), next = history_of(p, l, item + 1);
     const int64_t group = item / m->kv_heads, head = item % m->kv_heads;
     query queries[MAX_QUERIES];
     int64_t count = 0;
-    for (int64_t t = r->groups[group]; t < r->groups[group + 1]; t++) {
+    for (int64_t t = p->groups[group]; t < p->groups[group + 1]; t++) {
       for (int64_t h = head * shared; h < (head + 1) * shared; h++) {
-        const int64_t at = h * m->head_dim;
-        void* output = element(r->outputs, t * widest(m) + at, m->is_bfloat16);
-        queries[count++] = (query){r->projected + t * projected_width(m) + at, b->positions[t] + 1, output};
+        const float* values = p->projected + t * projected_width(m) + h * m->head_dim;
+        void* output = element(p->outputs, t * widest(m) + h * m->head_dim, m->is_bfloat16);
+        queries[count++] = (query){values, p->b->positions[t] + 1, output};
       }
     }
     attend_together(m->head_dim, m->is_bfloat16, queries, count, &read, &next);
   }
 }
 
+// Only tokens that were asked about go on: in the last layer the others are done when their keys and values
+// are in the cache.
+static void keep_asked(pass* p) {
+  const model* m = p->m;
+  const int64_t width = query_width(m) * (m->is_bfloat16 ? 2 : 4);
+  if (p->b->asked_tokens < p->tokens) {
+#pragma omp single
+    for (int64_t i = 0; i < p->b->asked_tokens; i++) {
+      const int64_t t = p->b->asked[i];
+      memmove(p->b->hidden + i * m->hidden, p->b->hidden + t * m->hidden, m->hidden * 4);
+      memmove(element(p->outputs, i * widest(m), m->is_bfloat16),
+              element(p->outputs, t * widest(m), m->is_bfloat16), width);
+    }
+  }
+  p->tokens = p->b->asked_tokens;
+}
+
 // The best of all threads' candidates. The first threads have the lower tokens.
-static void elect(const batch* b, const rooms* r) {
+static void elect(const pass* p) {
 #pragma omp for schedule(static)
-  for (int64_t i = 0; i < b->asked_tokens; i++) {
+  for (int64_t i = 0; i < p->tokens; i++) {
     candidate best = {-INFINITY, -1};
     for (int64_t thread = 0; thread < omp_get_num_threads(); thread++) {
-      const candidate other = r->candidates[thread * b->asked_tokens + i];
+      const candidate other = p->candidates[thread * p->tokens + i];
       if (other.logit > best.logit || isnan(other.logit)) best = other;
       if (isnan(best.logit)) break;
     }
-    b->best[i] = isfinite(best.logit) ? best.token : -1;
+    p->b->best[i] = isfinite(best.logit) ? best.token : -1;
   }
 }
 
 void decode(const model* m, const layer* layers, const batch* b) {
-  const rooms r = rooms_of(m, b);
-  const int64_t groups = group_tokens(m, b, r.groups);
-  const product last = {&m->head, 1, NULL, CHOOSE, NULL, 0};
+  const pass shared = pass_of(m, b);
 #pragma omp parallel num_threads(b->threads)
   {
-    product projection = {layers->projections, 3, NULL, WRITE, r.projected, projected_width(m)};
+    pass mine = shared, *p = &mine;
+    candidate* candidates = p->candidates + omp_get_thread_num() * b->asked_tokens;
+    for (int64_t i = 0; i < b->asked_tokens; i++) candidates[i] = (candidate){-INFINITY, -1};
+    const product head = {&m->head, 1, NULL, CHOOSE, candidates, 0};
+    product projection = {layers->projections, 3, NULL, WRITE, p->projected, projected_width(m)};
     for (const layer* l = layers; l < layers + m->layers; l++) {
-      const product attended = {&l->attention_output, 1, NULL, ADD, b->hidden, m->hidden};
-      const product up = {&l->up, 1, l->gate.out ? &l->gate : NULL, ACTIVATE, r.outputs, widest(m)};
-      const product down = {&l->down, 1, NULL, ADD, b->hidden, m->hidden};
-      norm_all(m, &l->attention_norm, b->hidden, NULL, b->tokens, r.inputs);
-      multiply_share(m, b, &projection, &attended, r.inputs, b->tokens);
-      place_all(m, b, l, &r);
-      attend_all(m, b, l, &r, groups);
-      multiply_share(m, b, &attended, &up, r.outputs, b->tokens);
-      norm_all(m, &l->mlp_norm, b->hidden, NULL, b->tokens, r.inputs);
-      multiply_share(m, b, &up, &down, r.inputs, b->tokens);
-      projection.layers = l[1].projections;
       const int is_last = l + 1 == layers + m->layers;
-      multiply_share(m, b, &down, is_last ? &last : &projection, r.outputs, b->tokens);
+      const product attended = {&l->attention_output, 1, NULL, ADD, b->hidden, m->hidden};
+      const product up = {&l->up, 1, l->gate.out ? &l->gate : NULL, ACTIVATE, p->outputs, widest(m)};
+      const product down = {&l->down, 1, NULL, ADD, b->hidden, m->hidden};
+      norm_all(p, &l->attention_norm);
+      multiply_share(p, &projection, &attended, p->inputs);
+      place_all(p, l);
+      attend_all(p, l);
+      if (is_last) keep_asked(p);
+      multiply_share(p, &attended, &up, p->outputs);
+      norm_all(p, &l->mlp_norm);
+      multiply_share(p, &up, &down, p->inputs);
+      projection.layers = l[1].projections;
+      multiply_share(p, &down, is_last ? &head : &projection, p->outputs);
     }
-    norm_all(m, &m->final_norm, b->hidden, b->asked, b->asked_tokens, r.inputs);
-    candidate* mine = r.candidates + omp_get_thread_num() * b->asked_tokens;
-    for (int64_t i = 0; i < b->asked_tokens; i++) mine[i] = (candidate){-INFINITY, -1};
-    const product head = {&m->head, 1, NULL, CHOOSE, mine, 0};
-    multiply_share(m, b, &head, NULL, r.inputs, b->asked_tokens);
-    elect(b, &r);
+    norm_all(p, &m->final_norm);
+    multiply_share(p, &head, NULL, p->inputs);
+    elect(p);
   }
 }
 

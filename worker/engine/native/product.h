@@ -37,7 +37,10 @@ typedef struct {
   int64_t lines, at_once;
 } ahead;
 
+// Into the first cache where that goes slowly; it would push out what is there where it goes fast.
 INLINED void fetch(const ahead* next, int64_t step) {
+  if (next->at_once == 1 && step < next->lines) _mm_prefetch(next->from + 64 * step, _MM_HINT_T0);
+  if (next->at_once <= 1) return;
   for (int64_t line = step * next->at_once; line < (step + 1) * next->at_once && line < next->lines; line++)
     _mm_prefetch(next->from + 64 * line, _MM_HINT_T1);
 }
