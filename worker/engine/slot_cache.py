@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from worker.engine.memory import large_zeros
+
 BLOCK_TOKENS = 32
 """Room for tokens is a multiple of it."""
 
@@ -79,7 +81,8 @@ class SlotStates:
 
 def _grown(states: Tensor, rows: int, tokens: int) -> Tensor:
     old_rows, heads, old_tokens, head_dim = states.shape
-    grown = states.new_zeros(rows, heads, tokens, head_dim)
+    shape = (rows, heads, tokens, head_dim)
+    grown = large_zeros(*shape, dtype=states.dtype) if states.is_cpu else states.new_zeros(shape)
     grown[:old_rows, :, :old_tokens] = states
     return grown
 

@@ -32,7 +32,7 @@ from worker.engine.sampling import GREEDY_BELOW, NO_TOKEN, Penalties, Row, noise
 PREFILL_TOKENS = 2048
 """Tokens of prompts, padding included, that are prefilled in one step while nobody decodes."""
 
-PREFILL_TOKENS_BESIDE = 256
+PREFILL_TOKENS_BESIDE = 128
 """The same while others decode and wait for it: on a CPU about as long as a step of a full batch."""
 
 

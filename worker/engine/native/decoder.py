@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from worker.engine.memory import large_zeros
 from worker.engine.native.attention import LANES, AttentionKernel
 from worker.engine.native.library import native_library
 from worker.engine.native.weights import Linear, Norm, Weights, read_weights
@@ -85,8 +86,13 @@ class Decoder:
         self._embed, self._rotary = weights.embed, weights.rotary
         self._vocab_size, hidden = weights.head.weight.shape
         self._scratch = torch.empty(0, dtype=torch.uint8)
-        self._tensors: list[Tensor] = []
-        """What C reads."""
+        self._vectors: list[Tensor] = []
+        """Norms and biases, which C reads."""
+        sizes = [in_panels(linear.weight).numel() for linear in weights.linears()]
+        self._panels = large_zeros(sum(sizes), dtype=self._dtype)
+        """All linear layers' weights, one behind the other, which C reads."""
+        self._packed = 0
+        """How many elements of them are taken."""
         inner = weights.layers[0].up.weight.shape[0]
         self._layers = (_Layer * len(weights.layers))()
         for packed, layer in zip(self._layers, weights.layers, strict=True):
@@ -179,7 +185,7 @@ class Decoder:
         sized = (ctypes.c_int64(size) for size in sizes)
         needed: int = self._library.scratch_bytes(ctypes.byref(self._model), *sized)
         if self._scratch.nbytes < needed:
-            self._scratch = torch.empty(needed, dtype=torch.uint8)
+            self._scratch = large_zeros(needed, dtype=torch.uint8)
         return self._scratch
 
     def _norm(self, norm: Norm | None) -> _Norm:
@@ -191,30 +197,29 @@ class Decoder:
         if linear is None:
             return _Linear()
         outputs, inputs = linear.weight.shape
-        panels = self._kept(pack(linear.weight))
+        panels = in_panels(linear.weight)
+        room = self._panels[self._packed : self._packed + panels.numel()]
+        room.view(panels.shape).copy_(panels)
+        self._packed += panels.numel()
         if not is_shared:
             linear.release()
-        return _Linear(outputs, inputs, panels, self._float32(linear.bias, pad_to=PANEL))
+        return _Linear(outputs, inputs, room.data_ptr(), self._float32(linear.bias, pad_to=PANEL))
 
     def _float32(self, values: Tensor | None, pad_to: int = 1) -> int | None:
         if values is None:
             return None
-        return self._kept(
-            torch.nn.functional.pad(values.detach().float(), (0, -values.shape[0] % pad_to)).clone()
-        )
-
-    def _kept(self, tensor: Tensor) -> int:
-        self._tensors.append(tensor)
-        return tensor.data_ptr()
+        padded = torch.nn.functional.pad(values.detach().float(), (0, -values.shape[0] % pad_to))
+        self._vectors.append(padded.clone())
+        return self._vectors[-1].data_ptr()
 
 
-def pack(weight: Tensor) -> Tensor:
-    """A weight [out, in] in the layout that product.h describes."""
+def in_panels(weight: Tensor) -> Tensor:
+    """A weight [out, in] as product.h describes it: [panel, in / neighbours, PANEL, neighbours]."""
     outputs, inputs = weight.shape
     padded = torch.nn.functional.pad(weight.detach(), (0, 0, 0, -outputs % PANEL))
     neighbours = 2 if weight.dtype == torch.bfloat16 else 1
     panels = padded.reshape(-1, PANEL, inputs // neighbours, neighbours)
-    return panels.transpose(1, 2).contiguous()
+    return panels.transpose(1, 2)
 
 
 def decodable_weights(model: Any) -> Weights | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +70,12 @@ class Layer:
     query_norm: Norm | None = None
     key_norm: Norm | None = None
 
+    def linears(self) -> Iterator[Linear]:
+        yield from self.projections
+        yield from (self.attention_output, self.up, self.down)
+        if self.gate is not None:
+            yield self.gate
+
 
 @dataclass(frozen=True, slots=True)
 class Weights:
@@ -94,6 +100,12 @@ class Weights:
     activation: str
     is_rms: bool
     epsilon: float
+
+    def linears(self) -> Iterator[Linear]:
+        """All linear layers."""
+        for layer in self.layers:
+            yield from layer.linears()
+        yield self.head
 
 
 def read_weights(model: Any) -> Weights | None:
