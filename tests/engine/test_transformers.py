@@ -31,7 +31,6 @@ from worker.engine import loading
 from worker.engine.detokenizer import Detokenizer
 from worker.engine.forward import Answer, Chunk
 from worker.engine.native.forward import NativeForward
-from worker.engine.slot_cache import SlotStates
 from worker.engine.torch_forward import TorchForward
 from worker.engine.transformers import PREFILL_TOKENS, PREFILL_TOKENS_BESIDE, TransformersEngine
 
@@ -205,21 +204,25 @@ def outputs_of_steps(outputs: Outputs, steps: int) -> list[set[str]]:
     return [{output.request_id for output in outputs.step()} for _ in range(steps)]
 
 
-def states_of(engine: TransformersEngine) -> SlotStates:
-    assert isinstance(engine._forward, TorchForward | NativeForward)
-    return engine._forward._states
+def cache_of(engine: TransformersEngine) -> tuple[list[int], torch.dtype]:
+    """For how many tokens each row has room, and the type of its numbers."""
+    forward = engine._forward
+    if isinstance(forward, NativeForward):
+        return [rooms for row in forward._states.rows if (rooms := row.shape[3])], forward._states.dtype
+    assert isinstance(forward, TorchForward)
+    keys, _ = forward._states.layers[0]
+    return [keys.shape[2]] * keys.shape[0], keys.dtype
 
 
 def test_memory_grows_with_need_only(folder: Path) -> None:
     engine = TransformersEngine(settings_for(folder, max_num_seqs=100))
     generate(engine, engine_request("one", (5, 6), max_tokens=3))
-    keys, _ = states_of(engine).layers[0]
-    assert keys.shape[0] == 1
-    assert keys.shape[2] < MAX_POSITIONS
+    [room], _ = cache_of(engine)
+    assert room < MAX_POSITIONS
     generate(engine, *(engine_request(f"r{index}", (5, 6), max_tokens=10**6) for index in range(7)))
-    keys, _ = states_of(engine).layers[0]
-    assert keys.shape[0] < 16
-    assert keys.shape[2] == MAX_POSITIONS
+    rooms, _ = cache_of(engine)
+    assert 7 <= len(rooms) < 16
+    assert set(rooms) == {MAX_POSITIONS}
 
 
 def test_warm_up_names_the_model_that_does_not_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -330,9 +333,9 @@ def test_a_model_that_would_be_wrong_is_refused(tmp_path: Path, config: Any, rea
 
 
 def test_the_dtype_is_float32_on_a_cpu_unless_told_otherwise(folder: Path) -> None:
-    assert states_of(TransformersEngine(settings_for(folder))).layers[0][0].dtype == torch.float32
+    assert cache_of(TransformersEngine(settings_for(folder)))[1] == torch.float32
     engine = TransformersEngine(settings_for(folder, dtype="bfloat16"))
-    assert states_of(engine).layers[0][0].dtype == torch.bfloat16
+    assert cache_of(engine)[1] == torch.bfloat16
     assert len(generate(engine, engine_request("one", (5, 6), temperature=1.0))[0]) == 12
 
 

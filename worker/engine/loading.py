@@ -24,6 +24,7 @@ from worker.engine.forward import Forward
 from worker.engine.native.attention import AttentionKernel, attention_kernel
 from worker.engine.native.decoder import Decoder, decodable_weights
 from worker.engine.native.forward import NativeForward
+from worker.engine.native.rows import RowStates, is_uniform
 from worker.engine.native.trial import Trial
 from worker.engine.packing import can_pack, pack_linears
 from worker.engine.slot_cache import SlotStates
@@ -95,13 +96,12 @@ def _forward(
     model: Any, samples: Sequence[tuple[Tensor, Tensor]], max_model_len: int, settings: Settings
 ) -> Forward:
     """The model in C where that is possible, else as it is."""
-    states = SlotStates(samples, settings.max_num_seqs, max_model_len)
-    weights = decodable_weights(model)
+    weights = decodable_weights(model) if is_uniform(samples) else None
     if weights is not None:
         trial = Trial(model)
         decoder = Decoder(weights)  # The weights move there, so that the model cannot run any more.
-        if trial.is_passed_by(NativeForward(decoder, SlotStates(samples, 1, max_model_len))):
-            return NativeForward(decoder, states)
+        if trial.is_passed_by(NativeForward(decoder, RowStates(samples, 1, max_model_len))):
+            return NativeForward(decoder, RowStates(samples, settings.max_num_seqs, max_model_len))
         logger.warning(
             "this worker is slower than it could be: the native decoder does not compute what this %s does",
             type(model).__name__,
@@ -113,6 +113,7 @@ def _forward(
     if can_pack(model.device, model.dtype):
         pack_linears(model)
     has_kernel = has_slot_attention and _fits_kernel(model, samples)
+    states = SlotStates(samples, settings.max_num_seqs, max_model_len)
     return TorchForward(model, states, has_slot_attention=has_slot_attention, has_kernel=has_kernel)
 
 

@@ -22,7 +22,6 @@ typedef struct {
 typedef struct {
   norm attention_norm, query_norm, key_norm, mlp_norm;
   linear projections[3], attention_output, gate, up, down;
-  void *keys, *values;
 } layer;
 
 // query_norm and key_norm are of each head, in layers that have them. scale: of a query.
@@ -33,14 +32,20 @@ typedef struct {
   linear head;
 } model;
 
-// rows, positions: of each token; tokens of one row stand side by side, in order. asked: the tokens whose
-// next token is wanted, in order; best: that with the highest logit, of equals the lowest, or -1 where that
-// is not finite; logit_rows: where its logits go, -1 where nobody wants them. cosines, sines: [tokens,
-// head_dim], NULL where positions are in the embeddings. Strides, in elements, lead from row to row and from
-// head to head of keys and values. hidden: [tokens, hidden], float32, the embeddings; it is overwritten.
-// scratch: `scratch_bytes` of it.
+// A row of the cache: elements [layers][keys, values][kv_heads][room][head_dim].
 typedef struct {
-  int64_t tokens, asked_tokens, row_stride, head_stride, threads;
+  char* states;
+  int64_t room;
+} row_states;
+
+// cache: all rows, which have room for the tokens. rows, positions: of each token; tokens of one row stand
+// side by side, in order. asked: the tokens whose next token is wanted, in order; best: that with the highest
+// logit, of equals the lowest, or -1 where that is not finite; logit_rows: where its logits go, -1 where
+// nobody wants them. cosines, sines: [tokens, head_dim], NULL where positions are in the embeddings. hidden:
+// [tokens, hidden], float32, the embeddings; it is overwritten. scratch: `scratch_bytes` of it.
+typedef struct {
+  int64_t tokens, asked_tokens, threads;
+  const row_states* cache;
   const int32_t *rows, *positions, *asked, *logit_rows;
   const float *cosines, *sines;
   float *hidden, *logits;
@@ -305,14 +310,16 @@ static void multiply_share(const pass* p, const product* x, const product* next,
 #pragma omp barrier
 }
 
-INLINED void* cached(const model* m, const batch* b, void* states, int64_t row, int64_t head,
+// Where a token's keys (which = 0) or values (1) lie.
+INLINED void* cached(const pass* p, int64_t layer, int64_t which, int64_t row, int64_t head,
                      int64_t position) {
-  return element(states, row * b->row_stride + head * b->head_stride + position * m->head_dim,
-                 m->is_bfloat16);
+  const row_states* r = &p->b->cache[row];
+  const int64_t token = ((layer * 2 + which) * p->m->kv_heads + head) * r->room + position;
+  return element(r->states, token * p->m->head_dim, p->m->is_bfloat16);
 }
 
 // Queries and keys get their norms and positions; keys and values go into the cache.
-static void place_all(const pass* p, const layer* l) {
+static void place_all(const pass* p, const layer* l, int64_t layer) {
   const model* m = p->m;
   const batch* b = p->b;
   const int64_t head_dim = m->head_dim;
@@ -328,8 +335,8 @@ static void place_all(const pass* p, const layer* l) {
     for (int64_t i = 0; i < query_width(m); i += LANES) *(floats*)(heads + i) *= m->scale;
     const float *keys = heads + query_width(m), *values = keys + kv_width(m);
     for (int64_t h = 0; h < m->kv_heads; h++) {
-      void* key = cached(m, b, l->keys, b->rows[t], h, b->positions[t]);
-      void* value = cached(m, b, l->values, b->rows[t], h, b->positions[t]);
+      void* key = cached(p, layer, 0, b->rows[t], h, b->positions[t]);
+      void* value = cached(p, layer, 1, b->rows[t], h, b->positions[t]);
       for (int64_t i = 0; i < head_dim; i += LANES) {
         store(*(const floats*)(keys + h * head_dim + i), key, i, m->is_bfloat16);
         store(*(const floats*)(values + h * head_dim + i), value, i, m->is_bfloat16);
@@ -339,20 +346,20 @@ static void place_all(const pass* p, const layer* l) {
 }
 
 // What the tokens of a group read of a head; nothing behind the last.
-static history history_of(const pass* p, const layer* l, int64_t item) {
+static history history_of(const pass* p, int64_t layer, int64_t item) {
   const int64_t group = item / p->m->kv_heads, head = item % p->m->kv_heads;
   if (group == p->group_count) return (history){0};
   const int64_t last = p->groups[group + 1] - 1, row = p->b->rows[last];
-  return (history){cached(p->m, p->b, l->keys, row, head, 0), cached(p->m, p->b, l->values, row, head, 0),
+  return (history){cached(p, layer, 0, row, head, 0), cached(p, layer, 1, row, head, 0),
                    p->b->positions[last] + 1};
 }
 
-static void attend_all(const pass* p, const layer* l) {
+static void attend_all(const pass* p, int64_t layer) {
   const model* m = p->m;
   const int64_t shared = m->heads / m->kv_heads;
 #pragma omp for schedule(dynamic, ITEMS)
   for (int64_t item = 0; item < p->group_count * m->kv_heads; item++) {
-    const history read = history_of(p, l, item), next = history_of(p, l, item + 1);
+    const history read = history_of(p, layer, item), next = history_of(p, layer, item + 1);
     const int64_t group = item / m->kv_heads, head = item % m->kv_heads;
     query queries[MAX_QUERIES];
     int64_t count = 0;
@@ -407,15 +414,16 @@ void decode(const model* m, const layer* layers, const batch* b) {
     for (int64_t i = 0; i < b->asked_tokens; i++) candidates[i] = (candidate){-INFINITY, -1};
     const product head = {&m->head, 1, NULL, CHOOSE, candidates, 0};
     product projection = {layers->projections, 3, NULL, WRITE, p->projected, projected_width(m)};
-    for (const layer* l = layers; l < layers + m->layers; l++) {
-      const int is_last = l + 1 == layers + m->layers;
+    for (int64_t i = 0; i < m->layers; i++) {
+      const layer* l = &layers[i];
+      const int is_last = i + 1 == m->layers;
       const product attended = {&l->attention_output, 1, NULL, ADD, b->hidden, m->hidden};
       const product up = {&l->up, 1, l->gate.out ? &l->gate : NULL, ACTIVATE, p->outputs, widest(m)};
       const product down = {&l->down, 1, NULL, ADD, b->hidden, m->hidden};
       norm_all(p, &l->attention_norm);
       multiply_share(p, &projection, &attended, p->inputs);
-      place_all(p, l);
-      attend_all(p, l);
+      place_all(p, l, i);
+      attend_all(p, i);
       if (is_last) keep_asked(p);
       multiply_share(p, &attended, &up, p->outputs);
       norm_all(p, &l->mlp_norm);

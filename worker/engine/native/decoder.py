@@ -16,6 +16,7 @@ from torch import Tensor
 from worker.engine.memory import large_zeros
 from worker.engine.native.attention import LANES, AttentionKernel
 from worker.engine.native.library import native_library
+from worker.engine.native.rows import RowStates
 from worker.engine.native.weights import Linear, Norm, Weights, read_weights
 
 PANEL = 64
@@ -45,8 +46,6 @@ class _Layer(ctypes.Structure):
         *((name, _Norm) for name in ("attention_norm", "query_norm", "key_norm", "mlp_norm")),
         ("projections", _Linear * 3),
         *((name, _Linear) for name in ("attention_output", "gate", "up", "down")),
-        ("keys", _Address),
-        ("values", _Address),
     )
 
 
@@ -63,11 +62,11 @@ class _Model(ctypes.Structure):
 
 class _Batch(ctypes.Structure):
     _fields_ = (
+        *((name, ctypes.c_int64) for name in ("tokens", "asked_tokens", "threads")),
         *(
-            (name, ctypes.c_int64)
-            for name in ("tokens", "asked_tokens", "row_stride", "head_stride", "threads")
+            (name, _Address)
+            for name in ("cache", "rows", "positions", "asked", "logit_rows", "cosines", "sines")
         ),
-        *((name, _Address) for name in ("rows", "positions", "asked", "logit_rows", "cosines", "sines")),
         *((name, _Address) for name in ("hidden", "logits", "best", "scratch")),
     )
 
@@ -128,7 +127,7 @@ class Decoder:
         positions: Sequence[int],
         asked: Sequence[int],
         wanted: Sequence[int],
-        states: Sequence[tuple[Tensor, Tensor]],
+        cache: RowStates,
     ) -> tuple[list[int], Tensor]:
         """Run tokens, those of a row side by side and in order.
 
@@ -137,7 +136,7 @@ class Decoder:
 
         rows, positions: each token's place in the cache. asked: indices of the tokens whose next one is asked
             for. wanted: indices of those among them whose logits are wanted, in order.
-        states: each layer's keys and values [rows, kv_heads, tokens, head_dim], contiguous; written and read.
+        cache: with room for the tokens, which are written there.
         """
         tokens, threads = len(token_ids), torch.get_num_threads()
         # [2, tokens]; C's indices have 32 bits.
@@ -154,15 +153,11 @@ class Decoder:
             cosines, sines = (angles.contiguous() for angles in self._rotary(hidden, places[None]))
         logits = torch.empty(len(wanted), self._vocab_size)
         scratch = self._scratch_for(tokens, len(asked), threads)
-        for layer, (keys, values) in zip(self._layers, states, strict=True):
-            layer.keys, layer.values = keys.data_ptr(), values.data_ptr()
-        row_stride, head_stride, *_ = states[0][0].stride()
         batch = _Batch(
             tokens=tokens,
             asked_tokens=len(asked),
-            row_stride=row_stride,
-            head_stride=head_stride,
             threads=threads,
+            cache=ctypes.addressof(cache.pointers),
             rows=indices[0].data_ptr(),
             positions=indices[1].data_ptr(),
             asked=answers[0].data_ptr(),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from worker.engine.forward import Answer, Chunk
 from worker.engine.native.decoder import Decoder
-from worker.engine.slot_cache import SlotStates
+from worker.engine.native.rows import RowStates
 
 
 class NativeForward:
@@ -14,7 +14,7 @@ class NativeForward:
 
     pads = False
 
-    def __init__(self, decoder: Decoder, states: SlotStates) -> None:
+    def __init__(self, decoder: Decoder, states: RowStates) -> None:
         self._decoder = decoder
         self._states = states
 
@@ -28,13 +28,13 @@ class NativeForward:
             rows.extend([chunk.row] * len(chunk.token_ids))
             positions.extend(range(chunk.start, chunk.end))
             ends.append(len(token_ids) - 1)
-        self._states.make_room(max(rows) + 1, max(positions) + 1)
+            self._states.make_room(chunk.row, chunk.end)
         wanted = [index for index, chunk in enumerate(chunks) if chunk.wants_logits]
-        best, logits = self._decoder(token_ids, rows, positions, ends, wanted, self._states.layers)
+        best, logits = self._decoder(token_ids, rows, positions, ends, wanted, self._states)
         return Answer(best, logits)
 
-    def move(self, source: int, target: int, tokens: int) -> None:
-        self._states.move(source, target, tokens)
+    def move(self, source: int, target: int, tokens: int) -> None:  # noqa: ARG002  # It is all or nothing.
+        self._states.exchange(source, target)
 
     def clear(self, row: int) -> None:
         """Nothing that a sequence leaves behind is read by the next."""
