@@ -27,8 +27,9 @@ from tests.engine.tiny import (
 )
 from worker.engine.forward import Answer, Chunk
 from worker.engine.native import weights
-from worker.engine.native.decoder import PANEL, Decoder, decodable_weights, in_panels, is_decodable
+from worker.engine.native.decoder import Decoder, decodable_weights, in_panels, is_decodable
 from worker.engine.native.forward import NativeForward
+from worker.engine.native.shortlist import PANEL
 from worker.engine.native.weights import READERS, Weights
 from worker.engine.sampling import NO_TOKEN, best_tokens
 from worker.engine.torch_forward import TorchForward

@@ -6,8 +6,9 @@
 // what it reads: not on the batch, nor on the threads.
 #include "attention.h"
 
-// A block of keys or values, as float32, fits the first cache of a core.
-enum { BLOCK = 32 };
+// A block of keys or values, as float32, fits the first cache of a core. Of a SHORT history's keys and values
+// there is room for a second one's in the second cache.
+enum { BLOCK = 32, SHORT = 3 * BLOCK };
 
 typedef struct {
   floats query[MAX_HEAD_DIM / LANES], output[MAX_HEAD_DIM / LANES];
@@ -22,10 +23,23 @@ INLINED const float* as_float32(const void* elements, int64_t index, int64_t cou
   return room;
 }
 
+// What will be read soon. Memory is asked for a token of it with each token that is read now: it works
+// evenly, and so does the processor.
+typedef struct {
+  const char* from;
+  int64_t bytes, token_bytes;
+} upcoming;
+
+INLINED void fetch(const upcoming* soon, int64_t token, int64_t end) {
+  for (int64_t at = token * soon->token_bytes; at < end * soon->token_bytes && at < soon->bytes; at += 64)
+    __builtin_prefetch(soon->from + at, 0, 2);
+}
+
 // weights = exp(query · key - maximum), for a maximum that may rise; what came before is scaled down to it.
-INLINED void weigh(state* s, const float* keys, int64_t count, int64_t parts) {
+INLINED void weigh(state* s, const float* keys, int64_t count, int64_t parts, const upcoming* soon) {
   float highest = s->maximum;
   for (int64_t t = 0; t < count; t++) {
+    fetch(soon, t, t + 1);
     floats products = {0};
     for (int64_t i = 0; i < parts; i++)
       products += s->query[i] * *(const floats*)(keys + (t * parts + i) * LANES);
@@ -46,10 +60,11 @@ INLINED void weigh(state* s, const float* keys, int64_t count, int64_t parts) {
 }
 
 // output += weights · values
-INLINED void mix(state* s, const float* values, int64_t count, int64_t parts) {
+INLINED void mix(state* s, const float* values, int64_t count, int64_t parts, const upcoming* soon) {
   floats output[MAX_HEAD_DIM / LANES];
   for (int64_t i = 0; i < parts; i++) output[i] = s->output[i];
   for (int64_t t = 0; t < count; t++) {
+    fetch(soon, t, t + 1);
     const float weight = s->weights[t];
     for (int64_t i = 0; i < parts; i++)
       output[i] += weight * *(const floats*)(values + (t * parts + i) * LANES);
@@ -60,14 +75,6 @@ INLINED void mix(state* s, const float* values, int64_t count, int64_t parts) {
 INLINED int64_t within(int64_t length, int64_t start) {
   const int64_t left = length - start;
   return left < 0 ? 0 : left < BLOCK ? left : BLOCK;
-}
-
-// Ask memory for a block that will be read soon.
-INLINED void fetch_block(const void* elements, int64_t start, int64_t length, int64_t head_dim,
-                         int64_t is_bfloat16) {
-  const char* from = element(elements, start * head_dim, is_bfloat16);
-  const char* end = element(elements, (start + within(length, start)) * head_dim, is_bfloat16);
-  for (; from < end; from += 64) __builtin_prefetch(from, 0, 2);
 }
 
 // With a head_dim that the compiler knows, what is summed up stays in registers.
@@ -84,20 +91,26 @@ INLINED void attend_with(int64_t head_dim, int64_t is_bfloat16, const query* que
     states[q].maximum = -INFINITY;
     states[q].total = 0;
   }
+  const int64_t token_bytes = head_dim * (is_bfloat16 ? 2 : 4);
+  const int64_t end = (read->length + BLOCK - 1) / BLOCK * BLOCK, ahead = end <= SHORT ? end : BLOCK;
+  const upcoming nothing = {0};
   for (int64_t start = 0; start < read->length; start += BLOCK) {
-    const int64_t elements = within(read->length, start) * head_dim, following = start + BLOCK;
-    fetch_block(read->values, start, read->length, head_dim, is_bfloat16);
-    const float* block = as_float32(read->keys, start * head_dim, elements, is_bfloat16, room);
+    const int64_t tokens = within(read->length, start);
+    const history* following = start + ahead < end ? read : next;
+    const int64_t from = start + ahead < end ? start + ahead : start + ahead - end;
+    const int64_t bytes = within(following->length, from) * token_bytes;
+    const upcoming keys = {(const char*)following->keys + from * token_bytes, bytes, token_bytes};
+    const upcoming values = {(const char*)following->values + from * token_bytes, bytes, token_bytes};
+    const float* block = as_float32(read->keys, start * head_dim, tokens * head_dim, is_bfloat16, room);
     for (int64_t q = 0; q < count; q++) {
-      const int64_t tokens = within(queries[q].length, start);
-      if (tokens) weigh(&states[q], block, tokens, parts);
+      const int64_t read_tokens = within(queries[q].length, start);
+      if (read_tokens) weigh(&states[q], block, read_tokens, parts, q ? &nothing : &keys);
     }
-    if (following < read->length)
-      fetch_block(read->keys, following, read->length, head_dim, is_bfloat16);
-    else
-      fetch_block(next->keys, 0, next->length, head_dim, is_bfloat16);
-    block = as_float32(read->values, start * head_dim, elements, is_bfloat16, room);
-    for (int64_t q = 0; q < count; q++) mix(&states[q], block, within(queries[q].length, start), parts);
+    fetch(&keys, within(queries[0].length, start), BLOCK);
+    block = as_float32(read->values, start * head_dim, tokens * head_dim, is_bfloat16, room);
+    for (int64_t q = 0; q < count; q++)
+      mix(&states[q], block, within(queries[q].length, start), parts, q ? &nothing : &values);
+    fetch(&values, within(queries[0].length, start), BLOCK);
   }
   for (int64_t q = 0; q < count; q++)
     for (int64_t i = 0; i < parts; i++)

@@ -7,7 +7,7 @@
 #include <omp.h>
 
 #include "attention.h"
-#include "product.h"
+#include "shortlist.h"
 
 #ifdef __AVX512F__
 
@@ -30,6 +30,7 @@ typedef struct {
   float epsilon, scale;
   norm final_norm;
   linear head;
+  rounded_weights rounded_head;
 } model;
 
 // A row of the cache: elements [layers][keys, values][kv_heads][room][head_dim].
@@ -41,15 +42,16 @@ typedef struct {
 // cache: all rows, which have room for the tokens. rows, positions: of each token; tokens of one row stand
 // side by side, in order. asked: the tokens whose next token is wanted, in order; best: that with the highest
 // logit, of equals the lowest, or -1 where that is not finite; logit_rows: where its logits go, -1 where
-// nobody wants them. cosines, sines: [tokens, head_dim], NULL where positions are in the embeddings. hidden:
+// nobody wants them. may_shortlist: whether the head's product may be spared for those tokens; answered: for
+// how many it was. cosines, sines: [tokens, head_dim], NULL where positions are in the embeddings. hidden:
 // [tokens, hidden], float32, the embeddings; it is overwritten. scratch: `scratch_bytes` of it.
 typedef struct {
-  int64_t tokens, asked_tokens, threads;
+  int64_t tokens, asked_tokens, threads, may_shortlist;
   const row_states* cache;
   const int32_t *rows, *positions, *asked, *logit_rows;
   const float *cosines, *sines;
   float *hidden, *logits;
-  int64_t* best;
+  int64_t *best, *answered;
   char* scratch;
 } batch;
 
@@ -72,7 +74,7 @@ typedef struct {
 } candidate;
 
 // A batch on its way through the model, and what lies in its scratch memory. tokens: those still on their
-// way.
+// way; in the end `open`, indices of `asked`.
 typedef struct {
   const model* m;
   const batch* b;
@@ -83,11 +85,36 @@ typedef struct {
   candidate* candidates;  // [threads][asked]
   int32_t* groups;        // first tokens of those that attend together, and the end
   int64_t group_count;
+  int32_t* open;    // [asked]: those whose best token the head's product has to find
+  int32_t* listed;  // [asked]: those who get a shortlist
+  int64_t listed_count;
+  rounded_inputs* rounded;  // [asked]: of those listed; the numbers are in `outputs`
+  shortlist* lists;         // [threads][asked]: the same
 } pass;
 
+INLINED void* taken(uintptr_t* scratch, int64_t bytes) {
+  void* from = (void*)*scratch;
+  *scratch += (bytes + 63) / 64 * 64;
+  return from;
+}
+
+// Lays a batch's scratch memory out. Returns where it ends.
+static uintptr_t lay_out(pass* p, int64_t tokens, int64_t asked, int64_t threads, uintptr_t scratch) {
+  p->projected = taken(&scratch, tokens * projected_width(p->m) * 4);
+  p->inputs = taken(&scratch, tokens * widest(p->m) * 4);
+  p->outputs = taken(&scratch, tokens * widest(p->m) * 4);
+  p->candidates = taken(&scratch, threads * asked * (int64_t)sizeof *p->candidates);
+  p->groups = taken(&scratch, (tokens + 1) * (int64_t)sizeof *p->groups);
+  p->open = taken(&scratch, asked * (int64_t)sizeof *p->open);
+  p->listed = taken(&scratch, asked * (int64_t)sizeof *p->listed);
+  p->rounded = taken(&scratch, asked * (int64_t)sizeof *p->rounded);
+  p->lists = taken(&scratch, threads * asked * (int64_t)sizeof *p->lists);
+  return scratch;
+}
+
 int64_t scratch_bytes(const model* m, int64_t tokens, int64_t asked, int64_t threads) {
-  const int64_t token_bytes = (projected_width(m) + 2 * widest(m) + 1) * 4;
-  return tokens * token_bytes + threads * asked * (int64_t)sizeof(candidate) + 4;
+  pass p = {.m = m};
+  return lay_out(&p, tokens, asked, threads, 0);
 }
 
 // Tokens of a row attend together, as many as their queries fit: keys and values are read once for them.
@@ -101,19 +128,15 @@ static int64_t group_tokens(const model* m, const batch* b, int32_t* groups) {
 }
 
 static pass pass_of(const model* m, const batch* b) {
-  const int64_t elements = b->tokens * widest(m) * 4;
-  char* inputs = b->scratch + b->tokens * projected_width(m) * 4;
-  candidate* candidates = (candidate*)(inputs + 2 * elements);
-  int32_t* groups = (int32_t*)(candidates + b->threads * b->asked_tokens);
-  return (pass){m,
-                b,
-                b->tokens,
-                (float*)b->scratch,
-                inputs,
-                inputs + elements,
-                candidates,
-                groups,
-                group_tokens(m, b, groups)};
+  pass p = {.m = m, .b = b, .tokens = b->tokens};
+  lay_out(&p, b->tokens, b->asked_tokens, b->threads, (uintptr_t)b->scratch);
+  p.group_count = group_tokens(m, b, p.groups);
+  for (int64_t i = 0; i < b->asked_tokens; i++) {
+    p.open[i] = i;
+    b->best[i] = -1;
+    if (m->rounded_head.panels && b->may_shortlist && b->logit_rows[i] < 0) p.listed[p.listed_count++] = i;
+  }
+  return p;
 }
 
 // --- elementwise
@@ -251,7 +274,7 @@ INLINED void finish_tile(const pass* p, const product* x, const place* at, const
         case WRITE: _mm512_mask_storeu_ps((float*)x->to + to, mask, (__m512)values); break;
         case CHOOSE:
           choose((candidate*)x->to + token, values, columns - c, column);
-          const int64_t row = p->b->logit_rows[token];
+          const int64_t row = p->b->logit_rows[p->open[token]];
           if (row >= 0)
             _mm512_mask_storeu_ps(p->b->logits + row * m->head.out + column, mask, (__m512)values);
       }
@@ -260,13 +283,16 @@ INLINED void finish_tile(const pass* p, const product* x, const place* at, const
 }
 
 // The part of a panel to fetch during one of so many tiles, which takes so many steps.
-INLINED ahead part_of(const linear* l, int64_t panel, int64_t tile, int64_t tiles, int64_t steps,
-                      int64_t is_bfloat16) {
+INLINED ahead part_of(const void* panel, int64_t bytes, int64_t tile, int64_t tiles, int64_t steps) {
+  const int64_t lines = bytes / 64, part = (lines + tiles - 1) / tiles, left = lines - part * tile;
+  return ahead_of((const char*)panel + part * tile * 64, left < part ? left : part, steps);
+}
+
+INLINED ahead part_of_panel(const linear* l, int64_t panel, int64_t tile, int64_t tiles, int64_t steps,
+                            int64_t is_bfloat16) {
   if (!l) return (ahead){0};
-  const int64_t bytes = panel_bytes(l, is_bfloat16), lines = bytes / 64, part = (lines + tiles - 1) / tiles;
-  const char* from = (const char*)l->panels + panel * bytes + part * tile * 64;
-  const int64_t left = lines - part * tile;
-  return (ahead){from, left < part ? left : part, (part + steps - 1) / steps};
+  const int64_t bytes = panel_bytes(l, is_bfloat16);
+  return part_of((const char*)l->panels + panel * bytes, bytes, tile, tiles, steps);
 }
 
 // Ask memory for where a tile of sums will end.
@@ -299,10 +325,10 @@ static void multiply_share(const pass* p, const product* x, const product* next,
       fetch_end(x, &at, first, count, is_bfloat16);
       if (x->gate) {
         const linear* next_gate = then.layer ? following->gate : NULL;
-        const ahead fetched = part_of(next_gate, then.index, i, tiles, steps, is_bfloat16);
+        const ahead fetched = part_of_panel(next_gate, then.index, i, tiles, steps, is_bfloat16);
         multiply(count, x->gate, at.index, from, width, is_bfloat16, &fetched, gates);
       }
-      const ahead fetched = part_of(then.layer, then.index, i, tiles, steps, is_bfloat16);
+      const ahead fetched = part_of_panel(then.layer, then.index, i, tiles, steps, is_bfloat16);
       multiply(count, at.layer, at.index, from, width, is_bfloat16, &fetched, sums);
       finish_tile(p, x, &at, sums, x->gate ? gates : NULL, first, count);
     }
@@ -391,17 +417,76 @@ static void keep_asked(pass* p) {
   p->tokens = p->b->asked_tokens;
 }
 
+// A thread's share of the head's panels: what they leave of the listed tokens' outputs.
+static void shortlist_share(const pass* p, const uint8_t* inputs) {
+  const model* m = p->m;
+  const int64_t thread = omp_get_thread_num(), all = panels_of(&m->head), end = share_begin(all, thread + 1);
+  const int64_t listed = p->listed_count, tiles = (listed + TILE - 1) / TILE, width = widest(m);
+  const int64_t bytes = m->hidden * PANEL, steps = m->hidden / QUAD;
+  shortlist* lists = p->lists + thread * p->b->asked_tokens;
+  for (int64_t i = 0; i < listed; i++) {
+    lists[i].least = -INFINITY;
+    lists[i].count = 0;
+  }
+  for (int64_t j = share_begin(all, thread); j < end; j++) {
+    for (int64_t i = 0; i < tiles; i++) {
+      const int64_t first = listed * i / tiles, count = listed * (i + 1) / tiles - first;
+      const int8_t* following = m->rounded_head.panels + (j + 1) * bytes;
+      const int is_fetched = tiles > 1 && j + 1 < end;
+      const ahead next = is_fetched ? part_of(following, bytes, i, tiles, steps) : (ahead){0};
+      shortlist_panel(count, &m->head, &m->rounded_head, j, inputs + first * width, width, p->rounded + first,
+                      &next, lists + first);
+    }
+  }
+#pragma omp barrier
+}
+
+// Finds the best of the listed tokens, of most without the head's product. The others stay, and those that
+// were not listed.
+static void answer_listed(pass* p) {
+  const model* m = p->m;
+  const batch* b = p->b;
+  const int64_t width = widest(m), is_bfloat16 = m->is_bfloat16, asked = b->asked_tokens;
+  uint8_t* inputs = p->outputs;
+#pragma omp for schedule(static)
+  for (int64_t i = 0; i < p->listed_count; i++) {
+    const void* from = element(p->inputs, p->listed[i] * width, is_bfloat16);
+    p->rounded[i] = round_inputs(from, m->hidden, is_bfloat16, inputs + i * width);
+  }
+  shortlist_share(p, inputs);
+#pragma omp for schedule(dynamic)
+  for (int64_t i = 0; i < p->listed_count; i++) {
+    const int64_t token = p->listed[i];
+    for (int64_t thread = 1; thread < omp_get_num_threads(); thread++)
+      join(&p->lists[i], &p->lists[thread * asked + i]);
+    const void* from = element(p->inputs, token * width, is_bfloat16);
+    b->best[token] = highest_of(&p->lists[i], &m->head, from, is_bfloat16);
+  }
+#pragma omp single
+  {
+    int64_t open = 0;
+    for (int64_t i = 0; i < asked; i++) {
+      if (b->best[i] >= 0) continue;
+      p->open[open++] = i;
+      memmove(element(p->inputs, (open - 1) * width, is_bfloat16), element(p->inputs, i * width, is_bfloat16),
+              m->hidden * (is_bfloat16 ? 2 : 4));
+    }
+    *b->answered = asked - open;
+  }
+  p->tokens = asked - *b->answered;
+}
+
 // The best of all threads' candidates. The first threads have the lower tokens.
 static void elect(const pass* p) {
 #pragma omp for schedule(static)
   for (int64_t i = 0; i < p->tokens; i++) {
     candidate best = {-INFINITY, -1};
     for (int64_t thread = 0; thread < omp_get_num_threads(); thread++) {
-      const candidate other = p->candidates[thread * p->tokens + i];
+      const candidate other = p->candidates[thread * p->b->asked_tokens + i];
       if (other.logit > best.logit || isnan(other.logit)) best = other;
       if (isnan(best.logit)) break;
     }
-    p->b->best[i] = isfinite(best.logit) ? best.token : -1;
+    p->b->best[p->open[i]] = isfinite(best.logit) ? best.token : -1;
   }
 }
 
@@ -412,7 +497,7 @@ void decode(const model* m, const layer* layers, const batch* b) {
     pass mine = shared, *p = &mine;
     candidate* candidates = p->candidates + omp_get_thread_num() * b->asked_tokens;
     for (int64_t i = 0; i < b->asked_tokens; i++) candidates[i] = (candidate){-INFINITY, -1};
-    const product head = {&m->head, 1, NULL, CHOOSE, candidates, 0};
+    const product head = {&m->head, 1, NULL, CHOOSE, candidates, 0}, *end = p->listed_count ? NULL : &head;
     product projection = {layers->projections, 3, NULL, WRITE, p->projected, projected_width(m)};
     for (int64_t i = 0; i < m->layers; i++) {
       const layer* l = &layers[i];
@@ -429,9 +514,10 @@ void decode(const model* m, const layer* layers, const batch* b) {
       norm_all(p, &l->mlp_norm);
       multiply_share(p, &up, &down, p->inputs);
       projection.layers = l[1].projections;
-      multiply_share(p, &down, is_last ? &head : &projection, p->outputs);
+      multiply_share(p, &down, is_last ? end : &projection, p->outputs);
     }
     norm_all(p, &m->final_norm);
+    if (p->listed_count) answer_listed(p);
     multiply_share(p, &head, NULL, p->inputs);
     elect(p);
   }
@@ -449,7 +535,18 @@ int64_t takes(int64_t is_bfloat16) {
 #endif
 }
 
+// Whether it has the instruction for products of whole numbers.
+int64_t makes_shortlists(void) {
+#ifdef __AVX512VNNI__
+  return 1;
 #else
+  return 0;
+#endif
+}
+
+#else
+
+int64_t makes_shortlists(void) { return 0; }
 
 int64_t takes(int64_t is_bfloat16) { return (void)is_bfloat16, 0; }
 

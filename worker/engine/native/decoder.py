@@ -17,13 +17,14 @@ from worker.engine.memory import large_zeros
 from worker.engine.native.attention import LANES, AttentionKernel
 from worker.engine.native.library import native_library
 from worker.engine.native.rows import RowStates
+from worker.engine.native.shortlist import PANEL, Shortlists, rounded_weights
 from worker.engine.native.weights import Linear, Norm, Weights, read_weights
-
-PANEL = 64
-"""As in product.h."""
 
 ACTIVATIONS = {"relu": 0, "gelu": 1, "gelu_new": 2, "gelu_pytorch_tanh": 2, "silu": 3, "swish": 3}
 """transformers' names, decoder.c's numbers."""
+
+ROUNDED = ("panels", "offsets", "scales", "lengths", "errors")
+"""What C reads of `RoundedWeights`, in its order."""
 
 _Address = ctypes.c_void_p
 
@@ -49,6 +50,10 @@ class _Layer(ctypes.Structure):
     )
 
 
+class _RoundedWeights(ctypes.Structure):
+    _fields_ = tuple((name, _Address) for name in ROUNDED)
+
+
 class _Model(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("layers", "hidden", "heads", "kv_heads", "head_dim", "inner")),
@@ -57,17 +62,18 @@ class _Model(ctypes.Structure):
         ("scale", ctypes.c_float),
         ("final_norm", _Norm),
         ("head", _Linear),
+        ("rounded_head", _RoundedWeights),
     )
 
 
 class _Batch(ctypes.Structure):
     _fields_ = (
-        *((name, ctypes.c_int64) for name in ("tokens", "asked_tokens", "threads")),
+        *((name, ctypes.c_int64) for name in ("tokens", "asked_tokens", "threads", "may_shortlist")),
         *(
             (name, _Address)
             for name in ("cache", "rows", "positions", "asked", "logit_rows", "cosines", "sines")
         ),
-        *((name, _Address) for name in ("hidden", "logits", "best", "scratch")),
+        *((name, _Address) for name in ("hidden", "logits", "best", "answered", "scratch")),
     )
 
 
@@ -86,8 +92,9 @@ class Decoder:
         self._vocab_size, hidden = weights.head.weight.shape
         self._scratch = torch.empty(0, dtype=torch.uint8)
         self._vectors: list[Tensor] = []
-        """Norms and biases, which C reads."""
+        """Norms, biases and the rounded head, which C reads."""
         sizes = [in_panels(linear.weight).numel() for linear in weights.linears()]
+        self._shortlists = Shortlists()
         self._panels = large_zeros(sum(sizes), dtype=self._dtype)
         """All linear layers' weights, one behind the other, which C reads."""
         self._packed = 0
@@ -116,6 +123,7 @@ class Decoder:
             epsilon=weights.epsilon,
             scale=weights.head_dim**-0.5,
             final_norm=self._norm(weights.final_norm),
+            rounded_head=self._rounded(weights.head),
             head=self._linear(weights.head, is_shared=weights.is_tied),
         )
 
@@ -153,10 +161,14 @@ class Decoder:
             cosines, sines = (angles.contiguous() for angles in self._rotary(hidden, places[None]))
         logits = torch.empty(len(wanted), self._vocab_size)
         scratch = self._scratch_for(tokens, len(asked), threads)
+        plain = len(asked) - len(wanted)
+        may_shortlist = self._shortlists.may_be_made(plain, len(wanted))
+        answered = ctypes.c_int64()
         batch = _Batch(
             tokens=tokens,
             asked_tokens=len(asked),
             threads=threads,
+            may_shortlist=may_shortlist,
             cache=ctypes.addressof(cache.pointers),
             rows=indices[0].data_ptr(),
             positions=indices[1].data_ptr(),
@@ -167,9 +179,12 @@ class Decoder:
             hidden=hidden.data_ptr(),
             logits=logits.data_ptr(),
             best=best.data_ptr(),
+            answered=ctypes.addressof(answered),
             scratch=scratch.data_ptr(),
         )
         self._library.decode(ctypes.byref(self._model), self._layers, ctypes.byref(batch))
+        if may_shortlist:
+            self._shortlists.saw(answered.value, plain - answered.value)
         return best.tolist(), logits
 
     def _scratch_for(self, *sizes: int) -> Tensor:
@@ -199,6 +214,15 @@ class Decoder:
         if not is_shared:
             linear.release()
         return _Linear(outputs, inputs, room.data_ptr(), self._float32(linear.bias, pad_to=PANEL))
+
+    def _rounded(self, head: Linear) -> _RoundedWeights:
+        """Nothing where there are no shortlists."""
+        if head.bias is not None or not self._library.makes_shortlists():
+            return _RoundedWeights()
+        rounded = rounded_weights(head.weight)
+        tensors = [getattr(rounded, name) for name in ROUNDED]
+        self._vectors.extend(tensors)
+        return _RoundedWeights(*(tensor.data_ptr() for tensor in tensors))
 
     def _float32(self, values: Tensor | None, pad_to: int = 1) -> int | None:
         if values is None:

@@ -30,19 +30,26 @@ INLINED int64_t panel_bytes(const linear* l, int64_t is_bfloat16) {
   return l->in * PANEL * (is_bfloat16 ? 2 : 4);
 }
 
-// What to ask memory for during a product: so many lines of the cache at each of its steps, until all are
-// asked for.
+// What to ask memory for during a product: so many lines of the cache a step, in parts of 2^16. Evenly: where
+// they come in bursts, a tenth of the time is lost.
 typedef struct {
   const char* from;
-  int64_t lines, at_once;
+  int64_t rate;
 } ahead;
+
+INLINED ahead ahead_of(const char* from, int64_t lines, int64_t steps) {
+  return (ahead){from, ((lines << 16) + steps - 1) / steps};
+}
 
 // Into the first cache where that goes slowly; it would push out what is there where it goes fast.
 INLINED void fetch(const ahead* next, int64_t step) {
-  if (next->at_once == 1 && step < next->lines) _mm_prefetch(next->from + 64 * step, _MM_HINT_T0);
-  if (next->at_once <= 1) return;
-  for (int64_t line = step * next->at_once; line < (step + 1) * next->at_once && line < next->lines; line++)
-    _mm_prefetch(next->from + 64 * line, _MM_HINT_T1);
+  const int64_t end = (step + 1) * next->rate >> 16;
+  for (int64_t line = step * next->rate >> 16; line < end; line++) {
+    if (next->rate <= 1 << 16)
+      _mm_prefetch(next->from + 64 * line, _MM_HINT_T0);
+    else
+      _mm_prefetch(next->from + 64 * line, _MM_HINT_T1);
+  }
 }
 
 INLINED void multiply_bfloat16(const int64_t tokens, const uint16_t* inputs, int64_t stride,

@@ -1,0 +1,323 @@
+"""The best token, found without the head's product, is the one that the product would find."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from worker.engine.native.decoder import Decoder, decodable_weights, is_decodable
+from worker.engine.native.library import native_library
+from worker.engine.native.rows import RowStates
+from worker.engine.native.shortlist import MANY, PANEL, PAUSE, Shortlists, rounded_weights
+from worker.engine.sampling import NO_TOKEN, best_tokens
+
+VOCAB = 1000
+HIDDEN = 64
+ROWS = 75
+HEAD_DIM = 16
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(params=[torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def dtype(request: pytest.FixtureRequest) -> torch.dtype:
+    wanted: torch.dtype = request.param
+    library = native_library()
+    if library is None or not is_decodable(wanted) or not library.makes_shortlists():
+        pytest.skip(f"no shortlists with {wanted} on this machine")
+    return wanted
+
+
+@pytest.fixture
+def dice() -> random.Random:
+    """Another one each time; a failure prints its seed."""
+    seed = random.randrange(2**32)
+    print("seed", seed)
+    torch.manual_seed(seed)
+    return random.Random(seed)
+
+
+class Model:
+    """A tiny random Llama, run natively."""
+
+    def __init__(
+        self, dtype: torch.dtype, change: Callable[[Any], object] | None = None, vocab_size: int = VOCAB
+    ) -> None:
+        model_class: Any = LlamaForCausalLM
+        config = LlamaConfig(
+            vocab_size=vocab_size,
+            hidden_size=HIDDEN,
+            intermediate_size=64,
+            num_hidden_layers=1,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=HEAD_DIM,
+            tie_word_embeddings=False,
+        )
+        model = model_class(config).to(dtype).eval()
+        with torch.no_grad():
+            if change is not None:
+                change(model)
+        weights = decodable_weights(model)
+        assert weights is not None
+        self.decoder = Decoder(weights)
+        state = torch.zeros(1, 2, 1, HEAD_DIM, dtype=dtype)
+        self._states = RowStates([(state, state)], ROWS, 32)
+
+    def run(self, token_ids: list[int], wanted: list[int]) -> tuple[list[int], Tensor]:
+        """A first token in each row."""
+        rows = list(range(len(token_ids)))
+        for row in rows:
+            self._states.make_room(row, 1)
+        return self.decoder(token_ids, rows, [0] * len(rows), rows, wanted, self._states)
+
+    def best(self, token_ids: list[int]) -> list[int]:
+        """By shortlists."""
+        self.decoder._shortlists = Shortlists()
+        return self.run(token_ids, [])[0]
+
+    def best_of_logits(self, token_ids: list[int]) -> list[int]:
+        return best_tokens(self.run(token_ids, list(range(len(token_ids))))[1]).tolist()
+
+
+def of_head(change: Callable[[Tensor], object]) -> Callable[[Any], object]:
+    return lambda model: change(model.lm_head.weight)
+
+
+def some_ids(dice: random.Random, count: int, vocab_size: int = VOCAB) -> list[int]:
+    return [dice.randrange(vocab_size) for _ in range(count)]
+
+
+@pytest.mark.parametrize("vocab_size", [1, 15, 64, 333, VOCAB])
+def test_it_is_the_products(dtype: torch.dtype, dice: random.Random, vocab_size: int) -> None:
+    """In batches of all sizes, on any number of threads, beside tokens whose logits are wanted."""
+    model = Model(dtype, vocab_size=vocab_size)
+    for count in range(1, ROWS):
+        torch.set_num_threads(dice.choice((1, 2, 3, 7)))
+        token_ids = some_ids(dice, count, vocab_size)
+        expected = model.best_of_logits(token_ids)
+        assert model.best(token_ids) == expected
+        share = dice.choice((0.1, 0.5))
+        wanted = [index for index in range(count) if dice.random() < share]
+        best, logits = model.run(token_ids, wanted)
+        assert best == expected
+        assert best_tokens(logits).tolist() == [expected[index] for index in wanted]
+
+
+def with_twins(dice: random.Random, twins: int) -> Callable[[Any], object]:
+    """Outputs come in groups which differ by the smallest steps in a few weights, or not at all."""
+
+    def change(head: Tensor) -> None:
+        width = head.shape[1]
+        for _ in range(VOCAB // twins):
+            group = dice.sample(range(VOCAB), twins)
+            for output in group[1:]:
+                head[output] = head[group[0]]
+                for _ in range(dice.randrange(3)):
+                    place = dice.randrange(width)
+                    step = torch.tensor(dice.choice((torch.inf, -torch.inf)), dtype=head.dtype)
+                    head[output, place] = torch.nextafter(head[output, place], step)
+
+    return of_head(change)
+
+
+def test_it_is_so_where_it_is_close(dtype: torch.dtype, dice: random.Random) -> None:
+    """What rounding to 8 bits cannot tell from each other."""
+    model = Model(dtype, with_twins(dice, 8))
+    for _ in range(20):
+        token_ids = some_ids(dice, ROWS)
+        assert model.best(token_ids) == model.best_of_logits(token_ids)
+
+
+def hidden_of(dtype: torch.dtype, token_id: int, seed: int) -> Tensor:
+    """A token's inputs of the head [HIDDEN], by a head that hands them on."""
+    torch.manual_seed(seed)
+    model = Model(dtype, of_head(lambda head: head[:HIDDEN].copy_(torch.eye(HIDDEN))))
+    return model.run([token_id], [0])[1][0, :HIDDEN].double()
+
+
+def combination(hidden: Tensor, wanted: float, fixed: int) -> Tensor:
+    """Whole numbers, 0 at `fixed`, whose product with `hidden` is little less than `wanted`."""
+    numbers = torch.zeros(HIDDEN, dtype=torch.float64)
+    for index in hidden.abs().argsort(descending=True).tolist():
+        if index != fixed:
+            left = wanted - (numbers @ hidden).item()
+            number = int(left / hidden[index].item())
+            numbers[index] = max(-60, min(60, number))
+    return numbers
+
+
+def by_inputs(hidden: Tensor) -> tuple[Tensor, Tensor]:
+    """Two outputs [HIDDEN] in whole steps of their rounding: all that rounding loses of the inputs speaks for
+    the first, which is little higher, and against the second."""
+    factor = hidden.abs().max() / 127
+    lost = hidden - (hidden / factor).round() * factor
+    place = int(lost.abs().argmax())
+    first = (60 * lost / lost.abs().max()).round()
+    first[place] = 127 * lost[place].sign()
+    second = combination(hidden, (2 * first @ hidden).item(), place) - first
+    return first, second
+
+
+def by_weights(hidden: Tensor) -> tuple[Tensor, Tensor]:
+    """The same for what rounding loses of the weights."""
+    lost = (7 * hidden / hidden.abs().max()).round() / 16
+    place = int(hidden.abs().argmin())
+    lost[place] = 0
+    middle = (7 * hidden.sign()).clone()
+    middle[place] = 127
+    first = middle + lost
+    second = combination(hidden, (2 * lost @ hidden).item(), place) + middle - lost
+    return first, second
+
+
+@pytest.mark.parametrize("rivals", [by_inputs, by_weights])
+def test_it_is_so_where_rounding_does_its_worst(
+    dtype: torch.dtype,
+    dice: random.Random,
+    rivals: Callable[[Tensor], tuple[Tensor, Tensor]],
+) -> None:
+    seen = 0
+    for token_id in some_ids(dice, 20):
+        seed = dice.randrange(2**32)
+        hidden = hidden_of(dtype, token_id, seed)
+        places = dice.sample(range(VOCAB), 2)
+        weights = torch.stack(rivals(hidden)) / 128
+        # Weights that bfloat16 cannot hold are no such pair there.
+        if (weights @ hidden)[0] <= 0 or not torch.equal(weights.to(dtype).double(), weights):
+            continue
+
+        def change(head: Tensor, places: list[int] = places, weights: Tensor = weights) -> None:
+            head.copy_(torch.linspace(-0.1, -1, VOCAB)[:, None] * weights[0])
+            head[places] = weights.to(head.dtype)
+
+        torch.manual_seed(seed)
+        model = Model(dtype, of_head(change))
+        assert model.best([token_id]) == model.best_of_logits([token_id])
+        seen += model.best_of_logits([token_id]) == places[:1]
+    assert seen >= 5
+
+
+@pytest.mark.parametrize("factor", [1e-30, 1e-18, 1e-9, 1e9, 1e18, 1e30])
+@pytest.mark.parametrize("of", ["head", "norm"])
+def test_it_is_so_for_small_and_large_numbers(
+    dtype: torch.dtype, dice: random.Random, of: str, factor: float
+) -> None:
+    def change(model: Any) -> None:
+        with_twins(dice, 8)(model)
+        (model.lm_head if of == "head" else model.model.norm).weight.mul_(factor)
+
+    model = Model(dtype, change)
+    for _ in range(20):
+        token_ids = some_ids(dice, ROWS)
+        assert model.run(token_ids, [])[0] == model.best_of_logits(token_ids)
+
+
+def test_of_equals_it_is_the_first(dtype: torch.dtype, dice: random.Random) -> None:
+    for threads in (1, 2, 3, 5):
+        torch.set_num_threads(threads)
+        twins = sorted(dice.sample(range(VOCAB), 5))
+
+        def change(head: Tensor, twins: list[int] = twins) -> None:
+            head[twins] = head[twins[0]] * 100
+
+        best = Model(dtype, of_head(change)).best(some_ids(dice, ROWS))
+        assert set(best).isdisjoint(twins[1:])
+        assert twins[0] in best
+
+
+@pytest.mark.parametrize("spoiler", [torch.nan, torch.inf, -torch.inf])
+def test_there_is_none_where_there_are_no_numbers(
+    dtype: torch.dtype, dice: random.Random, spoiler: float
+) -> None:
+    output = dice.randrange(VOCAB)
+    model = Model(dtype, of_head(lambda head: head[output].fill_(spoiler)))
+    token_ids = some_ids(dice, ROWS)
+    expected = model.best_of_logits(token_ids)
+    assert NO_TOKEN in expected
+    assert model.run(token_ids, [])[0] == expected
+
+    model = Model(dtype, lambda whole: whole.model.embed_tokens.weight[5].fill_(spoiler))
+    expected = model.best_of_logits([4, 5, 6])
+    assert expected[1] == NO_TOKEN
+    assert NO_TOKEN not in (expected[0], expected[2])
+    assert model.best([4, 5, 6]) == expected
+
+
+class Watched(Shortlists):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = [0, 0]
+
+    def saw(self, successes: int, failures: int) -> None:
+        self.seen = [self.seen[0] + successes, self.seen[1] + failures]
+
+
+@pytest.mark.parametrize("vocab_size", [200, VOCAB])
+def test_where_too_many_are_left_the_product_answers(dtype: torch.dtype, vocab_size: int) -> None:
+    torch.set_num_threads(2)
+    equal = of_head(lambda head: head.copy_(head[:1].clone().expand(vocab_size, -1)))
+    model = Model(dtype, equal, vocab_size)
+    model.decoder._shortlists = watched = Watched()
+    assert model.run(list(range(ROWS)), [])[0] == [0] * ROWS
+    assert watched.seen == [0, ROWS]
+
+
+def test_most_tokens_are_answered_by_shortlists(dtype: torch.dtype, dice: random.Random) -> None:
+    model = Model(dtype, vocab_size=5000)
+    model.decoder._shortlists = watched = Watched()
+    for _ in range(5):
+        model.run(some_ids(dice, ROWS, 5000), list(range(20)))
+    successes, failures = watched.seen
+    assert successes + failures == 5 * (ROWS - 20)
+    assert failures < 10
+
+
+def test_shortlists_pause_where_they_fail() -> None:
+    shortlists = Shortlists()
+    for _ in range(1000):
+        assert shortlists.may_be_made(1, 0)
+        shortlists.saw(1, 0)
+        # Now and then one fails.
+        shortlists.saw(3, 1)
+    for _ in range(3):
+        while shortlists.may_be_made(1, 0):
+            shortlists.saw(1, 1)
+        assert not any(shortlists.may_be_made(1, 0) for _ in range(PAUSE - 1))
+        assert shortlists.may_be_made(1, 0)
+    assert not Shortlists().may_be_made(8, 1)
+    assert Shortlists().may_be_made(MANY, 1)
+    assert not Shortlists().may_be_made(0, 1)
+
+
+@pytest.mark.parametrize("outputs", [1, 64, 1025, 1500])
+def test_rounded_weights_are_wrong_by_no_more_than_they_say(dice: random.Random, outputs: int) -> None:
+    weight = torch.randn(outputs, 48) * 10 ** torch.empty(outputs, 1).uniform_(-44, 30)
+    no_number = dice.randrange(outputs)
+    weight[no_number, dice.randrange(48)] = torch.nan
+    rounded = rounded_weights(weight)
+    count = -(-outputs // PANEL) * PANEL
+    whole = rounded.panels.transpose(1, 2).reshape(count, 48).double()
+    assert whole.abs().max() <= 127
+    assert torch.equal(rounded.offsets, (-128 * whole.sum(dim=1)).int())
+    scaled = whole * rounded.scales.double()[:, None]
+    assert (rounded.lengths >= scaled.norm(dim=1)).all()
+    assert rounded.errors[no_number] == torch.inf
+    exact = torch.nn.functional.pad(weight.double(), (0, 0, 0, count - outputs))
+    exact[no_number] = 0
+    assert (rounded.errors >= (exact - scaled).norm(dim=1)).all()
+    # And not much more: weights of usual size lose half a step each at most.
+    usual = exact.abs().amax(dim=1) > 1e-15
+    usual[no_number] = False
+    assert (rounded.errors[usual] <= 0.51 * rounded.scales[usual] * 48**0.5).all()

@@ -1,0 +1,222 @@
+// The highest output of a linear layer, in half the time of the layer's product.
+//
+// The layer's weights are held a second time, rounded to whole numbers of 8 bits; so are a token's inputs.
+// With an output's weights w = scale q + e and the inputs h = factor p + f
+//
+//   |w·h - scale factor q·p| = |scale q·f + e·h| <= |scale q| |f| + |e| |h|
+//
+// (Cauchy-Schwarz), and the q·p of all outputs take half the time of a product in bfloat16, a quarter of one
+// in float32, and as much less memory. Outputs that cannot be the highest, however far off their own q·p and
+// that of a better one may be, are struck out. The few that are left, the token's shortlist, are computed as
+// the product would, to the bit. So the answer is the product's; or none, where too many are left.
+#pragma once
+
+#include "product.h"
+
+#ifdef __AVX512F__
+
+// SHORTLIST: outputs that may be left of a token. QUAD: inputs that the instruction takes at once. TRIED: of
+// a shortlist's outputs, how many are computed at a time. AHEAD: steps that memory needs.
+enum { SHORTLIST = 128, QUAD = 4, TRIED = 4, AHEAD = 8 };
+
+// A linear layer's weights, rounded. panels: q, [panels][in / QUAD][PANEL][QUAD], NULL where there are none.
+// The others are of each output, [panels * PANEL]: offsets, -128 sum(q); lengths, |scale q|; errors, |e| and
+// what the rounding of sums may add, in parts of |h|.
+typedef struct {
+  const int8_t* panels;
+  const int32_t* offsets;
+  const float *scales, *lengths, *errors;
+} rounded_weights;
+
+// A token's inputs h, rounded; the numbers p lie elsewhere, as p + 128. length: |h|. error: |f|.
+typedef struct {
+  float factor, length, error;
+} rounded_inputs;
+
+// Outputs that may be a token's highest. most: what each may be at most. least: what the highest is at least;
+// infinite where the list was given up.
+typedef struct {
+  float least;
+  int32_t count, outputs[SHORTLIST];
+  float most[SHORTLIST];
+} shortlist;
+
+INLINED float length_of(floats squares) { return sqrtf(sum(squares)) * 1.0001f; }
+
+// Rounds inputs [width] to `to`. No bound holds for what is not a number, or so small or large that what the
+// processor takes for zero or infinite would count: then the length is infinite.
+INLINED rounded_inputs round_inputs(const void* inputs, int64_t width, int64_t is_bfloat16, uint8_t* to) {
+  floats highest = {0}, squares = {0}, errors = {0};
+  for (int64_t i = 0; i < width; i += LANES) {
+    const floats values = load(inputs, i, is_bfloat16);
+    highest = (floats)_mm512_max_ps((__m512)highest, _mm512_abs_ps((__m512)values));
+    squares += values * values;
+  }
+  const float factor = _mm512_reduce_max_ps((__m512)highest) / 127, length = length_of(squares);
+  for (int64_t i = 0; i < width; i += LANES) {
+    const floats values = load(inputs, i, is_bfloat16);
+    const __m512i whole = _mm512_cvtps_epi32((__m512)(values * (1 / factor)));
+    const floats error = values - (floats)_mm512_cvtepi32_ps(whole) * factor;
+    errors += error * error;
+    const __m128i bytes = _mm512_cvtepi32_epi8(_mm512_add_epi32(whole, _mm512_set1_epi32(128)));
+    _mm_storeu_si128((__m128i*)(to + i), bytes);
+  }
+  const int is_bounded = length > 1e-5f && length < 1e15f;
+  return (rounded_inputs){factor, is_bounded ? length : INFINITY, length_of(errors)};
+}
+
+INLINED void give_up(shortlist* list) { list->least = INFINITY; }
+INLINED int is_given_up(const shortlist* list) { return list->least == INFINITY; }
+
+INLINED void strike_out(shortlist* list, float least) {
+  int32_t left = 0;
+  for (int32_t i = 0; i < list->count; i++) {
+    if (list->most[i] < least) continue;
+    list->outputs[left] = list->outputs[i];
+    list->most[left++] = list->most[i];
+  }
+  list->count = left;
+  list->least = least;
+}
+
+// What the `count` outputs from `first` on are at most and at least.
+INLINED void consider(shortlist* list, floats most, floats least, int64_t count, int64_t first) {
+  const __mmask16 all = count < LANES ? (1 << count) - 1 : 0xffff;
+  __mmask16 left = _mm512_mask_cmp_ps_mask(all, (__m512)most, _mm512_set1_ps(list->least), _CMP_NLT_UQ);
+  if (!left || is_given_up(list)) return;
+  const float highest = _mm512_mask_reduce_max_ps(all, (__m512)least);
+  if (highest > list->least) list->least = highest;
+  for (; left; left &= left - 1) {
+    const int lane = __builtin_ctz(left);
+    if (most[lane] < list->least) continue;
+    if (list->count == SHORTLIST) strike_out(list, list->least);
+    if (list->count == SHORTLIST) return give_up(list);
+    list->outputs[list->count] = first + lane;
+    list->most[list->count++] = most[lane];
+  }
+}
+
+INLINED void shortlist_tokens(const int64_t tokens, const linear* l, const rounded_weights* weights,
+                              int64_t j, const uint8_t* inputs, int64_t stride, const rounded_inputs* rounded,
+                              const ahead* next, shortlist* lists) {
+#ifdef __AVX512VNNI__
+  __m512i sums[TILE][PANEL_VECTORS];
+#pragma GCC unroll 6
+  for (int64_t t = 0; t < tokens; t++)
+#pragma GCC unroll 4
+    for (int64_t v = 0; v < PANEL_VECTORS; v++)
+      sums[t][v] = _mm512_loadu_si512(weights->offsets + j * PANEL + v * LANES);
+  const int8_t* panel = weights->panels + j * PANEL * l->in;
+  for (int64_t quad = 0; quad < l->in / QUAD; quad++) {
+    __m512i q[PANEL_VECTORS];
+    for (int64_t v = 0; v < PANEL_VECTORS; v++)
+      q[v] = _mm512_loadu_si512(panel + (quad * PANEL_VECTORS + v) * LANES * QUAD);
+    fetch(next, quad);
+    for (int64_t t = 0; t < tokens; t++) {
+      int32_t four;
+      memcpy(&four, inputs + t * stride + quad * QUAD, sizeof four);
+      const __m512i p = _mm512_set1_epi32(four);
+      for (int64_t v = 0; v < PANEL_VECTORS; v++) sums[t][v] = _mm512_dpbusd_epi32(sums[t][v], p, q[v]);
+    }
+  }
+#pragma GCC unroll 4
+  for (int64_t v = 0; v < PANEL_VECTORS; v++) {
+    const int64_t first = j * PANEL + v * LANES;
+    if (first >= l->out) return;
+    const floats scales = *(const floats*)(weights->scales + first),
+                 lengths = *(const floats*)(weights->lengths + first),
+                 errors = *(const floats*)(weights->errors + first);
+#pragma GCC unroll 6
+    for (int64_t t = 0; t < tokens; t++) {
+      const floats middle = (floats)_mm512_cvtepi32_ps(sums[t][v]) * scales * rounded[t].factor,
+                   away = lengths * rounded[t].error + errors * rounded[t].length;
+      consider(&lists[t], middle + away, middle - away, l->out - first, first);
+    }
+  }
+#else
+  (void)tokens, (void)l, (void)weights, (void)j, (void)inputs, (void)stride, (void)rounded, (void)next;
+  (void)lists;
+  __builtin_trap();  // See `makes_shortlists`.
+#endif
+}
+
+// Considers the outputs of panel j for up to TILE tokens. inputs: p + 128, `stride` from token to token.
+static void shortlist_panel(int64_t tokens, const linear* l, const rounded_weights* weights, int64_t j,
+                            const uint8_t* inputs, int64_t stride, const rounded_inputs* rounded,
+                            const ahead* next, shortlist* lists) {
+#define CASE(n) \
+  case n: return shortlist_tokens(n, l, weights, j, inputs, stride, rounded, next, lists);
+  switch (tokens) { CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) }
+#undef CASE
+}
+
+// Adds another thread's list.
+INLINED void join(shortlist* list, shortlist* other) {
+  const float least = fmaxf(list->least, other->least);
+  strike_out(list, least);
+  strike_out(other, least);
+  if (list->count + other->count > SHORTLIST) give_up(list);
+  if (is_given_up(list)) return;
+  memcpy(list->outputs + list->count, other->outputs, other->count * sizeof *other->outputs);
+  memcpy(list->most + list->count, other->most, other->count * sizeof *other->most);
+  list->count += other->count;
+}
+
+// Takes those out that promise most. Returns how many; behind them others stand a second time.
+INLINED int64_t take(shortlist* list, int32_t* outputs) {
+  int64_t taken = 0;
+  for (; taken < TRIED && list->count; taken++) {
+    int32_t chosen = 0;
+    for (int32_t i = 1; i < list->count; i++)
+      if (list->most[i] > list->most[chosen]) chosen = i;
+    outputs[taken] = list->outputs[chosen];
+    list->outputs[chosen] = list->outputs[--list->count];
+    list->most[chosen] = list->most[list->count];
+  }
+  for (int64_t i = taken; i < LANES; i++) outputs[i] = outputs[0];
+  return taken;
+}
+
+// LANES outputs, of which the first TRIED may differ, of a layer without a bias, as its product computes
+// them.
+INLINED floats outputs_of(const linear* l, const int32_t* outputs, const void* inputs, int64_t is_bfloat16) {
+  // In units of what an output's lane takes at once: two inputs in bfloat16, one in float32.
+  const int64_t steps = l->in / (is_bfloat16 ? 2 : 1);
+  const int32_t *panels = l->panels, *from = inputs;
+  int32_t at[LANES];
+  for (int64_t i = 0; i < LANES; i++) at[i] = outputs[i] / PANEL * steps * PANEL + outputs[i] % PANEL;
+  const __m512i all = _mm512_loadu_si512(at);
+  __m512 sums = _mm512_setzero_ps();
+  for (int64_t i = 0; i < steps; i++, panels += PANEL) {
+    for (int64_t j = 0; j < TRIED; j++) _mm_prefetch(panels + at[j] + AHEAD * PANEL, _MM_HINT_T0);
+    const __m512i weights = _mm512_i32gather_epi32(all, panels, 4), input = _mm512_set1_epi32(from[i]);
+#ifdef __AVX512BF16__
+    if (is_bfloat16) sums = _mm512_dpbf16_ps(sums, (__m512bh)weights, (__m512bh)input);
+#endif
+    if (!is_bfloat16) sums = _mm512_fmadd_ps((__m512)weights, (__m512)input, sums);
+  }
+  return (floats)sums;
+}
+
+// The highest of a list's outputs, of equals the first; -1 where the list was given up, or holds what is not
+// finite.
+static int32_t highest_of(shortlist* list, const linear* l, const void* inputs, int64_t is_bfloat16) {
+  int32_t best = -1;
+  if (is_given_up(list)) return best;
+  float highest = -INFINITY;
+  while (list->count) {
+    int32_t tried[LANES];
+    const int64_t count = take(list, tried);
+    const floats outputs = outputs_of(l, tried, inputs, is_bfloat16);
+    for (int64_t i = 0; i < count; i++) {
+      if (!isfinite(outputs[i])) return -1;
+      if (outputs[i] < highest || (outputs[i] == highest && tried[i] > best)) continue;
+      highest = outputs[i];
+      best = tried[i];
+    }
+    strike_out(list, highest);
+  }
+  return best;
+}
+
+#endif
