@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
 import random
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,35 +25,19 @@ from tests.engine.tiny import (
 )
 from worker.engine.forward import Answer, Chunk
 from worker.engine.native import weights
-from worker.engine.native.decoder import Decoder, decodable_weights, in_panels, is_decodable
+from worker.engine.native.decoder import Decoder, decodable_weights
 from worker.engine.native.forward import NativeForward
-from worker.engine.native.shortlist import PANEL
+from worker.engine.native.panels import PANEL, in_panels
 from worker.engine.native.weights import READERS, Weights
 from worker.engine.sampling import NO_TOKEN, best_tokens
 from worker.engine.torch_forward import TorchForward
 from worker.engine.transformers import TransformersEngine
 
-DTYPES = [torch.float32, torch.bfloat16]
 CLOSE = {torch.float32: 1e-4, torch.bfloat16: 0.05}
 """Of the range of the logits."""
 
 
-@pytest.fixture(params=DTYPES, ids=["float32", "bfloat16"])
-def dtype(request: pytest.FixtureRequest) -> torch.dtype:
-    wanted: torch.dtype = request.param
-    if not is_decodable(wanted):
-        reason = f"no native decoder of {wanted} on this machine"
-        if os.environ.get("CI") and wanted == torch.float32:
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return wanted
-
-
-@pytest.fixture(autouse=True)
-def _threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("_restored_threads")
 
 
 def load(folder: Path, kind: str, dtype: torch.dtype, **changes: Any) -> TransformersEngine:

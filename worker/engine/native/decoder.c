@@ -7,15 +7,10 @@
 #include <omp.h>
 
 #include "attention.h"
+#include "elementwise.h"
 #include "shortlist.h"
 
 #ifdef __AVX512F__
-
-typedef enum { RELU, GELU, GELU_TANH, SILU } activation;
-
-typedef struct {
-  const float *weight, *bias;  // bias may be NULL
-} norm;
 
 // projections: to query, key and value side by side, by one layer or by three. gate: out = 0 where there is
 // none.
@@ -42,9 +37,10 @@ typedef struct {
 // cache: all rows, which have room for the tokens. rows, positions: of each token; tokens of one row stand
 // side by side, in order. asked: the tokens whose next token is wanted, in order; best: that with the highest
 // logit, of equals the lowest, or -1 where that is not finite; logit_rows: where its logits go, -1 where
-// nobody wants them. may_shortlist: whether the head's product may be spared for those tokens; answered: for
-// how many it was. cosines, sines: [tokens, head_dim], NULL where positions are in the embeddings. hidden:
-// [tokens, hidden], float32, the embeddings; it is overwritten. scratch: `scratch_bytes` of it.
+// nobody wants them. may_shortlist: whether the head's product may be spared for those tokens by
+// `rounded_head`; answered: for how many it was. cosines, sines: [tokens, head_dim], NULL where positions are
+// in the embeddings. hidden: [tokens, hidden], float32, the embeddings; it is overwritten. scratch:
+// `scratch_bytes` of it.
 typedef struct {
   int64_t tokens, asked_tokens, threads, may_shortlist;
   const row_states* cache;
@@ -134,62 +130,9 @@ static pass pass_of(const model* m, const batch* b) {
   for (int64_t i = 0; i < b->asked_tokens; i++) {
     p.open[i] = i;
     b->best[i] = -1;
-    if (m->rounded_head.panels && b->may_shortlist && b->logit_rows[i] < 0) p.listed[p.listed_count++] = i;
+    if (b->may_shortlist && b->logit_rows[i] < 0) p.listed[p.listed_count++] = i;
   }
   return p;
-}
-
-// --- elementwise
-
-INLINED void normalize(const float* from, const norm* n, int64_t width, int64_t is_rms, float epsilon,
-                       float* to) {
-  floats total = {0}, squares = {0};
-  float mean = 0;
-  if (!is_rms) {
-    for (int64_t i = 0; i < width; i += LANES) total += *(const floats*)(from + i);
-    mean = sum(total) / width;
-  }
-  for (int64_t i = 0; i < width; i += LANES) {
-    const floats centred = *(const floats*)(from + i) - mean;
-    squares += centred * centred;
-  }
-  const float factor = 1 / sqrtf(sum(squares) / width + epsilon);
-  for (int64_t i = 0; i < width; i += LANES) {
-    const floats normed = (*(const floats*)(from + i) - mean) * factor * *(const floats*)(n->weight + i);
-    *(floats*)(to + i) = n->bias ? normed + *(const floats*)(n->bias + i) : normed;
-  }
-}
-
-// tanh(x) = 1 - 2 / (e^2x + 1)
-INLINED floats tanh_of(floats x) { return 1 - 2 / (exp_of(x + x) + 1); }
-
-// erf(x) to within 1.5e-7 (Abramowitz and Stegun 7.1.26).
-INLINED floats erf_of(floats x) {
-  const floats size = chosen(x < 0, -x, x);
-  const floats t = 1 / (1 + 0.3275911f * size);
-  const floats series =
-      ((((1.061405429f * t - 1.453152027f) * t + 1.421413741f) * t - 0.284496736f) * t + 0.254829592f) * t;
-  const floats result = 1 - series * exp_of(-size * size);
-  return chosen(x < 0, -result, result);
-}
-
-INLINED floats activated(floats x, int64_t activation) {
-  switch (activation) {
-    case RELU: return chosen(x < 0, (floats){0}, x);
-    case GELU: return 0.5f * x * (1 + erf_of(x * 0.70710678f));
-    case GELU_TANH: return 0.5f * x * (1 + tanh_of(0.79788456f * (x + 0.044715f * x * x * x)));
-    default: return x / (1 + exp_of(-x));
-  }
-}
-
-// Rotary positions: each half of a head turns with the other.
-INLINED void rotate(float* head, const float* cosines, const float* sines, int64_t head_dim) {
-  const int64_t half = head_dim / 2;
-  for (int64_t i = 0; i < half; i++) {
-    const float first = head[i], second = head[half + i];
-    head[i] = first * cosines[i] - second * sines[i];
-    head[half + i] = second * cosines[half + i] + first * sines[half + i];
-  }
 }
 
 // --- the phases of a layer; the threads share each, and wait for each other at its end

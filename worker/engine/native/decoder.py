@@ -16,8 +16,9 @@ from torch import Tensor
 from worker.engine.memory import large_zeros
 from worker.engine.native.attention import LANES, AttentionKernel
 from worker.engine.native.library import native_library
+from worker.engine.native.panels import PANEL, in_panels
 from worker.engine.native.rows import RowStates
-from worker.engine.native.shortlist import PANEL, Shortlists, rounded_weights
+from worker.engine.native.shortlist import Shortlists, rounded_weights
 from worker.engine.native.weights import Linear, Norm, Weights, read_weights
 
 ACTIVATIONS = {"relu": 0, "gelu": 1, "gelu_new": 2, "gelu_pytorch_tanh": 2, "silu": 3, "swish": 3}
@@ -162,7 +163,8 @@ class Decoder:
         logits = torch.empty(len(wanted), self._vocab_size)
         scratch = self._scratch_for(tokens, len(asked), threads)
         plain = len(asked) - len(wanted)
-        may_shortlist = self._shortlists.may_be_made(plain, len(wanted))
+        has_rounded = self._model.rounded_head.panels is not None
+        may_shortlist = has_rounded and self._shortlists.may_be_made(plain, len(wanted))
         answered = ctypes.c_int64()
         batch = _Batch(
             tokens=tokens,
@@ -230,15 +232,6 @@ class Decoder:
         padded = torch.nn.functional.pad(values.detach().float(), (0, -values.shape[0] % pad_to))
         self._vectors.append(padded.clone())
         return self._vectors[-1].data_ptr()
-
-
-def in_panels(weight: Tensor) -> Tensor:
-    """A weight [out, in] as product.h describes it: [panel, in / neighbours, PANEL, neighbours]."""
-    outputs, inputs = weight.shape
-    padded = torch.nn.functional.pad(weight.detach(), (0, 0, 0, -outputs % PANEL))
-    neighbours = 2 if weight.dtype == torch.bfloat16 else 1
-    panels = padded.reshape(-1, PANEL, inputs // neighbours, neighbours)
-    return panels.transpose(1, 2)
 
 
 def decodable_weights(model: Any) -> Weights | None:

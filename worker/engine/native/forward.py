@@ -33,7 +33,7 @@ class NativeForward:
         best, logits = self._decoder(token_ids, rows, positions, ends, wanted, self._states)
         return Answer(best, logits)
 
-    def move(self, source: int, target: int, tokens: int) -> None:  # noqa: ARG002  # It is all or nothing.
+    def move(self, source: int, target: int, tokens: int) -> None:  # noqa: ARG002  # Rows move as a whole.
         self._states.exchange(source, target)
 
     def clear(self, row: int) -> None:

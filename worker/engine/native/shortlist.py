@@ -8,12 +8,7 @@ import torch
 from torch import Tensor
 
 from worker.engine.memory import large_zeros
-
-PANEL = 64
-"""As in product.h."""
-
-QUAD = 4
-"""As in shortlist.h."""
+from worker.engine.native.panels import PANEL, in_panels
 
 HIGHEST = 127
 FLOAT32_UNIT = 2.0**-24
@@ -49,7 +44,7 @@ PAUSE = 64
 class RoundedWeights:
     """A weight [out, in] as C reads it; outputs are filled up to whole panels.
 
-    panels: int8 [panels, in / QUAD, PANEL, QUAD].
+    panels: int8, see `in_panels`.
     offsets: int32 [panels * PANEL]. scales, lengths, errors: float32, the same.
     """
 
@@ -68,7 +63,7 @@ def rounded_weights(weight: Tensor) -> RoundedWeights:
     """
     outputs, inputs = weight.shape
     count = -(-outputs // PANEL)
-    panels = large_zeros(count, inputs // QUAD, PANEL, QUAD, dtype=torch.int8)
+    panels = large_zeros(count * PANEL * inputs, dtype=torch.int8)
     offsets = torch.zeros(count * PANEL, dtype=torch.int32)
     scales, lengths, errors = torch.zeros(3, count * PANEL).unbind()
     for start in range(0, outputs, BLOCK):
@@ -82,9 +77,7 @@ def rounded_weights(weight: Tensor) -> RoundedWeights:
         of_sums = (inputs + SPARE_ROUNDINGS) * FLOAT32_UNIT * exact.norm(dim=1)
         error = UPWARDS * ((exact - rounded).norm(dim=1) + of_sums) + SMALLEST_ERROR
         part = slice(start, start + len(exact))
-        panels.view(-1)[start * inputs : part.stop * inputs] = (
-            whole.to(torch.int8).view(-1, PANEL, inputs // QUAD, QUAD).transpose(1, 2).flatten()
-        )
+        panels[start * inputs : part.stop * inputs] = in_panels(whole.to(torch.int8)).flatten()
         offsets[part] = -(HIGHEST + 1) * whole.sum(dim=1).int()
         scales[part] = scale
         lengths[part] = UPWARDS * rounded.norm(dim=1)
