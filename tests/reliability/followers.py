@@ -49,7 +49,7 @@ class Followed:
         for events in (self.library, self.bare):
             assert_gapless(events)
             assert texts(events) == self.prompt
-            assert [event["type"] for event in events].count("status") == 1
+            assert [event for event in events if event["type"] == "status"] == events[:1], self.job().fields
             assert (events[-1]["type"], events[-1]["status"]) == ("done", "completed")
         job = self.job()
         assert job.text == self.prompt

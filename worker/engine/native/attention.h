@@ -2,8 +2,7 @@
 
 #include "vectors.h"
 
-// ITEMS: heads that a thread takes at a time.
-enum { MAX_HEAD_DIM = 256, MAX_QUERIES = 16, ITEMS = 8 };
+enum { MAX_HEAD_DIM = 256, MAX_QUERIES = 16 };
 
 // A query [head_dim] of float32, scaled, that reads the first tokens of a history, at least one; its output
 // [head_dim] in the cache's type.

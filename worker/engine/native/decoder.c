@@ -317,18 +317,18 @@ static void place_all(const pass* p, const layer* l, int64_t layer) {
 // What the tokens of a group read of a head; nothing behind the last.
 static history history_of(const pass* p, int64_t layer, int64_t item) {
   const int64_t group = item / p->m->kv_heads, head = item % p->m->kv_heads;
-  if (group == p->group_count) return (history){0};
+  if (group >= p->group_count) return (history){0};
   const int64_t last = p->groups[group + 1] - 1, row = p->b->rows[last];
   return (history){cached(p, layer, 0, row, head, 0), cached(p, layer, 1, row, head, 0),
                    p->b->positions[last] + 1};
 }
 
+// The threads take heads in turns: each has its share of every row, and knows what it will read next.
 static void attend_all(const pass* p, int64_t layer) {
   const model* m = p->m;
-  const int64_t shared = m->heads / m->kv_heads;
-#pragma omp for schedule(dynamic, ITEMS)
-  for (int64_t item = 0; item < p->group_count * m->kv_heads; item++) {
-    const history read = history_of(p, layer, item), next = history_of(p, layer, item + 1);
+  const int64_t shared = m->heads / m->kv_heads, threads = omp_get_num_threads();
+  for (int64_t item = omp_get_thread_num(); item < p->group_count * m->kv_heads; item += threads) {
+    const history read = history_of(p, layer, item), next = history_of(p, layer, item + threads);
     const int64_t group = item / m->kv_heads, head = item % m->kv_heads;
     query queries[MAX_QUERIES];
     int64_t count = 0;
@@ -341,6 +341,7 @@ static void attend_all(const pass* p, int64_t layer) {
     }
     attend_together(m->head_dim, m->is_bfloat16, queries, count, &read, &next);
   }
+#pragma omp barrier
 }
 
 // Only tokens that were asked about go on: in the last layer the others are done when their keys and values
