@@ -17,7 +17,7 @@
 
 // SHORTLIST: outputs that may be left of a token. QUAD: inputs that the instruction takes at once. TRIED: of
 // a shortlist's outputs, how many are computed at a time. AHEAD: steps that memory needs.
-enum { SHORTLIST = 128, QUAD = 4, TRIED = 4, AHEAD = 8 };
+enum { SHORTLIST = 384, QUAD = 4, TRIED = 4, AHEAD = 8 };
 
 // A linear layer's weights, rounded. panels: q, [panels][in / QUAD][PANEL][QUAD], NULL where there are none.
 // The others are of each output, [panels * PANEL]: offsets, -128 sum(q); lengths, |scale q|; errors, |e| and
