@@ -83,9 +83,15 @@ class Proxy:
             return
         with self._lock:
             self._sockets |= {client, redis}
-        answers = (redis, client, self._answers_pass)
-        threading.Thread(target=self._pump, args=answers, daemon=True).start()
+        answers = threading.Thread(target=self._pump, args=(redis, client, self._answers_pass), daemon=True)
+        answers.start()
         self._pump(client, redis, self._requests_pass)
+        answers.join()
+        with self._lock:
+            self._sockets -= {client, redis}
+        # Not while somebody reads: the next connection gets the number, and its bytes would be taken.
+        client.close()
+        redis.close()
 
     def _pump(self, source: socket.socket, sink: socket.socket, may_pass: threading.Event) -> None:
         """One direction, to its end; then both are hung up."""
@@ -95,13 +101,10 @@ class Proxy:
                 may_pass.wait()
                 sink.sendall(data)
             may_pass.wait()
-        with self._lock:
-            self._sockets -= {source, sink}
         _hang_up(source)
         _hang_up(sink)
 
 
 def _hang_up(one: socket.socket) -> None:
     with suppress(OSError):
-        one.shutdown(socket.SHUT_RDWR)  # close() alone would not wake recv().
-    one.close()
+        one.shutdown(socket.SHUT_RDWR)  # Unlike close() it wakes who reads.
