@@ -15,8 +15,8 @@
 
 #ifdef __AVX512F__
 
-// SHORTLIST: outputs that a token's list has room for. QUAD: inputs that the instruction takes at once. TRIED: of
-// a shortlist's outputs, how many are computed at a time. AHEAD: steps that memory needs.
+// SHORTLIST: outputs that a token's list has room for. QUAD: inputs that the instruction takes at once.
+// TRIED: of a shortlist's outputs, how many are computed at a time. AHEAD: steps that memory needs.
 enum { SHORTLIST = 384, QUAD = 4, TRIED = 4, AHEAD = 8 };
 
 // A linear layer's weights, rounded. panels: q, [panels][in / QUAD][PANEL][QUAD], NULL where there are none.
