@@ -122,3 +122,8 @@ class PromptTooLongError(EngineError):
     """The prompt does not fit into the model's length."""
 
     code = "prompt_too_long"
+
+
+def first_line(error: Exception) -> str:
+    """What an exception says, as part of one line of ours."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

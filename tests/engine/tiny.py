@@ -129,6 +129,11 @@ def load(engine: EngineKind, folder: Path, kind: str = "opt", slots: int = 4, *,
     if engine is EngineKind.ECHO:
         return load_engine(Settings(engine=engine, max_num_seqs=slots, echo_step_seconds=0))
     save_model(folder, kind, **(WIDE[kind] if wide else {}))
+    return load_saved(engine, folder, slots)
+
+
+def load_saved(engine: EngineKind, folder: Path, slots: int = 4) -> Engine:
+    """An engine on the model in `folder`."""
     if engine is EngineKind.TRANSFORMERS:
         return load_engine(settings_for(folder, max_num_seqs=slots))
     # Compiled it would not be another engine, only half a minute later.

@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 from transformers.utils import logging as transformers_logging
 
-from tasks.errors import EngineError, SettingsError
+from tasks.errors import EngineError, SettingsError, first_line
 from tasks.settings import Settings
 from worker.engine import attention
+from worker.engine.eos import find_eos_ids
 from worker.engine.forward import Forward
 from worker.engine.native.attention import AttentionKernel, attention_kernel
 from worker.engine.native.decoder import Decoder, decodable_weights
@@ -28,6 +29,7 @@ from worker.engine.native.rows import RowStates, is_uniform
 from worker.engine.native.trial import Trial
 from worker.engine.packing import can_pack, pack_linears
 from worker.engine.slot_cache import SlotStates
+from worker.engine.tokenizer import load_tokenizer
 from worker.engine.torch_forward import TorchForward
 
 GIB = 2**30
@@ -48,7 +50,7 @@ class LoadedModel:
 
     vocab_size: ids that it can be fed, which may be more than the tokenizer has.
     max_model_len: tokens, as the settings or the model want it.
-    eos_ids: those of its generation config; any of them ends a sequence.
+    eos_ids: any of them ends a sequence; see `find_eos_ids`.
     """
 
     tokenizer: Any
@@ -64,18 +66,20 @@ def load_model(settings: Settings) -> LoadedModel:
     if device.type == "cpu":
         _spare_a_core()
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    tokenizer = load_tokenizer(settings)
+    source = model_source(settings)
+    tokenizer = load_tokenizer(source, settings.model_id)
     model = _pretrained(settings, device)
     _check_forward(model, settings)
     longest = _longest_sequence(model, settings)
     samples = _cached_states(model)
     bytes_per_token = sum(one.nbytes for pair in samples for one in pair)
     max_model_len = _max_model_len(settings, longest, bytes_per_token, device)
+    vocab_size = model.get_input_embeddings().num_embeddings
     return LoadedModel(
         tokenizer=tokenizer,
-        vocab_size=model.get_input_embeddings().num_embeddings,
+        vocab_size=vocab_size,
         max_model_len=max_model_len,
-        eos_ids=_eos_ids(model),
+        eos_ids=find_eos_ids(source, tokenizer, vocab_size),
         forward=_forward(model, samples, max_model_len, settings),
     )
 
@@ -126,14 +130,6 @@ def _spare_a_core() -> None:
     """
     spared = (os.cpu_count() or 1) - 1
     torch.set_num_threads(max(1, min(torch.get_num_threads(), spared)))
-
-
-def load_tokenizer(settings: Settings) -> Any:
-    """Raises SettingsError and EngineError as `load_model` does."""
-    try:
-        return AutoTokenizer.from_pretrained(model_source(settings))
-    except (OSError, ValueError, ImportError) as error:
-        raise EngineError(f"MODEL_ID={settings.model_id} cannot be loaded: {first_line(error)}") from error
 
 
 def model_source(settings: Settings) -> str:
@@ -286,16 +282,3 @@ def _available_to_container() -> int | None:
     except OSError:
         return None
     return int(limit) - used + int(cached.get("inactive_file", 0))
-
-
-def _eos_ids(model: PreTrainedModel) -> frozenset[int]:
-    generation = model.generation_config
-    eos = None if generation is None else generation.eos_token_id
-    if eos is None:
-        return frozenset()
-    return frozenset([eos] if isinstance(eos, int) else eos)
-
-
-def first_line(error: Exception) -> str:
-    """What an exception says, as part of one line of ours."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

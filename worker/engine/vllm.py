@@ -30,7 +30,7 @@ from vllm.v1.engine.core import EngineCoreProc
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.llm_engine import LLMEngine
 
-from tasks.errors import EngineError, SettingsError
+from tasks.errors import EngineError, SettingsError, first_line
 from tasks.job import FinishReason
 from tasks.request import JobRequest
 from tasks.settings import Settings
@@ -43,9 +43,11 @@ from worker.engine.base import (
     TokenLogprobs,
     decode_once,
 )
-from worker.engine.loading import GIB, first_line, load_tokenizer, model_source
+from worker.engine.eos import find_eos_ids
+from worker.engine.loading import GIB, model_source
 from worker.engine.prompts import PromptEncoder
 from worker.engine.sampling import GREEDY_BELOW, LEAST_LOGPROB, Penalties, noise_key
+from worker.engine.tokenizer import load_tokenizer
 
 OWN_VARIABLES = {
     "model": "MODEL_ID",
@@ -73,11 +75,14 @@ class VllmEngine:
         _check_device(settings)
         self._model_id = settings.model
         self._max_num_seqs = settings.max_num_seqs
-        self._prompts = PromptEncoder(load_tokenizer(settings), settings.model)
+        source = model_source(settings)
+        tokenizer = load_tokenizer(source, settings.model_id)
+        self._prompts = PromptEncoder(tokenizer, settings.model)
         self._engine = _start(_engine_args(settings), settings)
         model_config = self._engine.model_config
         self._max_model_len: int = model_config.max_model_len
         self._vocab_size: int = model_config.get_vocab_size()
+        self._eos_ids = sorted(find_eos_ids(source, tokenizer, self._vocab_size))
         self._running: dict[str, SamplingParams] = {}
         self._refused: list[RequestOutput] = []
         """To be told of by the next step."""
@@ -110,7 +115,9 @@ class VllmEngine:
         token_ids = [*request.prompt_ids, *request.output_ids]
         try:
             self._check(token_ids)
-            self._engine.add_request(request.request_id, tokens_input(token_ids), _params(request))
+            self._engine.add_request(
+                request.request_id, tokens_input(token_ids), _params(request, self._eos_ids)
+            )
         except EngineDeadError:
             raise EngineError(DEAD) from None
         except ValueError as error:
@@ -225,7 +232,7 @@ def _start(args: dict[str, Any], settings: Settings) -> LLMEngine:
     raise EngineError(f"MODEL_ID={settings.model_id}: vLLM cannot serve it: {reason}")
 
 
-def _params(request: EngineRequest) -> vllm.SamplingParams:
+def _params(request: EngineRequest, eos_ids: list[int]) -> vllm.SamplingParams:
     """All of the contract's options; stop strings are not the engine's business."""
     sampling, output_ids = request.sampling, request.output_ids
     penalties: dict[str, Any] = {
@@ -243,7 +250,9 @@ def _params(request: EngineRequest) -> vllm.SamplingParams:
         top_k=sampling.top_k,
         min_p=sampling.min_p,
         seed=None if is_greedy else noise_key(sampling.seed, sampling.choice, len(output_ids)) & MAX_SEED,
-        ignore_eos=sampling.ignore_eos,
+        # Otherwise vLLM would add the ids that it finds by itself, some of which may be another model's.
+        ignore_eos=True,
+        stop_token_ids=[] if sampling.ignore_eos else eos_ids,
         logprobs=sampling.logprobs,
         detokenize=False,
         output_kind=RequestOutputKind.DELTA,

@@ -1,0 +1,123 @@
+"""Where a sequence ends by itself, on every engine that runs a model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer
+
+from tasks.errors import EngineError
+from tasks.job import FinishReason
+from tasks.settings import EngineKind
+from tests.engine.tiny import ENGINES, EOS_ID, WIDE, Outputs, engine_request, generate, load_saved, save_model
+from worker.engine.eos import find_eos_ids
+
+MODEL_ENGINES = [engine for engine in ENGINES if engine is not EngineKind.ECHO]
+FILES = ("config.json", "generation_config.json")
+PROMPT = (10, 11, 12)
+LENGTH = 30
+
+
+@pytest.fixture(scope="module", params=MODEL_ENGINES)
+def kind(request: pytest.FixtureRequest) -> EngineKind:
+    return EngineKind(request.param)
+
+
+@pytest.fixture(scope="module")
+def free(kind: EngineKind, tmp_path_factory: pytest.TempPathFactory) -> list[int]:
+    """What the model generates where nothing ends it."""
+    folder = save_model(tmp_path_factory.mktemp("free"), "llama", **WIDE["llama"])
+    engine = load_saved(kind, folder)
+    [token_ids] = generate(engine, engine_request("free", PROMPT, max_tokens=LENGTH))
+    engine.shutdown()
+    return token_ids
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A model none of whose files names an end."""
+    save_model(tmp_path, "llama", **WIDE["llama"])
+    for name in FILES:
+        change(tmp_path / name, eos_token_id=None)
+    change(tmp_path / "tokenizer_config.json", eos_token=None)
+    return tmp_path
+
+
+def change(path: Path, **fields: Any) -> None:
+    """Set fields of a JSON file; None removes one."""
+    content = {**json.loads(path.read_text()), **fields}
+    path.write_text(json.dumps({name: value for name, value in content.items() if value is not None}))
+
+
+def name_in_tokenizer(folder: Path, token_id: int) -> None:
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    change(folder / "tokenizer_config.json", eos_token=tokenizer.convert_ids_to_tokens(token_id))
+
+
+def run(kind: EngineKind, folder: Path) -> Outputs:
+    engine = load_saved(kind, folder)
+    engine.warm_up()
+    engine.add_request(engine_request("stops", PROMPT, max_tokens=LENGTH, ignore_eos=False))
+    engine.add_request(engine_request("goes on", PROMPT, max_tokens=LENGTH, ignore_eos=True))
+    outputs = Outputs(engine).run()
+    engine.shutdown()
+    return outputs
+
+
+@pytest.mark.parametrize("place", ["config", "generation config", "list", "tokenizer", "all"])
+def test_an_end_that_stands_in_one_place_ends(
+    kind: EngineKind, folder: Path, free: list[int], place: str
+) -> None:
+    """`all`: the files name another id, as those of chat models do that were taken over from a base model."""
+    end = free[4]
+    if place == "config":
+        change(folder / "config.json", eos_token_id=end)
+    elif place == "generation config":
+        change(folder / "generation_config.json", eos_token_id=end)
+    elif place == "list":
+        change(folder / "generation_config.json", eos_token_id=[EOS_ID, end])
+    else:
+        name_in_tokenizer(folder, end)
+    if place == "all":
+        change(folder / "config.json", eos_token_id=EOS_ID)
+        change(folder / "generation_config.json", eos_token_id=[EOS_ID])
+    outputs = run(kind, folder)
+    assert outputs.token_ids["stops"] == free[: free.index(end) + 1]
+    assert outputs.finished["stops"] is FinishReason.STOP
+    assert outputs.token_ids["goes on"] == free
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("eos", [-1, 50256, [-1, 50256]])
+def test_an_end_outside_of_the_vocabulary_ends_nothing(
+    kind: EngineKind, folder: Path, free: list[int], file: str, eos: int | list[int]
+) -> None:
+    change(folder / file, eos_token_id=eos)
+    outputs = run(kind, folder)
+    assert outputs.token_ids == {"stops": free, "goes on": free}
+    assert outputs.finished["stops"] is FinishReason.LENGTH
+
+
+def test_a_model_without_an_end_is_told_of(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Transformers' class for it has id 2 as its default, which may be any word of this model."""
+    (folder / "generation_config.json").unlink()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert find_eos_ids(str(folder), tokenizer, 320) == frozenset()
+    assert "names no end of sequence" in caplog.text
+
+
+def test_the_text_part_of_a_model_may_name_its_end(folder: Path) -> None:
+    change(folder / "config.json", eos_token_id=3, text_config={"eos_token_id": [4, 5]})
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert find_eos_ids(str(folder), tokenizer, 320) == {3, 4, 5}
+
+
+@pytest.mark.parametrize(("content", "reason"), [("{", "is not valid JSON"), ("[]", "is not a JSON object")])
+def test_a_damaged_file_is_named(folder: Path, content: str, reason: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    (folder / "generation_config.json").write_text(content)
+    with pytest.raises(EngineError, match=f"generation_config.json {reason}"):
+        find_eos_ids(str(folder), tokenizer, 320)
