@@ -48,10 +48,13 @@ class ChoiceRun:
         return self.finish_reason is None
 
     def push(self, output: RequestOutput) -> None:
+        last = len(output.token_ids) - 1
         for index, token_id in enumerate(output.token_ids):
             self.token_ids.append(token_id)
             if output.logprobs is not None:
                 self.logprobs.append(self._logged(token_id, output.logprobs[index]))
+            if index == last and output.finish_reason is FinishReason.STOP:
+                break  # The end of sequence is not text, even where a model uses an ordinary token for it.
             self.text += self.detokenizer.push((token_id,))
             if self.detokenizer.stopped:
                 self._finish(FinishReason.STOP)

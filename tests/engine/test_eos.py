@@ -11,9 +11,23 @@ from transformers import AutoTokenizer
 
 from tasks.errors import EngineError
 from tasks.job import FinishReason
+from tasks.leases import Claim
+from tasks.log import StatusEntry, TokenEntry
+from tasks.request import parse_request
 from tasks.settings import EngineKind
-from tests.engine.tiny import ENGINES, EOS_ID, WIDE, Outputs, engine_request, generate, load_saved, save_model
+from tests.engine.tiny import (
+    ENGINES,
+    EOS_ID,
+    TEXT,
+    WIDE,
+    Outputs,
+    engine_request,
+    generate,
+    load_saved,
+    save_model,
+)
 from worker.engine.eos import find_eos_ids
+from worker.run import JobRun
 
 MODEL_ENGINES = [engine for engine in ENGINES if engine is not EngineKind.ECHO]
 FILES = ("config.json", "generation_config.json")
@@ -99,6 +113,30 @@ def test_an_end_outside_of_the_vocabulary_ends_nothing(
     outputs = run(kind, folder)
     assert outputs.token_ids == {"stops": free, "goes on": free}
     assert outputs.finished["stops"] is FinishReason.LENGTH
+
+
+@pytest.mark.parametrize("ignore_eos", [False, True])
+def test_the_text_of_an_end_is_not_shown(kind: EngineKind, folder: Path, ignore_eos: bool) -> None:
+    """Also where it is an ordinary token of the vocabulary; with `ignore_eos` it is text like any other."""
+    request = parse_request({"prompt": TEXT, "max_tokens": 12, "temperature": 0, "ignore_eos": ignore_eos})
+    engine = load_saved(kind, folder)
+    prompt = engine.encode(request)
+    [token_ids] = generate(engine, engine_request("free", prompt.token_ids, max_tokens=12))
+    engine.shutdown()
+    end = next(index for index in range(3, 12) if token_ids.index(token_ids[index]) == index)
+    change(folder / "config.json", eos_token_id=token_ids[end])
+
+    engine = load_saved(kind, folder)
+    run = JobRun(Claim("job_1", "token", request, False, [StatusEntry(1)]))
+    for sequence in run.start(engine):
+        engine.add_request(sequence)
+    while not run.finish:
+        for output in engine.step():
+            run.push(output)
+    engine.shutdown()
+    entries = [entry for entry in run.next_write().entries if isinstance(entry, TokenEntry)]
+    shown = token_ids if ignore_eos else token_ids[:end]
+    assert "".join(entry.text for entry in entries) == prompt.decode(shown)
 
 
 def test_a_model_without_an_end_is_told_of(folder: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -128,6 +128,15 @@ def test_a_stop_string_ends_the_choice_and_shows_nothing_of_itself(engine: EchoE
     assert run.next_write().entries[-1].finish_reason is FinishReason.STOP
 
 
+def test_the_end_of_sequence_is_logged_but_not_shown(engine: EchoEngine) -> None:
+    """Whatever its text is: a model's end may be an ordinary token. Held-back text before it is shown."""
+    run = job_run(stop=" b c b")
+    (request,) = start(run, engine)
+    run.push(RequestOutput(request.request_id, (0, 1, 2), FinishReason.STOP))
+    assert run.next_write().entries == [TokenEntry(0, (0, 1, 2), "a b", FinishReason.STOP)]
+    assert run.finish == Finish(Status.COMPLETED)
+
+
 def test_held_back_ids_are_logged_with_the_text_that_follows(engine: EchoEngine) -> None:
     run = job_run(stop=" b c b")
     start(run, engine)

@@ -95,8 +95,8 @@ class RequestOutput:
     """What one step added to one sequence.
 
     token_ids: the new ids, an end-of-sequence id included.
-    finish_reason: STOP at the end of sequence, LENGTH at max_tokens, ERROR where this sequence cannot
-        go on, else None. A sequence that has one has left the batch already.
+    finish_reason: STOP where the last of these ids is an end of sequence, LENGTH at max_tokens, ERROR where
+        this sequence cannot go on, else None. A sequence that has one has left the batch already.
     error: says why, with ERROR.
     logprobs: of each of the new ids, where they were asked for.
     """
