@@ -42,7 +42,7 @@ test: lint
 # The engine by itself where vLLM is; then the whole product, with workers of both environments. Warnings of vLLM's
 # imports are not ours to fix.
 test-vllm: $(STAMP) $(VLLM_STAMP)
-	$(VLLM_BIN)/pytest -W ignore tests/engine/test_contract.py tests/engine/test_equality.py tests/engine/test_eos.py \
+	$(VLLM_BIN)/pytest -W ignore tests/engine/test_contract.py tests/engine/test_equality.py tests/engine/test_ends.py \
 		tests/engine/test_vllm.py
 	$(BIN)/pytest -m vllm $(ARGS)
 

@@ -53,9 +53,10 @@ class ChoiceRun:
             self.token_ids.append(token_id)
             if output.logprobs is not None:
                 self.logprobs.append(self._logged(token_id, output.logprobs[index]))
-            if index == last and output.finish_reason is FinishReason.STOP:
-                break  # The end of sequence is not text, even where a model uses an ordinary token for it.
-            self.text += self.detokenizer.push((token_id,))
+            # The end of sequence is not text, even where a model uses an ordinary token for it.
+            is_end = index == last and output.finish_reason is FinishReason.STOP
+            detokenizer = self.detokenizer
+            self.text += detokenizer.push_end(token_id) if is_end else detokenizer.push((token_id,))
             if self.detokenizer.stopped:
                 self._finish(FinishReason.STOP)
                 return
@@ -193,7 +194,7 @@ class JobRun:
         )
         output_ids = tuple(choice.token_ids)
         detokenizer = Detokenizer.resume(
-            prompt.token_ids, output_ids, len(choice.text), prompt.decode, request.stop
+            prompt.token_ids, output_ids, len(choice.text), prompt.decode, request.stop, prompt.special_tokens
         )
         sequence = EngineRequest(
             _request_id(self.token, choice.index), prompt.token_ids, output_ids, sampling

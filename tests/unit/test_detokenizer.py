@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from worker.engine.detokenizer import REPLACEMENT, Detokenizer, StopStrings
+from worker.engine.detokenizer import REPLACEMENT, Detokenizer
+from worker.engine.stop_strings import StopStrings
 
 CORPUS = [
     "The old lighthouse keeper said: «naïve café, déjà vu».",
@@ -20,6 +23,9 @@ CORPUS = [
     "tabs\tand\nlines\r\n  and   spaces, then 1234567890!",
 ]
 SPECIAL = "</s>"
+OTHER_SPECIAL = "<|im_end|>"
+PROMPT = "Z"
+"""No merge joins it to what follows."""
 
 EVERY_TEXT = st.one_of(st.text(max_size=30), st.lists(st.sampled_from(CORPUS), max_size=3).map(" ".join))
 PIECES = st.sampled_from(
@@ -37,7 +43,10 @@ def byte_level() -> Tokenizer:
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=[SPECIAL], initial_alphabet=alphabet, show_progress=False
+        vocab_size=400,
+        special_tokens=[SPECIAL, OTHER_SPECIAL],
+        initial_alphabet=alphabet,
+        show_progress=False,
     )
     tokenizer.train_from_iterator(CORPUS, trainer)
     return tokenizer
@@ -50,7 +59,10 @@ def straddling() -> Tokenizer:
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=600, special_tokens=[SPECIAL], initial_alphabet=alphabet, show_progress=False
+        vocab_size=600,
+        special_tokens=[SPECIAL, OTHER_SPECIAL],
+        initial_alphabet=alphabet,
+        show_progress=False,
     )
     tokenizer.train_from_iterator(["😀😁😂🤣😃" * 9, "猫犬鳥魚" * 9, *CORPUS], trainer)
     return tokenizer
@@ -62,14 +74,14 @@ def byte_fallback() -> Tokenizer:
     base.pre_tokenizer = pre_tokenizers.Metaspace()
     trainer = trainers.BpeTrainer(vocab_size=150, limit_alphabet=60, show_progress=False)
     base.train_from_iterator(CORPUS[:1] * 4 + ["the quick brown fox", "a naïve lighthouse"], trainer)
-    pieces = [SPECIAL, "<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), *base.get_vocab()]
+    pieces = [SPECIAL, OTHER_SPECIAL, "<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), *base.get_vocab()]
     vocab = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
     tokenizer = Tokenizer(models.BPE(vocab, [], byte_fallback=True, unk_token="<unk>", fuse_unk=True))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
-    tokenizer.add_special_tokens([SPECIAL])
+    tokenizer.add_special_tokens([SPECIAL, OTHER_SPECIAL])
     return tokenizer
 
 
@@ -83,6 +95,10 @@ def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
 
 def decode_of(tokenizer: Tokenizer) -> Callable[[Sequence[int]], str]:
     return lambda ids: tokenizer.decode(list(ids), skip_special_tokens=True)
+
+
+def special_tokens_of(tokenizer: Tokenizer) -> dict[int, str]:
+    return {token_id(tokenizer, text): text for text in (SPECIAL, OTHER_SPECIAL)}
 
 
 def split_ids(tokenizer: Tokenizer, text: str, cut: float) -> tuple[list[int], list[int]]:
@@ -172,25 +188,28 @@ def test_byte_fallback_keeps_characters_around_invalid_bytes(
 @given(
     name=st.sampled_from(list(TOKENIZERS)),
     data=st.data(),
-    stop=st.lists(st.text("the o猫é😀", min_size=1, max_size=4), max_size=2),
+    stop=st.lists(st.lists(st.sampled_from([*"the o猫é😀", SPECIAL]), min_size=1, max_size=4), max_size=2),
     pushes=PUSHES,
 )
 def test_a_resumed_choice_shows_what_an_undisturbed_one_shows(
-    name: str, data: st.DataObject, stop: list[str], pushes: random.Random
+    name: str, data: st.DataObject, stop: list[list[str]], pushes: random.Random
 ) -> None:
     tokenizer = TOKENIZERS[name]
+    any_id = st.integers(0, tokenizer.get_vocab_size() - 1) | st.sampled_from(
+        [*special_tokens_of(tokenizer), *tokenizer.encode("the 猫 o").ids]
+    )
     ids = data.draw(
         st.one_of(
             EVERY_TEXT.map(lambda text: tokenizer.encode(text).ids),
-            st.lists(st.integers(0, tokenizer.get_vocab_size() - 1), max_size=30),
+            st.lists(any_id, max_size=30),
         )
     )
     cut = data.draw(st.integers(0, len(ids)))
-    decode = decode_of(tokenizer)
-    undisturbed = shown(Detokenizer([], decode, stop), ids, pushes)
+    options: Any = (decode_of(tokenizer), ["".join(one) for one in stop], special_tokens_of(tokenizer))
+    undisturbed = shown(Detokenizer([], *options), ids, pushes)
 
-    before = Detokenizer([], decode, stop).push(ids[:cut])
-    resumed = Detokenizer.resume([], ids[:cut], len(before), decode, stop)
+    before = Detokenizer([], *options).push(ids[:cut])
+    resumed = Detokenizer.resume([], ids[:cut], len(before), *options)
     assert resumed.push(()) == ""
     assert before + shown(resumed, ids[cut:], pushes) == undisturbed
 
@@ -329,6 +348,71 @@ def test_nothing_follows_a_stop_string() -> None:
     assert detokenizer.push(tokenizer.encode("go on, stop here").ids) == "go on, "
     assert detokenizer.stopped
     assert detokenizer.push(tokenizer.encode("more").ids) + detokenizer.finish() == ""
+
+
+@pytest.mark.parametrize(
+    ("output", "stop", "text", "is_found"),
+    [
+        (" a</s> b", "</s>", " a", True),
+        ("</s> a", "</s>", "", True),
+        (" a</s> b</s>\n</s>", "</s>\n", " a b", True),
+        (" a</s> b<|im_end|> c", " b<|im_end|>", " a", True),
+        (" a</s></s></s> b", "</s></s></s>", " a", True),
+        (" a</s></s> b", "</s></s></s>", " a b", False),
+        (" a<|im_end|></s><|im_end|> b", "</s> b", " a", True),
+        (" a</s> b c", "a b", " ", True),
+        (" a</s>", "s", " a", False),
+        (" a<|im_end|>", "<|im_end", " a", False),
+        (" a", "</s>", " a", False),
+    ],
+)
+def test_a_stop_string_may_name_special_tokens(
+    tokenizer: Tokenizer, output: str, stop: str, text: str, is_found: bool
+) -> None:
+    """A special token is found whole or not at all, and hides no stop string from sight."""
+    prompt_ids, ids = tokenizer.encode(PROMPT).ids, continuation_ids(tokenizer, output)
+    for seed in range(5):
+        options: Any = (decode_of(tokenizer), [stop], special_tokens_of(tokenizer))
+        detokenizer = Detokenizer(prompt_ids, *options)
+        assert shown(detokenizer, ids, random.Random(seed)) == text
+        assert detokenizer.stopped is is_found
+
+
+def test_of_several_stop_strings_the_first_ends_the_output() -> None:
+    tokenizer = TOKENIZERS["byte-level"]
+    stop = [SPECIAL, "b c", f"{OTHER_SPECIAL} d"]
+    for output, text in [("a b</s> c", "a b"), ("a b c</s>", "a "), ("a b<|im_end|> d c", "a b")]:
+        detokenizer = Detokenizer([], decode_of(tokenizer), stop, special_tokens_of(tokenizer))
+        assert shown(detokenizer, continuation_ids(tokenizer, output), random.Random(1)) == text
+        assert detokenizer.stopped
+
+
+def test_an_incomplete_character_before_a_special_stop_string_is_shown() -> None:
+    tokenizer = TOKENIZERS["byte-level"]
+    detokenizer = Detokenizer([], decode_of(tokenizer), [SPECIAL], special_tokens_of(tokenizer))
+    ids = [*byte_level_ids("é😀".encode()[:-1]), token_id(tokenizer, SPECIAL)]
+    assert detokenizer.push(ids) == f"é{REPLACEMENT}"
+
+
+def test_an_end_of_sequence_may_complete_a_stop_string() -> None:
+    tokenizer = TOKENIZERS["byte-level"]
+    for stop, text in [(f" b{SPECIAL}", "a"), ("b</", "a b"), (OTHER_SPECIAL, "a b")]:
+        detokenizer = Detokenizer([], decode_of(tokenizer), [stop], special_tokens_of(tokenizer))
+        result = detokenizer.push(tokenizer.encode("a b").ids)
+        result += detokenizer.push_end(token_id(tokenizer, SPECIAL)) + detokenizer.finish()
+        assert result == text
+        assert detokenizer.stopped is (text == "a")
+
+
+def continuation_ids(tokenizer: Tokenizer, output: str) -> list[int]:
+    """Ids of a text behind a prompt, which may hold special tokens."""
+    ids: list[int] = []
+    for part in re.split(f"({re.escape(SPECIAL)}|{re.escape(OTHER_SPECIAL)})", output):
+        if part in (SPECIAL, OTHER_SPECIAL):
+            ids.append(token_id(tokenizer, part))
+        elif part:
+            ids += tokenizer.encode(PROMPT + part).ids[len(tokenizer.encode(PROMPT).ids) :]
+    return ids
 
 
 def byte_level_ids(raw: bytes) -> list[int]:

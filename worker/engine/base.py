@@ -6,8 +6,8 @@ strings and Redis are the loop's business (`worker.loop`), so that every engine 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from tasks.errors import EngineError
@@ -29,11 +29,13 @@ class Prompt:
     decode: turns ids of this prompt's continuation into text. Per prompt, because the echo engine's
         ids are positions in its prompt.
     decode_token: the same for a single id, as logprobs show it.
+    special_tokens: the text of each id that `decode` leaves out, so that a stop string may name it.
     """
 
     token_ids: tuple[int, ...]
     decode: Decode
     decode_token: DecodeToken
+    special_tokens: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

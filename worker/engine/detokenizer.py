@@ -1,7 +1,7 @@
 """Token ids -> the text to show, piece by piece, as they come.
 
 Two concerns, one after the other. `IncrementalDecoder` turns ids into text whose code points are complete;
-`StopStrings` holds back what may be the beginning of a stop string. `Detokenizer` is the two in a row and
+`OutputStops` holds back what may be the beginning of a stop string. `Detokenizer` is the two in a row and
 what the loop uses.
 
 Both decide id by id, from the ids so far and nothing else. So neither the split into pushes nor a
@@ -10,11 +10,14 @@ change of worker in between can alter the text.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from worker.engine.base import Decode
+from worker.engine.stop_strings import OutputStops
 
 REPLACEMENT = "\ufffd"
+NONE: Mapping[int, str] = MappingProxyType({})
 
 MAX_CODE_POINT_IDS = 4
 """UTF-8 spends at most 4 bytes on a code point, and an id that shows at all brings at least one."""
@@ -30,9 +33,16 @@ class Detokenizer:
     which is not part of it.
     """
 
-    def __init__(self, prompt_ids: Sequence[int], decode: Decode, stop: Sequence[str]) -> None:
+    def __init__(
+        self,
+        prompt_ids: Sequence[int],
+        decode: Decode,
+        stop: Sequence[str],
+        special_tokens: Mapping[int, str] = NONE,
+    ) -> None:
+        """special_tokens: the text of ids that `decode` leaves out; a stop string may name them."""
         self._decoder = IncrementalDecoder(prompt_ids, decode)
-        self._stop = StopStrings(stop)
+        self._stops = OutputStops(stop, special_tokens)
         self._to_skip = 0
         self._owed = ""
 
@@ -44,6 +54,7 @@ class Detokenizer:
         shown_chars: int,
         decode: Decode,
         stop: Sequence[str],
+        special_tokens: Mapping[int, str] = NONE,
     ) -> Detokenizer:
         """Take up where an earlier attempt stood.
 
@@ -51,7 +62,7 @@ class Detokenizer:
         shown_chars: characters (not bytes) shown so far. Where this attempt would have shown more by now, its
             next call returns the difference; where less, it leaves out what the reader has already.
         """
-        detokenizer = cls(prompt_ids, decode, stop)
+        detokenizer = cls(prompt_ids, decode, stop, special_tokens)
         detokenizer._to_skip = shown_chars
         detokenizer._owed = detokenizer.push(output_ids)
         return detokenizer
@@ -59,7 +70,7 @@ class Detokenizer:
     @property
     def stopped(self) -> bool:
         """Whether a stop string was found. The text before it has been returned, nothing follows."""
-        return self._stop.found
+        return self._stops.found
 
     def push(self, token_ids: Sequence[int]) -> str:
         """Take the next ids; returns the text to show now. Ids behind a stop string are ignored."""
@@ -67,17 +78,28 @@ class Detokenizer:
         for token_id in token_ids:
             if self.stopped:
                 break
-            shown.append(self._stop.push(self._decoder.push(token_id)))
+            mark = self._stops.mark_of(token_id)
+            text = self._decoder.push(token_id) if mark is None else self._up_to(mark)
+            shown.append(self._stops.push(text))
         return self._unseen("".join(shown))
+
+    def push_end(self, token_id: int) -> str:
+        """Take the id that ended the sequence: it has no text, but a stop string may name it."""
+        mark = self._stops.mark_of(token_id)
+        return self._unseen("" if mark is None else self._stops.push(self._up_to(mark)))
 
     def finish(self) -> str:
         """The held-back rest, at an end that no stop string made.
 
-        It may still find one (see `StopStrings`): `stopped` says so.
+        It may still find one (see `OutputStops`): `stopped` says so.
         """
         if self.stopped:
             return self._unseen("")
-        return self._unseen(self._stop.push(self._decoder.finish()) + self._stop.finish())
+        return self._unseen(self._stops.push(self._decoder.finish()) + self._stops.finish())
+
+    def _up_to(self, mark: str) -> str:
+        """What is held back, and the mark: a special token that a stop string names ends a code point."""
+        return self._decoder.finish() + mark
 
     def _unseen(self, text: str) -> str:
         skipped = min(self._to_skip, len(text))
@@ -182,59 +204,6 @@ class IncrementalDecoder:
         shown = self._text[self._shown : len(self._text) - held]
         self._pending, self._text, self._shown = rest, rest_text, len(rest_text) - held
         return shown
-
-
-class StopStrings:
-    """Cuts a text before its first stop string, however the text is split.
-
-    The match that starts first wins. So a match has to wait while an earlier, longer one is still possible;
-    where the text ends first, `finish` finds it. Of two that start together it does not matter which wins:
-    the text before them is the same.
-    """
-
-    def __init__(self, stop: Sequence[str]) -> None:
-        self._stop = tuple(stop)
-        self._longest = max(map(len, stop), default=0)
-        self._held = ""
-        self.found = False
-
-    def push(self, text: str) -> str:
-        """Take the next piece; returns what certainly comes before any stop string."""
-        if not self._stop or not text:
-            return text
-        self._held += text
-        undecided = self._undecided()
-        start = self._earliest_match()
-        if start is not None and start <= undecided:
-            return self._cut(start)
-        shown, self._held = self._held[:undecided], self._held[undecided:]
-        return shown
-
-    def finish(self) -> str:
-        """The text ends here: what is held back of it."""
-        start = self._earliest_match()
-        if start is not None:
-            return self._cut(start)
-        shown, self._held = self._held, ""
-        return shown
-
-    def _cut(self, start: int) -> str:
-        self.found = True
-        shown, self._held = self._held[:start], ""
-        return shown
-
-    def _earliest_match(self) -> int | None:
-        starts = [start for stop in self._stop if (start := self._held.find(stop)) >= 0]
-        return min(starts, default=None)
-
-    def _undecided(self) -> int:
-        """Where the held text's longest end begins that may become a stop string."""
-        length = len(self._held)
-        for start in range(max(0, length - self._longest + 1), length):
-            end = self._held[start:]
-            if any(stop.startswith(end) for stop in self._stop):
-                return start
-        return length
 
 
 def _trailing_replacements(text: str) -> int:

@@ -19,6 +19,7 @@ class PromptEncoder:
         """tokenizer: of Hugging Face transformers. model: the model's id as clients name it."""
         self._tokenizer = tokenizer
         self._model = model
+        self._special_tokens = self._find_special_tokens()
 
     def encode(self, request: JobRequest) -> Prompt:
         """See `Engine.encode`. Raises EngineError also where the template refuses the messages."""
@@ -28,7 +29,7 @@ class PromptEncoder:
             if bos is None:
                 raise EngineError("the prompt holds no token")
             token_ids = [bos]
-        return Prompt(tuple(token_ids), self._decode_text, self._decode_token)
+        return Prompt(tuple(token_ids), self._decode_text, self._decode_token, self._special_tokens)
 
     def _encode(self, request: JobRequest) -> list[int]:
         tokenizer = self._tokenizer
@@ -46,6 +47,15 @@ class PromptEncoder:
         except TemplateError as error:
             raise EngineError(f"the model's chat template refuses these messages: {error}") from error
         return token_ids
+
+    def _find_special_tokens(self) -> dict[int, str]:
+        """Text of each id that `_decode_text` leaves out."""
+        added = self._tokenizer.added_tokens_decoder
+        # A special token that the vocabulary lacks has no id, or that of the unknown token.
+        named = [token_id for token_id in self._tokenizer.all_special_ids if token_id is not None]
+        texts = dict(zip(named, self._tokenizer.convert_ids_to_tokens(named), strict=True))
+        texts |= {token_id: str(token) for token_id, token in added.items()}
+        return {token_id: text for token_id, text in texts.items() if not self._decode_text((token_id,))}
 
     def _decode_text(self, token_ids: Sequence[int]) -> str:
         text: str = self._tokenizer.decode(

@@ -1,8 +1,9 @@
-"""Where a sequence ends by itself, on every engine that runs a model."""
+"""Where an output ends before max_tokens, on every engine that runs a model."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from transformers import AutoTokenizer
 from tasks.errors import EngineError
 from tasks.job import FinishReason
 from tasks.leases import Claim
-from tasks.log import StatusEntry, TokenEntry
-from tasks.request import parse_request
+from tasks.log import Entry, StatusEntry, TokenEntry, choices
+from tasks.request import JobRequest, parse_request
 from tasks.settings import EngineKind
 from tests.engine.tiny import (
     ENGINES,
@@ -26,6 +27,7 @@ from tests.engine.tiny import (
     load_saved,
     save_model,
 )
+from worker.engine.base import Prompt
 from worker.engine.eos import find_eos_ids
 from worker.run import JobRun
 
@@ -115,28 +117,50 @@ def test_an_end_outside_of_the_vocabulary_ends_nothing(
     assert outputs.finished["stops"] is FinishReason.LENGTH
 
 
-@pytest.mark.parametrize("ignore_eos", [False, True])
-def test_the_text_of_an_end_is_not_shown(kind: EngineKind, folder: Path, ignore_eos: bool) -> None:
-    """Also where it is an ordinary token of the vocabulary; with `ignore_eos` it is text like any other."""
-    request = parse_request({"prompt": TEXT, "max_tokens": 12, "temperature": 0, "ignore_eos": ignore_eos})
+def free_output(kind: EngineKind, folder: Path) -> tuple[Prompt, list[int], int]:
+    """What follows TEXT where nothing ends it, and the place of an id in it that did not occur before."""
     engine = load_saved(kind, folder)
-    prompt = engine.encode(request)
+    prompt = engine.encode(JobRequest(prompt=TEXT))
     [token_ids] = generate(engine, engine_request("free", prompt.token_ids, max_tokens=12))
     engine.shutdown()
-    end = next(index for index in range(3, 12) if token_ids.index(token_ids[index]) == index)
-    change(folder / "config.json", eos_token_id=token_ids[end])
+    return prompt, token_ids, next(at for at in range(4, 12) if token_ids.index(token_ids[at]) == at)
 
+
+def job_text(kind: EngineKind, folder: Path, logged: Sequence[Entry] = (), **options: Any) -> str:
+    """Text of a job on TEXT, from an engine of its own, what was logged before included."""
     engine = load_saved(kind, folder)
-    run = JobRun(Claim("job_1", "token", request, False, [StatusEntry(1)]))
+    request = parse_request({"prompt": TEXT, "max_tokens": 12, "temperature": 0, **options})
+    run = JobRun(Claim("job_1", "token", request, False, [StatusEntry(1), *logged]))
     for sequence in run.start(engine):
         engine.add_request(sequence)
     while not run.finish:
         for output in engine.step():
-            run.push(output)
+            if run.push(output):
+                engine.abort_request(output.request_id)
     engine.shutdown()
-    entries = [entry for entry in run.next_write().entries if isinstance(entry, TokenEntry)]
+    [choice] = choices([*run.claim.entries, *run.next_write().entries], 1)
+    return choice.text
+
+
+@pytest.mark.parametrize("ignore_eos", [False, True])
+def test_the_text_of_an_end_is_not_shown(kind: EngineKind, folder: Path, ignore_eos: bool) -> None:
+    """Also where it is an ordinary token of the vocabulary; with `ignore_eos` it is text like any other."""
+    prompt, token_ids, end = free_output(kind, folder)
+    change(folder / "config.json", eos_token_id=token_ids[end])
     shown = token_ids if ignore_eos else token_ids[:end]
-    assert "".join(entry.text for entry in entries) == prompt.decode(shown)
+    assert job_text(kind, folder, ignore_eos=ignore_eos) == prompt.decode(shown)
+
+
+def test_a_stop_string_may_be_a_special_token(kind: EngineKind, folder: Path) -> None:
+    """In the first attempt as in one that continues from the log of another worker."""
+    prompt, token_ids, end = free_output(kind, folder)
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    stop = tokenizer.convert_ids_to_tokens(token_ids[end])
+    change(folder / "tokenizer_config.json", extra_special_tokens=[stop])
+    text = prompt.decode(token_ids[:end])
+    assert job_text(kind, folder, stop=stop, ignore_eos=True) == text
+    log = TokenEntry(0, tuple(token_ids[:3]), prompt.decode(token_ids[:3]))
+    assert job_text(kind, folder, [log, StatusEntry(2)], stop=stop) == text
 
 
 def test_a_model_without_an_end_is_told_of(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
