@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
@@ -169,6 +169,31 @@ def test_byte_level_is_exact_for_any_vocabulary(chunks: list[bytes], pushes: ran
 
     ids = list(range(len(chunks)))
     assert shown(Detokenizer([], decode, []), ids, pushes) == decode(ids)
+
+
+@PROPERTY
+@given(raw=EVERY_TEXT.map(str.encode) | st.binary(max_size=24), pushes=PUSHES)
+@example(raw="€a😀".encode() + b"\xff\xf0\x9f", pushes=random.Random(0))
+def test_bytes_that_a_decoder_hides_until_a_character_is_complete(raw: bytes, pushes: random.Random) -> None:
+    """ByT5's: an id is a byte, and an invalid byte shows nothing."""
+
+    def decode(ids: Sequence[int]) -> str:
+        return bytes(ids).decode(errors="ignore")
+
+    assume(REPLACEMENT not in decode(raw))
+    assert shown(Detokenizer([], decode, []), raw, pushes) == decode(raw)
+
+
+def test_silent_ids_are_not_held_for_ever() -> None:
+    decoded: list[int] = []
+
+    def decode(ids: Sequence[int]) -> str:
+        decoded.append(len(ids))
+        return bytes(ids).decode(errors="ignore")
+
+    detokenizer = Detokenizer([], decode, [])
+    assert detokenizer.push([0xFF] * 100 + [*"é".encode()]) == "é"
+    assert max(decoded) <= 8
 
 
 @PROPERTY

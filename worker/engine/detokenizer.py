@@ -43,6 +43,7 @@ class Detokenizer:
         """special_tokens: the text of ids that `decode` leaves out; a stop string may name them."""
         self._decoder = IncrementalDecoder(prompt_ids, decode)
         self._stops = OutputStops(stop, special_tokens)
+        self._special_tokens = special_tokens
         self._to_skip = 0
         self._owed = ""
 
@@ -79,7 +80,12 @@ class Detokenizer:
             if self.stopped:
                 break
             mark = self._stops.mark_of(token_id)
-            text = self._decoder.push(token_id) if mark is None else self._up_to(mark)
+            if mark is not None:
+                text = self._up_to(mark)
+            elif token_id in self._special_tokens:
+                continue
+            else:
+                text = self._decoder.push(token_id)
             shown.append(self._stops.push(text))
         return self._unseen("".join(shown))
 
@@ -118,6 +124,7 @@ class IncrementalDecoder:
 
     What it equals, exactly:
     - byte-level BPE: the full decode, whatever the ids, invalid UTF-8 included;
+    - bytes that `decode` hides until a code point is complete (ByT5): the full decode, unless it has U+FFFD;
     - byte fallback (Llama): the full decode wherever the bytes are valid UTF-8. The full decode turns a whole
       run of byte ids into U+FFFD when anything in it is invalid, what was shown already included. That cannot
       be streamed; here what was shown stays, invalid bytes become U+FFFD, and behind them all is right again.
@@ -141,12 +148,12 @@ class IncrementalDecoder:
         """Take the next id; returns the text to show now."""
         self._pending.append(token_id)
         before, self._text = self._text, self._decode_pending()
-        if self._text == before and not self._decode((token_id, token_id)):
-            # A special token. Once is not enough to know: a lone space is silent where a text begins.
-            self._pending.pop()
-            return ""
         if not self._text:
-            # The space that decode strips: only with it does the next id keep its own.
+            return self._keep_silent()
+        if self._text == before and not self._decode((token_id, token_id)):
+            # An id that the tokenizer does not know, or a special token. Once is not enough to tell: a lone
+            # space is silent where a text begins.
+            self._pending.pop()
             return ""
         if not self._text.endswith(REPLACEMENT):
             return self._commit()
@@ -186,6 +193,16 @@ class IncrementalDecoder:
                 if text and REPLACEMENT not in text:
                     self._context, self._context_text = context, text
                     return
+
+    def _keep_silent(self) -> str:
+        """Nothing pending has a text yet, but it may matter for the text that follows.
+
+        A space that `decode` strips: only with it does the next id keep its own. Or the first bytes of a code
+        point, which some tokenizers hide until they have all. Or special tokens, which matter to nothing.
+        """
+        if len(self._pending) == MAX_CODE_POINT_IDS:
+            del self._pending[0]
+        return ""
 
     def _move_on(self) -> str:
         """Let go of the oldest pending id: the incomplete code point at the end, if it is one, began later.

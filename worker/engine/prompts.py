@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,8 @@ from tasks.errors import EngineError
 from tasks.request import JobRequest
 from worker.engine.base import Prompt
 
+logger = logging.getLogger(__name__)
+
 
 class PromptEncoder:
     """Used from two threads, to encode and to decode: `tokenizers` locks its state itself."""
@@ -19,6 +22,8 @@ class PromptEncoder:
         """tokenizer: of Hugging Face transformers. model: the model's id as clients name it."""
         self._tokenizer = tokenizer
         self._model = model
+        self._known: dict[int, bool] = {}
+        """Whether an id has a text, of those that were asked about."""
         self._special_tokens = self._find_special_tokens()
 
     def encode(self, request: JobRequest) -> Prompt:
@@ -58,11 +63,34 @@ class PromptEncoder:
         return {token_id: text for token_id, text in texts.items() if not self._decode_text((token_id,))}
 
     def _decode_text(self, token_ids: Sequence[int]) -> str:
+        return self._decode(
+            [token_id for token_id in token_ids if self._has_text(token_id)], skip_special=True
+        )
+
+    def _decode_token(self, token_id: int) -> str:
+        return self._decode([token_id], skip_special=False) if self._has_text(token_id) else ""
+
+    def _decode(self, token_ids: list[int], *, skip_special: bool) -> str:
         text: str = self._tokenizer.decode(
-            list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+            token_ids, skip_special_tokens=skip_special, clean_up_tokenization_spaces=False
         )
         return text
 
-    def _decode_token(self, token_id: int) -> str:
-        text: str = self._tokenizer.decode([token_id], clean_up_tokenization_spaces=False)
-        return text
+    def _has_text(self, token_id: int) -> bool:
+        """Whether the tokenizer knows the id. A model may generate more: its vocabulary is often rounded up.
+
+        `tokenizers` leaves such ids out by itself; tokenizers in Python raise, each as it likes.
+        """
+        if self._tokenizer.is_fast:
+            return True
+        if token_id not in self._known:
+            try:
+                self._decode([token_id], skip_special=False)
+            except Exception as error:  # noqa: BLE001
+                logger.warning(
+                    "the tokenizer has no text for id %d, which shows nothing: %r", token_id, error
+                )
+                self._known[token_id] = False
+            else:
+                self._known[token_id] = True
+        return self._known[token_id]
