@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from transformers.utils.hub import cached_file
-
 from tasks.errors import EngineError
+from worker.engine.files import model_file
 
 KEY = "eos_token_id"
 
@@ -52,14 +50,11 @@ def _ids(value: Any) -> Iterator[int]:
 
 def _read(source: str, name: str) -> dict[str, Any]:
     """One of the model's JSON files; empty where the model has no such file."""
-    try:
-        path = cached_file(source, name)
-    except OSError:
-        return {}
+    path = model_file(source, name)
     if path is None:
         return {}
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise EngineError(f"MODEL_ID={source} cannot be loaded: {name} is not valid JSON: {error}") from error
     if not isinstance(content, dict):

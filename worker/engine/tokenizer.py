@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from tasks.errors import EngineError, first_line
+from worker.engine.files import model_file
 
 
 def load_tokenizer(source: str, model_id: str) -> Any:
     """Return the tokenizer of a model. Raises EngineError where it cannot be loaded.
 
+    Where there is a tokenizer.json, it alone decides. The class that a model's config names would build a
+    tokenizer of its own from the vocabulary, with other ids and another text where the name is wrong.
+
     source: a folder or a hub id. model_id: as the settings name it.
     """
+    has_file = model_file(source, "tokenizer.json") is not None
+    loader: Any = PreTrainedTokenizerFast if has_file else AutoTokenizer
     try:
-        return AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError, ImportError) as error:
+        return loader.from_pretrained(source)
+    except Exception as error:  # `tokenizers` raises nothing more special, and each class what it likes.
         raise EngineError(f"MODEL_ID={model_id} cannot be loaded: {first_line(error)}") from error
