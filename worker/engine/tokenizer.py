@@ -18,9 +18,24 @@ def load_tokenizer(source: str, model_id: str) -> Any:
 
     source: a folder or a hub id. model_id: as the settings name it.
     """
-    has_file = model_file(source, "tokenizer.json") is not None
-    loader: Any = PreTrainedTokenizerFast if has_file else AutoTokenizer
     try:
-        return loader.from_pretrained(source)
+        return _load(source)
     except Exception as error:  # `tokenizers` raises nothing more special, and each class what it likes.
         raise EngineError(f"MODEL_ID={model_id} cannot be loaded: {first_line(error)}") from error
+
+
+def _load(source: str) -> Any:
+    if model_file(source, "tokenizer.json") is not None:
+        return PreTrainedTokenizerFast.from_pretrained(source)
+    path = model_file(source, "tokenizer.model")
+    if path is None:
+        return AutoTokenizer.from_pretrained(source)
+    # Few models need it.
+    from worker.engine.sentencepiece_tokenizer import SentencePieceTokenizer, is_sentencepiece
+
+    if is_sentencepiece(path):
+        return SentencePieceTokenizer.from_pretrained(source)
+    try:
+        return AutoTokenizer.from_pretrained(source)
+    except (ValueError, ImportError) as error:
+        raise ValueError(f"tokenizer.model is not a sentencepiece model; {first_line(error)}") from error
