@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 from tasks.errors import FieldError, InvalidRequestError
 from tasks.settings import EngineKind
 
 MAX_SEED = 2**63 - 1
+
+STRING, PARTS = "[string]", "[parts]"
+"""The two forms of a message's content, as pydantic names them in an error's location."""
 
 
 class Priority(StrEnum):
@@ -19,6 +31,8 @@ class Priority(StrEnum):
     LOW = "low"
 
 
+Text = Annotated[str, Field(min_length=0)]
+"""Any text, but no half of a surrogate pair: pydantic looks for these only where it has a length to check."""
 StopString = Annotated[str, Field(min_length=1, max_length=64)]
 MetadataKey = Annotated[str, Field(max_length=64)]
 MetadataValue = Annotated[str, Field(max_length=512)]
@@ -42,11 +56,40 @@ def _only(neutral: float | None) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-class Message(BaseModel):
+class TextPart(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    role: str = Field(min_length=1, max_length=64)
-    content: str
+    type: Literal["text"]
+    text: Text
+
+
+def _content_kind(content: Any) -> str | None:
+    if isinstance(content, list):
+        return PARTS
+    return STRING if isinstance(content, str) else None
+
+
+Content = Annotated[
+    Annotated[Text, Tag(STRING)] | Annotated[list[TextPart], Tag(PARTS), Field(min_length=1)],
+    Discriminator(
+        _content_kind,
+        custom_error_type="content_type",
+        custom_error_message="Input should be a string or a list of text parts",
+    ),
+]
+
+
+class Message(BaseModel):
+    """One turn of a conversation. Several text parts are one text, without anything between them."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Content
+
+    @property
+    def text(self) -> str:
+        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
 
 
 class JobRequest(BaseModel):
@@ -109,5 +152,6 @@ def field_errors(error: ValidationError) -> list[FieldError]:
 
 def _path(location: tuple[int | str, ...]) -> str:
     """`messages.0.role`. The one error without a location is that of prompt and messages."""
-    # Pydantic marks a bad key of a mapping by a last part of its own.
-    return ".".join(str(part)[:80] for part in location if part != "[key]") or "prompt"
+    # Pydantic marks a bad key of a mapping, and one form of several, by a part of its own.
+    marks = ("[key]", STRING, PARTS)
+    return ".".join(str(part)[:80] for part in location if part not in marks) or "prompt"

@@ -79,6 +79,15 @@ def test_messages_are_encoded_with_all_their_contents(engine: Engine) -> None:
     assert 0 < len(shorter) < len(token_ids)
 
 
+def test_text_parts_are_one_text(engine: Engine) -> None:
+    parts = [{"type": "text", "text": "a "}, {"type": "text", "text": "fox"}]
+    as_parts, as_string = (
+        JobRequest.model_validate({"messages": [{"role": "user", "content": content}]})
+        for content in (parts, "a fox")
+    )
+    assert engine.encode(as_parts).token_ids == engine.encode(as_string).token_ids
+
+
 def test_an_idle_engine_steps_without_output(engine: Engine) -> None:
     assert engine.step() == []
 

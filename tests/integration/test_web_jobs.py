@@ -47,6 +47,8 @@ def test_a_submitted_job_is_accepted_with_its_place_and_urls(server: Server, cli
     [
         ({}, ["prompt"]),
         ({"prompt": "x", "messages": [{"role": "user", "content": "x"}]}, ["prompt"]),
+        ({"messages": [{"role": "wizard", "content": "x"}]}, ["messages.0.role"]),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, ["messages.0.content.0.text"]),
         ({"prompt": ""}, ["prompt"]),
         ({"prompt": "x", "nonsense": 1, "n": 9}, ["n", "nonsense"]),
         ({"prompt": "x", "max_tokens": "64"}, ["max_tokens"]),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tasks.errors import InvalidRequestError
-from tasks.request import MAX_SEED, parse_request
+from tasks.request import MAX_SEED, JobRequest, parse_request
 
 
 def refused_fields(**body: Any) -> list[str]:
@@ -26,6 +26,25 @@ def refused_fields(**body: Any) -> list[str]:
         ({"prompt": "half a pair \ud83d"}, ["prompt"]),
         ({"messages": []}, ["messages"]),
         ({"messages": [{"role": "user"}]}, ["messages.0.content"]),
+        ({"messages": [{"role": "wizard", "content": "a"}]}, ["messages.0.role"]),
+        ({"messages": [{"role": "", "content": "a"}]}, ["messages.0.role"]),
+        ({"messages": [{"role": "User", "content": "a"}]}, ["messages.0.role"]),
+        ({"messages": [{"role": 5, "content": "a"}]}, ["messages.0.role"]),
+        ({"messages": [{"role": "user", "content": 5}]}, ["messages.0.content"]),
+        ({"messages": [{"role": "user", "content": None}]}, ["messages.0.content"]),
+        ({"messages": [{"role": "user", "content": {}}]}, ["messages.0.content"]),
+        ({"messages": [{"role": "user", "content": []}]}, ["messages.0.content"]),
+        ({"messages": [{"role": "user", "content": ["a"]}]}, ["messages.0.content.0"]),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, ["messages.0.content.0.text"]),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "text": "a"}]}]},
+            ["messages.0.content.0.type"],
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "a", "x": 1}]}]},
+            ["messages.0.content.0.x"],
+        ),
+        ({"messages": [{"role": "user", "content": "half \ud83d"}]}, ["messages.0.content"]),
         ({"prompt": "a", "bogus": 1, "max_tokens": 0}, ["max_tokens", "bogus"]),
         ({"prompt": "a", "max_tokens": "5"}, ["max_tokens"]),
         ({"prompt": "a", "max_tokens": 5.0}, ["max_tokens"]),
@@ -84,3 +103,27 @@ def test_defaults() -> None:
     request = parse_request({"prompt": "a", "stop": "END", "temperature": 0})
     assert (request.max_tokens, request.top_p, request.top_k, request.n) == (64, 1, 0, 1)
     assert (request.stop, request.temperature, request.priority) == (["END"], 0, "normal")
+
+
+@pytest.mark.parametrize("role", ["system", "developer", "user", "assistant", "tool"])
+def test_roles(role: str) -> None:
+    request = parse_request({"messages": [{"role": role, "content": "a"}]})
+    assert [message.role for message in request.messages or ()] == [role]
+
+
+def test_content_is_a_string_or_text_parts() -> None:
+    parts = [{"type": "text", "text": "a "}, {"type": "text", "text": "fox"}]
+    body = {"messages": [{"role": "user", "content": parts}, {"role": "assistant", "content": ""}]}
+    request = parse_request(body)
+    assert [message.text for message in request.messages or ()] == ["a fox", ""]
+    assert request.model_dump()["messages"] == body["messages"], "kept as it was sent"
+    assert JobRequest.model_validate_json(request.model_dump_json()) == request
+
+
+def test_the_message_says_what_content_may_be() -> None:
+    with pytest.raises(
+        InvalidRequestError, match="content: Input should be a string or a list of text parts"
+    ):
+        parse_request({"messages": [{"role": "user", "content": 5}]})
+    with pytest.raises(InvalidRequestError, match="role: Input should be 'system', 'developer', 'user',"):
+        parse_request({"messages": [{"role": "wizard", "content": "a"}]})

@@ -82,7 +82,11 @@ const say = (line) => {
 };
 
 function promptOf({ request }) {
-  return request.prompt ?? request.messages.map((message) => message.content).join("\n");
+  return request.prompt ?? request.messages.map(textOf).join("\n");
+}
+
+function textOf({ content }) {
+  return typeof content === "string" ? content : content.map((part) => part.text).join("");
 }
 
 // --- the server and the recent jobs ---

@@ -51,7 +51,7 @@ class EchoEngine:
 
     def encode(self, request: JobRequest) -> Prompt:
         """The words of the prompt, or of all messages' contents. White space alone is one empty word."""
-        text = request.prompt or " ".join(message.content for message in request.messages or ())
+        text = request.prompt or " ".join(message.text for message in request.messages or ())
         words = text.split() or [""]
 
         def decode(token_ids: Sequence[int]) -> str:

@@ -44,7 +44,7 @@ class PromptEncoder:
             return token_ids
         if tokenizer.chat_template is None:
             raise EngineError(f"the model {self._model} has no chat template; send `prompt`")
-        messages = [message.model_dump() for message in request.messages]
+        messages = [{"role": message.role, "content": message.text} for message in request.messages]
         try:
             token_ids = tokenizer.apply_chat_template(
                 messages, add_generation_prompt=True, tokenize=True, return_dict=False
