@@ -124,6 +124,14 @@ class PromptTooLongError(EngineError):
     code = "prompt_too_long"
 
 
+class InvalidMessagesError(EngineError):
+    """The model's chat template cannot render these messages."""
+
+    status = 400
+    code = "invalid_messages"
+    title = "Invalid messages"
+
+
 def first_line(error: Exception) -> str:
     """What an exception says, as part of one line of ours."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

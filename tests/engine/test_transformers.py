@@ -339,26 +339,6 @@ def test_the_dtype_is_float32_on_a_cpu_unless_told_otherwise(folder: Path) -> No
     assert len(generate(engine, engine_request("one", (5, 6), temperature=1.0))[0]) == 12
 
 
-def test_messages_are_rendered_with_the_models_template(engine: TransformersEngine) -> None:
-    messages = [{"role": "user", "content": "a fox"}]
-    prompt = engine.encode(JobRequest.model_validate({"messages": messages}))
-    assert prompt.decode(prompt.token_ids) == "<user>a fox<assistant>"
-
-
-def test_messages_need_a_template(tmp_path: Path) -> None:
-    engine = TransformersEngine(settings_for(save_model(tmp_path, template=False)))
-    with pytest.raises(EngineError, match="has no chat template; send `prompt`"):
-        engine.encode(JobRequest.model_validate({"messages": [{"role": "user", "content": "hi"}]}))
-
-
-def test_messages_that_the_template_refuses(tmp_path: Path) -> None:
-    save_model(tmp_path)
-    (tmp_path / "chat_template.jinja").write_text("{{ raise_exception('roles must alternate') }}")
-    engine = TransformersEngine(settings_for(tmp_path))
-    with pytest.raises(EngineError, match="refuses these messages: roles must alternate"):
-        engine.encode(JobRequest.model_validate({"messages": [{"role": "user", "content": "hi"}]}))
-
-
 def test_encoding_and_decoding_go_on_at_the_same_time(engine: TransformersEngine) -> None:
     prompt = engine.encode(JobRequest(prompt=TEXT))
     done = threading.Event()

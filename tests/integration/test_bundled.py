@@ -94,6 +94,19 @@ def test_a_chat_message_gets_an_answer(start_bundled: StartWorkers, store: Store
         assert "<" not in job.output[0].text, "special tokens are not shown"
 
 
+def test_messages_that_the_template_refuses_fail_alone(
+    start_bundled: StartWorkers, store: Store, submit: Submit
+) -> None:
+    with start_bundled("w1"):
+        refused = submit(messages=[{"role": "tool", "content": "42"}])
+        other = submit(**GREEDY)
+        error = ended(store, refused).error
+        assert error is not None
+        assert error.code == "invalid_messages"
+        assert error.message == "the model's chat template refuses these messages: unknown role: tool"
+        assert ended(store, other).status is Status.COMPLETED
+
+
 @pytest.mark.parametrize("body", [GREEDY, SEEDED, ALL_OPTIONS], ids=["greedy", "seeded", "all options"])
 def test_the_text_does_not_show_that_its_worker_died(
     start_bundled: StartWorkers, store: Store, submit: Submit, body: dict[str, Any]

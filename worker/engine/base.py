@@ -132,7 +132,8 @@ class Engine(Protocol):
     def encode(self, request: JobRequest) -> Prompt:
         """Tokenize `prompt`, or render `messages` with the model's chat template.
 
-        Called from another thread than `step`. Raises EngineError where the model has no chat template.
+        Called from another thread than `step`. Raises InvalidMessagesError where the model has no chat
+        template, or one that refuses the messages.
         """
 
     def warm_up(self) -> None:

@@ -6,11 +6,12 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from jinja2 import TemplateError
-
-from tasks.errors import EngineError
-from tasks.request import JobRequest
+from tasks.errors import EngineError, InvalidMessagesError, first_line
+from tasks.request import JobRequest, Message
 from worker.engine.base import Prompt
+
+PROBE = "tokenrelay probe"
+"""Content that no template has a reason to change."""
 
 logger = logging.getLogger(__name__)
 
@@ -22,36 +23,65 @@ class PromptEncoder:
         """tokenizer: of Hugging Face transformers. model: the model's id as clients name it."""
         self._tokenizer = tokenizer
         self._model = model
+        self._takes_parts: bool | None = None
+        """Whether the chat template wants content in parts; None: not tried yet."""
         self._known: dict[int, bool] = {}
         """Whether an id has a text, of those that were asked about."""
         self._special_tokens = self._find_special_tokens()
 
     def encode(self, request: JobRequest) -> Prompt:
-        """See `Engine.encode`. Raises EngineError also where the template refuses the messages."""
-        token_ids = self._encode(request)
+        """See `Engine.encode`. Raises EngineError also where there is nothing to feed the model."""
+        if request.messages is None:
+            token_ids = self._tokenize(request.prompt or "", with_special_tokens=True)
+        else:
+            # What a template writes is complete, first and last tokens included.
+            token_ids = self._tokenize(self._render(request.messages), with_special_tokens=False)
         if not token_ids:
             bos = self._tokenizer.bos_token_id
+            if bos is None and request.messages is not None:
+                raise InvalidMessagesError("the messages hold no token")
             if bos is None:
                 raise EngineError("the prompt holds no token")
             token_ids = [bos]
         return Prompt(tuple(token_ids), self._decode_text, self._decode_token, self._special_tokens)
 
-    def _encode(self, request: JobRequest) -> list[int]:
-        tokenizer = self._tokenizer
-        if request.messages is None:
-            # Not verbose: it would warn of a length that the loop checks anyway.
-            token_ids: list[int] = tokenizer(request.prompt, verbose=False)["input_ids"]
-            return token_ids
-        if tokenizer.chat_template is None:
-            raise EngineError(f"the model {self._model} has no chat template; send `prompt`")
-        messages = [{"role": message.role, "content": message.text} for message in request.messages]
-        try:
-            token_ids = tokenizer.apply_chat_template(
-                messages, add_generation_prompt=True, tokenize=True, return_dict=False
-            )
-        except TemplateError as error:
-            raise EngineError(f"the model's chat template refuses these messages: {error}") from error
+    def _tokenize(self, text: str, *, with_special_tokens: bool) -> list[int]:
+        # Not verbose: it would warn of a length that the loop checks anyway.
+        encoded = self._tokenizer(text, add_special_tokens=with_special_tokens, verbose=False)
+        token_ids: list[int] = encoded["input_ids"]
         return token_ids
+
+    def _render(self, messages: Sequence[Message]) -> str:
+        """A conversation as the model reads it. Raises InvalidMessagesError where that cannot be."""
+        if self._tokenizer.chat_template is None:
+            raise InvalidMessagesError(f"the model {self._model} has no chat template; send `prompt`")
+        to_content = _parts if self._wants_parts() else str
+        turns = [{"role": message.role, "content": to_content(message.text)} for message in messages]
+        try:
+            return self._apply_template(turns)
+        except Exception as error:
+            # A template is a program: it refuses by raising, and its faults may raise anything.
+            reason = f"the model's chat template refuses these messages: {first_line(error)}"
+            raise InvalidMessagesError(reason) from error
+
+    def _apply_template(self, turns: Sequence[dict[str, Any]]) -> str:
+        text: str = self._tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        return text
+
+    def _wants_parts(self) -> bool:
+        """Whether the template shows content only as a list of parts, as those of some multimodal models do.
+
+        Most take strings. A template for lists would look for parts in a string and find none.
+        """
+        if self._takes_parts is None:
+            self._takes_parts = not self._shows(PROBE) and self._shows(_parts(PROBE))
+        return self._takes_parts
+
+    def _shows(self, content: str | list[dict[str, str]]) -> bool:
+        try:
+            return PROBE in self._apply_template([{"role": "user", "content": content}])
+        except Exception:  # noqa: BLE001
+            return False  # It refuses this form, or conversations like this in any form.
 
     def _find_special_tokens(self) -> dict[int, str]:
         """Text of each id that `_decode_text` leaves out."""
@@ -94,3 +124,7 @@ class PromptEncoder:
             else:
                 self._known[token_id] = True
         return self._known[token_id]
+
+
+def _parts(text: str) -> list[dict[str, str]]:
+    return [{"type": "text", "text": text}]
