@@ -8,6 +8,8 @@ SECONDS ?= 180
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+NATIVE_STAMP := $(VENV)/.native
+NATIVE_SOURCES := $(wildcard worker/engine/native/*.c worker/engine/native/*.h worker/engine/native/isa/*.h)
 REQUIREMENTS := requirements.txt tasks/requirements.txt web/requirements.txt worker/requirements.txt
 VLLM_VENV := .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
@@ -26,9 +28,9 @@ help:
 	@echo "make lint     linters and types only;  make format  puts the code in form"
 	@echo "make setup    what the others do on first use;  make clean  takes it away again"
 
-setup: $(STAMP)
+setup: $(STAMP) $(NATIVE_STAMP)
 
-serve: $(STAMP)
+serve: $(STAMP) $(NATIVE_STAMP)
 	@$(BIN)/python -m deploy.serve
 
 flower: $(STAMP)
@@ -36,16 +38,16 @@ flower: $(STAMP)
 		$(BIN)/celery -A worker.app flower --address=127.0.0.1 --port=$(FLOWER_PORT)
 
 # The linters first: what they find, they find in seconds.
-test: lint
+test: lint $(NATIVE_STAMP)
 	$(BIN)/pytest $(ARGS)
 
 # The engine by itself where vLLM is; then the whole product, with workers of both environments. Warnings of vLLM's
 # imports are not ours to fix.
-test-vllm: $(STAMP) $(VLLM_STAMP)
+test-vllm: $(STAMP) $(NATIVE_STAMP) $(VLLM_STAMP)
 	$(VLLM_BIN)/pytest -W ignore tests/engine/test_contract.py tests/engine/test_equality.py tests/engine/test_vllm.py
 	$(BIN)/pytest -m vllm $(ARGS)
 
-chaos: $(STAMP)
+chaos: $(STAMP) $(NATIVE_STAMP)
 	$(BIN)/python -m tests.chaos.run --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 mutants: $(STAMP)
@@ -70,6 +72,10 @@ $(STAMP): $(REQUIREMENTS)
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install -qq --disable-pip-version-check -r requirements.txt
 	@touch $@
+
+# Without a C compiler the build says so, and workers compute with torch alone.
+$(NATIVE_STAMP): $(STAMP) $(NATIVE_SOURCES) worker/engine/native/build.py worker/engine/native/isa.py
+	@if $(BIN)/python -m worker.engine.native.build; then touch $@; fi
 
 $(VLLM_STAMP): $(VLLM_REQUIREMENTS)
 	@echo "setting up $(VLLM_VENV), once: about three minutes"
