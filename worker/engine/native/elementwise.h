@@ -27,7 +27,8 @@ INLINED void normalize(const float* from, const norm* n, int64_t width, int64_t 
   }
   const float factor = 1 / sqrtf(sum(squares) / width + epsilon);
   for (int64_t i = 0; i < width; i += LANES) {
-    const floats scaled = (*(const floats*)(from + i) - mean) * factor, weight = *(const floats*)(n->weight + i);
+    const floats scaled = (*(const floats*)(from + i) - mean) * factor,
+                 weight = *(const floats*)(n->weight + i);
     *(floats*)(to + i) = n->bias ? fma_of(scaled, weight, *(const floats*)(n->bias + i)) : scaled * weight;
   }
 }

@@ -124,4 +124,6 @@ static pass pass_of(const model* m, const batch* b) {
 }
 
 // A thread's share of so many items begins here, and ends where the next one's begins.
-INLINED int64_t share_begin(int64_t items, int64_t thread, int64_t threads) { return items * thread / threads; }
+INLINED int64_t share_begin(int64_t items, int64_t thread, int64_t threads) {
+  return items * thread / threads;
+}

@@ -69,6 +69,7 @@ INLINED void choose(candidate* best, floats logits, int64_t count, int64_t first
   }
   for (uint32_t better = bits_above(scores, all_of(best->score)) & all; better; better &= better - 1) {
     const int lane = __builtin_ctz(better);
-    if (!(scores[lane] <= best->score) && !isnan(best->score)) *best = (candidate){scores[lane], first + lane};
+    if (!(scores[lane] <= best->score) && !isnan(best->score))
+      *best = (candidate){scores[lane], first + lane};
   }
 }

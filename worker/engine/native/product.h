@@ -18,8 +18,8 @@ enum { TILE = 6 };
 // with the others.
 typedef enum { FLOAT32, BFLOAT16, INT8 } weight_type;
 
-// A linear layer, in -> out. out = 0: there is none. bias, scales: [panels * PANEL]. bias may be NULL; scales,
-// by which 8-bit weights are multiplied, are NULL for other types.
+// A linear layer, in -> out. out = 0: there is none. bias, scales: [panels * PANEL]. bias may be NULL;
+// scales, by which 8-bit weights are multiplied, are NULL for other types.
 typedef struct {
   int64_t out, in;
   const void* panels;
@@ -127,11 +127,11 @@ INLINED void multiply_tokens(const int64_t tokens, const linear* l, int64_t j, c
   for (int64_t t = 0; t < tokens; t++)
 #pragma GCC unroll 4
     for (int64_t v = 0; v < PANEL_VECTORS; v++)
-      registers[t][v] =
-          l->bias && type != INT8 ? *(const floats*)(l->bias + first + v * LANES) : (floats){0};
+      registers[t][v] = l->bias && type != INT8 ? *(const floats*)(l->bias + first + v * LANES) : (floats){0};
   const void* panel = (const char*)l->panels + j * panel_bytes(l, type);
 #if HAS_DOT2
-  if (type == BFLOAT16) multiply_pairs(tokens, inputs, stride, panel, l->in, next, registers);
+  if (type == BFLOAT16)
+    multiply_pairs(tokens, inputs, stride, panel, l->in, next, registers);
   else
 #endif
     multiply_singly(tokens, inputs, stride, panel, l->in, type, next, registers);

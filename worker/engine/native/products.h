@@ -80,7 +80,8 @@ INLINED void finish_tile(const pass* p, const product* x, const place* at, const
   for (int64_t t = 0; t < tokens; t++) {
     for (int64_t c = 0; c < columns; c += LANES) {
       const float* gate = gates ? gates + t * PANEL + c : NULL;
-      finish(p, x, *(const floats*)(sums + t * PANEL + c), gate, columns - c, first_token + t, at->column + c);
+      finish(p, x, *(const floats*)(sums + t * PANEL + c), gate, columns - c, first_token + t,
+             at->column + c);
     }
   }
 }

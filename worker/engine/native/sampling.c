@@ -1,8 +1,8 @@
 // Draws a token for each row of a batch's logits, with min_p, top_k and top_p.
 //
 // Filters leave the best tokens down to a last one. A histogram over the logits finds it without sorting the
-// vocabulary: only the tokens of the bucket where a filter ends are sorted. What is left is drawn in one pass,
-// see noise.h.
+// vocabulary: only the tokens of the bucket where a filter ends are sorted. What is left is drawn in one
+// pass, see noise.h.
 #include <omp.h>
 #include <stdlib.h>
 
@@ -31,8 +31,8 @@ typedef struct {
   int32_t token;
 } last_token;
 
-// Of each bucket: how many tokens, and the sum of their exp((logit - highest) / temperature). The first bucket
-// has the highest logits.
+// Of each bucket: how many tokens, and the sum of their exp((logit - highest) / temperature). The first
+// bucket has the highest logits.
 typedef struct {
   int32_t counts[BUCKETS];
   double masses[BUCKETS];
@@ -126,7 +126,8 @@ static last_token end_of_top_k(const row* r, const histogram* h, int64_t most, f
 }
 
 // The last of the fewest best tokens whose masses reach `wanted` together.
-static last_token end_of_top_p(const row* r, const histogram* h, double wanted, float least, ranked* scratch) {
+static last_token end_of_top_p(const row* r, const histogram* h, double wanted, float least,
+                               ranked* scratch) {
   int64_t bucket = 0, last_filled = 0;
   double before = 0;
   for (; bucket < BUCKETS && before + h->masses[bucket] < wanted; bucket++) {
@@ -161,8 +162,8 @@ static last_token filter(const row* r, const row_options* options, ranked* scrat
   if (has_top_k && options->top_k < left) last = end_of_top_k(r, &h, options->top_k, least, scratch, &mass);
   if (!has_top_p) return last;
   const last_token by_top_p = end_of_top_p(r, &h, options->top_p * mass, least, scratch);
-  const int is_earlier = by_top_p.logit > last.logit ||
-                         (by_top_p.logit == last.logit && by_top_p.token < last.token);
+  const int is_earlier =
+      by_top_p.logit > last.logit || (by_top_p.logit == last.logit && by_top_p.token < last.token);
   return is_earlier ? by_top_p : last;
 }
 
@@ -190,7 +191,9 @@ static int64_t draw_row(row* r, const row_options* options, ranked* scratch) {
   return draw_left(r, &options->drawn, last);
 }
 
-int64_t draw_scratch_bytes(int64_t vocab, int64_t threads) { return threads * vocab * (int64_t)sizeof(ranked); }
+int64_t draw_scratch_bytes(int64_t vocab, int64_t threads) {
+  return threads * vocab * (int64_t)sizeof(ranked);
+}
 
 // logits: [rows, vocab]. options: of each row. tokens: [rows], the drawn ones, or -1 for a row whose highest
 // logit is not finite. scratch: `draw_scratch_bytes` of it.

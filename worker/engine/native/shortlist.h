@@ -92,8 +92,8 @@ INLINED void strike_out(shortlist* list, float least) {
 
 // Considers that the `count` outputs from `first` on are at most and at least this. One copy of it is enough:
 // with one for each of a tile's vectors the compiler takes three times as long.
-static __attribute__((noinline)) void consider(shortlist* list, floats most, floats least, int64_t count, int64_t first,
-                      const noise* n) {
+static __attribute__((noinline)) void consider(shortlist* list, floats most, floats least, int64_t count,
+                                               int64_t first, const noise* n) {
   const uint32_t all = first_bits(count);
   if (n->inverse_temperature) {
     if (!(may_be_above(most, n, list->least) & all)) return;
@@ -195,7 +195,7 @@ INLINED int64_t take(shortlist* list, int32_t* outputs) {
 INLINED words gathered(const char* panels, __m512i at, int64_t row, const int64_t type) {
   if (type != INT8) return (words)_mm512_i32gather_epi32(at, panels + row * PANEL * 4, 4);
   const integers bytes = (integers)_mm512_i32gather_epi32(at, panels + row * PANEL, 1);
-  return (words)__builtin_convertvector(bytes << 24 >> 24, floats);
+  return (words) __builtin_convertvector(bytes << 24 >> 24, floats);
 }
 
 // LANES outputs, of which the first TRIED may differ, of a layer without a bias, as its product computes

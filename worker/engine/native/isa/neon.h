@@ -23,9 +23,7 @@ INLINED floats load_first(const float* from, int64_t count) {
   return values;
 }
 
-INLINED void store_first(floats values, float* to, int64_t count) {
-  memcpy(to, &values, count * sizeof *to);
-}
+INLINED void store_first(floats values, float* to, int64_t count) { memcpy(to, &values, count * sizeof *to); }
 
 INLINED halves narrowed(words values) { return (halves)vmovn_u32((uint32x4_t)values); }
 
