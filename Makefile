@@ -1,6 +1,10 @@
 # Each command sets up what it needs on first use. Settings are environment variables, given either way:
 #   make serve ENGINE=echo PORT=9000      ENGINE=echo PORT=9000 make serve
 
+ifeq ($(OS),Windows_NT)
+$(error Tokenrelay runs on Linux and macOS; on Windows, use WSL)
+endif
+
 PYTHON ?= python3
 DATA_DIR ?= .data
 FLOWER_PORT ?= 5555
