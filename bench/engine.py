@@ -27,11 +27,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from worker.cores import allowed_cores, usable_cores
+
 ROOT = Path(__file__).parents[1]
 BUNDLED = ROOT / "worker" / "models" / "bundled"
 VLLM_PYTHON = ROOT / ".venv-vllm" / "bin" / "python"
 VLLM_ENVIRONMENT = {
-    "VLLM_CPU_OMP_THREADS_BIND": f"0-{(os.cpu_count() or 1) - 1}",
+    "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, allowed_cores()[: usable_cores()])),
     "VLLM_CPU_KVCACHE_SPACE": "4",
     "VLLM_LOGGING_LEVEL": "ERROR",
     "HF_HUB_OFFLINE": "1",
@@ -59,7 +61,7 @@ def ours(folder: Path, dtype: str) -> Generate:
     from worker.engine.base import EngineRequest, SamplingParams
 
     engine = load_engine(Settings(model_id=str(folder), dtype=dtype, max_num_seqs=max(STREAMS), device="cpu"))
-    torch.set_num_threads(os.cpu_count() or 1)  # It would leave a core to the rest of the product.
+    torch.set_num_threads(usable_cores())  # It would leave a core to the rest of the product.
     sampling = SamplingParams(max_tokens=NEW_TOKENS, temperature=0, ignore_eos=True)
 
     def generate(batch: list[list[int]]) -> int:
@@ -77,7 +79,7 @@ def _transformers_model(folder: Path, dtype: str) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(usable_cores())
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
     return model.eval()
 

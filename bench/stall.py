@@ -9,7 +9,6 @@ each step of the others.
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import tempfile
 import time
@@ -20,6 +19,7 @@ import torch
 from bench.engine import prompts, save_opt_125m
 from bench.stage import print_table
 from tasks.settings import Settings
+from worker.cores import usable_cores
 from worker.engine import load_engine
 from worker.engine.base import Engine, EngineRequest, SamplingParams
 
@@ -75,7 +75,7 @@ def main() -> None:
             kv_cache_gib=6,
         )
         engine = load_engine(settings)
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(usable_cores())
     stall(engine, 2)
     rows = []
     for streams in options.streams:

@@ -44,8 +44,15 @@ class Settings(BaseSettings):
     )
     dtype: str = Field(
         "auto",
-        pattern=r"^(auto|float32|bfloat16|float16)$",
-        description="`auto` (float32 on a CPU, bfloat16 on a GPU), `float32`, `bfloat16`, `float16`",
+        pattern=r"^(auto|float32|bfloat16|float16|int8)$",
+        description="`auto` (float32 on a CPU, bfloat16 on a GPU), `float32`, `bfloat16`, `float16`, or "
+        "`int8` (weights of 8 bits, on CPUs)",
+    )
+    native_isa: str = Field(
+        "auto",
+        pattern=r"^(auto|avx512_bf16|avx512|avx2|neon|none)$",
+        description="instruction set of the native decoder on a CPU: `auto` (the best that there is), "
+        "`avx512_bf16`, `avx512`, `avx2`, `neon`, or `none` (torch alone)",
     )
     max_num_seqs: int = Field(
         32, ge=1, le=1024, description="slots of a worker: sequences decoded together; a job takes n"

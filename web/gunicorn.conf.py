@@ -45,7 +45,11 @@ logging.basicConfig(
 
 # A soft limit of 1024 descriptors is a common default, and would be the limit of streams.
 _, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-resource.setrlimit(resource.RLIMIT_NOFILE, (_hard, _hard))
+try:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_hard, _hard))
+except ValueError:
+    # macOS calls the hard limit infinite but accepts no more than its OPEN_MAX.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (10_240, _hard))
 
 
 def post_worker_init(worker):  # type: ignore[no-untyped-def]

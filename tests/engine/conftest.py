@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from importlib.util import find_spec
 
 import pytest
 import torch
 
-from worker.engine.native.decoder import is_decodable
+from worker.engine.native.isa import supported
+from worker.engine.native.library import NativeLibrary, native_library
 
 collect_ignore = [] if find_spec("vllm") else ["test_vllm.py"]
 """vLLM has an environment of its own: `make test-vllm`."""
@@ -18,15 +18,22 @@ collect_ignore = [] if find_spec("vllm") else ["test_vllm.py"]
 torch.set_num_threads(1)
 
 
+ISAS = [isa.name for isa in supported()]
+"""All that this machine has: each is tested, not only the one that a worker would choose."""
+
+
+@pytest.fixture(params=ISAS)
+def library(request: pytest.FixtureRequest) -> NativeLibrary:
+    """The native code, for each of the machine's instruction sets."""
+    found = native_library(request.param)
+    assert found is not None, "make setup compiles it"
+    return found
+
+
 @pytest.fixture(params=[torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 def dtype(request: pytest.FixtureRequest) -> torch.dtype:
-    """A type that this machine decodes natively; in CI it has to, at least float32."""
+    """A type that models are decoded in natively."""
     wanted: torch.dtype = request.param
-    if not is_decodable(wanted):
-        reason = f"no native decoder of {wanted} on this machine"
-        if os.environ.get("CI") and wanted == torch.float32:
-            pytest.fail(reason)
-        pytest.skip(reason)
     return wanted
 
 

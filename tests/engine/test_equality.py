@@ -25,16 +25,18 @@ from tests.engine.tiny import (
     load,
 )
 from worker.engine.base import Engine, EngineRequest
-from worker.engine.native.attention import attention_kernel
-from worker.engine.native.decoder import is_decodable
 from worker.engine.native.forward import NativeForward
+from worker.engine.native.isa import supported
 from worker.engine.native.weights import READERS
 from worker.engine.torch_forward import TorchForward
 from worker.engine.transformers import TransformersEngine
 
 NARROW = ["opt-narrow", "gpt2-narrow", "llama-narrow", "qwen2-narrow"]
 SHAPES = [*CONFIGS, *([] if EngineKind.VLLM in ENGINES else [*MORE_CONFIGS, *NARROW])]
-"""Heads 8 wide are beyond the kernels, and beyond vLLM."""
+"""Heads 8 wide are beyond the native code, and beyond vLLM."""
+
+ISAS = ["auto", *[isa.name for isa in supported()[1:]], "none"]
+"""Of the native code: the best that the machine has, all others that it has, and torch alone."""
 
 NO_ID = 10**6
 """As the end of sequence: never generated."""
@@ -74,16 +76,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(
     scope="module",
-    params=[f"{engine}-{kind}" for engine in ENGINES if engine is not EngineKind.ECHO for kind in SHAPES],
+    params=[
+        (engine, kind, isa)
+        for engine in ENGINES
+        if engine is not EngineKind.ECHO
+        for kind in SHAPES
+        for isa in (ISAS if engine is EngineKind.TRANSFORMERS and "-" not in kind else ["auto"])
+    ],
+    ids="-".join,
 )
 def engine(request: pytest.FixtureRequest, folder: Path) -> Iterator[Engine]:
-    name, kind, *narrow = request.param.split("-")
-    loaded = load(EngineKind(name), folder, kind, wide=not narrow)
+    name, shape, isa = request.param
+    kind, *narrow = shape.split("-")
+    loaded = load(EngineKind(name), folder, kind, wide=not narrow, native_isa=isa)
     if isinstance(loaded, TransformersEngine):
-        is_native = not narrow and kind in READERS and is_decodable(torch.float32)
-        assert isinstance(loaded._forward, NativeForward) == is_native
+        has_code = not narrow and isa != "none"
+        assert isinstance(loaded._forward, NativeForward) == (has_code and kind in READERS)
         if isinstance(loaded._forward, TorchForward):
-            assert loaded._forward._has_kernel == (not narrow and attention_kernel() is not None)
+            assert loaded._forward._has_kernel == has_code
     yield loaded
     loaded.shutdown()
 

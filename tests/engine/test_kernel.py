@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import random
 
 import pytest
 import torch
 from torch import Tensor
 
-from worker.engine.native.attention import AttentionKernel, attention_kernel
-from worker.engine.native.library import native_library
+from worker.engine.native.attention import AttentionKernel
+from worker.engine.native.library import NativeLibrary
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 
 
 @pytest.fixture
-def kernel() -> AttentionKernel:
-    found = attention_kernel()
-    if found is None:
-        reason = "no C compiler for the attention kernel"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return found
+def kernel(library: NativeLibrary) -> AttentionKernel:
+    return AttentionKernel(library)
 
 
 def expected(query: Tensor, key: Tensor, value: Tensor, lengths: list[int], scaling: float) -> Tensor:
@@ -128,14 +121,3 @@ def test_it_says_what_it_takes(
     heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype, taken: bool
 ) -> None:
     assert AttentionKernel.takes(dtype, heads, kv_heads, head_dim) == taken
-
-
-@pytest.mark.parametrize("compiler", ["false", "/no/such/compiler", "cc --no-such-flag"])
-def test_without_a_compiler_there_is_none(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, compiler: str
-) -> None:
-    monkeypatch.setenv("CC", compiler)
-    assert native_library.__wrapped__() is None
-    [record] = caplog.records
-    assert record.getMessage().startswith("this worker is slower than it could be, as its kernels")
-    assert "\n" not in record.getMessage()

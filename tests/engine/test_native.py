@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from tests.engine.conftest import ISAS
 from tests.engine.tiny import (
     CONFIGS,
     MORE_CONFIGS,
@@ -23,13 +24,15 @@ from tests.engine.tiny import (
     save_model,
     settings_for,
 )
-from worker.engine.forward import Answer, Chunk
+from worker.engine.forward import Answer, Chunk, Draw
 from worker.engine.native import weights
 from worker.engine.native.decoder import Decoder, decodable_weights
 from worker.engine.native.forward import NativeForward
-from worker.engine.native.panels import PANEL, in_panels
+from worker.engine.native.library import NativeLibrary
+from worker.engine.native.panels import in_panels
+from worker.engine.native.sampler import NativeSampler
 from worker.engine.native.weights import READERS, Weights
-from worker.engine.sampling import NO_TOKEN, best_tokens
+from worker.engine.sampling import NO_TOKEN, Row, best_tokens, noise_key, sample
 from worker.engine.torch_forward import TorchForward
 from worker.engine.transformers import TransformersEngine
 
@@ -40,11 +43,18 @@ CLOSE = {torch.float32: 1e-4, torch.bfloat16: 0.05}
 pytestmark = pytest.mark.usefixtures("_restored_threads")
 
 
-def load(folder: Path, kind: str, dtype: torch.dtype, **changes: Any) -> TransformersEngine:
+def load(
+    folder: Path, kind: str, dtype: torch.dtype, library: NativeLibrary, **changes: Any
+) -> TransformersEngine:
     save_model(folder, kind, **{**WIDE[kind], **changes})
-    engine = TransformersEngine(settings_for(folder, dtype=str(dtype).removeprefix("torch."), max_num_seqs=8))
+    engine = engine_on(folder, dtype, library.isa)
     assert isinstance(engine._forward, NativeForward)
     return engine
+
+
+def engine_on(folder: Path, dtype: torch.dtype, isa: str) -> TransformersEngine:
+    name = str(dtype).removeprefix("torch.")
+    return TransformersEngine(settings_for(folder, dtype=name, native_isa=isa, max_num_seqs=8))
 
 
 @torch.inference_mode()
@@ -66,10 +76,12 @@ def sequence(length: int, seed: int = 0) -> list[int]:
 
 
 @pytest.mark.parametrize("kind", sorted(READERS))
-def test_logits_are_transformers(tmp_path: Path, kind: str, dtype: torch.dtype) -> None:
+def test_logits_are_transformers(
+    tmp_path: Path, kind: str, dtype: torch.dtype, library: NativeLibrary
+) -> None:
     """At every position, of a prompt in uneven chunks and of steps behind it."""
     assert kind in {**CONFIGS, **MORE_CONFIGS}
-    engine = load(tmp_path, kind, dtype)
+    engine = load(tmp_path, kind, dtype, library)
     token_ids = sequence(45)
     expected = expected_logits(tmp_path, dtype, token_ids)
     close = CLOSE[dtype] * (expected.max() - expected.min()).item()
@@ -96,9 +108,9 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("kind", "changes"), OPTIONS, ids=str)
 def test_with_the_models_options(
-    tmp_path: Path, kind: str, changes: dict[str, Any], dtype: torch.dtype
+    tmp_path: Path, kind: str, changes: dict[str, Any], dtype: torch.dtype, library: NativeLibrary
 ) -> None:
-    engine = load(tmp_path, kind, dtype, **changes)
+    engine = load(tmp_path, kind, dtype, library, **changes)
     token_ids = sequence(30)
     expected = expected_logits(tmp_path, dtype, token_ids)
     close = CLOSE[dtype] * (expected.max() - expected.min()).item()
@@ -108,9 +120,11 @@ def test_with_the_models_options(
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "qwen3"])
-def test_a_sequence_does_not_depend_on_its_batch(tmp_path: Path, kind: str, dtype: torch.dtype) -> None:
+def test_a_sequence_does_not_depend_on_its_batch(
+    tmp_path: Path, kind: str, dtype: torch.dtype, library: NativeLibrary
+) -> None:
     """To the bit: alone or in a crowd, as a prompt or token by token, on any number of threads."""
-    engine = load(tmp_path, kind, dtype)
+    engine = load(tmp_path, kind, dtype, library)
     token_ids = sequence(70)
     torch.set_num_threads(1)
     alone = run(engine, Chunk(0, 0, token_ids)).logits[0]
@@ -128,10 +142,26 @@ def test_a_sequence_does_not_depend_on_its_batch(tmp_path: Path, kind: str, dtyp
         assert torch.equal(answer.logits[6], alone)
 
 
+@pytest.mark.parametrize("kind", sorted(READERS))
+def test_all_instruction_sets_compute_the_same(tmp_path: Path, kind: str, dtype: torch.dtype) -> None:
+    """To the bit: so a worker with another processor continues a sequence as the first would have."""
+    save_model(tmp_path, kind, **WIDE[kind])
+    prompts = [Chunk(row, 0, sequence(3 + 9 * row, seed=row)) for row in range(7)]
+    steps = [Chunk(row, 3 + 9 * row, [9 + row]) for row in range(7)]
+    answers = {}
+    for isa in ISAS:
+        engine = engine_on(tmp_path, dtype, isa)
+        answers[isa] = torch.cat([run(engine, *prompts).logits, run(engine, *steps).logits])
+    for isa in ISAS[1:]:
+        assert torch.equal(answers[isa], answers[ISAS[0]]), isa
+
+
 @pytest.mark.parametrize("cut", [1, 7, 19])
-def test_a_continued_sequence_is_the_same(tmp_path: Path, dtype: torch.dtype, cut: int) -> None:
+def test_a_continued_sequence_is_the_same(
+    tmp_path: Path, dtype: torch.dtype, cut: int, library: NativeLibrary
+) -> None:
     """What another worker continues is what the first would have written, sampled as well."""
-    engine = load(tmp_path, "llama", dtype)
+    engine = load(tmp_path, "llama", dtype, library)
     options: dict[str, Any] = {"temperature": 1.0, "seed": 5, "max_tokens": 20}
     [whole] = generate(engine, engine_request("whole", (5, 6, 7), **options))
     outputs = Outputs(engine)
@@ -141,9 +171,27 @@ def test_a_continued_sequence_is_the_same(tmp_path: Path, dtype: torch.dtype, cu
     assert outputs.run().token_ids["continued"] == whole[cut:]
 
 
-def test_the_first_of_equals_is_the_best(tmp_path: Path, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("temperature", [0.01, 0.7, 1.0, 2.0])
+def test_a_token_is_drawn_as_from_its_logits(
+    tmp_path: Path, dtype: torch.dtype, library: NativeLibrary, temperature: float
+) -> None:
+    """Whether the forward pass draws it, with and without shortlists, or the sampler in C."""
+    engine = load(tmp_path, "llama", dtype, library)
+    draws = [Draw(1 / temperature, noise_key(seed, 0, 5)) for seed in range(8)]
+    chunks = [Chunk(row, 0, sequence(3 + row, seed=row), draw=draw) for row, draw in enumerate(draws)]
+    with torch.inference_mode():
+        answer = engine._forward.run([replace(chunk, wants_logits=True) for chunk in chunks])
+        assert engine._forward.run(chunks).best == answer.best
+    rows = [Row(temperature, 0, 1.0, draw.key) for draw in draws]
+    assert NativeSampler(library)(answer.logits, rows) == answer.best
+    assert sample(answer.logits, rows) == answer.best
+    if temperature >= 0.7:
+        assert answer.best != answer.logits.argmax(dim=-1).tolist()
+
+
+def test_the_first_of_equals_is_the_best(tmp_path: Path, dtype: torch.dtype, library: NativeLibrary) -> None:
     """Whichever thread and panel they are in; and nothing is where there are no numbers."""
-    engine = load(tmp_path, "llama", dtype, tie_word_embeddings=False)
+    engine = load(tmp_path, "llama", dtype, library, tie_word_embeddings=False)
     assert isinstance(engine._forward, NativeForward)
     decoder = engine._forward._decoder
     original = head_panels(decoder).clone()
@@ -170,31 +218,39 @@ def head_panels(decoder: Decoder) -> Tensor:
     head = decoder._model.head
     start = (head.panels - decoder._panels.data_ptr()) // decoder._panels.itemsize
     neighbours = 4 // decoder._panels.itemsize
-    return decoder._panels[start:].view(-1, head.inputs // neighbours, PANEL, neighbours)
+    panel = decoder._library.panel_outputs
+    return decoder._panels[start:].view(-1, head.inputs // neighbours, panel, neighbours)
 
 
 def column(panels: Tensor, output: int) -> Tensor:
-    """An output's weights among a layer's panels [panel, in, PANEL, neighbours]."""
-    return panels[output // PANEL, :, output % PANEL]
+    """An output's weights among a layer's panels [panels, in / neighbours, panel, neighbours]."""
+    panel = panels.shape[2]
+    return panels[output // panel, :, output % panel]
 
 
-def test_weights_are_in_panels() -> None:
-    weight = torch.arange(70 * 6, dtype=torch.float32).view(70, 6)
-    for dtype, neighbours in ((torch.float32, 1), (torch.bfloat16, 2)):
-        panels = in_panels(weight.to(dtype))
-        assert panels.shape == (2, 6 // neighbours, PANEL, neighbours)
-        for output in (0, 63, 64, 69):
-            assert column(panels, output).flatten().tolist() == weight[output].to(dtype).tolist()
-        assert not panels[1, :, 6:].any()
+@pytest.mark.parametrize("panel", [16, 64])
+@pytest.mark.parametrize(
+    ("dtype", "neighbours"),
+    [(torch.float32, None), (torch.bfloat16, None), (torch.int8, 1), (torch.int8, None)],
+)
+def test_weights_are_in_panels(dtype: torch.dtype, neighbours: int | None, panel: int) -> None:
+    weight = (torch.arange(70 * 12) % 120).view(70, 12).to(dtype)
+    panels = in_panels(weight, panel, neighbours)
+    side_by_side = neighbours or 4 // dtype.itemsize
+    count = -(-70 // panel)
+    assert panels.shape == (count, 12 // side_by_side, panel, side_by_side)
+    for output in range(70):
+        assert column(panels, output).flatten().tolist() == weight[output].tolist()
+    assert not panels[-1, :, 70 - (count - 1) * panel :].any()
 
 
-def test_the_models_own_weights_are_freed(tmp_path: Path, dtype: torch.dtype) -> None:
+def test_the_models_own_weights_are_freed(tmp_path: Path, dtype: torch.dtype, library: NativeLibrary) -> None:
     save_model(tmp_path, "llama", **WIDE["llama"], tie_word_embeddings=False)
     model: Any = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=dtype)
     found = decodable_weights(model)
     assert found is not None
     weights_before = sum(p.numel() for p in model.parameters())
-    Decoder(found)
+    Decoder(found, library)
     left = {name for name, p in model.named_parameters() if p.numel() and p.ndim > 1}
     assert left == {"model.embed_tokens.weight"}
     assert sum(p.numel() for p in model.parameters()) < weights_before / 2
@@ -212,15 +268,16 @@ def broken(read: Any, **changes: Any) -> Any:
 def test_a_decoder_that_computes_something_else_is_not_used(
     tmp_path: Path,
     dtype: torch.dtype,
+    library: NativeLibrary,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     changes: dict[str, Any],
 ) -> None:
-    right = load(tmp_path, "llama", dtype)
+    right = load(tmp_path, "llama", dtype, library)
     expected = generate(right, engine_request("one", (5, 6, 7)))
     monkeypatch.setitem(weights.READERS, "llama", broken(READERS["llama"], **changes))
     with caplog.at_level(logging.WARNING):
-        engine = TransformersEngine(settings_for(tmp_path, dtype=str(dtype).removeprefix("torch.")))
+        engine = engine_on(tmp_path, dtype, library.isa)
     assert isinstance(engine._forward, TorchForward)
     assert "the native decoder does not compute what this LlamaForCausalLM does" in caplog.text
     if dtype == torch.float32:

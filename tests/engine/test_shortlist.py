@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -12,9 +11,10 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from worker.engine.forward import Draw
 from worker.engine.native.decoder import Decoder, decodable_weights
-from worker.engine.native.library import native_library
-from worker.engine.native.panels import PANEL
+from worker.engine.native.isa import supported
+from worker.engine.native.library import NativeLibrary, native_library
 from worker.engine.native.rows import RowStates
 from worker.engine.native.shortlist import MANY, PAUSE, Shortlists, rounded_weights
 from worker.engine.sampling import NO_TOKEN, best_tokens
@@ -25,19 +25,20 @@ ROWS = 75
 HEAD_DIM = 16
 
 
+Draws = Sequence[Draw | None] | None
+
 pytestmark = pytest.mark.usefixtures("_restored_threads")
 
 
-@pytest.fixture
-def dtype(dtype: torch.dtype) -> torch.dtype:
-    library = native_library()
-    assert library is not None, "it decodes"
-    if not library.makes_shortlists():
-        reason = "no shortlists on this machine"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return dtype
+def library() -> NativeLibrary | None:
+    """The one that makes shortlists; only one instruction set does."""
+    found = [native_library(isa.name) for isa in supported()]
+    return next((one for one in found if one is not None and one.makes_shortlists), None)
+
+
+needs_shortlists = pytest.mark.skipif(
+    library() is None, reason="this processor has no instruction for shortlists"
+)
 
 
 @pytest.fixture
@@ -72,24 +73,30 @@ class Model:
                 change(model)
         weights = decodable_weights(model)
         assert weights is not None
-        self.decoder = Decoder(weights)
+        found = library()
+        assert found is not None
+        self.decoder = Decoder(weights, found)
         state = torch.zeros(1, 2, 1, HEAD_DIM, dtype=dtype)
         self._states = RowStates([(state, state)], ROWS, 32)
 
-    def run(self, token_ids: list[int], wanted: list[int]) -> tuple[list[int], Tensor]:
+    def run(self, token_ids: list[int], wanted: list[int], draws: Draws = None) -> tuple[list[int], Tensor]:
         """A first token in each row."""
         rows = list(range(len(token_ids)))
         for row in rows:
             self._states.make_room(row, 1)
-        return self.decoder(token_ids, rows, [0] * len(rows), rows, wanted, self._states)
+        return self.decoder(token_ids, rows, [0] * len(rows), rows, wanted, self._states, draws)
 
-    def best(self, token_ids: list[int]) -> list[int]:
+    def best(self, token_ids: list[int], draws: Draws = None) -> list[int]:
         """By shortlists."""
         self.decoder._shortlists = Shortlists()
-        return self.run(token_ids, [])[0]
+        return self.run(token_ids, [], draws)[0]
 
     def best_of_logits(self, token_ids: list[int]) -> list[int]:
         return best_tokens(self.run(token_ids, list(range(len(token_ids))))[1]).tolist()
+
+    def drawn(self, token_ids: list[int], draws: Draws) -> list[int]:
+        """By the head's product."""
+        return self.run(token_ids, list(range(len(token_ids))), draws)[0]
 
 
 def of_head(change: Callable[[Tensor], object]) -> Callable[[Any], object]:
@@ -100,6 +107,7 @@ def some_ids(dice: random.Random, count: int, vocab_size: int = VOCAB) -> list[i
     return [dice.randrange(vocab_size) for _ in range(count)]
 
 
+@needs_shortlists
 @pytest.mark.parametrize("vocab_size", [1, 15, 64, 333, VOCAB])
 def test_it_is_the_products(dtype: torch.dtype, dice: random.Random, vocab_size: int) -> None:
     """In batches of all sizes, on any number of threads, beside tokens whose logits are wanted."""
@@ -133,12 +141,37 @@ def with_twins(dice: random.Random, twins: int) -> Callable[[Any], object]:
     return of_head(change)
 
 
+@needs_shortlists
 def test_it_is_so_where_it_is_close(dtype: torch.dtype, dice: random.Random) -> None:
     """What rounding to 8 bits cannot tell from each other."""
     model = Model(dtype, with_twins(dice, 8))
     for _ in range(20):
         token_ids = some_ids(dice, ROWS)
         assert model.best(token_ids) == model.best_of_logits(token_ids)
+
+
+@needs_shortlists
+@pytest.mark.parametrize("temperature", [0.001, 0.3, 1.0, 2.0])
+@pytest.mark.parametrize("vocab_size", [15, VOCAB])
+def test_drawn_tokens_are_the_products(
+    dtype: torch.dtype, dice: random.Random, vocab_size: int, temperature: float
+) -> None:
+    """Beside greedy ones, and where rounding to 8 bits cannot tell tokens from each other."""
+    model = Model(dtype, with_twins(dice, 8) if vocab_size == VOCAB else None, vocab_size)
+    for count in (1, 2, 7, ROWS):
+        torch.set_num_threads(dice.choice((1, 2, 3)))
+        token_ids = some_ids(dice, count, vocab_size)
+        draws = [
+            None if dice.random() < 0.2 else Draw(1 / temperature, dice.randrange(2**64)) for _ in token_ids
+        ]
+        expected = model.drawn(token_ids, draws)
+        model.decoder._shortlists = watched = Watched()
+        assert model.run(token_ids, [], draws)[0] == expected
+        assert watched.seen[0] > 0
+        greedy = model.best_of_logits(token_ids)
+        assert [b for b, d in zip(expected, draws, strict=True) if d is None] == [
+            b for b, d in zip(greedy, draws, strict=True) if d is None
+        ]
 
 
 def hidden_of(dtype: torch.dtype, token_id: int, seed: int) -> Tensor:
@@ -183,6 +216,7 @@ def by_weights(hidden: Tensor) -> tuple[Tensor, Tensor]:
     return first, second
 
 
+@needs_shortlists
 @pytest.mark.parametrize("rivals", [by_inputs, by_weights])
 def test_it_is_so_where_rounding_does_its_worst(
     dtype: torch.dtype,
@@ -210,6 +244,7 @@ def test_it_is_so_where_rounding_does_its_worst(
     assert seen >= 5
 
 
+@needs_shortlists
 @pytest.mark.parametrize("factor", [1e-30, 1e-18, 1e-9, 1e9, 1e18, 1e30])
 @pytest.mark.parametrize("of", ["head", "norm"])
 def test_it_is_so_for_small_and_large_numbers(
@@ -225,6 +260,7 @@ def test_it_is_so_for_small_and_large_numbers(
         assert model.run(token_ids, [])[0] == model.best_of_logits(token_ids)
 
 
+@needs_shortlists
 def test_of_equals_it_is_the_first(dtype: torch.dtype, dice: random.Random) -> None:
     for threads in (1, 2, 3, 5):
         torch.set_num_threads(threads)
@@ -238,6 +274,7 @@ def test_of_equals_it_is_the_first(dtype: torch.dtype, dice: random.Random) -> N
         assert twins[0] in best
 
 
+@needs_shortlists
 @pytest.mark.parametrize("spoiler", [torch.nan, torch.inf, -torch.inf])
 def test_there_is_none_where_there_are_no_numbers(
     dtype: torch.dtype, dice: random.Random, spoiler: float
@@ -265,6 +302,7 @@ class Watched(Shortlists):
         self.seen = [self.seen[0] + successes, self.seen[1] + failures]
 
 
+@needs_shortlists
 @pytest.mark.parametrize("vocab_size", [600, VOCAB])
 def test_where_too_many_are_left_the_product_answers(dtype: torch.dtype, vocab_size: int) -> None:
     torch.set_num_threads(2)
@@ -275,6 +313,7 @@ def test_where_too_many_are_left_the_product_answers(dtype: torch.dtype, vocab_s
     assert watched.seen == [0, ROWS]
 
 
+@needs_shortlists
 def test_most_tokens_are_answered_by_shortlists(dtype: torch.dtype, dice: random.Random) -> None:
     model = Model(dtype, vocab_size=5000)
     model.decoder._shortlists = watched = Watched()
@@ -302,14 +341,17 @@ def test_shortlists_pause_where_they_fail() -> None:
     assert not Shortlists().may_be_made(0, 1)
 
 
+@pytest.mark.parametrize("panel", [16, 64])
 @pytest.mark.parametrize("outputs", [1, 64, 1025, 1500])
-def test_rounded_weights_are_wrong_by_no_more_than_they_say(dice: random.Random, outputs: int) -> None:
+def test_rounded_weights_are_wrong_by_no_more_than_they_say(
+    dice: random.Random, outputs: int, panel: int
+) -> None:
     weight = torch.randn(outputs, 48) * 10 ** torch.empty(outputs, 1).uniform_(-44, 30)
     no_number = dice.randrange(outputs)
     weight[no_number, dice.randrange(48)] = torch.nan
-    rounded = rounded_weights(weight)
-    count = -(-outputs // PANEL) * PANEL
-    whole = rounded.panels.view(-1, 48 // 4, PANEL, 4).transpose(1, 2).reshape(count, 48).double()
+    rounded = rounded_weights(weight, panel)
+    count = -(-outputs // panel) * panel
+    whole = rounded.panels.view(-1, 48 // 4, panel, 4).transpose(1, 2).reshape(count, 48).double()
     assert whole.abs().max() <= 127
     assert torch.equal(rounded.offsets, (-128 * whole.sum(dim=1)).int())
     scaled = whole * rounded.scales.double()[:, None]

@@ -124,18 +124,26 @@ def settings_for(folder: Path, **changes: Any) -> Settings:
     return Settings(**{**values, **changes})
 
 
-def load(engine: EngineKind, folder: Path, kind: str = "opt", slots: int = 4, *, wide: bool = True) -> Engine:
+def load(
+    engine: EngineKind,
+    folder: Path,
+    kind: str = "opt",
+    slots: int = 4,
+    *,
+    wide: bool = True,
+    native_isa: str = "auto",
+) -> Engine:
     """An engine on a random model, which is saved in `folder`; echo has none."""
     if engine is EngineKind.ECHO:
         return load_engine(Settings(engine=engine, max_num_seqs=slots, echo_step_seconds=0))
     save_model(folder, kind, **(WIDE[kind] if wide else {}))
-    return load_saved(engine, folder, slots)
+    return load_saved(engine, folder, slots, native_isa=native_isa)
 
 
-def load_saved(engine: EngineKind, folder: Path, slots: int = 4) -> Engine:
+def load_saved(engine: EngineKind, folder: Path, slots: int = 4, *, native_isa: str = "auto") -> Engine:
     """An engine on the model in `folder`."""
     if engine is EngineKind.TRANSFORMERS:
-        return load_engine(settings_for(folder, max_num_seqs=slots))
+        return load_engine(settings_for(folder, max_num_seqs=slots, native_isa=native_isa))
     # Compiled it would not be another engine, only half a minute later.
     settings = settings_for(
         folder,

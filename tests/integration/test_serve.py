@@ -68,6 +68,18 @@ def test_the_ready_line_is_one_command_away_from_tokens(running: Serve) -> None:
     assert b"data: [DONE]" in answer.stdout
 
 
+def test_echo_needs_none_of_the_model_libraries(tmp_path: Path) -> None:
+    blocked = tmp_path / "blocked"
+    blocked.mkdir()
+    for name in ("torch", "transformers", "tokenizers", "safetensors", "numpy"):
+        (blocked / f"{name}.py").write_text(f"raise ModuleNotFoundError('blocked by a test', name='{name}')")
+    with (
+        serve(tmp_path / "data", PYTHONPATH=str(blocked)) as running,
+        httpx.Client(base_url=running.url) as client,
+    ):
+        assert finished(running.url, submit(client))["status"] == "completed"
+
+
 def test_every_line_says_whose_it_is(running: Serve) -> None:
     strangers = [
         line

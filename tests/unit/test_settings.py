@@ -25,7 +25,7 @@ def only_these_variables(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ("PORT", "99999", "PORT='99999': Input should be less than or equal to 65535"),
         ("ENGINE", "llama", "ENGINE='llama': Input should be 'transformers', 'vllm' or 'echo'"),
         ("DEVICE", "gpu", "DEVICE='gpu'"),
-        ("DTYPE", "int8", "DTYPE='int8'"),
+        ("DTYPE", "int4", "DTYPE='int4'"),
         ("REDIS_URL", "http://x", "accepts redis:// and rediss:// URLs"),
         ("API_KEYS", "name", "accepts name:key,name2:key2"),
         ("API_KEYS", "a:k,b:k", "distinct keys"),

@@ -9,6 +9,7 @@ docs/engines.md.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,16 +17,21 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from worker.engine.native.attention import attention_kernel
-
-NAME = "tokenrelay"
-"""As models are told to use it: `attn_implementation`."""
+from worker.engine.native.attention import AttentionKernel
 
 REFUSED_ARGUMENTS = ("softcap", "s_aux", "position_bias")
 """Of some models' attention; leaving one out would be wrong without a word."""
 
 
+def use_slot_attention(model: Any, kernel: AttentionKernel | None) -> None:
+    """Let a model of transformers attend by `slot_attention`, which has the kernel where there is one."""
+    name = f"tokenrelay-{kernel.isa}" if kernel is not None else "tokenrelay"
+    AttentionInterface.register(name, partial(slot_attention, kernel))
+    model.set_attn_implementation(name)
+
+
 def slot_attention(
+    kernel: AttentionKernel | None,
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -36,6 +42,7 @@ def slot_attention(
 ) -> tuple[Tensor, None]:
     """Returns [rows, query, heads, head_dim].
 
+    kernel: for steps of single queries; None where the model is never given a `length_mask`.
     query: [rows, heads, query, head_dim]. key, value: [rows, kv_heads, tokens, head_dim], views of the cache.
     attention_mask: boolean [rows, 1, query, tokens]; where a row has one query, see `length_mask` and
         `additive_mask`; None: all earlier tokens.
@@ -47,8 +54,7 @@ def slot_attention(
     if scaling is None:
         scaling = query.shape[-1] ** -0.5
     if attention_mask is not None and attention_mask.dtype == torch.int32:
-        kernel = attention_kernel()
-        assert kernel is not None, "length_mask is for its callers only"
+        assert kernel is not None, "a length_mask is for models with a kernel"
         return kernel(query, key, value, attention_mask, scaling).transpose(1, 2), None
     if query.shape[2] > 1 or not is_decoded_by_products(query.device):
         output, _ = sdpa_attention_forward(
@@ -91,6 +97,3 @@ def _decode(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scal
     weights = scores.softmax(dim=-1).to(value.dtype)
     weights = weights.view(rows * kv_heads, heads // kv_heads, tokens)
     return torch.bmm(weights, value.flatten(0, 1)).view(rows, heads, 1, head_dim)
-
-
-AttentionInterface.register(NAME, slot_attention)

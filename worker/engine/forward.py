@@ -10,17 +10,30 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
+class Draw:
+    """How a token is drawn from all of the vocabulary: argmax of logits * inverse_temperature + noise.
+
+    key: 64 bits that decide the noise, see `sampling.noise_key`.
+    """
+
+    inverse_temperature: float
+    key: int
+
+
+@dataclass(frozen=True, slots=True)
 class Chunk:
     """Tokens of one sequence that go through the model together.
 
     row: of the cache, which has the sequence's first `start` tokens already.
-    wants_logits: and not only the best token.
+    wants_logits: and not only the next token.
+    draw: how the next token is drawn; None: the argmax of the logits.
     """
 
     row: int
     start: int
     token_ids: Sequence[int]
     wants_logits: bool = False
+    draw: Draw | None = None
 
     @property
     def end(self) -> int:
@@ -29,9 +42,9 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a model has to say behind the last token of each chunk.
+    """What a model has to say after the last token of each chunk.
 
-    best: for each chunk the token of the highest logit, of equals the lowest; or sampling's NO_TOKEN.
+    best: for each chunk the next token, ties to the lowest id; or sampling's NO_TOKEN.
     logits: [chunks that want them, vocab].
     """
 
@@ -44,6 +57,8 @@ class Forward(Protocol):
 
     pads: bool
     """Whether chunks that run together cost as much as the longest."""
+    draws: bool
+    """Whether it takes chunks with a `draw`."""
 
     def run(self, chunks: Sequence[Chunk]) -> Answer:
         """Run chunks of consecutive rows: of one token each, or all from the start on, or one alone.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,15 +18,19 @@ from transformers.utils import logging as transformers_logging
 
 from tasks.errors import EngineError, SettingsError, first_line
 from tasks.settings import Settings
-from worker.engine import attention
+from worker.cores import usable_cores
+from worker.engine.attention import use_slot_attention
 from worker.engine.eos import find_eos_ids
 from worker.engine.forward import Forward
-from worker.engine.native.attention import AttentionKernel, attention_kernel
+from worker.engine.native.attention import AttentionKernel
 from worker.engine.native.decoder import Decoder, decodable_weights
 from worker.engine.native.forward import NativeForward
+from worker.engine.native.library import NativeLibrary, native_library
 from worker.engine.native.rows import RowStates, is_uniform
+from worker.engine.native.sampler import NativeSampler
 from worker.engine.native.trial import Trial
 from worker.engine.packing import can_pack, pack_linears
+from worker.engine.sampling import Sample, sample
 from worker.engine.slot_cache import SlotStates
 from worker.engine.tokenizer import load_tokenizer
 from worker.engine.torch_forward import TorchForward
@@ -58,6 +61,7 @@ class LoadedModel:
     max_model_len: int
     eos_ids: frozenset[int]
     forward: Forward
+    sample: Sample
 
 
 def load_model(settings: Settings) -> LoadedModel:
@@ -75,12 +79,14 @@ def load_model(settings: Settings) -> LoadedModel:
     bytes_per_token = sum(one.nbytes for pair in samples for one in pair)
     max_model_len = _max_model_len(settings, longest, bytes_per_token, device)
     vocab_size = model.get_input_embeddings().num_embeddings
+    library = native_library(settings.native_isa) if device.type == "cpu" else None
     return LoadedModel(
         tokenizer=tokenizer,
         vocab_size=vocab_size,
         max_model_len=max_model_len,
         eos_ids=find_eos_ids(source, tokenizer, vocab_size),
-        forward=_forward(model, samples, max_model_len, settings),
+        forward=_forward(model, samples, max_model_len, settings, library),
+        sample=sample if library is None else NativeSampler(library),
     )
 
 
@@ -97,28 +103,40 @@ def _pretrained(settings: Settings, device: torch.device) -> Any:
 
 
 def _forward(
-    model: Any, samples: Sequence[tuple[Tensor, Tensor]], max_model_len: int, settings: Settings
+    model: Any,
+    samples: Sequence[tuple[Tensor, Tensor]],
+    max_model_len: int,
+    settings: Settings,
+    library: NativeLibrary | None,
 ) -> Forward:
     """The model in C where that is possible, else as it is."""
-    weights = decodable_weights(model) if is_uniform(samples) else None
-    if weights is not None:
+    is_int8 = settings.dtype == "int8"
+    weights = decodable_weights(model) if library is not None and is_uniform(samples) else None
+    if weights is not None and library is not None:
         trial = Trial(model)
-        decoder = Decoder(weights)  # The weights move there, so that the model cannot run any more.
-        if trial.is_passed_by(NativeForward(decoder, RowStates(samples, 1, max_model_len))):
+        decoder = Decoder(weights, library, is_int8=is_int8)  # The model cannot run any more.
+        if trial.is_passed_by(NativeForward(decoder, RowStates(samples, 1, max_model_len)), is_int8=is_int8):
             return NativeForward(decoder, RowStates(samples, settings.max_num_seqs, max_model_len))
         logger.warning(
             "this worker is slower than it could be: the native decoder does not compute what this %s does",
             type(model).__name__,
         )
         model = _pretrained(settings, model.device)
+    if is_int8:
+        raise SettingsError(
+            "DTYPE=int8: only the native decoder has it, which does not run "
+            + (f"this {type(model).__name__}" if library is not None else "here, see the log")
+        )
+    kernel = None
     has_slot_attention = bool(model._supports_attention_backend)
     if has_slot_attention:
-        model.set_attn_implementation(attention.NAME)
+        fits = library is not None and _fits_kernel(model, samples)
+        kernel = AttentionKernel(library) if library is not None and fits else None
+        use_slot_attention(model, kernel)
     if can_pack(model.device, model.dtype):
         pack_linears(model)
-    has_kernel = has_slot_attention and _fits_kernel(model, samples)
     states = SlotStates(samples, settings.max_num_seqs, max_model_len)
-    return TorchForward(model, states, has_slot_attention=has_slot_attention, has_kernel=has_kernel)
+    return TorchForward(model, states, has_slot_attention=has_slot_attention, has_kernel=kernel is not None)
 
 
 def _spare_a_core() -> None:
@@ -128,8 +146,7 @@ def _spare_a_core() -> None:
     its core, all stand still. On 2 busy cores a step of a 5 M parameter model took 45 ms on two threads,
     4 ms on one. OMP_NUM_THREADS lowers the count further.
     """
-    spared = (os.cpu_count() or 1) - 1
-    torch.set_num_threads(max(1, min(torch.get_num_threads(), spared)))
+    torch.set_num_threads(max(1, min(torch.get_num_threads(), usable_cores() - 1)))
 
 
 def model_source(settings: Settings) -> str:
@@ -159,6 +176,10 @@ def _device(settings: Settings) -> torch.device:
 
 
 def _dtype(settings: Settings, device: torch.device) -> torch.dtype:
+    if settings.dtype == "int8":
+        if device.type != "cpu":
+            raise SettingsError(f"DTYPE=int8: only CPUs have it, not DEVICE={device}")
+        return torch.float32
     if settings.dtype == "auto":
         return torch.float32 if device.type == "cpu" else torch.bfloat16
     dtype: torch.dtype = getattr(torch, settings.dtype)
@@ -205,16 +226,15 @@ def _cached_states(model: Any) -> list[tuple[Tensor, Tensor]]:
 
 
 def _fits_kernel(model: Any, states: Sequence[tuple[Tensor, Tensor]]) -> bool:
-    """Whether all layers' attention is of a shape that the kernel takes, and there is a kernel."""
+    """Whether all layers' attention is of a shape that the kernel takes."""
     heads = getattr(model.config.get_text_config(), "num_attention_heads", None)
     if model.device.type != "cpu" or heads is None:
         return False
-    fit = all(
+    return all(
         keys.shape == values.shape
         and AttentionKernel.takes(keys.dtype, heads, kv_heads=keys.shape[1], head_dim=keys.shape[3])
         for keys, values in states
     )
-    return fit and attention_kernel() is not None
 
 
 def _max_model_len(

@@ -13,13 +13,14 @@ shape, and with it the rounding, has changed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from worker.engine.base import SamplingParams, TokenLogprobs
+from worker.engine.forward import Draw
 
 NO_TOKEN = -1
 """In place of a token where a row's logits allow none: NaN, +inf, or nothing but -inf."""
@@ -90,7 +91,22 @@ class Row:
 
     @property
     def is_filtered(self) -> bool:
+        """Whether `top_k` or `top_p` is on."""
         return self.top_k > 0 or self.top_p < 1
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether `draw` says all about it."""
+        return self.is_greedy or not (self.is_filtered or self.min_p > 0)
+
+    @property
+    def draw(self) -> Draw | None:
+        """Filters and penalties left out; None: greedy."""
+        return None if self.is_greedy else Draw(1 / self.temperature, self.key)
+
+
+Sample = Callable[[Tensor, Sequence[Row]], list[int]]
+"""One token id per row of logits [rows, vocab], or NO_TOKEN: `sample`, or the same in C."""
 
 
 def noise_key(seed: int, choice: int, position: int) -> int:
@@ -100,7 +116,7 @@ def noise_key(seed: int, choice: int, position: int) -> int:
 
 def sample(logits: Tensor, rows: Sequence[Row]) -> list[int]:
     """One token id per row of logits [rows, vocab], or NO_TOKEN."""
-    logits = _penalized(logits.float(), rows)
+    logits = penalized(logits.float(), rows)
     token_ids = best_tokens(logits)
     drawn = [index for index, row in enumerate(rows) if not row.is_greedy]
     if drawn:
@@ -138,7 +154,8 @@ def top_logprobs(
     return answer
 
 
-def _penalized(logits: Tensor, rows: Sequence[Row]) -> Tensor:
+def penalized(logits: Tensor, rows: Sequence[Row]) -> Tensor:
+    """Logits [rows, vocab] after each row's penalties."""
     penalized = [(index, row.penalties) for index, row in enumerate(rows) if row.penalties is not None]
     if penalized:
         logits = logits.clone()

@@ -18,6 +18,7 @@ class TorchForward:
     """See `Forward`. One pass of the model for all chunks; prompts are padded to the longest."""
 
     pads = True
+    draws = False
 
     def __init__(self, model: Any, states: SlotStates, *, has_slot_attention: bool, has_kernel: bool) -> None:
         """model: typed as Any, as transformers annotates `forward` per model, `__call__` not at all.

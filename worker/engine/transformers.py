@@ -24,10 +24,10 @@ from worker.engine.base import (
     TokenLogprobs,
     decode_once,
 )
-from worker.engine.forward import Answer, Chunk
+from worker.engine.forward import Answer, Chunk, Draw
 from worker.engine.loading import load_model
 from worker.engine.prompts import PromptEncoder
-from worker.engine.sampling import GREEDY_BELOW, NO_TOKEN, Penalties, Row, noise_key, sample, top_logprobs
+from worker.engine.sampling import NO_TOKEN, Penalties, Row, noise_key, top_logprobs
 
 PREFILL_TOKENS = 2048
 """Tokens of prompts, padding included, that are prefilled in one step while nobody decodes."""
@@ -40,14 +40,16 @@ PREFILL_TOKENS_BESIDE = 128
 class _Sequence:
     """token_ids: of prompt and output. While a sequence runs, all but the last are in the cache.
     prefilled: how many are in the cache while it joins.
+    wants_logits: whether its next tokens are sampled from logits, and not by the forward pass.
     """
 
     request_id: str
     token_ids: list[int]
     prompt_tokens: int
     sampling: SamplingParams
+    wants_logits: bool
+    penalties: Penalties | None
     prefilled: int = 0
-    penalties: Penalties | None = None
 
     @property
     def output_tokens(self) -> int:
@@ -55,18 +57,17 @@ class _Sequence:
 
     def last(self, row: int) -> Chunk:
         """Its newest token, to run in its row of the cache."""
-        return Chunk(row, len(self.token_ids) - 1, self.token_ids[-1:], self.wants_logits)
+        return Chunk(row, len(self.token_ids) - 1, self.token_ids[-1:], self.wants_logits, self.draw())
 
     def rest(self, row: int, most: int | None = None) -> Chunk:
         """What is not in the cache yet, or so much of it."""
         end = len(self.token_ids) if most is None else self.prefilled + most
-        return Chunk(row, self.prefilled, self.token_ids[self.prefilled : end], self.wants_logits)
+        token_ids = self.token_ids[self.prefilled : end]
+        return Chunk(row, self.prefilled, token_ids, self.wants_logits, self.draw())
 
-    @property
-    def wants_logits(self) -> bool:
-        """Whether its next token may be another than the best, or its logprobs are asked for."""
-        is_plain = self.sampling.temperature < GREEDY_BELOW and self.penalties is None
-        return not is_plain or self.sampling.logprobs is not None
+    def draw(self) -> Draw | None:
+        """How its next token is drawn by the forward pass itself; None where that takes the argmax."""
+        return None if self.wants_logits else self.row().draw
 
     def row(self) -> Row:
         """How its next token is sampled."""
@@ -88,6 +89,7 @@ class TransformersEngine:
         self._vocab_size = loaded.vocab_size
         self._prompts = PromptEncoder(loaded.tokenizer, settings.model)
         self._forward = loaded.forward
+        self._sample = loaded.sample
         self._waiting: deque[_Sequence] = deque()
         self._joining: _Sequence | None = None
         """Prefilled in part."""
@@ -120,10 +122,22 @@ class TransformersEngine:
             raise ValueError(f"all {self._max_num_seqs} slots are taken")
         token_ids = [*request.prompt_ids, *request.output_ids]
         penalties = Penalties.of(request.sampling, request.prompt_ids, request.output_ids)
-        prompt_tokens = len(request.prompt_ids)
         self._waiting.append(
-            _Sequence(request.request_id, token_ids, prompt_tokens, request.sampling, penalties=penalties)
+            _Sequence(
+                request.request_id,
+                token_ids,
+                len(request.prompt_ids),
+                request.sampling,
+                self._wants_logits(request.sampling, penalties),
+                penalties,
+            )
         )
+
+    def _wants_logits(self, sampling: SamplingParams, penalties: Penalties | None) -> bool:
+        """Whether the forward pass cannot give the next token by itself, or logprobs are asked for."""
+        row = Row(sampling.temperature, sampling.top_k, sampling.top_p, 0, sampling.min_p)
+        is_given = row.is_greedy or (row.is_plain and self._forward.draws)
+        return not is_given or penalties is not None or sampling.logprobs is not None
 
     @torch.inference_mode()
     def abort_request(self, request_id: str) -> None:
@@ -164,7 +178,7 @@ class TransformersEngine:
         wanting = [index for index, sequence in enumerate(sequences) if sequence.wants_logits]
         if wanting:
             logits = torch.cat([answer.logits for answer in answers])
-            drawn = sample(logits, [sequences[index].row() for index in wanting])
+            drawn = self._sample(logits, [sequences[index].row() for index in wanting])
             of_drawn = top_logprobs(logits, drawn, [sequences[index].sampling.logprobs for index in wanting])
             for index, token_id, logprob in zip(wanting, drawn, of_drawn, strict=True):
                 token_ids[index], logprobs[index] = token_id, logprob

@@ -34,6 +34,7 @@ from tasks.errors import EngineError, SettingsError, first_line
 from tasks.job import FinishReason
 from tasks.request import JobRequest
 from tasks.settings import Settings
+from worker.cores import variables_for_vllm
 from worker.engine import vllm_core
 from worker.engine.base import (
     EngineRequest,
@@ -220,6 +221,9 @@ def _engine_args(settings: Settings) -> dict[str, Any]:
 
 
 def _start(args: dict[str, Any], settings: Settings) -> LLMEngine:
+    if current_platform.is_cpu():
+        for name, value in variables_for_vllm().items():
+            os.environ.setdefault(name, value)
     EngineCoreProc.run_engine_core = staticmethod(vllm_core.run_engine_core)
     try:
         return LLMEngine.from_engine_args(EngineArgs(**args))

@@ -12,41 +12,54 @@
 // one's in the second cache.
 enum { BLOCK = 32, SHORT = 3 * BLOCK };
 
-// query, output: in the order of `read_token`.
+// A head's vectors: of each WIDE numbers PARTS vectors. query, output: in the order of `read_token`.
+typedef floats head_vectors[MAX_HEAD_DIM / LANES];
+
 typedef struct {
-  floats query[MAX_HEAD_DIM / LANES], output[MAX_HEAD_DIM / LANES];
+  head_vectors query, output;
   float weights[BLOCK], maximum, total;
 } state;
 
-// The keys or values of a token, [head_dim], as float32. Of two vectors of bfloat16 come those elements with
-// even numbers, then those with odd ones: so they need no shuffle.
-INLINED void read_token(const void* states, int64_t token, int64_t parts, int64_t is_bfloat16, floats* to) {
-  const void* from = element(states, token * parts * LANES, is_bfloat16);
-  int64_t i = 0;
-  for (; is_bfloat16 && i + 1 < parts; i += 2) {
-    const words both = *(const words*)element(from, i * LANES, 1);
-    to[i] = (floats)(both << 16);
-    to[i + 1] = (floats)(both & 0xffff0000);
+// The keys or values of a token, [head_dim], as float32. Of 2 * WIDE numbers of bfloat16 come those with even
+// indices first, then those with odd ones: so they need no shuffle. `vectors` of the head, from `first` on.
+INLINED void read_token(const void* states, int64_t token, int64_t head_dim, int64_t is_bfloat16,
+                        int64_t first, int64_t vectors, floats* to) {
+  const void* from = element(states, token * head_dim, is_bfloat16);
+  const int64_t paired = is_bfloat16 ? head_dim / (2 * WIDE) * 2 * PARTS : 0;
+  for (int64_t i = 0; i < vectors; i++) {
+    const int64_t at = first + i;
+    if (at >= paired) {
+      to[i] = load(from, at * LANES, is_bfloat16);
+    } else {
+      const int64_t pair = at / (2 * PARTS), part = at % PARTS, is_odd = at / PARTS % 2;
+      const words both = *(const words*)element(from, pair * 2 * WIDE + part * 2 * LANES, 1);
+      to[i] = (floats)(is_odd ? both & 0xffff0000 : both << 16);
+    }
   }
-  for (; i < parts; i++) to[i] = load(from, i * LANES, is_bfloat16);
 }
 
-// Brings a vector of head_dim into the order of `read_token`.
-INLINED void separate(floats* values, int64_t parts, int64_t is_bfloat16) {
-  for (int64_t i = 0; is_bfloat16 && i + 1 < parts; i += 2) {
-    pairs both;
-    memcpy(&both, values + i, sizeof both);
-    values[i] = (floats) __builtin_convertvector(both, words);
-    values[i + 1] = (floats) __builtin_convertvector(both >> 32, words);
+// Brings a head into the order of `read_token`.
+INLINED void separate(floats* values, int64_t head_dim, int64_t is_bfloat16) {
+  for (int64_t i = 0; is_bfloat16 && i + 2 * WIDE <= head_dim; i += 2 * WIDE) {
+    floats* block = values + i / LANES;
+    pairs both[PARTS];
+    memcpy(both, block, sizeof both);
+    for (int64_t p = 0; p < PARTS; p++) {
+      block[p] = (floats) __builtin_convertvector(both[p], words);
+      block[PARTS + p] = (floats) __builtin_convertvector(both[p] >> 32, words);
+    }
   }
 }
 
 // Brings it back.
-INLINED void rejoin(floats* values, int64_t parts, int64_t is_bfloat16) {
-  for (int64_t i = 0; is_bfloat16 && i + 1 < parts; i += 2) {
-    const pairs both = __builtin_convertvector((words)values[i], pairs) |
-                       __builtin_convertvector((words)values[i + 1], pairs) << 32;
-    memcpy(values + i, &both, sizeof both);
+INLINED void rejoin(floats* values, int64_t head_dim, int64_t is_bfloat16) {
+  for (int64_t i = 0; is_bfloat16 && i + 2 * WIDE <= head_dim; i += 2 * WIDE) {
+    floats* block = values + i / LANES;
+    pairs both[PARTS];
+    for (int64_t p = 0; p < PARTS; p++)
+      both[p] = __builtin_convertvector((words)block[p], pairs) |
+                __builtin_convertvector((words)block[PARTS + p], pairs) << 32;
+    memcpy(block, both, sizeof both);
   }
 }
 
@@ -63,43 +76,50 @@ INLINED void fetch(const upcoming* soon, int64_t token, int64_t end) {
 }
 
 // weights = exp(query · key - maximum), for a maximum that may rise; what came before is scaled down to it.
-INLINED void weigh(state* s, const void* keys, int64_t count, int64_t parts, int64_t is_bfloat16,
+INLINED void weigh(state* s, const void* keys, int64_t count, int64_t head_dim, int64_t is_bfloat16,
                    const upcoming* soon) {
+  const int64_t vectors = head_dim / LANES;
   float highest = s->maximum;
   for (int64_t t = 0; t < count; t++) {
     fetch(soon, t, t + 1);
-    floats key[MAX_HEAD_DIM / LANES], products = {0};
-    read_token(keys, t, parts, is_bfloat16, key);
-    for (int64_t i = 0; i < parts; i++) products += s->query[i] * key[i];
+    head_vectors key;
+    wide products = {0};
+    read_token(keys, t, head_dim, is_bfloat16, 0, vectors, key);
+    for (int64_t i = 0; i < vectors; i++)
+      products.part[i % PARTS] = fma_of(s->query[i], key[i], products.part[i % PARTS]);
     s->weights[t] = sum(products);
     highest = s->weights[t] > highest ? s->weights[t] : highest;
   }
   for (int64_t t = count; t < BLOCK; t++) s->weights[t] = -INFINITY;
-  floats added = {0};
+  wide added = {0};
   for (int64_t t = 0; t < BLOCK; t += LANES) {
     const floats weights = exp_of(*(floats*)(s->weights + t) - highest);
     *(floats*)(s->weights + t) = weights;
-    added += weights;
+    added.part[t / LANES % PARTS] += weights;
   }
-  const float correction = expf(s->maximum - highest);
-  for (int64_t i = 0; i < parts; i++) s->output[i] *= correction;
-  s->total = s->total * correction + sum(added);
+  const float correction = exp_of_one(s->maximum - highest);
+  for (int64_t i = 0; i < vectors; i++) s->output[i] *= correction;
+  s->total = __builtin_fmaf(s->total, correction, sum(added));
   s->maximum = highest;
 }
 
-// output += weights · values
-INLINED void mix(state* s, const void* values, int64_t count, int64_t parts, int64_t is_bfloat16,
+// output += weights · values, as many vectors at a time as stay in registers.
+INLINED void mix(state* s, const void* values, int64_t count, int64_t head_dim, int64_t is_bfloat16,
                  const upcoming* soon) {
-  floats output[MAX_HEAD_DIM / LANES];
-  for (int64_t i = 0; i < parts; i++) output[i] = s->output[i];
-  for (int64_t t = 0; t < count; t++) {
-    fetch(soon, t, t + 1);
-    const float weight = s->weights[t];
-    floats value[MAX_HEAD_DIM / LANES];
-    read_token(values, t, parts, is_bfloat16, value);
-    for (int64_t i = 0; i < parts; i++) output[i] += weight * value[i];
+  const int64_t vectors = head_dim / LANES;
+  for (int64_t first = 0; first < vectors; first += SLICE) {
+    const int64_t width = vectors - first < SLICE ? vectors - first : SLICE;
+    floats output[SLICE];
+    for (int64_t i = 0; i < width; i++) output[i] = s->output[first + i];
+    for (int64_t t = 0; t < count; t++) {
+      if (!first) fetch(soon, t, t + 1);
+      const floats weight = all_of(s->weights[t]);
+      floats value[SLICE];
+      read_token(values, t, head_dim, is_bfloat16, first, width, value);
+      for (int64_t i = 0; i < width; i++) output[i] = fma_of(weight, value[i], output[i]);
+    }
+    for (int64_t i = 0; i < width; i++) s->output[first + i] = output[i];
   }
-  for (int64_t i = 0; i < parts; i++) s->output[i] = output[i];
 }
 
 INLINED int64_t within(int64_t length, int64_t start) {
@@ -110,14 +130,14 @@ INLINED int64_t within(int64_t length, int64_t start) {
 // With a head_dim that the compiler knows, what is summed up stays in registers.
 INLINED void attend_with(int64_t head_dim, int64_t is_bfloat16, const query* queries, int64_t count,
                          const history* read, const history* next) {
-  const int64_t parts = head_dim / LANES;
+  const int64_t vectors = head_dim / LANES;
   state states[MAX_QUERIES];
   for (int64_t q = 0; q < count; q++) {
-    for (int64_t i = 0; i < parts; i++) {
+    for (int64_t i = 0; i < vectors; i++) {
       states[q].query[i] = *(const floats*)(queries[q].values + i * LANES);
       states[q].output[i] = (floats){0};
     }
-    separate(states[q].query, parts, is_bfloat16);
+    separate(states[q].query, head_dim, is_bfloat16);
     states[q].maximum = -INFINITY;
     states[q].total = 0;
   }
@@ -133,18 +153,18 @@ INLINED void attend_with(int64_t head_dim, int64_t is_bfloat16, const query* que
     const void* block = element(read->keys, start * head_dim, is_bfloat16);
     for (int64_t q = 0; q < count; q++) {
       const int64_t read_tokens = within(queries[q].length, start);
-      if (read_tokens) weigh(&states[q], block, read_tokens, parts, is_bfloat16, q ? &nothing : &keys);
+      if (read_tokens) weigh(&states[q], block, read_tokens, head_dim, is_bfloat16, q ? &nothing : &keys);
     }
     fetch(&keys, within(queries[0].length, start), BLOCK);
     block = element(read->values, start * head_dim, is_bfloat16);
     for (int64_t q = 0; q < count; q++)
-      mix(&states[q], block, within(queries[q].length, start), parts, is_bfloat16, q ? &nothing : &values);
+      mix(&states[q], block, within(queries[q].length, start), head_dim, is_bfloat16, q ? &nothing : &values);
     fetch(&values, within(queries[0].length, start), BLOCK);
   }
   for (int64_t q = 0; q < count; q++) {
-    rejoin(states[q].output, parts, is_bfloat16);
-    for (int64_t i = 0; i < parts; i++)
-      store(states[q].output[i] / states[q].total, queries[q].output, i * LANES, is_bfloat16);
+    rejoin(states[q].output, head_dim, is_bfloat16);
+    for (int64_t i = 0; i < vectors; i++)
+      *(floats*)(queries[q].output + i * LANES) = states[q].output[i] / states[q].total;
   }
 }
 
@@ -185,16 +205,17 @@ void attend(const shape* s, const void* asked, const void* keys, const void* val
             void* output, int64_t threads) {
 #pragma omp parallel num_threads(threads)
   for (int64_t item = omp_get_thread_num(); item < s->rows * s->kv_heads; item += omp_get_num_threads()) {
-    float scaled[MAX_QUERIES * MAX_HEAD_DIM];
+    float scaled[MAX_QUERIES * MAX_HEAD_DIM], outputs[MAX_QUERIES * MAX_HEAD_DIM];
     query queries[MAX_QUERIES];
     const history read = history_of(s, keys, values, lengths, item),
                   next = history_of(s, keys, values, lengths, item + omp_get_num_threads());
-    for (int64_t g = 0; g < s->group; g++) {
-      const int64_t at = (item * s->group + g) * s->head_dim;
-      for (int64_t i = 0; i < s->head_dim; i += LANES)
-        *(floats*)(scaled + g * s->head_dim + i) = load(asked, at + i, s->is_bfloat16) * s->scale;
-      queries[g] = (query){scaled + g * s->head_dim, read.length, element(output, at, s->is_bfloat16)};
-    }
+    const int64_t first = item * s->group * s->head_dim, width = s->group * s->head_dim;
+    for (int64_t i = 0; i < width; i += LANES)
+      *(floats*)(scaled + i) = load(asked, first + i, s->is_bfloat16) * s->scale;
+    for (int64_t g = 0; g < s->group; g++)
+      queries[g] = (query){scaled + g * s->head_dim, read.length, outputs + g * s->head_dim};
     attend_together(s->head_dim, s->is_bfloat16, queries, s->group, &read, &next);
+    for (int64_t i = 0; i < width; i += LANES)
+      store(*(const floats*)(outputs + i), output, first + i, s->is_bfloat16);
   }
 }

@@ -4,12 +4,12 @@
 
 enum { MAX_HEAD_DIM = 256, MAX_QUERIES = 16 };
 
-// A query [head_dim] of float32, scaled, that reads the first tokens of a history, at least one; its output
-// [head_dim] in the cache's type.
+// A query [head_dim], scaled, that reads the first tokens of a history, at least one; and its output
+// [head_dim].
 typedef struct {
   const float* values;
   int64_t length;
-  void* output;
+  float* output;
 } query;
 
 // A row's tokens at one head of keys and values, in the cache's type; they follow each other without holes.
@@ -18,7 +18,7 @@ typedef struct {
   int64_t length;
 } history;
 
-// Attention of up to MAX_QUERIES queries that share a history, which is read once for them. next: what will
-// be read after it, so that memory can begin.
+// Attention of up to MAX_QUERIES queries that share a history, which is read once for them. head_dim: a
+// multiple of WIDE. next: what will be read after it, so that memory can begin.
 void attend_together(int64_t head_dim, int64_t is_bfloat16, const query* queries, int64_t count,
                      const history* read, const history* next);

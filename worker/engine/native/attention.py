@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from worker.engine.native.library import native_library
+from worker.engine.native.library import NativeLibrary
 
-LANES, MAX_HEAD_DIM, MAX_QUERIES = 16, 256, 16
+WIDE, MAX_HEAD_DIM, MAX_QUERIES = 16, 256, 16
 """As in vectors.h and attention.h."""
 
 
@@ -26,17 +24,16 @@ class _Shape(ctypes.Structure):
 class AttentionKernel:
     """See the module. For any thread; it computes without Python's lock."""
 
-    def __init__(self, library: ctypes.CDLL) -> None:
-        self._attend: Any = library.attend
-        self._attend.argtypes = [*[ctypes.c_void_p] * 6, ctypes.c_int64]
-        self._attend.restype = None
+    def __init__(self, library: NativeLibrary) -> None:
+        self._library = library
+        self.isa = library.isa
 
     @staticmethod
     def takes(dtype: torch.dtype, heads: int, kv_heads: int, head_dim: int) -> bool:
         """Whether it has attention of this shape."""
         return (
             dtype in (torch.float32, torch.bfloat16)
-            and head_dim % LANES == 0
+            and head_dim % WIDE == 0
             and head_dim <= MAX_HEAD_DIM
             and heads <= MAX_QUERIES * kv_heads
         )
@@ -59,14 +56,7 @@ class AttentionKernel:
             rows, kv_heads, heads // kv_heads, head_dim, row_stride, head_stride, is_bfloat16, scaling
         )
         tensors = (query, key, value, lengths, output)
-        self._attend(
+        self._library.attend(
             ctypes.addressof(shape), *(tensor.data_ptr() for tensor in tensors), torch.get_num_threads()
         )
         return output
-
-
-@cache
-def attention_kernel() -> AttentionKernel | None:
-    """The process' kernel; None where there is no library."""
-    library = native_library()
-    return None if library is None else AttentionKernel(library)

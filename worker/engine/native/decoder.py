@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from worker.engine.forward import Draw
 from worker.engine.memory import large_zeros
-from worker.engine.native.attention import LANES, AttentionKernel
-from worker.engine.native.library import native_library
-from worker.engine.native.panels import PANEL, in_panels
+from worker.engine.native.attention import WIDE, AttentionKernel
+from worker.engine.native.library import NativeLibrary
+from worker.engine.native.panels import in_panels
 from worker.engine.native.rows import RowStates
 from worker.engine.native.shortlist import Shortlists, rounded_weights
 from worker.engine.native.weights import Linear, Norm, Weights, read_weights
@@ -26,6 +27,11 @@ ACTIVATIONS = {"relu": 0, "gelu": 1, "gelu_new": 2, "gelu_pytorch_tanh": 2, "sil
 
 ROUNDED = ("panels", "offsets", "scales", "lengths", "errors")
 """What C reads of `RoundedWeights`, in its order."""
+
+WEIGHT_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
+"""product.h's numbers."""
+
+HIGHEST_INT8 = 127
 
 _Address = ctypes.c_void_p
 
@@ -40,6 +46,7 @@ class _Linear(ctypes.Structure):
         ("inputs", ctypes.c_int64),
         ("panels", _Address),
         ("bias", _Address),
+        ("scales", _Address),
     )
 
 
@@ -58,7 +65,7 @@ class _RoundedWeights(ctypes.Structure):
 class _Model(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("layers", "hidden", "heads", "kv_heads", "head_dim", "inner")),
-        *((name, ctypes.c_int64) for name in ("is_bfloat16", "is_rms", "activation")),
+        *((name, ctypes.c_int64) for name in ("type", "is_rms", "activation")),
         ("epsilon", ctypes.c_float),
         ("scale", ctypes.c_float),
         ("final_norm", _Norm),
@@ -67,12 +74,33 @@ class _Model(ctypes.Structure):
     )
 
 
+class NoiseStructure(ctypes.Structure):
+    """`noise` of noise.h."""
+
+    _fields_ = (("inverse_temperature", ctypes.c_float), ("low", ctypes.c_uint32), ("high", ctypes.c_uint32))
+
+    @classmethod
+    def of(cls, draw: Draw | None) -> NoiseStructure:
+        if draw is None:
+            return cls()
+        return cls(draw.inverse_temperature, draw.key & 0xFFFFFFFF, draw.key >> 32)
+
+
 class _Batch(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("tokens", "asked_tokens", "threads", "may_shortlist")),
         *(
             (name, _Address)
-            for name in ("cache", "rows", "positions", "asked", "logit_rows", "cosines", "sines")
+            for name in (
+                "cache",
+                "rows",
+                "positions",
+                "asked",
+                "logit_rows",
+                "noises",
+                "cosines",
+                "sines",
+            )
         ),
         *((name, _Address) for name in ("hidden", "logits", "best", "answered", "scratch")),
     )
@@ -81,20 +109,20 @@ class _Batch(ctypes.Structure):
 class Decoder:
     """A model's weights, packed. Not for several threads at once."""
 
-    def __init__(self, weights: Weights) -> None:
-        """weights: as `decodable_weights` gives them.
-
-        Takes those of linear layers from their model, which cannot run any more.
+    def __init__(self, weights: Weights, library: NativeLibrary, *, is_int8: bool = False) -> None:
+        """weights: as `decodable_weights` gives them. Takes those of linear layers from their model, which
+            cannot run any more.
+        is_int8: whether linear layers' weights are held as 8-bit integers with a scale per output. The rest
+            of the model, the cache included, is float32 then.
         """
-        self._library = _library()
-        self._library.scratch_bytes.restype = ctypes.c_int64
-        self._dtype = weights.head.weight.dtype
+        self._library = library
+        self._dtype = torch.int8 if is_int8 else weights.head.weight.dtype
         self._embed, self._rotary = weights.embed, weights.rotary
         self._vocab_size, hidden = weights.head.weight.shape
         self._scratch = torch.empty(0, dtype=torch.uint8)
         self._vectors: list[Tensor] = []
         """Norms, biases and the rounded head, which C reads."""
-        sizes = [in_panels(linear.weight).numel() for linear in weights.linears()]
+        sizes = [self._padded_size(linear.weight) for linear in weights.linears()]
         self._shortlists = Shortlists()
         self._panels = large_zeros(sum(sizes), dtype=self._dtype)
         """All linear layers' weights, one behind the other, which C reads."""
@@ -118,7 +146,7 @@ class Decoder:
             kv_heads=weights.kv_heads,
             head_dim=weights.head_dim,
             inner=inner,
-            is_bfloat16=self._dtype == torch.bfloat16,
+            type=WEIGHT_TYPES[self._dtype],
             is_rms=weights.is_rms,
             activation=ACTIVATIONS[weights.activation],
             epsilon=weights.epsilon,
@@ -137,15 +165,18 @@ class Decoder:
         asked: Sequence[int],
         wanted: Sequence[int],
         cache: RowStates,
+        draws: Sequence[Draw | None] | None = None,
     ) -> tuple[list[int], Tensor]:
         """Run tokens, those of a row side by side and in order.
 
-        Returns the token of the highest logit behind each one asked for, of equals the lowest, or -1 where it
-        is not finite; and float32 logits [wanted, vocab].
+        Returns the next token after each one asked for, or -1 where its highest logit is not finite; and
+        float32 logits [wanted, vocab]. The next token is drawn or, where its draw is None, the argmax; ties
+        go to the lowest id.
 
         rows, positions: each token's place in the cache. asked: indices of the tokens whose next one is asked
             for. wanted: indices of those among them whose logits are wanted, in order.
         cache: with room for the tokens, which are written there.
+        draws: for each token that is asked for; by default None for all.
         """
         tokens, threads = len(token_ids), torch.get_num_threads()
         # [2, tokens]; C's indices have 32 bits.
@@ -156,6 +187,7 @@ class Decoder:
         answers = torch.full((2, len(asked)), -1, dtype=torch.int32)
         answers[0] = torch.tensor(asked)
         answers[1, wanted] = torch.arange(len(wanted), dtype=torch.int32)
+        noises = (NoiseStructure * len(asked))(*map(NoiseStructure.of, draws or [None] * len(asked)))
         best = torch.empty(len(asked), dtype=torch.long)
         cosines = sines = None
         if self._rotary is not None:
@@ -176,6 +208,7 @@ class Decoder:
             positions=indices[1].data_ptr(),
             asked=answers[0].data_ptr(),
             logit_rows=answers[1].data_ptr(),
+            noises=ctypes.addressof(noises),
             cosines=None if cosines is None else cosines.data_ptr(),
             sines=None if sines is None else sines.data_ptr(),
             hidden=hidden.data_ptr(),
@@ -194,11 +227,15 @@ class Decoder:
 
         It is kept: new memory the system would zero first, each time.
         """
-        sized = (ctypes.c_int64(size) for size in sizes)
-        needed: int = self._library.scratch_bytes(ctypes.byref(self._model), *sized)
+        needed: int = self._library.scratch_bytes(ctypes.byref(self._model), *sizes)
         if self._scratch.nbytes < needed:
             self._scratch = large_zeros(needed, dtype=torch.uint8)
         return self._scratch
+
+    def _padded_size(self, weight: Tensor) -> int:
+        """How many weights the layer's panels hold."""
+        outputs, inputs = weight.shape
+        return -(-outputs // self._library.panel_outputs) * self._library.panel_outputs * inputs
 
     def _norm(self, norm: Norm | None) -> _Norm:
         if norm is None:
@@ -208,20 +245,31 @@ class Decoder:
     def _linear(self, linear: Linear | None, *, is_shared: bool = False) -> _Linear:
         if linear is None:
             return _Linear()
+        panel = self._library.panel_outputs
         outputs, inputs = linear.weight.shape
-        panels = in_panels(linear.weight)
+        scales = None
+        if self._dtype == torch.int8:
+            whole, scales = quantized(linear.weight)
+            panels = in_panels(whole, panel, neighbours=1)
+        else:
+            panels = in_panels(linear.weight, panel)
         room = self._panels[self._packed : self._packed + panels.numel()]
         room.view(panels.shape).copy_(panels)
         self._packed += panels.numel()
         if not is_shared:
             linear.release()
-        return _Linear(outputs, inputs, room.data_ptr(), self._float32(linear.bias, pad_to=PANEL))
+        addresses = (self._float32(values, pad_to=panel) for values in (linear.bias, scales))
+        return _Linear(outputs, inputs, room.data_ptr(), *addresses)
 
     def _rounded(self, head: Linear) -> _RoundedWeights:
         """Nothing where there are no shortlists."""
-        if head.bias is not None or not self._library.makes_shortlists():
+        if head.bias is not None or not self._library.makes_shortlists:
             return _RoundedWeights()
-        rounded = rounded_weights(head.weight)
+        weight = head.weight
+        if self._dtype == torch.int8:
+            whole, scales = quantized(weight)
+            weight = whole * scales[:, None]
+        rounded = rounded_weights(weight, self._library.panel_outputs)
         tensors = [getattr(rounded, name) for name in ROUNDED]
         self._vectors.extend(tensors)
         return _RoundedWeights(*(tensor.data_ptr() for tensor in tensors))
@@ -234,26 +282,20 @@ class Decoder:
         return self._vectors[-1].data_ptr()
 
 
+@torch.inference_mode()
+def quantized(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """A weight [out, in] as int8 and a float32 scale for each output [out], which it is multiplied by."""
+    weight = weight.float()
+    scales = (weight.abs().amax(dim=1) / HIGHEST_INT8).clamp(min=torch.finfo(torch.float32).tiny)
+    return (weight / scales[:, None]).round().to(torch.int8), scales
+
+
 def decodable_weights(model: Any) -> Weights | None:
-    """transformers' model for `Decoder`; None where that cannot be, on this machine or at all."""
-    if model.device.type != "cpu" or not is_decodable(model.dtype):
+    """transformers' model for `Decoder`; None for what it has no code for."""
+    if model.device.type != "cpu" or model.dtype not in (torch.float32, torch.bfloat16):
         return None
     weights = read_weights(model)
     return weights if weights is not None and _fits(weights) else None
-
-
-def is_decodable(dtype: torch.dtype) -> bool:
-    """Whether this machine decodes models of this type natively."""
-    library = native_library()
-    if library is None or dtype not in (torch.float32, torch.bfloat16):
-        return False
-    return bool(library.takes(ctypes.c_int64(dtype == torch.bfloat16)))
-
-
-def _library() -> ctypes.CDLL:
-    library = native_library()
-    assert library is not None, "`decodable_weights` saw it"
-    return library
 
 
 def _fits(weights: Weights) -> bool:
@@ -264,6 +306,6 @@ def _fits(weights: Weights) -> bool:
         weights.activation in ACTIVATIONS
         and AttentionKernel.takes(dtype, weights.heads, weights.kv_heads, weights.head_dim)
         and weights.heads % weights.kv_heads == 0
-        and all(width % LANES == 0 for width in widths)
+        and all(width % WIDE == 0 for width in widths)
         and all(linear.weight.dtype == dtype for linear in (layer.up, *layer.projections))
     )

@@ -13,6 +13,7 @@ class NativeForward:
     """See `Forward`. Chunks of any lengths and starts run together, without padding."""
 
     pads = False
+    draws = True
 
     def __init__(self, decoder: Decoder, states: RowStates) -> None:
         self._decoder = decoder
@@ -30,7 +31,8 @@ class NativeForward:
             ends.append(len(token_ids) - 1)
             self._states.make_room(chunk.row, chunk.end)
         wanted = [index for index, chunk in enumerate(chunks) if chunk.wants_logits]
-        best, logits = self._decoder(token_ids, rows, positions, ends, wanted, self._states)
+        draws = [chunk.draw for chunk in chunks]
+        best, logits = self._decoder(token_ids, rows, positions, ends, wanted, self._states, draws)
         return Answer(best, logits)
 
     def move(self, source: int, target: int, tokens: int) -> None:  # noqa: ARG002  # Rows move as a whole.

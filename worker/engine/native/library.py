@@ -1,55 +1,109 @@
-"""Compiles this folder's C and loads it."""
+"""The compiled native code, loaded: see `build`."""
 
 from __future__ import annotations
 
 import ctypes
 import logging
 import os
-import shlex
-import subprocess
-import tempfile
+import stat
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
-FOLDER = Path(__file__).parent
-SOURCES = ("attention.c", "decoder.c")
-FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-c")
-COMPILE_SECONDS = 60.0
+from worker.engine.native.build import library_folders, library_stem
+from worker.engine.native.isa import AUTO, NONE, InstructionSet, supported
+
+BUILD_COMMAND = "python -m worker.engine.native.build"
 
 logger = logging.getLogger(__name__)
 
+_int64, _address = ctypes.c_int64, ctypes.c_void_p
+SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
+    "attend": (None, [*[_address] * 6, _int64]),
+    "decode": (None, [_address] * 3),
+    "scratch_bytes": (_int64, [_address, *[_int64] * 3]),
+    "panel_outputs": (_int64, []),
+    "makes_shortlists": (_int64, []),
+    "draw": (None, [_address, _int64, _int64, _address, _int64, _address, _address]),
+    "draw_scratch_bytes": (_int64, [_int64, _int64]),
+}
+"""Each function's result and arguments."""
+
+
+class NativeLibrary:
+    """The functions of one library, as attributes. They run without Python's lock."""
+
+    def __init__(self, isa: str, path: Path) -> None:
+        """Raises OSError where the library cannot be loaded."""
+        self.isa = isa
+        _load_openmp()
+        functions = ctypes.CDLL(str(path))
+        for name, (result, arguments) in SIGNATURES.items():
+            function = getattr(functions, name)
+            function.restype, function.argtypes = result, arguments
+        self._functions = functions
+        self.panel_outputs: int = functions.panel_outputs()
+        """How many outputs a panel of weights has."""
+        self.makes_shortlists = bool(functions.makes_shortlists())
+        """Whether it can find the best token without the head's product, see shortlist.h."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._functions, name)
+
 
 @cache
-def native_library() -> ctypes.CDLL | None:
-    """The process' library; None, with a line in the log, where it cannot be had."""
+def native_library(wanted: str = AUTO) -> NativeLibrary | None:
+    """The library for the best instruction set, or for the one that is wanted (NATIVE_ISA).
+
+    None, with a line in the log, where it cannot be had. A worker never compiles.
+    """
+    if wanted == NONE:
+        return None
+    choices = [isa for isa in supported() if wanted in (AUTO, isa.name)]
+    if not choices:
+        _warn(
+            "there is no native code for this processor"
+            if wanted == AUTO
+            else f"this processor has no {wanted}"
+        )
+        return None
+    path = _find(choices[0])
+    if path is None:
+        _warn(f"its native code is not compiled for {choices[0].name} here; run `{BUILD_COMMAND}`")
+        return None
     try:
-        return _compiled()
-    except (OSError, subprocess.SubprocessError) as error:
-        stderr = error.stderr if isinstance(error, subprocess.CalledProcessError) else ""
-        reason = (str(stderr).strip() or str(error)).splitlines()[0]
-        logger.warning("this worker is slower than it could be, as its kernels were not compiled: %s", reason)
+        return NativeLibrary(choices[0].name, path)
+    except OSError as error:
+        _warn(str(error))
         return None
 
 
-def _compiled() -> ctypes.CDLL:
-    """Raises OSError and SubprocessError."""
+def _warn(reason: str) -> None:
+    logger.warning("this worker computes with torch alone, which is slower: %s", reason)
+
+
+def _find(isa: InstructionSet) -> Path | None:
+    """The newest up-to-date library that nobody else could have put there."""
+    for folder in library_folders():
+        found = [path for path in folder.glob(f"{library_stem(isa)}-*.so") if _is_trusted(path)]
+        if found:
+            return max(found, key=lambda path: path.stat().st_mtime)
+    return None
+
+
+def _is_trusted(path: Path) -> bool:
+    """Whether only this user or root can have written the file."""
+    status, folder = path.stat(), path.parent.stat()
+    others_may_write = (status.st_mode | folder.st_mode) & (stat.S_IWGRP | stat.S_IWOTH)
+    return not others_may_write and {status.st_uid, folder.st_uid} <= {0, os.getuid()}
+
+
+@cache
+def _load_openmp() -> None:
+    """Let the library's threads be torch's: a second pool would fight with it for the cores."""
     openmp = [*(Path(torch.__file__).parent / "lib").glob("libgomp*")]
     if not openmp:
         raise OSError("this torch was built without GNU OpenMP")
-    # The kernels' threads are to be torch's: a second pool would fight with it for the cores.
     ctypes.CDLL(str(openmp[0]), mode=ctypes.RTLD_GLOBAL)
-    compiler = shlex.split(os.environ.get("CC") or "cc")
-    with tempfile.TemporaryDirectory(prefix="tokenrelay-") as folder:
-        # In two steps: linked with -fopenmp it would bring the system's own OpenMP.
-        objects = [str(Path(folder, source).with_suffix(".o")) for source in SOURCES]
-        for source, target in zip(SOURCES, objects, strict=True):
-            _run([*compiler, *FLAGS, str(FOLDER / source), "-o", target])
-        library = str(Path(folder, "native.so"))
-        _run([*compiler, "-shared", *objects, "-lm", "-o", library])
-        return ctypes.CDLL(library)
-
-
-def _run(command: list[str]) -> None:
-    subprocess.run(command, check=True, capture_output=True, text=True, timeout=COMPILE_SECONDS)

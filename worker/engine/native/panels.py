@@ -5,17 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-PANEL = 64
-"""As in product.h."""
-
-LANE_BYTES = 4
-"""What an output takes at once: neighbouring inputs of 8 and 16 bits, or one of 32."""
+DOT_BYTES = 4
+"""What an output's lane takes at once: two neighbouring inputs of bfloat16, four of 8-bit integers that are
+multiplied as integers, one of float32."""
 
 
-def in_panels(weight: Tensor) -> Tensor:
-    """A weight [out, in] as [panel, in / neighbours, PANEL, neighbours], the last one padded with zeros."""
+def in_panels(weight: Tensor, panel: int, neighbours: int | None = None) -> Tensor:
+    """A weight [out, in] as [panels, in / neighbours, panel, neighbours], the last panel padded with zeros.
+
+    panel: outputs of a panel, `NativeLibrary.panel_outputs`.
+    neighbours: inputs that stand side by side; by default as many as `DOT_BYTES` hold.
+    """
     outputs, inputs = weight.shape
-    padded = torch.nn.functional.pad(weight.detach(), (0, 0, 0, -outputs % PANEL))
-    neighbours = LANE_BYTES // weight.itemsize
-    panels = padded.reshape(-1, PANEL, inputs // neighbours, neighbours)
+    padded = torch.nn.functional.pad(weight.detach(), (0, 0, 0, -outputs % panel))
+    neighbours = neighbours or DOT_BYTES // weight.itemsize
+    panels = padded.reshape(-1, panel, inputs // neighbours, neighbours)
     return panels.transpose(1, 2)

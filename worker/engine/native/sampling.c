@@ -1,0 +1,207 @@
+// Draws a token for each row of a batch's logits, with min_p, top_k and top_p.
+//
+// Filters leave the best tokens down to a last one. A histogram over the logits finds it without sorting the
+// vocabulary: only the tokens of the bucket where a filter ends are sorted. What is left is drawn in one
+// pass, see noise.h.
+#include <omp.h>
+#include <stdlib.h>
+
+#include "noise.h"
+
+enum { BUCKETS = 2048 };
+
+// How a row is drawn. top_k: 0 is off; top_p: 1 is off; min_p: 0 is off.
+typedef struct {
+  noise drawn;
+  float top_p, min_p;
+  int64_t top_k;
+} row_options;
+
+// A row's tokens, and the place where a filter ends. vocab: of the row. logits: [vocab]. highest, lowest: of
+// the finite logits.
+typedef struct {
+  const float* logits;
+  int64_t vocab;
+  float highest, lowest, inverse_temperature;
+} row;
+
+// The last token that is left: of those with its logit, tokens with higher ids are out.
+typedef struct {
+  float logit;
+  int32_t token;
+} last_token;
+
+// Of each bucket: how many tokens, and the sum of their exp((logit - highest) / temperature). The first
+// bucket has the highest logits.
+typedef struct {
+  int32_t counts[BUCKETS];
+  double masses[BUCKETS];
+  float per_logit;
+} histogram;
+
+// Whether there is a highest logit, and it is finite. Fills in highest and lowest.
+static int find_range(row* r) {
+  floats highest = all_of(-INFINITY), lowest = all_of(INFINITY);
+  integers has_nan = {0};
+  for (int64_t i = 0; i < r->vocab; i += LANES) {
+    const int64_t left = r->vocab - i;
+    floats logits = left < LANES ? load_first(r->logits + i, left) : *(const floats*)(r->logits + i);
+    for (int64_t lane = left; lane < LANES; lane++) logits[lane] = r->logits[0];
+    has_nan |= logits != logits;
+    highest = chosen(logits > highest, logits, highest);
+    const floats finite = chosen(logits > -INFINITY, logits, all_of(INFINITY));
+    lowest = chosen(finite < lowest, finite, lowest);
+  }
+  r->highest = -INFINITY;
+  r->lowest = INFINITY;
+  for (int64_t lane = 0; lane < LANES; lane++) {
+    if (has_nan[lane]) return 0;
+    r->highest = fmaxf(r->highest, highest[lane]);
+    r->lowest = fminf(r->lowest, lowest[lane]);
+  }
+  return isfinite(r->highest);
+}
+
+INLINED int64_t bucket_of(const row* r, const histogram* h, float logit) {
+  const float bucket = (r->highest - logit) * h->per_logit;
+  return bucket < BUCKETS - 1 ? (int64_t)bucket : BUCKETS - 1;
+}
+
+static void count(const row* r, float least, histogram* h) {
+  memset(h, 0, sizeof *h);
+  const float range = r->highest - (least > r->lowest ? least : r->lowest);
+  h->per_logit = range > 0 ? (BUCKETS - 1) / range : 0;
+  for (int64_t i = 0; i < r->vocab; i += LANES) {
+    const int64_t left = r->vocab - i, lanes = left < LANES ? left : LANES;
+    const floats logits = left < LANES ? load_first(r->logits + i, left) : *(const floats*)(r->logits + i);
+    const floats masses = exp_of((logits - r->highest) * r->inverse_temperature);
+    for (int64_t lane = 0; lane < lanes; lane++) {
+      if (!(logits[lane] >= least)) continue;
+      const int64_t bucket = bucket_of(r, h, logits[lane]);
+      h->counts[bucket]++;
+      h->masses[bucket] += masses[lane];
+    }
+  }
+}
+
+typedef struct {
+  float logit;
+  int32_t token;
+} ranked;
+
+// The better first: by logit, of equals the lower id.
+static int by_rank(const void* a, const void* b) {
+  const ranked *first = a, *second = b;
+  if (first->logit != second->logit) return first->logit > second->logit ? -1 : 1;
+  return first->token < second->token ? -1 : 1;
+}
+
+// The tokens of a bucket, the better first. Returns how many.
+static int64_t rank_bucket(const row* r, const histogram* h, int64_t bucket, float least, ranked* to) {
+  int64_t found = 0;
+  for (int64_t i = 0; i < r->vocab; i++)
+    if (r->logits[i] >= least && bucket_of(r, h, r->logits[i]) == bucket)
+      to[found++] = (ranked){r->logits[i], i};
+  qsort(to, found, sizeof *to, by_rank);
+  return found;
+}
+
+INLINED float mass_of(const row* r, float logit) {
+  return exp_of_one((logit - r->highest) * r->inverse_temperature);
+}
+
+// The last of the `most` best tokens, and the mass of them all.
+static last_token end_of_top_k(const row* r, const histogram* h, int64_t most, float least, ranked* scratch,
+                               double* mass) {
+  int64_t bucket = 0, before = 0;
+  *mass = 0;
+  while (before + h->counts[bucket] < most) {
+    before += h->counts[bucket];
+    *mass += h->masses[bucket++];
+  }
+  rank_bucket(r, h, bucket, least, scratch);
+  for (int64_t i = 0; i < most - before; i++) *mass += mass_of(r, scratch[i].logit);
+  const ranked last = scratch[most - before - 1];
+  return (last_token){last.logit, last.token};
+}
+
+// The last of the fewest best tokens whose masses reach `wanted` together.
+static last_token end_of_top_p(const row* r, const histogram* h, double wanted, float least,
+                               ranked* scratch) {
+  int64_t bucket = 0, last_filled = 0;
+  double before = 0;
+  for (; bucket < BUCKETS && before + h->masses[bucket] < wanted; bucket++) {
+    before += h->masses[bucket];
+    if (h->counts[bucket]) last_filled = bucket;
+  }
+  if (bucket == BUCKETS || !h->counts[bucket]) bucket = last_filled;  // By rounding: all are left.
+  const int64_t found = rank_bucket(r, h, bucket, least, scratch);
+  int64_t last = 0;
+  for (; last < found - 1; last++) {
+    before += mass_of(r, scratch[last].logit);
+    if (!(before < wanted)) break;
+  }
+  return (last_token){scratch[last].logit, scratch[last].token};
+}
+
+// scratch: [vocab].
+static last_token filter(const row* r, const row_options* options, ranked* scratch) {
+  histogram h;
+  float least = -INFINITY;
+  if (options->min_p > 0) least = r->highest + logf(options->min_p) / r->inverse_temperature;
+  last_token last = {least, INT32_MAX};
+  const int64_t has_top_k = options->top_k > 0 && options->top_k < r->vocab, has_top_p = options->top_p < 1;
+  if (!has_top_k && !has_top_p) return last;
+  count(r, least, &h);
+  int64_t left = 0;
+  double mass = 0;
+  for (int64_t i = 0; i < BUCKETS; i++) {
+    left += h.counts[i];
+    mass += h.masses[i];
+  }
+  if (has_top_k && options->top_k < left) last = end_of_top_k(r, &h, options->top_k, least, scratch, &mass);
+  if (!has_top_p) return last;
+  const last_token by_top_p = end_of_top_p(r, &h, options->top_p * mass, least, scratch);
+  const int is_earlier =
+      by_top_p.logit > last.logit || (by_top_p.logit == last.logit && by_top_p.token < last.token);
+  return is_earlier ? by_top_p : last;
+}
+
+// The token with the highest noisy logit among those that are left.
+static int64_t draw_left(const row* r, const noise* drawn, last_token last) {
+  candidate best = {-INFINITY, -1};
+  for (int64_t i = 0; i < r->vocab; i += LANES) {
+    const int64_t left = r->vocab - i;
+    floats logits = left < LANES ? load_first(r->logits + i, left) : *(const floats*)(r->logits + i);
+    const integers ids = (integers)ids_from(i);
+    const integers is_left = (logits > last.logit) | ((logits == last.logit) & (ids <= last.token));
+    logits = chosen(is_left, logits, all_of(-INFINITY));
+    choose(&best, logits, left, i, drawn);
+  }
+  return best.token;
+}
+
+static int64_t draw_row(row* r, const row_options* options, ranked* scratch) {
+  if (!find_range(r)) return -1;
+  last_token last = {-INFINITY, INT32_MAX};
+  if (options->drawn.inverse_temperature) {
+    r->inverse_temperature = options->drawn.inverse_temperature;
+    last = filter(r, options, scratch);
+  }
+  return draw_left(r, &options->drawn, last);
+}
+
+int64_t draw_scratch_bytes(int64_t vocab, int64_t threads) {
+  return threads * vocab * (int64_t)sizeof(ranked);
+}
+
+// logits: [rows, vocab]. options: of each row. tokens: [rows], the drawn ones, or -1 for a row whose highest
+// logit is not finite. scratch: `draw_scratch_bytes` of it.
+void draw(const float* logits, int64_t rows, int64_t vocab, const row_options* options, int64_t threads,
+          void* scratch, int64_t* tokens) {
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+  for (int64_t i = 0; i < rows; i++) {
+    row r = {.logits = logits + i * vocab, .vocab = vocab};
+    tokens[i] = draw_row(&r, &options[i], (ranked*)scratch + omp_get_thread_num() * vocab);
+  }
+}
