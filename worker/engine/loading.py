@@ -20,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 from tasks.errors import EngineError, SettingsError
 from tasks.settings import Settings
 from worker.engine import attention
+from worker.engine.checkpoint import check_tensors, without_loading_report
 from worker.engine.forward import Forward
 from worker.engine.native.attention import AttentionKernel, attention_kernel
 from worker.engine.native.decoder import Decoder, decodable_weights
@@ -83,13 +84,22 @@ def load_model(settings: Settings) -> LoadedModel:
 def _pretrained(settings: Settings, device: torch.device) -> Any:
     source = model_source(settings)
     try:
-        # SDPA's masks are boolean; eager attention would silently add them to the scores.
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            source, dtype=_dtype(settings, device), attn_implementation="sdpa"
-        )
-        return model.to(device).eval()
+        with without_loading_report():
+            # SDPA's masks are boolean; eager attention would silently add them to the scores.
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                source,
+                dtype=_dtype(settings, device),
+                attn_implementation="sdpa",
+                # `check_tensors` names those that do not fit.
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
+        model, loading_info = loaded
+        model = model.to(device).eval()
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         raise EngineError(f"MODEL_ID={settings.model_id} cannot be loaded: {first_line(error)}") from error
+    check_tensors(model, loading_info, settings.model_id)
+    return model
 
 
 def _forward(
