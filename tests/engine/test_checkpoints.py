@@ -117,3 +117,122 @@ def test_unexpected_tensors_are_one_line_in_the_log(
     assert "5 tensors of the checkpoint" in line
     assert "extra.0, extra.1, extra.2 and 2 more" in line
     assert "extra" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("is_complete", [True, False], ids=["beside a whole model", "alone"])
+def test_an_adapter_is_refused(tmp_path: Path, is_complete: bool) -> None:
+    """Without peft, transformers would load the model beside it and leave the adapter out."""
+    if is_complete:
+        save_model(tmp_path, "llama")
+    change_json(tmp_path / "adapter_config.json", peft_type="LORA", base_model_name_or_path="nobody/nothing")
+    assert "is a LoRA adapter" in refusal(tmp_path)
+    assert "merge_and_unload" in refusal(tmp_path)
+
+
+def test_a_checkpoint_of_wrapped_layers_is_refused(tmp_path: Path) -> None:
+    """What peft's wrapper saves without merging: a base layer, and an adapter that would be dropped."""
+    save_model(tmp_path, "llama")
+
+    def wrapped(tensors: Tensors) -> Tensors:
+        name = "model.layers.0.self_attn.q_proj"
+        base = {f"{name}.base_layer.weight": tensors.pop(f"{name}.weight")}
+        return {**tensors, **base, f"{name}.lora_A.default.weight": torch.ones(2, 32)}
+
+    change_tensors(tmp_path, wrapped)
+    reason = refusal(tmp_path)
+    assert "lacks 1 of its 21 tensors: model.layers.0.self_attn.q_proj.weight" in reason
+    assert "such as model.layers.0.self_attn.q_proj.base_layer.weight" in reason
+
+
+@pytest.mark.parametrize(
+    ("quantization", "name"),
+    [
+        ({"quant_method": "gptq", "bits": 4, "group_size": 128}, "gptq"),
+        ({"quant_method": "awq", "bits": 4, "group_size": 128}, "awq"),
+        ({"quant_method": "modelopt"}, "modelopt"),
+        ({"quant_algo": "FP8"}, "FP8"),
+        ({"bits": 4}, "an unnamed method"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("key", ["quantization_config", "compression_config"])
+def test_a_quantized_checkpoint_is_refused(
+    tmp_path: Path, quantization: dict[str, Any], name: str, key: str
+) -> None:
+    """transformers skips methods that it does not know, and would read their numbers without the scales."""
+    save_model(tmp_path, "llama")
+    change_json(tmp_path / "config.json", **{key: quantization})
+    assert f"is quantized ({name}), which ENGINE=transformers does not run" in refusal(tmp_path)
+
+
+def test_a_quantized_part_of_a_model_is_refused(tmp_path: Path) -> None:
+    save_model(tmp_path, "llama")
+    change_json(tmp_path / "config.json", text_config={"quantization_config": {"quant_method": "fp8"}})
+    assert "is quantized (fp8)" in refusal(tmp_path)
+
+
+def test_a_configuration_without_quantization_is_served(tmp_path: Path) -> None:
+    save_model(tmp_path, "llama")
+    change_json(tmp_path / "config.json", quantization_config=None)
+    assert generate(TransformersEngine(settings_for(tmp_path)), engine_request("one", (5, 6)))
+
+
+@pytest.fixture
+def _no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers would ask there whether to run a model's own code."""
+
+    def asked(question: str = "") -> str:
+        pytest.fail(f"a terminal was asked: {question}")
+
+    monkeypatch.setattr("builtins.input", asked)
+
+
+@pytest.mark.usefixtures("_no_terminal")
+def test_a_model_with_code_of_its_own_is_refused(tmp_path: Path) -> None:
+    save_model(tmp_path, "llama")
+    code = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnForCausalLM"}
+    change_json(tmp_path / "config.json", model_type="own", auto_map=code)
+    (tmp_path / "own.py").write_text("raise SystemExit('this code must not run')")
+    assert "comes with code of its own (own.OwnForCausalLM), which is not run here" in refusal(tmp_path)
+
+
+@pytest.mark.usefixtures("_no_terminal")
+def test_a_tokenizer_with_code_of_its_own_is_refused(tmp_path: Path) -> None:
+    save_model(tmp_path, "llama")
+    (tmp_path / "own.py").write_text("raise SystemExit('this code must not run')")
+    change_json(
+        tmp_path / "tokenizer_config.json",
+        tokenizer_class="OwnTokenizer",
+        auto_map={"AutoTokenizer": ["own.OwnTokenizer", None]},
+    )
+    assert "custom code" in refusal(tmp_path)
+
+
+@pytest.mark.usefixtures("_no_terminal")
+def test_code_of_its_own_does_not_matter_where_transformers_has_its_own(tmp_path: Path) -> None:
+    save_model(tmp_path, "llama")
+    request = engine_request("one", (5, 6, 7))
+    expected = generate(TransformersEngine(settings_for(tmp_path)), request)
+    change_json(tmp_path / "config.json", auto_map={"AutoModelForCausalLM": "own.OwnForCausalLM"})
+    (tmp_path / "own.py").write_text("raise SystemExit('this code must not run')")
+    (tmp_path / "custom_generate").mkdir()
+    (tmp_path / "custom_generate" / "generate.py").write_text("raise SystemExit('this code must not run')")
+    assert generate(TransformersEngine(settings_for(tmp_path)), request) == expected
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_hidden_layers": "two"},
+        {"hidden_size": 31},
+        {"num_attention_heads": 0},
+        {"rope_parameters": {"rope_type": "spiral"}},
+        {"hidden_act": "wishful"},
+        {"model_type": "nobody-has-this"},
+    ],
+    ids=str,
+)
+def test_a_wrong_configuration_is_one_line(tmp_path: Path, changes: dict[str, Any]) -> None:
+    save_model(tmp_path, "llama")
+    change_json(tmp_path / "config.json", **changes)
+    refusal(tmp_path)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 from transformers.utils import logging as transformers_logging
 
-from tasks.errors import EngineError, SettingsError
+from tasks.errors import EngineError, SettingsError, TokenrelayError
 from tasks.settings import Settings
 from worker.engine import attention
 from worker.engine.checkpoint import check_tensors, without_loading_report
+from worker.engine.compatibility import check_source
 from worker.engine.forward import Forward
 from worker.engine.native.attention import AttentionKernel, attention_kernel
 from worker.engine.native.decoder import Decoder, decodable_weights
@@ -65,6 +67,8 @@ def load_model(settings: Settings) -> LoadedModel:
     if device.type == "cpu":
         _spare_a_core()
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    with _errors_in_one_line(settings):
+        check_source(model_source(settings), settings.model_id)
     tokenizer = load_tokenizer(settings)
     model = _pretrained(settings, device)
     _check_forward(model, settings)
@@ -82,24 +86,36 @@ def load_model(settings: Settings) -> LoadedModel:
 
 
 def _pretrained(settings: Settings, device: torch.device) -> Any:
-    source = model_source(settings)
-    try:
-        with without_loading_report():
-            # SDPA's masks are boolean; eager attention would silently add them to the scores.
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                source,
-                dtype=_dtype(settings, device),
-                attn_implementation="sdpa",
-                # `check_tensors` names those that do not fit.
-                ignore_mismatched_sizes=True,
-                output_loading_info=True,
-            )
+    with _errors_in_one_line(settings), without_loading_report():
+        # SDPA's masks are boolean; eager attention would silently add them to the scores.
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            model_source(settings),
+            dtype=_dtype(settings, device),
+            attn_implementation="sdpa",
+            trust_remote_code=False,
+            # `check_tensors` names those that do not fit.
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
         model, loading_info = loaded
         model = model.to(device).eval()
-    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
-        raise EngineError(f"MODEL_ID={settings.model_id} cannot be loaded: {first_line(error)}") from error
     check_tensors(model, loading_info, settings.model_id)
     return model
+
+
+@contextmanager
+def _errors_in_one_line(settings: Settings) -> Iterator[None]:
+    """Turns whatever transformers raises over somebody's files into an EngineError that names MODEL_ID."""
+    try:
+        yield
+    except TokenrelayError:
+        raise
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+        raise EngineError(f"MODEL_ID={settings.model_id} cannot be loaded: {first_line(error)}") from error
+    except Exception as error:
+        # A configuration that nobody foresaw: `first_line` of a KeyError says only the key.
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise EngineError(f"MODEL_ID={settings.model_id} cannot be loaded: {reason}") from error
 
 
 def _forward(
@@ -141,7 +157,7 @@ def _spare_a_core() -> None:
 def load_tokenizer(settings: Settings) -> Any:
     """Raises SettingsError and EngineError as `load_model` does."""
     try:
-        return AutoTokenizer.from_pretrained(model_source(settings))
+        return AutoTokenizer.from_pretrained(model_source(settings), trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:
         raise EngineError(f"MODEL_ID={settings.model_id} cannot be loaded: {first_line(error)}") from error
 
@@ -307,5 +323,6 @@ def _eos_ids(model: PreTrainedModel) -> frozenset[int]:
 
 
 def first_line(error: Exception) -> str:
-    """What an exception says, as part of one line of ours."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """What an exception says, as part of one line of ours: its first line, and the next behind a colon."""
+    first, *rest = (str(error).strip() or type(error).__name__).splitlines()
+    return f"{first} {rest[0].strip()}" if first.endswith(":") and rest else first

@@ -43,6 +43,7 @@ from worker.engine.base import (
     TokenLogprobs,
     decode_once,
 )
+from worker.engine.compatibility import check_no_adapter
 from worker.engine.loading import GIB, first_line, load_tokenizer, model_source
 from worker.engine.prompts import PromptEncoder
 from worker.engine.sampling import GREEDY_BELOW, LEAST_LOGPROB, Penalties, noise_key
@@ -73,6 +74,7 @@ class VllmEngine:
         _check_device(settings)
         self._model_id = settings.model
         self._max_num_seqs = settings.max_num_seqs
+        check_no_adapter(model_source(settings), settings.model_id)
         self._prompts = PromptEncoder(load_tokenizer(settings), settings.model)
         self._engine = _start(_engine_args(settings), settings)
         model_config = self._engine.model_config

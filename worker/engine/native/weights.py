@@ -111,7 +111,15 @@ class Weights:
 def read_weights(model: Any) -> Weights | None:
     """None for a model of a kind, or with an option, that is not known here."""
     reader = READERS.get(model.config.model_type)
-    return None if reader is None else reader(model)
+    weights = None if reader is None else reader(model)
+    if weights is None or not all(_is_plain(linear.module) for linear in weights.linears()):
+        return None
+    return weights
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether a layer computes its weight's product and no more. A subclass may, for an adapter."""
+    return type(module) in (nn.Linear, Conv1D) and not (module._forward_hooks or module._forward_pre_hooks)
 
 
 def _llama(model: Any) -> Weights | None:
