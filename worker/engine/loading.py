@@ -113,8 +113,8 @@ def _errors_in_one_line(settings: Settings) -> Iterator[None]:
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         raise EngineError(f"MODEL_ID={settings.model_id} cannot be loaded: {first_line(error)}") from error
     except Exception as error:
-        # A configuration that nobody foresaw: `first_line` of a KeyError says only the key.
-        reason = f"{type(error).__name__}: {first_line(error)}"
+        # A configuration that nobody foresaw. A KeyError says only the key, a validator has several lines.
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise EngineError(f"MODEL_ID={settings.model_id} cannot be loaded: {reason}") from error
 
 
@@ -323,6 +323,5 @@ def _eos_ids(model: PreTrainedModel) -> frozenset[int]:
 
 
 def first_line(error: Exception) -> str:
-    """What an exception says, as part of one line of ours: its first line, and the next behind a colon."""
-    first, *rest = (str(error).strip() or type(error).__name__).splitlines()
-    return f"{first} {rest[0].strip()}" if first.endswith(":") and rest else first
+    """What an exception says, as part of one line of ours."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
