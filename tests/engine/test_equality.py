@@ -25,6 +25,7 @@ from tests.engine.tiny import (
     load,
 )
 from worker.engine.base import Engine, EngineRequest
+from worker.engine.masks import Style
 from worker.engine.native.attention import attention_kernel
 from worker.engine.native.decoder import is_decodable
 from worker.engine.native.forward import NativeForward
@@ -83,7 +84,8 @@ def engine(request: pytest.FixtureRequest, folder: Path) -> Iterator[Engine]:
         is_native = not narrow and kind in READERS and is_decodable(torch.float32)
         assert isinstance(loaded._forward, NativeForward) == is_native
         if isinstance(loaded._forward, TorchForward):
-            assert loaded._forward._has_kernel == (not narrow and attention_kernel() is not None)
+            has_kernel = not narrow and attention_kernel() is not None
+            assert loaded._forward._masks.style is (Style.KERNEL if has_kernel else Style.PRODUCTS)
     yield loaded
     loaded.shutdown()
 

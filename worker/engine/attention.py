@@ -37,8 +37,8 @@ def slot_attention(
     """Returns [rows, query, heads, head_dim].
 
     query: [rows, heads, query, head_dim]. key, value: [rows, kv_heads, tokens, head_dim], views of the cache.
-    attention_mask: boolean [rows, 1, query, tokens]; where a row has one query, see `length_mask` and
-        `additive_mask`; None: all earlier tokens.
+    attention_mask: boolean [rows, 1, query, tokens]; where a row has one query, also what `length_mask` and
+        `additive_mask` make; None: all earlier tokens. A model may hand on a mask of its own in place of it.
     Raises ValueError where the model wants more of its attention than this does.
     """
     for name in REFUSED_ARGUMENTS:
@@ -50,7 +50,8 @@ def slot_attention(
         kernel = attention_kernel()
         assert kernel is not None, "length_mask is for its callers only"
         return kernel(query, key, value, attention_mask, scaling).transpose(1, 2), None
-    if query.shape[2] > 1 or not is_decoded_by_products(query.device):
+    is_boolean = attention_mask is not None and attention_mask.dtype == torch.bool
+    if query.shape[2] > 1 or is_boolean or not is_decoded_by_products(query.device):
         output, _ = sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, **arguments
         )

@@ -6,6 +6,7 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from tasks.errors import EngineError
@@ -21,6 +22,13 @@ def check_source(source: str, model_id: str) -> None:
     _check_code(config, model_id)
     _check_quantization(config, model_id)
     AutoConfig.from_pretrained(source, trust_remote_code=False)
+
+
+def has_sdpa(source: str) -> bool:
+    """Whether transformers has torch's `scaled_dot_product_attention` for a model; else only its own code."""
+    config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    model_class = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    return bool(getattr(model_class, "_supports_sdpa", True))
 
 
 def check_no_adapter(source: str, model_id: str) -> None:

@@ -20,18 +20,18 @@ from transformers.utils import logging as transformers_logging
 
 from tasks.errors import EngineError, SettingsError, TokenrelayError
 from tasks.settings import Settings
-from worker.engine import attention
 from worker.engine.checkpoint import check_tensors, without_loading_report
-from worker.engine.compatibility import check_source
+from worker.engine.compatibility import check_source, has_sdpa
 from worker.engine.forward import Forward
-from worker.engine.native.attention import AttentionKernel, attention_kernel
+from worker.engine.masks import Masks
 from worker.engine.native.decoder import Decoder, decodable_weights
 from worker.engine.native.forward import NativeForward
 from worker.engine.native.rows import RowStates, is_uniform
-from worker.engine.native.trial import Trial
 from worker.engine.packing import can_pack, pack_linears
+from worker.engine.proven import prove_style
 from worker.engine.slot_cache import SlotStates
 from worker.engine.torch_forward import TorchForward
+from worker.engine.trial import Trial
 
 GIB = 2**30
 MIN_MODEL_LEN = 16
@@ -73,7 +73,9 @@ def load_model(settings: Settings) -> LoadedModel:
     model = _pretrained(settings, device)
     _check_forward(model, settings)
     longest = _longest_sequence(model, settings)
-    samples = _cached_states(model)
+    with _errors_in_one_line(settings):
+        samples = _cached_states(model)
+        trial = Trial(model)
     bytes_per_token = sum(one.nbytes for pair in samples for one in pair)
     max_model_len = _max_model_len(settings, longest, bytes_per_token, device)
     return LoadedModel(
@@ -81,17 +83,17 @@ def load_model(settings: Settings) -> LoadedModel:
         vocab_size=model.get_input_embeddings().num_embeddings,
         max_model_len=max_model_len,
         eos_ids=_eos_ids(model),
-        forward=_forward(model, samples, max_model_len, settings),
+        forward=_forward(model, samples, trial, max_model_len, settings),
     )
 
 
 def _pretrained(settings: Settings, device: torch.device) -> Any:
     with _errors_in_one_line(settings), without_loading_report():
-        # SDPA's masks are boolean; eager attention would silently add them to the scores.
+        source = model_source(settings)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            model_source(settings),
+            source,
             dtype=_dtype(settings, device),
-            attn_implementation="sdpa",
+            attn_implementation="sdpa" if has_sdpa(source) else "eager",
             trust_remote_code=False,
             # `check_tensors` names those that do not fit.
             ignore_mismatched_sizes=True,
@@ -119,28 +121,28 @@ def _errors_in_one_line(settings: Settings) -> Iterator[None]:
 
 
 def _forward(
-    model: Any, samples: Sequence[tuple[Tensor, Tensor]], max_model_len: int, settings: Settings
+    model: Any,
+    samples: Sequence[tuple[Tensor, Tensor]],
+    trial: Trial,
+    max_model_len: int,
+    settings: Settings,
 ) -> Forward:
-    """The model in C where that is possible, else as it is."""
+    """The model in C where that is possible, else by torch. Raises EngineError where neither is right."""
     weights = decodable_weights(model) if is_uniform(samples) else None
     if weights is not None:
-        trial = Trial(model)
         decoder = Decoder(weights)  # The weights move there, so that the model cannot run any more.
-        if trial.is_passed_by(NativeForward(decoder, RowStates(samples, 1, max_model_len))):
+        if trial.is_passed_by(NativeForward(decoder, RowStates(samples, Trial.ROWS, max_model_len))):
             return NativeForward(decoder, RowStates(samples, settings.max_num_seqs, max_model_len))
         logger.warning(
             "this worker is slower than it could be: the native decoder does not compute what this %s does",
             type(model).__name__,
         )
         model = _pretrained(settings, model.device)
-    has_slot_attention = bool(model._supports_attention_backend)
-    if has_slot_attention:
-        model.set_attn_implementation(attention.NAME)
     if can_pack(model.device, model.dtype):
         pack_linears(model)
-    has_kernel = has_slot_attention and _fits_kernel(model, samples)
+    style = prove_style(model, samples, trial, settings.model_id)
     states = SlotStates(samples, settings.max_num_seqs, max_model_len)
-    return TorchForward(model, states, has_slot_attention=has_slot_attention, has_kernel=has_kernel)
+    return TorchForward(model, states, Masks(style, model.dtype))
 
 
 def _spare_a_core() -> None:
@@ -231,20 +233,9 @@ def _cached_states(model: Any) -> list[tuple[Tensor, Tensor]]:
     token_ids = torch.zeros(1, 1, dtype=torch.long, device=model.device)
     model(input_ids=token_ids, past_key_values=cache, use_cache=True)
     layers: list[Any] = cache.layers
+    if any(layer.keys is None for layer in layers):
+        raise ValueError(f"{type(model).__name__} keeps no keys and values in some of its layers")
     return [(layer.keys, layer.values) for layer in layers]
-
-
-def _fits_kernel(model: Any, states: Sequence[tuple[Tensor, Tensor]]) -> bool:
-    """Whether all layers' attention is of a shape that the kernel takes, and there is a kernel."""
-    heads = getattr(model.config.get_text_config(), "num_attention_heads", None)
-    if model.device.type != "cpu" or heads is None:
-        return False
-    fit = all(
-        keys.shape == values.shape
-        and AttentionKernel.takes(keys.dtype, heads, kv_heads=keys.shape[1], head_dim=keys.shape[3])
-        for keys, values in states
-    )
-    return fit and attention_kernel() is not None
 
 
 def _max_model_len(

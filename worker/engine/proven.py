@@ -1,0 +1,94 @@
+"""Finds the fastest way to run a model by torch that computes what transformers' own code does."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from tasks.errors import EngineError
+from worker.engine import attention
+from worker.engine.masks import Masks, Style
+from worker.engine.native.attention import AttentionKernel, attention_kernel
+from worker.engine.slot_cache import SlotStates
+from worker.engine.torch_forward import TorchForward
+from worker.engine.trial import LENGTHS, Trial
+
+Samples = Sequence[tuple[Tensor, Tensor]]
+"""Each layer's keys and values of some token [1, heads, 1, head_dim]."""
+
+logger = logging.getLogger(__name__)
+
+
+def prove_style(model: Any, samples: Samples, trial: Trial, model_id: str) -> Style:
+    """Returns a style in which the model passes its trial, and leaves the model set to it.
+
+    Raises EngineError where there is none, naming the model's type.
+    """
+    first, *_ = styles = list(_styles(model, samples))
+    reason = "its answers differ from those of transformers' own code by more than rounding"
+    for style in styles:
+        _set_attention(model, style)
+        try:
+            is_passed = trial.is_passed_by(_trial_forward(model, samples, style))
+        except Exception as error:  # A model's code may fail in any way where it lacks a mask.
+            logger.debug("%s does not run in the style %s", type(model).__name__, style.name, exc_info=True)
+            is_passed, reason = False, f"{type(error).__name__}: {error}"
+        if is_passed:
+            if style is not first:
+                logger.warning(
+                    "this worker is slower than it could be: %s is right only where masks are given %s",
+                    type(model).__name__,
+                    style.value,
+                )
+            return style
+    raise EngineError(
+        f"MODEL_ID={model_id}: ENGINE=transformers cannot run this {type(model).__name__} "
+        f"({model.config.model_type}): {reason}"
+    )
+
+
+def _styles(model: Any, samples: Samples) -> Iterator[Style]:
+    """The styles to try, the fastest first."""
+    if model.config._attn_implementation == "eager":
+        yield Style.ADDED  # It was loaded so because it has nothing else.
+        return
+    is_on_cpu = attention.is_decoded_by_products(model.device)
+    if not _has_slot_attention(model) or not is_on_cpu:
+        yield Style.IMPLICIT
+    elif _fits_kernel(model, samples):
+        yield Style.KERNEL
+    else:
+        yield Style.PRODUCTS
+    yield from (Style.BOOLEAN, Style.ADDED)
+
+
+def _set_attention(model: Any, style: Style) -> None:
+    if _has_slot_attention(model):
+        model.set_attn_implementation("eager" if style is Style.ADDED else attention.NAME)
+    elif model._can_set_attn_implementation():
+        model.set_attn_implementation("eager" if style is Style.ADDED else "sdpa")
+
+
+def _has_slot_attention(model: Any) -> bool:
+    return bool(model._supports_attention_backend) and model._can_set_attn_implementation()
+
+
+def _trial_forward(model: Any, samples: Samples, style: Style) -> TorchForward:
+    states = SlotStates(samples, max_rows=Trial.ROWS, max_tokens=max(LENGTHS))
+    return TorchForward(model, states, Masks(style, model.dtype))
+
+
+def _fits_kernel(model: Any, samples: Samples) -> bool:
+    """Whether all layers' attention is of a shape that the kernel takes, and there is a kernel."""
+    heads = getattr(model.config.get_text_config(), "num_attention_heads", None)
+    if heads is None:
+        return False
+    fit = all(
+        keys.shape == values.shape
+        and AttentionKernel.takes(keys.dtype, heads, kv_heads=keys.shape[1], head_dim=keys.shape[3])
+        for keys, values in samples
+    )
+    return fit and attention_kernel() is not None
