@@ -23,6 +23,7 @@ from tasks.settings import Settings
 from worker.engine.checkpoint import check_tensors, without_loading_report
 from worker.engine.compatibility import check_source, has_sdpa
 from worker.engine.forward import Forward
+from worker.engine.lengths import longest_by_positions, settle_rotary
 from worker.engine.masks import Masks
 from worker.engine.native.decoder import Decoder, decodable_weights
 from worker.engine.native.forward import NativeForward
@@ -102,6 +103,7 @@ def _pretrained(settings: Settings, device: torch.device) -> Any:
         model, loading_info = loaded
         model = model.to(device).eval()
     check_tensors(model, loading_info, settings.model_id)
+    settle_rotary(model, settings.max_model_len)
     return model
 
 
@@ -210,7 +212,7 @@ def _check_forward(model: PreTrainedModel, settings: Settings) -> None:
 
 def _longest_sequence(model: PreTrainedModel, settings: Settings) -> int | None:
     """The longest that the model and a cache of full attention are right for."""
-    longest: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    longest = longest_by_positions(model, settings.max_model_len)
     for layer in DynamicCache(config=model.config).layers:
         if isinstance(layer, DynamicSlidingWindowLayer):
             # Up to its window, sliding attention is full attention.

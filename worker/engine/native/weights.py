@@ -16,9 +16,6 @@ Embed = Callable[[Tensor, Tensor], Tensor]
 Rotary = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """A tensor of the type wanted, positions [1, tokens] -> cosines, sines [1, tokens, head_dim]."""
 
-BATCH_DEPENDENT_ROTARY = ("dynamic", "longrope")
-"""Positions' angles change with the longest sequence of a batch."""
-
 
 @dataclass(frozen=True, slots=True)
 class Norm:
@@ -125,8 +122,6 @@ def _is_plain(module: nn.Module) -> bool:
 def _llama(model: Any) -> Weights | None:
     """Llama and what is built like it: rotary positions, RMS norms, a gated MLP."""
     config, inner = model.config, model.model
-    if config.rope_parameters.get("rope_type") in BATCH_DEPENDENT_ROTARY:
-        return None
     layers = tuple(
         Layer(
             attention_norm=_norm(block.input_layernorm),
