@@ -283,11 +283,6 @@ def test_a_cache_that_the_container_has_no_memory_for(
     TransformersEngine(settings_for(folder))
 
 
-def test_a_sliding_window_bounds_the_length(tmp_path: Path) -> None:
-    save_model(tmp_path, "qwen2", use_sliding_window=True, sliding_window=32, max_window_layers=1)
-    assert TransformersEngine(settings_for(tmp_path)).max_model_len == 32
-
-
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"MODEL_ID=.*nowhere: there is no such folder"):
         TransformersEngine(settings_for(tmp_path / "nowhere"))

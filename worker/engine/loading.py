@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
-from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import DynamicCache
 from transformers.utils import logging as transformers_logging
 
 from tasks.errors import EngineError, SettingsError, TokenrelayError
@@ -29,10 +29,11 @@ from worker.engine.native.decoder import Decoder, decodable_weights
 from worker.engine.native.forward import NativeForward
 from worker.engine.native.rows import RowStates, is_uniform
 from worker.engine.packing import can_pack, pack_linears
-from worker.engine.proven import prove_style
+from worker.engine.proven import prove_style, sliding_trial
 from worker.engine.slot_cache import SlotStates
 from worker.engine.torch_forward import TorchForward
 from worker.engine.trial import Trial
+from worker.engine.windows import Windows, layer_windows, narrowest
 
 GIB = 2**30
 MIN_MODEL_LEN = 16
@@ -72,19 +73,16 @@ def load_model(settings: Settings) -> LoadedModel:
         check_source(model_source(settings), settings.model_id)
     tokenizer = load_tokenizer(settings)
     model = _pretrained(settings, device)
-    _check_forward(model, settings)
-    longest = _longest_sequence(model, settings)
     with _errors_in_one_line(settings):
-        samples = _cached_states(model)
-        trial = Trial(model)
-    bytes_per_token = sum(one.nbytes for pair in samples for one in pair)
-    max_model_len = _max_model_len(settings, longest, bytes_per_token, device)
+        examined = _examine(model, settings)
+    bytes_per_token = sum(one.nbytes for pair in examined.samples for one in pair)
+    max_model_len = _max_model_len(settings, examined.longest, bytes_per_token, device)
     return LoadedModel(
         tokenizer=tokenizer,
         vocab_size=model.get_input_embeddings().num_embeddings,
         max_model_len=max_model_len,
         eos_ids=_eos_ids(model),
-        forward=_forward(model, samples, trial, max_model_len, settings),
+        forward=_forward(model, examined, max_model_len, settings),
     )
 
 
@@ -122,17 +120,60 @@ def _errors_in_one_line(settings: Settings) -> Iterator[None]:
         raise EngineError(f"MODEL_ID={settings.model_id} cannot be loaded: {reason}") from error
 
 
-def _forward(
-    model: Any,
-    samples: Sequence[tuple[Tensor, Tensor]],
-    trial: Trial,
-    max_model_len: int,
-    settings: Settings,
-) -> Forward:
+@dataclass(frozen=True, slots=True)
+class _Examined:
+    """What trying a model out has shown.
+
+    samples: each layer's keys and values of some token [1, kv_heads, 1, head_dim].
+    longest: tokens of a sequence up to which the model is right; None where it names no number.
+    trials: for whatever is to run the model.
+    """
+
+    samples: list[tuple[Tensor, Tensor]]
+    windows: Windows
+    longest: int | None
+    trials: list[Trial]
+
+
+def _examine(model: Any, settings: Settings) -> _Examined:
+    """Raises EngineError where the model cannot be right."""
+    _check_forward(model, settings)
+    windows = layer_windows(model, settings.model_id)
+    samples = _cached_states(model)
+    trials = [Trial(model, windows)]
+    longest = longest_by_positions(model, settings.max_model_len)
+    reach, wanted = narrowest(windows), settings.max_model_len or longest
+    if reach is not None and (wanted is None or wanted > reach):
+        sliding = sliding_trial(model, samples, windows)
+        if sliding is not None:
+            trials.append(sliding)
+        else:
+            longest = reach
+            logger.warning(
+                "ENGINE=transformers does not run the %s of this %s beyond %d tokens: "
+                "this worker takes %d tokens at most",
+                " and ".join(kind for kind, window in windows.items() if window is not None),
+                type(model).__name__,
+                reach,
+                reach,
+            )
+    return _Examined(samples, windows, longest, trials)
+
+
+def _forward(model: Any, examined: _Examined, max_model_len: int, settings: Settings) -> Forward:
     """The model in C where that is possible, else by torch. Raises EngineError where neither is right."""
+    samples, reach = examined.samples, narrowest(examined.windows)
     weights = decodable_weights(model) if is_uniform(samples) else None
+    if weights is not None and reach is not None and max_model_len > reach:
+        logger.warning(
+            "this worker is slower than it could be: the native decoder has no windows; "
+            "with MAX_MODEL_LEN=%d it would run natively",
+            reach,
+        )
+        weights = None
     if weights is not None:
         decoder = Decoder(weights)  # The weights move there, so that the model cannot run any more.
+        trial = examined.trials[0]
         if trial.is_passed_by(NativeForward(decoder, RowStates(samples, Trial.ROWS, max_model_len))):
             return NativeForward(decoder, RowStates(samples, settings.max_num_seqs, max_model_len))
         logger.warning(
@@ -142,9 +183,9 @@ def _forward(
         model = _pretrained(settings, model.device)
     if can_pack(model.device, model.dtype):
         pack_linears(model)
-    style = prove_style(model, samples, trial, settings.model_id)
+    style = prove_style(model, samples, examined.trials, settings.model_id)
     states = SlotStates(samples, settings.max_num_seqs, max_model_len)
-    return TorchForward(model, states, Masks(style, model.dtype))
+    return TorchForward(model, states, Masks(style, model.dtype, examined.windows))
 
 
 def _spare_a_core() -> None:
@@ -208,21 +249,6 @@ def _check_forward(model: PreTrainedModel, settings: Settings) -> None:
             f"MODEL_ID={settings.model_id}: ENGINE=transformers cannot run this {type(model).__name__}: "
             + (f"it takes no {missing[0]}" if missing else "it places tokens by ALiBi")
         )
-
-
-def _longest_sequence(model: PreTrainedModel, settings: Settings) -> int | None:
-    """The longest that the model and a cache of full attention are right for."""
-    longest = longest_by_positions(model, settings.max_model_len)
-    for layer in DynamicCache(config=model.config).layers:
-        if isinstance(layer, DynamicSlidingWindowLayer):
-            # Up to its window, sliding attention is full attention.
-            longest = min(longest or layer.sliding_window, layer.sliding_window)
-        elif type(layer) is not DynamicLayer:
-            raise EngineError(
-                f"MODEL_ID={settings.model_id}: ENGINE=transformers runs attention layers only, "
-                f"this model has {type(layer).__name__}"
-            )
-    return longest
 
 
 @torch.inference_mode()

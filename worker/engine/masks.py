@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from enum import Enum
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from worker.engine.attention import additive_mask, length_mask
 from worker.engine.slot_cache import Window
+from worker.engine.windows import Windows, narrowest
 
 Mask = Tensor | dict[str, Tensor | None] | None
 """[rows, 1, query, tokens], one for all layers or one by layer type; None: all tokens up to the query's."""
@@ -30,10 +31,8 @@ class Style(Enum):
 class Masks:
     """Makes the masks of one model's passes."""
 
-    def __init__(
-        self, style: Style, dtype: torch.dtype, windows: Mapping[str, int | None] | None = None
-    ) -> None:
-        """dtype: the model's. windows: by layer type, None for full attention. No windows: full attention."""
+    def __init__(self, style: Style, dtype: torch.dtype, windows: Windows | None = None) -> None:
+        """dtype: the model's. windows: of its layers."""
         self.style = style
         self._dtype = dtype
         self._windows = windows or {}
@@ -50,10 +49,10 @@ class Masks:
             return next(iter(masks.values()))
         return masks or self._mask(window, ends, None, is_start)
 
-    def _binding(self, ends: Sequence[int]) -> Mapping[str, int | None]:
-        """The windows, if any sequence is longer than one of them: up to there all attention is full."""
-        reaches = [reach for reach in self._windows.values() if reach is not None]
-        return self._windows if reaches and max(ends) > min(reaches) else {}
+    def _binding(self, ends: Sequence[int]) -> Windows:
+        """The windows, if any sequence is longer than one of them."""
+        reach = narrowest(self._windows)
+        return {} if reach is None or max(ends) <= reach else self._windows
 
     def _mask(self, window: Window, ends: Sequence[int], reach: int | None, is_start: bool) -> Tensor | None:
         is_step = window.positions.shape[1] == 1

@@ -15,6 +15,7 @@ from worker.engine.native.attention import AttentionKernel, attention_kernel
 from worker.engine.slot_cache import SlotStates
 from worker.engine.torch_forward import TorchForward
 from worker.engine.trial import LENGTHS, Trial
+from worker.engine.windows import Windows, are_sliding
 
 Samples = Sequence[tuple[Tensor, Tensor]]
 """Each layer's keys and values of some token [1, heads, 1, head_dim]."""
@@ -22,32 +23,61 @@ Samples = Sequence[tuple[Tensor, Tensor]]
 logger = logging.getLogger(__name__)
 
 
-def prove_style(model: Any, samples: Samples, trial: Trial, model_id: str) -> Style:
-    """Returns a style in which the model passes its trial, and leaves the model set to it.
+def prove_style(model: Any, samples: Samples, trials: Sequence[Trial], model_id: str) -> Style:
+    """Sets the model to the fastest style in which it passes its trials, and returns that style.
+
+    Raises EngineError where there is none.
+    """
+    fastest = next(_styles(model, samples))
+    style = right_style(model, samples, trials, model_id)
+    if style is not fastest:
+        logger.warning(
+            "this worker is slower than it could be: %s is right only where masks are given %s",
+            type(model).__name__,
+            style.value,
+        )
+    _set_attention(model, style)
+    return style
+
+
+def right_style(model: Any, samples: Samples, trials: Sequence[Trial], model_id: str) -> Style:
+    """Returns the fastest style in which the model passes its trials. The model is left as it was.
 
     Raises EngineError where there is none, naming the model's type.
     """
-    first, *_ = styles = list(_styles(model, samples))
+    loaded_with = model.config._attn_implementation
     reason = "its answers differ from those of transformers' own code by more than rounding"
-    for style in styles:
+    for style in list(_styles(model, samples)):
         _set_attention(model, style)
         try:
-            is_passed = trial.is_passed_by(_trial_forward(model, samples, style))
+            if all(trial.is_passed_by(_trial_forward(model, samples, style, trial)) for trial in trials):
+                return style
         except Exception as error:  # A model's code may fail in any way where it lacks a mask.
             logger.debug("%s does not run in the style %s", type(model).__name__, style.name, exc_info=True)
-            is_passed, reason = False, f"{type(error).__name__}: {error}"
-        if is_passed:
-            if style is not first:
-                logger.warning(
-                    "this worker is slower than it could be: %s is right only where masks are given %s",
-                    type(model).__name__,
-                    style.value,
-                )
-            return style
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        finally:
+            if model._can_set_attn_implementation():
+                model.set_attn_implementation(loaded_with)
     raise EngineError(
         f"MODEL_ID={model_id}: ENGINE=transformers cannot run this {type(model).__name__} "
         f"({model.config.model_type}): {reason}"
     )
+
+
+def sliding_trial(model: Any, samples: Samples, windows: Windows) -> Trial | None:
+    """A trial for sequences longer than the model's windows; None where the model passes it in no style.
+
+    Such a model does not keep to the masks that it is given.
+    """
+    if not are_sliding(windows):
+        return None
+    trial = Trial.with_narrow_windows(model, windows)
+    try:
+        right_style(model, samples, [trial], "")
+    except EngineError as error:
+        logger.debug("%s", error)
+        return None
+    return trial
 
 
 def _styles(model: Any, samples: Samples) -> Iterator[Style]:
@@ -76,9 +106,9 @@ def _has_slot_attention(model: Any) -> bool:
     return bool(model._supports_attention_backend) and model._can_set_attn_implementation()
 
 
-def _trial_forward(model: Any, samples: Samples, style: Style) -> TorchForward:
+def _trial_forward(model: Any, samples: Samples, style: Style, trial: Trial) -> TorchForward:
     states = SlotStates(samples, max_rows=Trial.ROWS, max_tokens=max(LENGTHS))
-    return TorchForward(model, states, Masks(style, model.dtype))
+    return TorchForward(model, states, Masks(style, model.dtype, trial.windows))
 
 
 def _fits_kernel(model: Any, samples: Samples) -> bool:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from worker.engine.forward import Chunk, Forward
+from worker.engine.windows import Windows, narrowed, with_narrow_windows
 
 LENGTHS = (12, 10)
 """Tokens of the trial's sequences: enough for a wrong position, norm, mask or head to show."""
@@ -31,8 +32,9 @@ class Trial:
     ROWS = len(LENGTHS)
 
     @torch.inference_mode()
-    def __init__(self, model: Any) -> None:
-        """model: as it was loaded, and left so."""
+    def __init__(self, model: Any, windows: Windows | None = None) -> None:
+        """model: as it was loaded, and left so. windows: of its layers, which a forward has to keep to."""
+        self.windows = windows or {}
         vocab_size = model.get_input_embeddings().num_embeddings
         self._dtype: torch.dtype = model.dtype
         self._sequences = [
@@ -49,6 +51,12 @@ class Trial:
         ]
         if model._can_set_attn_implementation():
             model.set_attn_implementation(loaded_with)
+
+    @classmethod
+    def with_narrow_windows(cls, model: Any, windows: Windows) -> Trial:
+        """A trial in which the sequences are longer than the windows."""
+        with with_narrow_windows(model):
+            return cls(model, narrowed(windows))
 
     @torch.inference_mode()
     def is_passed_by(self, forward: Forward) -> bool:
