@@ -13,6 +13,8 @@ from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
     BertConfig,
+    DeepseekV2Config,
+    DeepseekV3Config,
     DogeConfig,
     FalconConfig,
     Gemma2Config,
@@ -174,3 +176,31 @@ def test_the_trial_notices_a_fault_in_each_kind_of_pass(tmp_path: Path, fault: s
     assert isinstance(forward, TorchForward)
     is_right = fault == "none"
     assert trial.is_passed_by(forward if is_right else Wrong(forward, fault)) == is_right
+
+
+LATENT: dict[str, Any] = {
+    **MIXTURE,
+    "num_key_value_heads": 4,
+    "head_dim": 8,
+    "n_routed_experts": 4,
+    "moe_intermediate_size": 32,
+    "kv_lora_rank": 16,
+    "q_lora_rank": 16,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 16,
+    "v_head_dim": 16,
+    "n_group": 1,
+    "topk_group": 1,
+    "first_k_dense_replace": 1,
+}
+"""DeepSeek's attention: queries and keys are 24 wide, values 16."""
+
+
+@pytest.mark.parametrize("config_class", [DeepseekV2Config, DeepseekV3Config])
+def test_value_heads_may_be_narrower_than_query_heads(tmp_path: Path, config_class: Any) -> None:
+    save_config(tmp_path, config_class(**LATENT))
+    engine = TransformersEngine(settings_for(tmp_path))
+    assert style_of(engine) is Style.PRODUCTS
+    prompts = [tuple(range(10, 10 + length)) for length in (3, 17, 30)]
+    expected = [as_eager_attention_writes(tmp_path, prompt, 12) for prompt in prompts]
+    assert generate(engine, *(engine_request(f"r{len(prompt)}", prompt) for prompt in prompts)) == expected

@@ -76,7 +76,7 @@ def additive_mask(visible: Tensor) -> Tensor:
 
 
 def _decode(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
-    """One query per row; returns [rows, heads, 1, head_dim].
+    """One query per row; returns [rows, heads, 1, head_dim], as wide as the values, which may be narrower.
 
     The heads that share keys are one product's columns. Keys stand on its left, so that they are read as they
     lie in the cache: on the right they would be repacked first.
@@ -91,7 +91,7 @@ def _decode(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scal
         scores += mask
     weights = scores.softmax(dim=-1).to(value.dtype)
     weights = weights.view(rows * kv_heads, heads // kv_heads, tokens)
-    return torch.bmm(weights, value.flatten(0, 1)).view(rows, heads, 1, head_dim)
+    return torch.bmm(weights, value.flatten(0, 1)).view(rows, heads, 1, value.shape[3])
 
 
 AttentionInterface.register(NAME, slot_attention)
