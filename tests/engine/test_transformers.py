@@ -232,7 +232,7 @@ def test_warm_up_names_the_model_that_does_not_run(folder: Path, monkeypatch: py
         raise RuntimeError("no kernel")
 
     monkeypatch.setattr(engine._forward, "run", fail)
-    with pytest.raises(EngineError, match=r"MODEL_ID=.* does not run: no kernel"):
+    with pytest.raises(EngineError, match=r"the model .* does not run: no kernel"):
         engine.warm_up()
     assert not engine.has_unfinished_requests()
 
@@ -342,7 +342,7 @@ def test_messages_are_rendered_with_the_models_template(engine: TransformersEngi
 
 def test_messages_need_a_template(tmp_path: Path) -> None:
     engine = TransformersEngine(settings_for(save_model(tmp_path, template=False)))
-    with pytest.raises(EngineError, match="has no chat template; send `prompt`"):
+    with pytest.raises(EngineError, match=f"^the model {tmp_path.name} has no chat template; send `prompt`$"):
         engine.encode(JobRequest.model_validate({"messages": [{"role": "user", "content": "hi"}]}))
 
 

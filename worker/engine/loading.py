@@ -19,7 +19,7 @@ from transformers.cache_utils import DynamicCache
 from transformers.utils import logging as transformers_logging
 
 from tasks.errors import EngineError, SettingsError, TokenrelayError
-from tasks.settings import Settings
+from tasks.settings import Settings, model_folder
 from worker.engine.checkpoint import check_tensors, without_loading_report
 from worker.engine.compatibility import check_source, has_sdpa
 from worker.engine.forward import Forward
@@ -213,13 +213,12 @@ def model_source(settings: Settings) -> str:
         if not BUNDLED_MODEL.is_dir():
             raise SettingsError(f"MODEL_ID=bundled: this installation has no {BUNDLED_MODEL}")
         return str(BUNDLED_MODEL)
-    path = Path(settings.model_id).expanduser()
-    if path.is_dir():
-        return str(path)
-    # A hub id is `name` or `owner/name`. Asking the hub for a mistyped folder would only take time.
-    if settings.model_id.startswith(("/", ".", "~")) or len(path.parts) > 2:
+    folder = model_folder(settings.model_id)
+    if folder is None:
+        return settings.model_id
+    if not folder.is_dir():
         raise SettingsError(f"MODEL_ID={settings.model_id}: there is no such folder")
-    return settings.model_id
+    return str(folder)
 
 
 def _device(settings: Settings) -> torch.device:
