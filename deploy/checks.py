@@ -10,7 +10,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from tasks.errors import SettingsError
-from tasks.settings import EngineKind, Settings
+from tasks.settings import EngineKind, Settings, model_folder
 
 BUNDLED_MODEL = Path(__file__).parent.parent / "worker" / "models" / "bundled"
 CONNECT_SECONDS = 5.0
@@ -42,9 +42,8 @@ def check_model(model_id: str) -> None:
         if not (BUNDLED_MODEL / "config.json").is_file():
             raise SettingsError(f"MODEL_ID=bundled: there is no model in {BUNDLED_MODEL}")
         return
-    folder = Path(model_id).expanduser()
-    names_a_folder = model_id.startswith(("/", ".", "~")) or len(folder.parts) > 2 or folder.is_dir()
-    if names_a_folder and not (folder / "config.json").is_file():
+    folder = model_folder(model_id)
+    if folder is not None and not (folder / "config.json").is_file():
         raise SettingsError(f"MODEL_ID={model_id}: there is no model in this folder (no config.json)")
 
 

@@ -94,6 +94,8 @@ class WorkerInfo:
     slots: int
     running: int
     tokens_per_second: float
+    max_model_len: int | None = None
+    """Prompt and output tokens of one sequence together; None: not said."""
 
     @property
     def pool(self) -> str:
@@ -108,6 +110,7 @@ class WorkerInfo:
                 "slots": self.slots,
                 "running": self.running,
                 "tokens_per_second": round(self.tokens_per_second, 1),
+                "max_model_len": self.max_model_len,
             }
         )
 

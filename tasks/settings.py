@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import os
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
@@ -36,6 +37,12 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=1, le=65535, description="port the web server binds")
     data_dir: Path = Field(Path(".data"), description="the embedded Redis' append-only file, logs and pids")
     model_id: str = Field("bundled", min_length=1, description="`bundled`, a hub id or a local folder")
+    served_model_name: str | None = Field(
+        None,
+        pattern=r"^\S+$",
+        max_length=256,
+        description="the model's public name; unset: the hub id, `bundled` or the folder's own name",
+    )
     engine: EngineKind = Field(EngineKind.TRANSFORMERS, description="`transformers`, `vllm` or `echo`")
     device: str = Field(
         "auto",
@@ -87,8 +94,13 @@ class Settings(BaseSettings):
 
     @property
     def model(self) -> str:
-        """The model's id as clients name it."""
-        return "echo" if self.engine is EngineKind.ECHO else self.model_id
+        """The model's id as clients name it: never a path."""
+        if self.served_model_name is not None:
+            return self.served_model_name
+        if self.engine is EngineKind.ECHO:
+            return "echo"
+        folder = model_folder(self.model_id)
+        return self.model_id if folder is None else Path(os.path.abspath(folder)).name or self.model_id
 
     @property
     def required_redis_url(self) -> str:
@@ -144,6 +156,19 @@ class Settings(BaseSettings):
                 "HOST: without API_KEYS only loopback addresses may bind (ALLOW_ANONYMOUS=1 lifts this)"
             )
         return self
+
+
+def model_folder(model_id: str) -> Path | None:
+    """The folder that a MODEL_ID names, whether it is there or not; None for a hub id and `bundled`.
+
+    A hub id is `name` or `owner/name`. The same with and without the folder, as web may run where it is not,
+    except for `parent/name` relative to the current folder: that is a hub id where there is no such folder.
+    """
+    if model_id == "bundled":
+        return None
+    folder = Path(os.path.expanduser(model_id))  # Path's own raises for a user who is not there.
+    names_a_folder = model_id.startswith(("/", ".", "~")) or len(folder.parts) > 2 or folder.is_dir()
+    return folder if names_a_folder else None
 
 
 @cache

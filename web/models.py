@@ -30,7 +30,11 @@ def model(model_id: str) -> Response:
 
 
 def _body(model: Model) -> dict[str, Any]:
-    """OpenAI's four fields, and who serves it."""
+    """OpenAI's four fields, and who serves it.
+
+    max_model_len: the shortest that a worker takes, as any of them may get the job; null while none says.
+    """
+    lengths = [worker.get("max_model_len") for worker in model.workers]
     return {
         "id": model.id,
         "object": "model",
@@ -40,4 +44,5 @@ def _body(model: Model) -> dict[str, Any]:
         "engines": sorted({worker["engine"] for worker in model.workers}),
         "workers": len(model.workers),
         "slots": sum(worker["slots"] for worker in model.workers),
+        "max_model_len": min((length for length in lengths if length is not None), default=None),
     }

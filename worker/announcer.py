@@ -50,4 +50,7 @@ class Announcer:
         return self._speed + SPEED_SMOOTHING * (current - self._speed)
 
     def _info(self, slots: int, running: int, speed: float) -> WorkerInfo:
-        return WorkerInfo(self.worker, self._engine.model, self._engine_kind, slots, running, speed)
+        engine = self._engine
+        return WorkerInfo(
+            self.worker, engine.model, self._engine_kind, slots, running, speed, engine.max_model_len
+        )

@@ -25,6 +25,7 @@ from tests.engine.tiny import (
     load,
 )
 from worker.engine.base import Engine, EngineRequest
+from worker.engine.masks import Style
 from worker.engine.native.forward import NativeForward
 from worker.engine.native.isa import supported
 from worker.engine.native.weights import READERS
@@ -93,7 +94,7 @@ def engine(request: pytest.FixtureRequest, folder: Path) -> Iterator[Engine]:
         has_code = not narrow and isa != "none"
         assert isinstance(loaded._forward, NativeForward) == (has_code and kind in READERS)
         if isinstance(loaded._forward, TorchForward):
-            assert loaded._forward._has_kernel == has_code
+            assert loaded._forward._masks.style is (Style.KERNEL if has_code else Style.PRODUCTS)
     yield loaded
     loaded.shutdown()
 

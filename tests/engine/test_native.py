@@ -102,6 +102,7 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
     ("llama", {"num_key_value_heads": 4, "head_dim": 48, "hidden_size": 144}),
     ("llama", {"tie_word_embeddings": True}),
     ("llama", {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 500.0}}),
+    ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}),
     ("qwen3", {"head_dim": 256}),
 ]
 
@@ -291,7 +292,6 @@ def test_a_decoder_that_computes_something_else_is_not_used(
         ("opt", {"word_embed_proj_dim": 64}),
         ("opt", {"layer_norm_elementwise_affine": False}),
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}),
-        ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}),
         ("llama", {"head_dim": 24}),
         ("llama", {"hidden_act": "tanh"}),
         ("llama", {"intermediate_size": 100}),

@@ -20,7 +20,15 @@ from tests.waiting import PATIENCE_SECONDS, eventually
 
 # Settings of the developer's shell are none of the tests'.
 OWN_VARIABLES = {"ENGINE": "echo", "LEASE_SECONDS": "1", "DRAIN_SECONDS": "0", "HOST": "127.0.0.1"}
-FOREIGN_VARIABLES = ("REDIS_URL", "API_KEYS", "MODEL_ID", "MAX_NUM_SEQS", "MAX_MODEL_LEN", "WEB_CONCURRENCY")
+FOREIGN_VARIABLES = (
+    "REDIS_URL",
+    "API_KEYS",
+    "MODEL_ID",
+    "SERVED_MODEL_NAME",
+    "MAX_NUM_SEQS",
+    "MAX_MODEL_LEN",
+    "WEB_CONCURRENCY",
+)
 
 
 @dataclass

@@ -31,7 +31,7 @@ def store(redis_url: str) -> Store:
 
 @pytest.fixture
 def models(tmp_path: Path) -> dict[str, str]:
-    """Architecture -> model id."""
+    """Architecture, which is also the model's public name -> its folder."""
     return {kind: str(save_model(tmp_path / kind, kind)) for kind in ("opt", "llama")}
 
 
@@ -65,7 +65,7 @@ def test_each_job_runs_on_a_worker_of_its_model(
         worker(redis_url, tmp_path, "llama", MODEL_ID=models["llama"]),
         worker(redis_url, tmp_path, "echo", ENGINE="echo", ECHO_STEP_SECONDS="0.001"),
     ):
-        names = {"opt@test": models["opt"], "llama@test": models["llama"], "echo@test": "echo"}
+        names = {"opt@test": "opt", "llama@test": "llama", "echo@test": "echo"}
         eventually(lambda: served(store) == {model: [worker_id] for worker_id, model in names.items()})
         job_ids = {submit(store, model, seed=i): model for i in range(JOBS) for model in names.values()}
         for job_id, model in job_ids.items():
@@ -81,8 +81,8 @@ def test_jobs_wait_for_a_model_that_is_away(
         with worker(redis_url, tmp_path, "llama", MODEL_ID=models["llama"]) as leaving:
             leaving.signal(signal.SIGTERM)
             assert leaving.wait() == 0
-        waiting = submit(store, models["llama"])
-        assert ended(store, submit(store, models["opt"])).status is Status.COMPLETED
+        waiting = submit(store, "llama")
+        assert ended(store, submit(store, "opt")).status is Status.COMPLETED
         job = store.get(waiting)
         assert (job.status, job.reason) == (Status.QUEUED, "no worker serves this model at present")
         with worker(redis_url, tmp_path, "back", MODEL_ID=models["llama"]):

@@ -12,8 +12,10 @@ from tests.integration.web_harness import Player, assert_problem
 pytest_plugins = ["tests.integration.web_fixtures"]
 
 
-def announce(player: Player, worker: str, model: str, slots: int = 2) -> WorkerInfo:
-    info = WorkerInfo(worker, model, "transformers", slots, 0, 0.0)
+def announce(
+    player: Player, worker: str, model: str, slots: int = 2, max_model_len: int | None = None
+) -> WorkerInfo:
+    info = WorkerInfo(worker, model, "transformers", slots, 0, 0.0, max_model_len)
     player.leases.heartbeat(info)
     return info
 
@@ -25,8 +27,9 @@ def test_no_worker_no_model(client: httpx.Client) -> None:
 
 def test_models_are_listed_with_who_serves_them(client: httpx.Client, player: Player) -> None:
     before = int(time.time())
-    announce(player, "a@test", "owner/name")
-    announce(player, "b@test", "owner/name", slots=3)
+    announce(player, "a@test", "owner/name", max_model_len=4096)
+    announce(player, "b@test", "owner/name", slots=3, max_model_len=2048)
+    announce(player, "c@test", "owner/name", slots=1)
     listed = client.get("/v1/models").json()["data"]
     assert [model["id"] for model in listed] == ["m", "owner/name"]
     assert abs(listed[1].pop("created") - before) < 60
@@ -36,8 +39,9 @@ def test_models_are_listed_with_who_serves_them(client: httpx.Client, player: Pl
         "owned_by": "tokenrelay",
         "status": "served",
         "engines": ["transformers"],
-        "workers": 2,
-        "slots": 5,
+        "workers": 3,
+        "slots": 6,
+        "max_model_len": 2048,
     }
 
 
@@ -57,6 +61,7 @@ def test_a_model_whose_workers_are_away_stays_known_and_its_jobs_wait(
     player.leases.goodbye(info)
     model = client.get("/v1/models/owner/name").json()
     assert (model["status"], model["engines"], model["workers"]) == ("away", [], 0)
+    assert model["max_model_len"] is None
     job = client.post("/v1/jobs", json={"prompt": "x", "model": "owner/name"})
     assert job.status_code == 202
     assert job.json()["reason"] == "no worker serves this model at present"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -33,6 +34,7 @@ def only_these_variables(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ("HOST", "0.0.0.0", "ALLOW_ANONYMOUS=1"),
         ("LEASE_SECONDS", "0", "LEASE_SECONDS='0'"),
         ("MAX_NUM_SEQS", "", None),
+        ("SERVED_MODEL_NAME", "two words", "SERVED_MODEL_NAME='two words'"),
         ("ENGINE_ARGS", "{seed: 1}", "accepts a JSON object: Expecting property name"),
         ("ENGINE_ARGS", "[1]", "accepts a JSON object"),
         ("ENGINE_ARGS", '{"seed": 1}', "only ENGINE=vllm takes them, not ENGINE=transformers"),
@@ -58,6 +60,42 @@ def test_keys_are_looked_up_by_key(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_echo_engine_serves_a_model_of_its_own_name() -> None:
     assert Settings(engine=EngineKind.ECHO, model_id="other").model == "echo"
     assert Settings(model_id="other").model == "other"
+
+
+@pytest.mark.parametrize(
+    ("model_id", "name"),
+    [
+        ("bundled", "bundled"),
+        ("gpt2", "gpt2"),
+        ("facebook/opt-125m", "facebook/opt-125m"),
+        ("/models/my-llama", "my-llama"),
+        ("/models/my-llama/", "my-llama"),
+        ("/models/nested/../my-llama", "my-llama"),
+        ("./my-llama", "my-llama"),
+        ("~/my-llama", "my-llama"),
+        ("~nobody-here/my-llama", "my-llama"),
+        ("models/mine/my-llama", "my-llama"),
+        ("/", "/"),
+    ],
+)
+def test_a_folder_gives_its_own_name_to_its_model(model_id: str, name: str) -> None:
+    """Without a look at the disk, because web may run where the worker's folder is not."""
+    assert Settings(model_id=model_id).model == name
+
+
+def test_a_folder_that_could_be_a_hub_id_is_one_where_it_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Settings(model_id="models/my-llama").model == "models/my-llama"
+    (tmp_path / "models" / "my-llama").mkdir(parents=True)
+    assert Settings(model_id="models/my-llama").model == "my-llama"
+    assert Settings(model_id=".").model == tmp_path.name
+
+
+@pytest.mark.parametrize("engine", EngineKind)
+def test_a_models_public_name_can_be_chosen(engine: EngineKind) -> None:
+    assert Settings(engine=engine, model_id="/models/v3", served_model_name="our/model").model == "our/model"
 
 
 def test_redis_is_required_where_it_is_needed() -> None:

@@ -44,8 +44,8 @@ def slot_attention(
 
     kernel: for steps of single queries; None where the model is never given a `length_mask`.
     query: [rows, heads, query, head_dim]. key, value: [rows, kv_heads, tokens, head_dim], views of the cache.
-    attention_mask: boolean [rows, 1, query, tokens]; where a row has one query, see `length_mask` and
-        `additive_mask`; None: all earlier tokens.
+    attention_mask: boolean [rows, 1, query, tokens]; where a row has one query, also what `length_mask` and
+        `additive_mask` make; None: all earlier tokens. A model may hand on a mask of its own in place of it.
     Raises ValueError where the model wants more of its attention than this does.
     """
     for name in REFUSED_ARGUMENTS:
@@ -56,7 +56,8 @@ def slot_attention(
     if attention_mask is not None and attention_mask.dtype == torch.int32:
         assert kernel is not None, "a length_mask is for models with a kernel"
         return kernel(query, key, value, attention_mask, scaling).transpose(1, 2), None
-    if query.shape[2] > 1 or not is_decoded_by_products(query.device):
+    is_boolean = attention_mask is not None and attention_mask.dtype == torch.bool
+    if query.shape[2] > 1 or is_boolean or not is_decoded_by_products(query.device):
         output, _ = sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, **arguments
         )
@@ -81,7 +82,7 @@ def additive_mask(visible: Tensor) -> Tensor:
 
 
 def _decode(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
-    """One query per row; returns [rows, heads, 1, head_dim].
+    """One query per row; returns [rows, heads, 1, head_dim], as wide as the values, which may be narrower.
 
     The heads that share keys are one product's columns. Keys stand on its left, so that they are read as they
     lie in the cache: on the right they would be repacked first.
@@ -96,4 +97,4 @@ def _decode(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scal
         scores += mask
     weights = scores.softmax(dim=-1).to(value.dtype)
     weights = weights.view(rows * kv_heads, heads // kv_heads, tokens)
-    return torch.bmm(weights, value.flatten(0, 1)).view(rows, heads, 1, head_dim)
+    return torch.bmm(weights, value.flatten(0, 1)).view(rows, heads, 1, value.shape[3])

@@ -165,6 +165,6 @@ def decode_once(engine: Engine, token_id: int) -> None:
         while engine.has_unfinished_requests():
             for output in engine.step():
                 if output.error is not None:
-                    raise EngineError(f"MODEL_ID={engine.model} does not run: {output.error}")
+                    raise EngineError(f"the model {engine.model} does not run: {output.error}")
     finally:
         engine.abort_request("warm-up")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,27 +14,33 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
-from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import DynamicCache
 from transformers.utils import logging as transformers_logging
 
-from tasks.errors import EngineError, SettingsError, first_line
-from tasks.settings import Settings
+from tasks.errors import EngineError, SettingsError, TokenrelayError, first_line
+from tasks.settings import Settings, model_folder
 from worker.cores import usable_cores
-from worker.engine.attention import use_slot_attention
+from worker.engine.checkpoint import check_tensors, without_loading_report
+from worker.engine.compatibility import check_source, has_sdpa
 from worker.engine.eos import find_eos_ids
 from worker.engine.forward import Forward
+from worker.engine.lengths import longest_by_positions, settle_rotary
+from worker.engine.masks import Masks
 from worker.engine.native.attention import AttentionKernel
 from worker.engine.native.decoder import Decoder, decodable_weights
 from worker.engine.native.forward import NativeForward
 from worker.engine.native.library import NativeLibrary, native_library
 from worker.engine.native.rows import RowStates, is_uniform
 from worker.engine.native.sampler import NativeSampler
-from worker.engine.native.trial import Trial
+from worker.engine.native.weights import Weights
 from worker.engine.packing import can_pack, pack_linears
+from worker.engine.proven import prove_style, sliding_trial
 from worker.engine.sampling import Sample, sample
 from worker.engine.slot_cache import SlotStates
 from worker.engine.tokenizer import load_tokenizer
 from worker.engine.torch_forward import TorchForward
+from worker.engine.trial import Trial
+from worker.engine.windows import Windows, layer_windows, narrowest
 
 GIB = 2**30
 MIN_MODEL_LEN = 16
@@ -71,51 +78,117 @@ def load_model(settings: Settings) -> LoadedModel:
         _spare_a_core()
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     source = model_source(settings)
+    with _errors_in_one_line(settings):
+        check_source(source, settings.model_id)
     tokenizer = load_tokenizer(source, settings.model_id)
-    model = _pretrained(settings, device)
-    _check_forward(model, settings)
-    longest = _longest_sequence(model, settings)
-    samples = _cached_states(model)
-    bytes_per_token = sum(one.nbytes for pair in samples for one in pair)
-    max_model_len = _max_model_len(settings, longest, bytes_per_token, device)
-    vocab_size = model.get_input_embeddings().num_embeddings
     library = native_library(settings.native_isa) if device.type == "cpu" else None
+    kernel = None if library is None else AttentionKernel(library)
+    model = _pretrained(settings, device)
+    with _errors_in_one_line(settings):
+        examined = _examine(model, settings, kernel)
+    bytes_per_token = sum(one.nbytes for pair in examined.samples for one in pair)
+    max_model_len = _max_model_len(settings, examined.longest, bytes_per_token, device)
+    vocab_size = model.get_input_embeddings().num_embeddings
     return LoadedModel(
         tokenizer=tokenizer,
         vocab_size=vocab_size,
         max_model_len=max_model_len,
         eos_ids=find_eos_ids(source, tokenizer, vocab_size),
-        forward=_forward(model, samples, max_model_len, settings, library),
+        forward=_forward(model, examined, max_model_len, settings, library),
         sample=sample if library is None else NativeSampler(library),
     )
 
 
 def _pretrained(settings: Settings, device: torch.device) -> Any:
-    source = model_source(settings)
-    try:
-        # SDPA's masks are boolean; eager attention would silently add them to the scores.
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            source, dtype=_dtype(settings, device), attn_implementation="sdpa"
+    with _errors_in_one_line(settings), without_loading_report():
+        source = model_source(settings)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source,
+            dtype=_dtype(settings, device),
+            attn_implementation="sdpa" if has_sdpa(source) else "eager",
+            trust_remote_code=False,
+            # `check_tensors` names those that do not fit.
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
         )
-        return model.to(device).eval()
+        model, loading_info = loaded
+        model = model.to(device).eval()
+    check_tensors(model, loading_info, settings.model_id)
+    settle_rotary(model, settings.max_model_len)
+    return model
+
+
+@contextmanager
+def _errors_in_one_line(settings: Settings) -> Iterator[None]:
+    """Turns whatever transformers raises over somebody's files into an EngineError that names MODEL_ID."""
+    try:
+        yield
+    except TokenrelayError:
+        raise
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         raise EngineError(f"MODEL_ID={settings.model_id} cannot be loaded: {first_line(error)}") from error
+    except Exception as error:
+        # A configuration that nobody foresaw. A KeyError says only the key, a validator has several lines.
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise EngineError(f"MODEL_ID={settings.model_id} cannot be loaded: {reason}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Examined:
+    """What trying a model out has shown.
+
+    samples: each layer's keys and values of some token [1, kv_heads, 1, head_dim].
+    longest: tokens of a sequence up to which the model is right; None where it names no number.
+    trials: for whatever is to run the model.
+    """
+
+    samples: list[tuple[Tensor, Tensor]]
+    windows: Windows
+    longest: int | None
+    trials: list[Trial]
+
+
+def _examine(model: Any, settings: Settings, kernel: AttentionKernel | None) -> _Examined:
+    """Raises EngineError where the model cannot be right."""
+    _check_forward(model, settings)
+    windows = layer_windows(model, settings.model_id)
+    samples = _cached_states(model)
+    trials = [Trial(model, windows)]
+    longest = longest_by_positions(model, settings.max_model_len)
+    reach, wanted = narrowest(windows), settings.max_model_len or longest
+    if reach is not None and (wanted is None or wanted > reach):
+        sliding = sliding_trial(model, samples, windows, kernel)
+        if sliding is not None:
+            trials.append(sliding)
+        else:
+            longest = reach
+            logger.warning(
+                "ENGINE=transformers does not run the %s of this %s beyond %d tokens: "
+                "this worker takes %d tokens at most",
+                " and ".join(kind for kind, window in windows.items() if window is not None),
+                type(model).__name__,
+                reach,
+                reach,
+            )
+    return _Examined(samples, windows, longest, trials)
 
 
 def _forward(
     model: Any,
-    samples: Sequence[tuple[Tensor, Tensor]],
+    examined: _Examined,
     max_model_len: int,
     settings: Settings,
     library: NativeLibrary | None,
 ) -> Forward:
-    """The model in C where that is possible, else as it is."""
-    is_int8 = settings.dtype == "int8"
-    weights = decodable_weights(model) if library is not None and is_uniform(samples) else None
-    if weights is not None and library is not None:
-        trial = Trial(model)
-        decoder = Decoder(weights, library, is_int8=is_int8)  # The model cannot run any more.
-        if trial.is_passed_by(NativeForward(decoder, RowStates(samples, 1, max_model_len)), is_int8=is_int8):
+    """The model in C where that is possible, else by torch. Raises EngineError where neither is right."""
+    samples, is_int8 = examined.samples, settings.dtype == "int8"
+    weights = None if library is None else _native_weights(model, examined, max_model_len)
+    if library is not None and weights is not None:
+        decoder = Decoder(
+            weights, library, is_int8=is_int8
+        )  # Takes them, so that the model cannot run any more.
+        tried = NativeForward(decoder, RowStates(samples, Trial.ROWS, max_model_len))
+        if examined.trials[0].is_passed_by(tried, is_int8=is_int8):
             return NativeForward(decoder, RowStates(samples, settings.max_num_seqs, max_model_len))
         logger.warning(
             "this worker is slower than it could be: the native decoder does not compute what this %s does",
@@ -124,19 +197,29 @@ def _forward(
         model = _pretrained(settings, model.device)
     if is_int8:
         raise SettingsError(
-            "DTYPE=int8: only the native decoder has it, which does not run "
-            + (f"this {type(model).__name__}" if library is not None else "here, see the log")
+            "DTYPE=int8: only the native decoder has it, and it does not run "
+            + (f"this {type(model).__name__}" if library is not None else "here; the log says why")
         )
-    kernel = None
-    has_slot_attention = bool(model._supports_attention_backend)
-    if has_slot_attention:
-        fits = library is not None and _fits_kernel(model, samples)
-        kernel = AttentionKernel(library) if library is not None and fits else None
-        use_slot_attention(model, kernel)
     if can_pack(model.device, model.dtype):
         pack_linears(model)
+    kernel = None if library is None else AttentionKernel(library)
+    style = prove_style(model, samples, examined.trials, kernel, settings.model_id)
     states = SlotStates(samples, settings.max_num_seqs, max_model_len)
-    return TorchForward(model, states, has_slot_attention=has_slot_attention, has_kernel=kernel is not None)
+    return TorchForward(model, states, Masks(style, model.dtype, examined.windows))
+
+
+def _native_weights(model: Any, examined: _Examined, max_model_len: int) -> Weights | None:
+    """None where the native decoder cannot run the model."""
+    weights = decodable_weights(model) if is_uniform(examined.samples) else None
+    reach = narrowest(examined.windows)
+    if weights is not None and reach is not None and max_model_len > reach:
+        logger.warning(
+            "this worker is slower than it could be: the native decoder has no windows; "
+            "with MAX_MODEL_LEN=%d it would run natively",
+            reach,
+        )
+        return None
+    return weights
 
 
 def _spare_a_core() -> None:
@@ -155,13 +238,12 @@ def model_source(settings: Settings) -> str:
         if not BUNDLED_MODEL.is_dir():
             raise SettingsError(f"MODEL_ID=bundled: this installation has no {BUNDLED_MODEL}")
         return str(BUNDLED_MODEL)
-    path = Path(settings.model_id).expanduser()
-    if path.is_dir():
-        return str(path)
-    # A hub id is `name` or `owner/name`. Asking the hub for a mistyped folder would only take time.
-    if settings.model_id.startswith(("/", ".", "~")) or len(path.parts) > 2:
+    folder = model_folder(settings.model_id)
+    if folder is None:
+        return settings.model_id
+    if not folder.is_dir():
         raise SettingsError(f"MODEL_ID={settings.model_id}: there is no such folder")
-    return settings.model_id
+    return str(folder)
 
 
 def _device(settings: Settings) -> torch.device:
@@ -197,21 +279,6 @@ def _check_forward(model: PreTrainedModel, settings: Settings) -> None:
         )
 
 
-def _longest_sequence(model: PreTrainedModel, settings: Settings) -> int | None:
-    """The longest that the model and a cache of full attention are right for."""
-    longest: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    for layer in DynamicCache(config=model.config).layers:
-        if isinstance(layer, DynamicSlidingWindowLayer):
-            # Up to its window, sliding attention is full attention.
-            longest = min(longest or layer.sliding_window, layer.sliding_window)
-        elif type(layer) is not DynamicLayer:
-            raise EngineError(
-                f"MODEL_ID={settings.model_id}: ENGINE=transformers runs attention layers only, "
-                f"this model has {type(layer).__name__}"
-            )
-    return longest
-
-
 @torch.inference_mode()
 def _cached_states(model: Any) -> list[tuple[Tensor, Tensor]]:
     """A token's keys and values [1, kv_heads, 1, head_dim] of each layer.
@@ -222,19 +289,9 @@ def _cached_states(model: Any) -> list[tuple[Tensor, Tensor]]:
     token_ids = torch.zeros(1, 1, dtype=torch.long, device=model.device)
     model(input_ids=token_ids, past_key_values=cache, use_cache=True)
     layers: list[Any] = cache.layers
+    if any(layer.keys is None for layer in layers):
+        raise ValueError(f"{type(model).__name__} keeps no keys and values in some of its layers")
     return [(layer.keys, layer.values) for layer in layers]
-
-
-def _fits_kernel(model: Any, states: Sequence[tuple[Tensor, Tensor]]) -> bool:
-    """Whether all layers' attention is of a shape that the kernel takes."""
-    heads = getattr(model.config.get_text_config(), "num_attention_heads", None)
-    if model.device.type != "cpu" or heads is None:
-        return False
-    return all(
-        keys.shape == values.shape
-        and AttentionKernel.takes(keys.dtype, heads, kv_heads=keys.shape[1], head_dim=keys.shape[3])
-        for keys, values in states
-    )
 
 
 def _max_model_len(

@@ -24,6 +24,8 @@ class PackedLinear(nn.Module):
         # Not a parameter or buffer: a packed tensor has no strides, and most operations refuse it.
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), EXPECTED_ROWS)
         self._bias = bias
+        # Without memory: some models ask for its type.
+        self.weight = torch.empty_like(weight, device="meta")
 
     def forward(self, states: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""

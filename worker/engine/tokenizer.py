@@ -29,13 +29,13 @@ def _load(source: str) -> Any:
         return PreTrainedTokenizerFast.from_pretrained(source)
     path = model_file(source, "tokenizer.model")
     if path is None:
-        return AutoTokenizer.from_pretrained(source)
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     # Few models need it.
     from worker.engine.sentencepiece_tokenizer import SentencePieceTokenizer, is_sentencepiece
 
     if is_sentencepiece(path):
         return SentencePieceTokenizer.from_pretrained(source)
     try:
-        return AutoTokenizer.from_pretrained(source)
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (ValueError, ImportError) as error:
         raise ValueError(f"tokenizer.model is not a sentencepiece model; {first_line(error)}") from error

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worker.engine.attention import additive_mask, is_decoded_by_products, length_mask
 from worker.engine.forward import Answer, Chunk
+from worker.engine.masks import Masks, Style
 from worker.engine.sampling import best_tokens
 from worker.engine.slot_cache import SlotCache, SlotStates, Window
 
@@ -20,18 +20,16 @@ class TorchForward:
     pads = True
     draws = False
 
-    def __init__(self, model: Any, states: SlotStates, *, has_slot_attention: bool, has_kernel: bool) -> None:
+    def __init__(self, model: Any, states: SlotStates, masks: Masks) -> None:
         """model: typed as Any, as transformers annotates `forward` per model, `__call__` not at all.
 
-        has_slot_attention: its attention is `worker.engine.attention`'s; else transformers' own.
-        has_kernel: and in steps of single queries the kernel's.
+        masks: in the style of the attention that the model is set to.
         """
         self._model = model
         self._device: torch.device = model.device
         self._states = states
         self._cache = SlotCache(states)
-        self._has_kernel = has_kernel
-        self._has_additive_mask = has_slot_attention and is_decoded_by_products(self._device)
+        self._masks = masks
 
     def move(self, source: int, target: int, tokens: int) -> None:
         self._states.move(source, target, tokens)
@@ -66,48 +64,31 @@ class TorchForward:
         positions = torch.arange(longest, device=self._device).expand(len(chunks), -1)
         ends, at = torch.unique(self._tensor([chunk.end - 1 for chunk in chunks]), return_inverse=True)
         window = Window(chunks[0].row, positions, longest)
-        logits = self._pass(token_ids, window, None, logits_to_keep=ends)
+        logits = self._pass(token_ids, window, chunks, logits_to_keep=ends)
         return logits[torch.arange(len(chunks), device=self._device), at]
 
     def _extend(self, chunk: Chunk) -> Tensor:
         positions = torch.arange(chunk.start, chunk.end, device=self._device)[None]
-        mask = None
-        if chunk.start:
-            mask = (torch.arange(chunk.end, device=self._device) <= positions[:, :, None])[:, None]
-        return self._pass(self._tensor([chunk.token_ids]), Window(chunk.row, positions, chunk.end), mask)[
-            :, -1
-        ]
+        window = Window(chunk.row, positions, chunk.end)
+        return self._pass(self._tensor([chunk.token_ids]), window, [chunk])[:, -1]
 
     def _decode(self, chunks: Sequence[Chunk]) -> Tensor:
-        lengths = [chunk.end for chunk in chunks]
         token_ids = self._tensor([chunk.token_ids for chunk in chunks])
-        positions = self._tensor(lengths)[:, None] - 1
-        longest = max(lengths)
-        first_row = chunks[0].row
-        if self._has_kernel:
-            return self._pass(token_ids, Window(first_row, positions, longest), length_mask(lengths))[:, -1]
-        if self._has_additive_mask:
+        positions = self._tensor([chunk.start for chunk in chunks])[:, None]
+        longest = max(chunk.end for chunk in chunks)
+        if self._masks.style is Style.PRODUCTS:
             longest = self._states.readable(longest)
-        window = Window(first_row, positions, longest)
-        mask = None
-        if min(lengths) < window.length:
-            visible = torch.arange(window.length, device=self._device) <= positions
-            mask = additive_mask(visible) if self._has_additive_mask else visible[:, None, None]
-        return self._pass(token_ids, window, mask)[:, -1]
+        return self._pass(token_ids, Window(chunks[0].row, positions, longest), chunks)[:, -1]
 
     def _pass(
-        self, token_ids: Tensor, window: Window, mask: Tensor | None, logits_to_keep: int | Tensor = 1
+        self, token_ids: Tensor, window: Window, chunks: Sequence[Chunk], logits_to_keep: int | Tensor = 1
     ) -> Tensor:
-        """Logits [rows, kept, vocab].
-
-        mask: [rows, 1, query, window.length], True where attended; in a pass of single queries as
-            `length_mask` or `additive_mask` makes it, where the model's attention takes that; None: all keys
-            up to the query's.
-        """
+        """Logits [rows, kept, vocab]."""
+        is_start = all(chunk.start == 0 for chunk in chunks)
         self._cache.open(window)
         output = self._model(
             input_ids=token_ids,
-            attention_mask=mask,
+            attention_mask=self._masks.of(window, [chunk.end for chunk in chunks], is_start=is_start),
             position_ids=window.positions,
             past_key_values=self._cache,
             use_cache=True,

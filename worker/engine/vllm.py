@@ -44,6 +44,7 @@ from worker.engine.base import (
     TokenLogprobs,
     decode_once,
 )
+from worker.engine.compatibility import check_no_adapter
 from worker.engine.eos import find_eos_ids
 from worker.engine.loading import GIB, model_source
 from worker.engine.prompts import PromptEncoder
@@ -77,6 +78,7 @@ class VllmEngine:
         self._model_id = settings.model
         self._max_num_seqs = settings.max_num_seqs
         source = model_source(settings)
+        check_no_adapter(source, settings.model_id)
         tokenizer = load_tokenizer(source, settings.model_id)
         self._prompts = PromptEncoder(tokenizer, settings.model)
         self._engine = _start(_engine_args(settings), settings)

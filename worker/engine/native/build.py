@@ -107,9 +107,9 @@ def _run_all(commands: Iterable[list[str]]) -> list[str]:
         return [_output(process, deadline - time.monotonic()) for process in running]
     finally:
         for process in running:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.communicate()
+            with process:  # Closes its pipes and waits for it.
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
 
 
 def _start(command: list[str]) -> subprocess.Popen[str]:

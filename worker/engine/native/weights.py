@@ -16,9 +16,6 @@ Embed = Callable[[Tensor, Tensor], Tensor]
 Rotary = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """A tensor of the type wanted, positions [1, tokens] -> cosines, sines [1, tokens, head_dim]."""
 
-BATCH_DEPENDENT_ROTARY = ("dynamic", "longrope")
-"""Positions' angles change with the longest sequence of a batch."""
-
 
 @dataclass(frozen=True, slots=True)
 class Norm:
@@ -111,14 +108,20 @@ class Weights:
 def read_weights(model: Any) -> Weights | None:
     """None for a model of a kind, or with an option, that is not known here."""
     reader = READERS.get(model.config.model_type)
-    return None if reader is None else reader(model)
+    weights = None if reader is None else reader(model)
+    if weights is None or not all(_is_plain(linear.module) for linear in weights.linears()):
+        return None
+    return weights
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether a layer computes its weight's product and no more. A subclass may, for an adapter."""
+    return type(module) in (nn.Linear, Conv1D) and not (module._forward_hooks or module._forward_pre_hooks)
 
 
 def _llama(model: Any) -> Weights | None:
     """Llama and what is built like it: rotary positions, RMS norms, a gated MLP."""
     config, inner = model.config, model.model
-    if config.rope_parameters.get("rope_type") in BATCH_DEPENDENT_ROTARY:
-        return None
     layers = tuple(
         Layer(
             attention_norm=_norm(block.input_layernorm),
