@@ -37,6 +37,7 @@ from worker.engine.packing import can_pack, pack_linears
 from worker.engine.proven import prove_style, sliding_trial
 from worker.engine.sampling import Sample, sample
 from worker.engine.slot_cache import SlotStates
+from worker.engine.threads import FittingThreads
 from worker.engine.tokenizer import load_tokenizer
 from worker.engine.torch_forward import TorchForward
 from worker.engine.trial import Trial
@@ -75,7 +76,7 @@ def load_model(settings: Settings) -> LoadedModel:
     """Raises SettingsError where a setting cannot be met, EngineError where the model cannot be loaded."""
     device = _device(settings)
     if device.type == "cpu":
-        _spare_a_core()
+        _keep_to_usable_cores()
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     source = model_source(settings)
     with _errors_in_one_line(settings):
@@ -94,7 +95,7 @@ def load_model(settings: Settings) -> LoadedModel:
         vocab_size=vocab_size,
         max_model_len=max_model_len,
         eos_ids=find_eos_ids(source, tokenizer, vocab_size),
-        forward=_forward(model, examined, max_model_len, settings, library),
+        forward=_with_fitting_threads(_forward(model, examined, max_model_len, settings, library), device),
         sample=sample if library is None else NativeSampler(library),
     )
 
@@ -222,14 +223,17 @@ def _native_weights(model: Any, examined: _Examined, max_model_len: int) -> Weig
     return weights
 
 
-def _spare_a_core() -> None:
-    """Leave a core to Redis, the web and this process' other threads.
+def _keep_to_usable_cores() -> None:
+    """torch counts the machine's cores; a container may have fewer. OMP_NUM_THREADS lowers the count."""
+    torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
 
-    torch's threads wait for each other, spinning, at the end of every operation: when one of them has lost
-    its core, all stand still. On 2 busy cores a step of a 5 M parameter model took 45 ms on two threads,
-    4 ms on one. OMP_NUM_THREADS lowers the count further.
-    """
-    torch.set_num_threads(max(1, min(torch.get_num_threads(), usable_cores() - 1)))
+
+def _with_fitting_threads(forward: Forward, device: torch.device) -> Forward:
+    """A forward that computes with up to as many threads as torch has now, where that is a choice."""
+    most = torch.get_num_threads()
+    if device.type != "cpu" or most == 1:
+        return forward
+    return FittingThreads(forward, most, torch.set_num_threads)
 
 
 def model_source(settings: Settings) -> str:
