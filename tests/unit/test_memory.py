@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
 
 from worker.engine.memory import LARGE_PAGE, large_zeros
 from worker.engine.native.rows import BLOCK_TOKENS, RowStates, is_uniform
+from worker.engine.slot_cache import SlotStates
 
 KEYS = torch.zeros(1, 2, 1, 16)
 
@@ -23,46 +29,108 @@ def test_zeros_of_any_size_are_memory_like_any_other(dtype: torch.dtype, count: 
     assert tensor[1:].sum(dtype=torch.float64).item() == 2 * count
 
 
-def row_states(max_tokens: int = 200) -> RowStates:
-    return RowStates([(KEYS, KEYS)] * 3, max_rows=4, max_tokens=max_tokens)
+def row_states(max_tokens: int = 200, budget_tokens: int | None = None) -> RowStates:
+    return RowStates([(KEYS, KEYS)] * 3, max_rows=4, max_tokens=max_tokens, budget_tokens=budget_tokens)
+
+
+def slot_states(max_tokens: int = 200, budget_tokens: int | None = None) -> SlotStates:
+    return SlotStates([(KEYS, KEYS)] * 3, max_rows=4, max_tokens=max_tokens, budget_tokens=budget_tokens)
+
+
+def written(states: RowStates | SlotStates, row: int) -> Tensor:
+    """A row's memory, of any layer and side, to write to and to read [tokens, …]."""
+    if isinstance(states, RowStates):
+        return states.rows[row][2, 1, 0]
+    return states.layers[2][1][row, 0]
+
+
+def rooms(states: RowStates | SlotStates) -> int:
+    """For how many tokens there is room in all."""
+    return sum(states.rooms) if isinstance(states, RowStates) else states.rows * states.tokens
 
 
 def test_a_row_grows_alone_and_keeps_its_tokens() -> None:
     states = row_states()
-    states.make_room(2, 5)
+    states.make_room([0, 0, 5])
     states.rows[2].copy_(torch.arange(states.rows[2].numel()).view(states.rows[2].shape))
     before = states.rows[2].clone()
-    states.make_room(2, BLOCK_TOKENS + 1)
+    states.make_room([0, 0, BLOCK_TOKENS + 1])
     assert states.rows[2].shape[3] > BLOCK_TOKENS
     assert torch.equal(states.rows[2][:, :, :, : before.shape[3]], before)
     assert [row.shape[3] for row in states.rows[:2]] == [0, 0]
 
 
+def test_a_large_row_keeps_its_tokens() -> None:
+    """What was copied is given back at once, layer by layer."""
+    states = row_states(max_tokens=50_000)
+    states.make_room([20_000])
+    states.rows[0].copy_(torch.arange(states.rows[0].numel()).view(states.rows[0].shape))
+    before = states.rows[0].clone()
+    assert before.nbytes > LARGE_PAGE
+    states.make_room([40_000])
+    assert torch.equal(states.rows[0][:, :, :, : before.shape[3]], before)
+
+
 def test_room_that_is_there_stays() -> None:
     states = row_states()
-    states.make_room(0, 20)
+    states.make_room([20])
     address = states.rows[0].data_ptr()
-    states.make_room(0, 3)
+    states.make_room([3])
     assert states.rows[0].data_ptr() == address == states.pointers[0].states
 
 
 def test_a_row_does_not_grow_beyond_the_longest_sequence() -> None:
     states = row_states(max_tokens=40)
-    states.make_room(1, 39)
+    states.make_room([0, 39])
     assert states.rows[1].shape[3] == 40
     assert states.pointers[1].room == 40
 
 
 def test_rows_change_places_without_a_copy() -> None:
     states = row_states()
-    states.make_room(0, 5)
-    states.make_room(3, 90)
+    states.make_room([5, 0, 0, 90])
     addresses = [states.rows[0].data_ptr(), states.rows[3].data_ptr()]
     states.exchange(0, 3)
     assert [states.rows[3].data_ptr(), states.rows[0].data_ptr()] == addresses
     assert [(p.states, p.room) for p in (states.pointers[3], states.pointers[0])] == [
         (row.data_ptr(), row.shape[3]) for row in (states.rows[3], states.rows[0])
     ]
+
+
+@pytest.mark.parametrize("make", [row_states, slot_states])
+def test_one_row_may_have_the_whole_budget(make: Callable[..., RowStates | SlotStates]) -> None:
+    states = make(max_tokens=200, budget_tokens=210)
+    states.make_room([30] * 4)
+    states.make_room([200])
+    assert rooms(states) <= 210
+    assert not states.fits([200, 1])
+    with pytest.raises(MemoryError, match="KV_CACHE_GIB holds 210 tokens"):
+        states.make_room([200, 1])
+
+
+@pytest.mark.parametrize("make", [row_states, slot_states])
+@given(st.data())
+def test_any_rows_that_fit_get_their_room(
+    make: Callable[..., RowStates | SlotStates], data: st.DataObject
+) -> None:
+    """Rows grow, leave and come; the budget is kept, and so are tokens, even where there is no more room."""
+    states = make(max_tokens=200, budget_tokens=320)
+    lengths: list[int] = []
+    for _ in range(data.draw(st.integers(1, 12))):
+        kept = lengths[: data.draw(st.integers(0, len(lengths)))]
+        lengths = [min(200, tokens + data.draw(st.integers(0, 60))) for tokens in kept]
+        lengths += data.draw(st.lists(st.integers(0, 150), max_size=4 - len(kept)))
+        try:
+            states.make_room(lengths)
+        except MemoryError:
+            assert not states.fits(lengths)
+            lengths = kept
+        assert rooms(states) <= 320
+        for row, tokens in enumerate(lengths):
+            held = kept[row] if row < len(kept) else 0
+            assert (written(states, row)[:held] == row + 1).all()
+            assert len(written(states, row)) >= tokens
+            written(states, row)[:tokens] = row + 1
 
 
 def test_layers_of_different_shapes_are_not_uniform() -> None:
