@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import random
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -242,3 +245,24 @@ def test_sampling_without_memory_for_all_rows_draws_some_at_a_time(
     assert [outputs.token_ids[request.request_id] for request in requests] == alone
     assert outputs.finished["never"] is FinishReason.ERROR
     assert str(outputs.errors["never"]).startswith("memory did not suffice")
+
+
+def test_memory_that_the_system_refuses_ends_one_sequence_only(tmp_path: Path, isa: str) -> None:
+    """Real allocations fail: of the process in `short_of_memory`, whose address space is limited."""
+    wide: dict[str, Any] = {
+        "num_attention_heads": 16,
+        "num_key_value_heads": 16,
+        "head_dim": 256,
+        "hidden_size": 128,
+    }
+    save_model(tmp_path, "llama", max_position_embeddings=4096, **wide)
+    command = [sys.executable, "-m", "tests.engine.short_of_memory", str(tmp_path), isa, "44"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    failed = {request_id: error for request_id, error in report["errors"].items() if error is not None}
+    assert [*failed] == ["too long"]
+    assert failed["too long"].startswith("memory did not suffice for this sequence: ")
+    assert {name: report["together"][name] for name in report["alone"]} == report["alone"]
+    assert report["again"] == report["alone"]["grows"], "and the next one has memory"
+    assert report["yields"] > 0

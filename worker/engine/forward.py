@@ -65,6 +65,9 @@ class Rows(Protocol):
         machine has no more; the rows keep their tokens then.
         """
 
+    def release(self, rows: int) -> None:
+        """Give back the memory of all rows but the first ones; less where that would need more of it."""
+
     def move(self, source: int, target: int, tokens: int) -> None:
         """Bring a row's first tokens to another row, whose sequence has left."""
 

@@ -115,12 +115,16 @@ class Scheduler:
         return max(self._holders(), key=lambda sequence: sequence.arrival)
 
     def wait_for_memory(self, sequence: SequenceState) -> None:
-        """Take a sequence's row away and let it wait until another one has left."""
+        """Take a sequence's row and its memory away, and let it wait until another one has left.
+
+        Where there is no other one it may join at once: room for it takes less than growth, which is a copy.
+        """
         self._take_out(sequence)
         sequence.prefilled = 0
         self.put_back([sequence])
         self.yields += 1
-        self._is_full = True
+        self._rows.release(len(self._holders()))
+        self._is_full = bool(self._holders())
 
     def leave(self, sequences: Sequence[SequenceState]) -> None:
         """Free the rows of running sequences; the last of those that stay move there, and the joining one."""

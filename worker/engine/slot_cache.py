@@ -78,7 +78,13 @@ class SlotStates:
         try:
             self._resize(new_rows, new_tokens)
         except MemoryError:
+            self._resize(min(rows, self.rows), min(least, self.tokens))
             self._resize(rows, least)
+
+    def release(self, rows: int) -> None:
+        """Give back the memory of all rows but the first, where that takes no copy."""
+        if rows == 0:
+            self._resize(0, 0)
 
     def ensure(self, rows: int, tokens: int) -> None:
         """Have at least so many rows and tokens, where nobody made room for them."""

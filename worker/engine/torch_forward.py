@@ -37,6 +37,9 @@ class TorchForward:
     def make_room(self, lengths: Sequence[int]) -> None:
         self._states.make_room(lengths)
 
+    def release(self, rows: int) -> None:
+        self._states.release(rows)
+
     def move(self, source: int, target: int, tokens: int) -> None:
         self._states.move(source, target, tokens)
 

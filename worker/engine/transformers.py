@@ -135,14 +135,14 @@ class TransformersEngine:
     def step(self) -> list[RequestOutput]:
         """See `Engine.step`. An exception in it concerns all running sequences."""
         failed: list[RequestOutput] = []
-        answers = self._decode(failed)
+        answers = self._decode()
         budget = PREFILL_TOKENS_BESIDE if self._scheduler.running else PREFILL_TOKENS
         self._prefill(budget, answers, failed)
         # Joined sequences stand behind the others, as their answers do.
         return failed + self._advance_all(answers) if answers else failed
 
-    def _decode(self, failed: list[RequestOutput]) -> list[Answer]:
-        """Run the newest tokens. Where memory does not suffice, the youngest yields; alone, it fails."""
+    def _decode(self) -> list[Answer]:
+        """Run the newest tokens. Where memory does not suffice, the youngest yields."""
         scheduler = self._scheduler
         while scheduler.running:
             newest = [sequence.last(row) for row, sequence in enumerate(scheduler.running)]
@@ -150,10 +150,7 @@ class TransformersEngine:
                 return [self._run(newest, scheduler.lengths())]
             except MemoryError as error:
                 reason = str(error)
-            youngest = scheduler.youngest()
-            if not self._yields(youngest, reason):
-                scheduler.leave([youngest])
-                failed.append(_failure(youngest, OUT_OF_MEMORY.format(reason)))
+            self._wait_for_memory(scheduler.youngest(), reason)
         return []
 
     def _run(self, chunks: Sequence[Chunk], lengths: Sequence[int]) -> Answer:
@@ -162,22 +159,19 @@ class TransformersEngine:
             self._forward.make_room(lengths)
             return self._forward.run(chunks)
 
-    def _yields(self, sequence: SequenceState, reason: str) -> bool:
-        """Let a sequence wait until others have left; False where there are no others."""
+    def _wait_for_memory(self, sequence: SequenceState, reason: str) -> None:
         scheduler = self._scheduler
-        if all(other is sequence for other in scheduler.running):
-            return False
         scheduler.wait_for_memory(sequence)
-        if time.monotonic() >= self._log_yields_at:
-            self._log_yields_at = time.monotonic() + YIELD_LOG_SECONDS
-            logger.warning(
-                "memory for keys and values is used up, the youngest of %d sequences waits for others to end "
-                "(%d times so far): %s",
-                len(scheduler.sequences()),
-                scheduler.yields,
-                reason,
-            )
-        return True
+        if time.monotonic() < self._log_yields_at:
+            return
+        self._log_yields_at = time.monotonic() + YIELD_LOG_SECONDS
+        logger.warning(
+            "memory for keys and values is used up, the youngest of %d sequences waits for others to end "
+            "(%d times so far): %s",
+            len(scheduler.sequences()),
+            scheduler.yields,
+            reason,
+        )
 
     def _prefill(self, budget: int, answers: list[Answer], failed: list[RequestOutput]) -> None:
         """Spend up to `budget` tokens on those who wait. Appends the answer to those who now run."""
@@ -236,12 +230,13 @@ class TransformersEngine:
 
     def _give_up(self, sequence: SequenceState, error: Exception, failed: list[RequestOutput]) -> None:
         """A sequence cannot join: it waits for memory where others have it, or else it fails."""
-        if not isinstance(error, MemoryError):
-            self._scheduler.remove(sequence.request_id)
-            failed.append(_failure(sequence, str(error)))
-        elif not self._yields(sequence, str(error)):
-            self._scheduler.remove(sequence.request_id)
-            failed.append(_failure(sequence, OUT_OF_MEMORY.format(error)))
+        scheduler = self._scheduler
+        is_out_of_memory = isinstance(error, MemoryError)
+        if is_out_of_memory and scheduler.running:
+            self._wait_for_memory(sequence, str(error))
+        else:
+            scheduler.remove(sequence.request_id)
+            failed.append(_failure(sequence, OUT_OF_MEMORY.format(error) if is_out_of_memory else str(error)))
 
     def _refusal(self, sequence: SequenceState) -> RequestOutput | None:
         """On a GPU an index out of range ends the process, so no wrong input may get there."""

@@ -124,6 +124,9 @@ class VllmEngine:
             )
         except EngineDeadError:
             raise EngineError(DEAD) from None
+        except MemoryError:
+            del self._running[request.request_id]
+            raise
         except ValueError as error:
             self._refused.append(RequestOutput(request.request_id, (), FinishReason.ERROR, first_line(error)))
 

@@ -25,6 +25,9 @@ class NativeForward:
     def make_room(self, lengths: Sequence[int]) -> None:
         self._states.make_room(lengths)
 
+    def release(self, rows: int) -> None:
+        self._states.release(rows)
+
     def run(self, chunks: Sequence[Chunk]) -> Answer:
         token_ids: list[int] = []
         rows: list[int] = []

@@ -66,6 +66,10 @@ class RowStates:
             if tokens > self.rooms[row]:
                 self._grow(row, lengths)
 
+    def release(self, rows: int) -> None:
+        """Give back the memory of all rows but the first ones."""
+        self._shrink(range(rows, len(self.rows)), [0] * len(self.rows))
+
     def ensure(self, row: int, tokens: int) -> None:
         """Have room for so many tokens in a row that nobody made room for."""
         if tokens > self.rooms[row]:
@@ -83,16 +87,17 @@ class RowStates:
 
     def _grow(self, row: int, lengths: Sequence[int]) -> None:
         least = self._least(lengths[row])
-        needed, free_rows = least - self.rooms[row], range(len(lengths), len(self.rows))
+        needed = least - self.rooms[row]
+        used, free = range(len(lengths)), range(len(lengths), len(self.rows))
         if self._left() < needed:
-            self._shrink(free_rows, lengths)
+            self._shrink(free, lengths)
         if self._left() < needed:
-            self._shrink(range(len(lengths)), lengths)
+            self._shrink(used, lengths)
         spare = self._least(lengths[row] + lengths[row] // SPARE_SHARE) - least
         try:
             self._resize(row, least + min(spare, self._left() - needed))
         except MemoryError:
-            self._shrink(free_rows, lengths)
+            self._shrink([*free, *used], lengths)
             self._resize(row, least)
 
     def _left(self) -> int:
