@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from worker.engine.memory import LARGE_PAGE, large_zeros
+from worker.engine.memory import LARGE_PAGE, large_zeros, memory_errors
 from worker.engine.native.rows import BLOCK_TOKENS, RowStates, is_uniform
 from worker.engine.slot_cache import SlotStates
 
@@ -27,6 +27,33 @@ def test_zeros_of_any_size_are_memory_like_any_other(dtype: torch.dtype, count: 
     assert not tensor.any()
     tensor.fill_(1)
     assert tensor[1:].sum(dtype=torch.float64).item() == 2 * count
+
+
+@pytest.mark.parametrize(
+    ("allocate", "reason"),
+    [
+        (lambda: torch.zeros(10**15), "DefaultCPUAllocator: can't allocate memory"),
+        (lambda: large_zeros(2**48, dtype=torch.uint8), "Cannot allocate memory"),
+        (
+            lambda: raise_again(torch.OutOfMemoryError("CUDA out of memory.\nLines.")),
+            r"CUDA out of memory\.$",
+        ),
+        (lambda: raise_again(RuntimeError("CUBLAS_STATUS_ALLOC_FAILED")), "ALLOC_FAILED"),
+    ],
+)
+def test_memory_that_ends_is_one_kind_of_error(allocate: Callable[[], object], reason: str) -> None:
+    with pytest.raises(MemoryError, match=reason), memory_errors():
+        allocate()
+
+
+@pytest.mark.parametrize("error", [RuntimeError("shapes differ"), FileNotFoundError(2, "no file")])
+def test_other_errors_stay_what_they_are(error: Exception) -> None:
+    with pytest.raises(type(error)), memory_errors():
+        raise error
+
+
+def raise_again(error: Exception) -> None:
+    raise error
 
 
 def row_states(max_tokens: int = 200, budget_tokens: int | None = None) -> RowStates:

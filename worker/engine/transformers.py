@@ -12,7 +12,6 @@ import time
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from tasks.job import FinishReason
 from tasks.request import JobRequest
@@ -22,14 +21,14 @@ from worker.engine.base import (
     Prompt,
     RequestOutput,
     SamplingParams,
-    TokenLogprobs,
     decode_once,
 )
 from worker.engine.forward import Answer, Chunk
 from worker.engine.loading import load_model
 from worker.engine.memory import memory_errors
+from worker.engine.next_tokens import OUT_OF_MEMORY, REASONS, NextToken, next_tokens
 from worker.engine.prompts import PromptEncoder
-from worker.engine.sampling import NO_TOKEN, Penalties, Row, top_logprobs
+from worker.engine.sampling import Penalties, Row
 from worker.engine.scheduler import Scheduler
 from worker.engine.sequence import SequenceState
 
@@ -45,17 +44,6 @@ YIELD_LOG_SECONDS = 60.0
 
 FAILURES = (MemoryError, RuntimeError, ValueError, IndexError)
 """What `Forward.run` raises, with `memory_errors` around it."""
-
-OUT_OF_MEMORY = "memory did not suffice for this sequence: {}"
-
-NO_MEMORY = -2
-"""In place of a token's id, beside NO_TOKEN."""
-
-WITHOUT_TOKEN = {
-    NO_TOKEN: "the model's output is not a number",
-    NO_MEMORY: OUT_OF_MEMORY.format("its next token could not be sampled"),
-}
-"""Why a sequence has no next token."""
 
 logger = logging.getLogger(__name__)
 
@@ -250,15 +238,8 @@ class TransformersEngine:
     def _advance_all(self, answers: Sequence[Answer]) -> list[RequestOutput]:
         """Give each running sequence its next token."""
         sequences = list(self._scheduler.running)
-        token_ids = [token_id for answer in answers for token_id in answer.best]
-        logprobs: list[TokenLogprobs | None] = [None] * len(sequences)
-        wanting = iter([index for index, sequence in enumerate(sequences) if sequence.wants_logits])
-        for answer in answers:
-            indices = [next(wanting) for _ in range(len(answer.logits))]
-            drawn = self._draw(answer.logits, [sequences[index] for index in indices])
-            for index, (token_id, logprob) in zip(indices, drawn, strict=True):
-                token_ids[index], logprobs[index] = token_id, logprob
-        outputs = [self._advance(*one) for one in zip(sequences, token_ids, logprobs, strict=True)]
+        tokens = next_tokens(sequences, answers, self._sample)
+        outputs = [self._advance(*one) for one in zip(sequences, tokens, strict=True)]
         for row, output in enumerate(outputs):
             if output.finish_reason is FinishReason.ERROR:
                 self._forward.clear(row)
@@ -266,32 +247,11 @@ class TransformersEngine:
         self._scheduler.leave(leaving)
         return outputs
 
-    def _draw(
-        self, logits: Tensor, sequences: Sequence[SequenceState]
-    ) -> list[tuple[int, TokenLogprobs | None]]:
-        """The next token of each sequence from its logits [sequences, vocab], and its logprobs if wanted.
-
-        Where memory does not suffice, half of them at a time.
-        """
-        if not sequences:
-            return []
-        try:
-            with memory_errors():
-                token_ids = self._sample(logits, [sequence.row() for sequence in sequences])
-                counts = [sequence.sampling.logprobs for sequence in sequences]
-                return list(zip(token_ids, top_logprobs(logits, token_ids, counts), strict=True))
-        except MemoryError:
-            if len(sequences) == 1:
-                return [(NO_MEMORY, None)]
-        half = len(sequences) // 2
-        return [*self._draw(logits[:half], sequences[:half]), *self._draw(logits[half:], sequences[half:])]
-
-    def _advance(
-        self, sequence: SequenceState, token_id: int, logprobs: TokenLogprobs | None
-    ) -> RequestOutput:
-        """Take a sampled token into its sequence."""
-        if token_id < 0:
-            return _failure(sequence, WITHOUT_TOKEN[token_id])
+    def _advance(self, sequence: SequenceState, token: NextToken) -> RequestOutput:
+        """Take a token into its sequence."""
+        token_id, logprobs = token
+        if token_id in REASONS:
+            return _failure(sequence, REASONS[token_id])
         sequence.token_ids.append(token_id)
         if sequence.penalties is not None:
             sequence.penalties.count(token_id)
