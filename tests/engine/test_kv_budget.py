@@ -222,6 +222,23 @@ def test_a_sequence_that_has_no_memory_even_alone_fails_alone(
     assert [outputs.token_ids[request.request_id] for request in short] == alone
 
 
+def test_a_prompt_without_memory_waits_for_a_sequence_to_end(
+    engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a device with memory for 100 tokens, whatever the budget says."""
+    requests = [engine_request("first", (5,) * 60, max_tokens=30), engine_request("second", (6,) * 50)]
+    alone = [generate(engine, request)[0] for request in requests]
+    make_room = engine._forward.make_room
+
+    def make_room_for_100(lengths: Sequence[int]) -> None:
+        if sum(lengths) > 100:
+            raise torch.OutOfMemoryError("no memory")
+        make_room(lengths)
+
+    monkeypatch.setattr(engine._forward, "make_room", make_room_for_100)
+    assert generate(engine, *requests) == alone
+
+
 def test_sampling_without_memory_for_all_rows_draws_some_at_a_time(
     engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

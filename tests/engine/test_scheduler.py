@@ -170,6 +170,19 @@ def test_a_long_prompt_joins_by_chunks_and_yields_first(make: Make) -> None:
     assert steps.step(10) == ["a"]
 
 
+def test_a_sequence_that_yields_leaves_no_memory_behind(make: Make) -> None:
+    """Alone it may join again at once: its new memory must not need room beside the old."""
+    steps = Steps(make(LONGEST))
+    steps.add(sequence("a", 10), sequence("b", 10))
+    steps.step()
+    for name in "ba":
+        steps.scheduler.wait_for_memory(steps.scheduler.youngest())
+        assert steps.scheduler.waiting[0].request_id == name
+    rows = steps.rows
+    assert (sum(rows.rooms) if isinstance(rows, RowStates) else rows.rows) == 0
+    assert steps.step() == ["a", "b"]
+
+
 def test_padding_bounds_a_group() -> None:
     for pads, expected in ((True, ["a"]), (False, ["a", "b"])):
         steps = Steps(rectangle(SLOTS * LONGEST), pads=pads)

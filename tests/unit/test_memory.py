@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -98,6 +101,33 @@ def test_a_large_row_keeps_its_tokens() -> None:
     assert torch.equal(states.rows[0][:, :, :, : before.shape[3]], before)
 
 
+GROW_IN_A_PROCESS = """
+import torch
+from pathlib import Path
+from worker.engine.native.rows import RowStates
+
+def kib(name):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name))
+
+keys = torch.zeros(1, 8, 1, 128)
+states = RowStates([(keys, keys)] * 16, max_rows=1, max_tokens=2048)
+before = kib("VmRSS")
+states.make_room([1024])
+states.rows[0].fill_(1)
+states.make_room([2048])
+print((kib("VmHWM") - before) / (states.rows[0].nbytes / 1024))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells how much memory was used")
+def test_a_row_that_grows_is_never_in_memory_twice() -> None:
+    """Beside a whole copy of the old row the peak would be 1.6 times the new one."""
+    command = [sys.executable, "-c", GROW_IN_A_PROCESS]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert float(done.stdout) < 1.3
+
+
 def test_room_that_is_there_stays() -> None:
     states = row_states()
     states.make_room([20])
@@ -158,6 +188,25 @@ def test_any_rows_that_fit_get_their_room(
             assert (written(states, row)[:held] == row + 1).all()
             assert len(written(states, row)) >= tokens
             written(states, row)[:tokens] = row + 1
+
+
+def test_tokens_stay_where_only_some_layers_could_grow() -> None:
+    """The second layer is so large that the system refuses it more than a few tokens."""
+    small = torch.zeros(1, 1, 1, 1, dtype=torch.uint8)
+    samples = [(small, small), (small.expand(1, 2**19, 1, 1), small.expand(1, 2**19, 1, 1))]
+    states = SlotStates(samples, max_rows=4, max_tokens=2**28, budget_tokens=2**28)
+    states.make_room([20] * 4)
+    for keys, values in states.layers:
+        keys[0, :, :20] = values[0, :, :20] = 7
+    with pytest.raises(MemoryError):
+        states.make_room([2**28])
+    for row_count in (1, 3):
+        states.make_room([20] * row_count)
+        for keys, values in states.layers:
+            assert keys.shape == values.shape
+            assert keys.shape[0] >= row_count
+            assert (keys[0, :, :20] == 7).all()
+            assert (values[0, :, :20] == 7).all()
 
 
 def test_layers_of_different_shapes_are_not_uniform() -> None:

@@ -150,7 +150,10 @@ class Engine(Protocol):
         """Take a sequence out; its slot is free for the next step. An unknown id is no error."""
 
     def step(self) -> list[RequestOutput]:
-        """Advance: an output for each sequence that gained a token; a chunk of prefill may gain none."""
+        """Advance: an output for each sequence that gained a token or failed.
+
+        A sequence that is prefilled in chunks, or waits for memory, may have none.
+        """
 
     def has_unfinished_requests(self) -> bool: ...
 

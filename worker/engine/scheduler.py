@@ -6,7 +6,7 @@ for keys and values belongs to the i-th running sequence, the next row to the jo
 
 All rows share one budget of tokens (`Rows`). When it is used up, the youngest sequence *yields*: it gives up
 its row and waits in front of the others, and later all its tokens are prefilled again. Those that run only
-grow, so nobody joins until a sequence has left. The oldest sequence never yields.
+grow, so nobody joins until a sequence has left. The oldest sequence never has to yield to others.
 """
 
 from __future__ import annotations
