@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worker.engine.base import SamplingParams
@@ -223,6 +223,7 @@ ARRIVALS = st.lists(
 
 @pytest.mark.parametrize("make", [native, rectangle])
 @pytest.mark.parametrize("pads", [False, True])
+@settings(max_examples=100, deadline=None)
 @given(ARRIVALS, st.integers(LONGEST, 2 * LONGEST), st.sampled_from([20, 100, 300]))
 def test_every_sequence_ends_whatever_comes(
     make: Make, pads: bool, arrivals: list[Arrival], budget_tokens: int, prefill_tokens: int

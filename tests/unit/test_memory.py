@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -166,6 +166,7 @@ def test_one_row_may_have_the_whole_budget(make: Callable[..., RowStates | SlotS
 
 
 @pytest.mark.parametrize("make", [row_states, slot_states])
+@settings(deadline=None)
 @given(st.data())
 def test_any_rows_that_fit_get_their_room(
     make: Callable[..., RowStates | SlotStates], data: st.DataObject
