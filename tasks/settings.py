@@ -68,7 +68,10 @@ class Settings(BaseSettings):
         None, ge=2, description="tokens of prompt and output together; unset: the model's own length"
     )
     kv_cache_gib: float = Field(
-        4, gt=0, description="memory for keys and values; too little shortens the model's length, see the log"
+        4,
+        gt=0,
+        description="memory for keys and values, shared by all slots; too little for one sequence of the "
+        "model's length shortens that, see the log",
     )
     engine_args: Annotated[dict[str, Any], NoDecode] = Field(
         default_factory=dict, description='JSON: more arguments for vLLM, `{"tensor_parallel_size": 2}`'

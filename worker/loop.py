@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tasks.errors import EngineError
+from tasks.job import FinishReason
 from worker.engine.base import Engine, EngineRequest, RequestOutput
 
 MAX_UNFLUSHED_STEPS = 64
@@ -92,11 +93,20 @@ class EngineLoop:
                 return True
             match order:
                 case EngineRequest():
-                    self._engine.add_request(order)
+                    self._add(order)
                 case Abort(request_id):
                     self._engine.abort_request(request_id)
                 case Stop():
                     return False
+
+    def _add(self, request: EngineRequest) -> None:
+        try:
+            self._engine.add_request(request)
+        except MemoryError:
+            reason = "memory did not suffice to add this sequence"
+            failure = RequestOutput(request.request_id, (), FinishReason.ERROR, reason)
+            self._unflushed.acquire()
+            self._deliver([failure])
 
     def _step(self) -> None:
         self._unflushed.acquire()

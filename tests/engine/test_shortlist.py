@@ -82,8 +82,7 @@ class Model:
     def run(self, token_ids: list[int], wanted: list[int], draws: Draws = None) -> tuple[list[int], Tensor]:
         """A first token in each row."""
         rows = list(range(len(token_ids)))
-        for row in rows:
-            self._states.make_room(row, 1)
+        self._states.make_room([1] * len(rows))
         return self.decoder(token_ids, rows, [0] * len(rows), rows, wanted, self._states, draws)
 
     def best(self, token_ids: list[int], draws: Draws = None) -> list[int]:

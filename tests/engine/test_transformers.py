@@ -27,7 +27,7 @@ from tests.engine.tiny import (
     save_model,
     settings_for,
 )
-from worker.engine import loading
+from worker.engine import kv_budget
 from worker.engine.detokenizer import Detokenizer
 from worker.engine.forward import Answer, Chunk
 from worker.engine.native.forward import NativeForward
@@ -153,7 +153,7 @@ def test_a_failing_prefill_takes_no_other_down(
     for request in (requests[0], engine_request("long", tuple(range(10, 16))), requests[1]):
         engine.add_request(request)
     outputs = Outputs(engine).run()
-    assert outputs.errors["long"] == "no memory"
+    assert outputs.errors["long"] == "memory did not suffice for this sequence: no memory"
     assert [outputs.token_ids["first"], outputs.token_ids["last"]] == expected
 
 
@@ -248,16 +248,17 @@ def test_the_cache_bounds_the_length(
     folder: Path, shape: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     """2 layers of 2 key/value heads, float32, keys and values: 256 bytes a token where heads are 8 wide."""
-    gib = 4 * 40 * 256 * (shape.get("head_dim", 8) // 8) / 2**30
+    gib = 40 * 256 * (shape.get("head_dim", 8) // 8) / 2**30
     engine = TransformersEngine(settings_for(folder, kv_cache_gib=gib))
     assert engine.max_model_len == 40
+    assert "one sequence of 96 tokens takes" in caplog.text
     assert "this worker takes 40 tokens at most" in caplog.text
-    assert TransformersEngine(settings_for(folder, kv_cache_gib=gib, max_num_seqs=2)).max_model_len == 80
+    assert TransformersEngine(settings_for(folder, kv_cache_gib=gib, max_num_seqs=100)).max_model_len == 40
     assert TransformersEngine(settings_for(folder, kv_cache_gib=gib, max_model_len=40)).max_model_len == 40
-    with pytest.raises(SettingsError, match=r"KV_CACHE_GIB=.*: MAX_NUM_SEQS=4 sequences of 41 tokens take"):
+    with pytest.raises(SettingsError, match=r"KV_CACHE_GIB=.*: one sequence of 41 tokens takes .*; raise it"):
         TransformersEngine(settings_for(folder, kv_cache_gib=gib, max_model_len=41))
-    with pytest.raises(SettingsError, match="raise it, or lower MAX_NUM_SEQS or MAX_MODEL_LEN"):
-        TransformersEngine(settings_for(folder, kv_cache_gib=gib, max_num_seqs=20))
+    with pytest.raises(SettingsError, match="raise it, or lower MAX_MODEL_LEN"):
+        TransformersEngine(settings_for(folder, kv_cache_gib=gib / 3))
 
 
 def test_a_cache_that_the_machine_has_no_memory_for(
@@ -265,7 +266,7 @@ def test_a_cache_that_the_machine_has_no_memory_for(
 ) -> None:
     meminfo = tmp_path / "meminfo"
     meminfo.write_text("MemTotal: 24000000 kB\nMemAvailable: 50 kB\n")
-    monkeypatch.setattr(loading, "MEMINFO", meminfo)
+    monkeypatch.setattr(kv_budget, "MEMINFO", meminfo)
     with pytest.raises(SettingsError, match=r"KV_CACHE_GIB=4: .* cpu has 4\.77e-05 left; lower it"):
         TransformersEngine(settings_for(folder))
 
@@ -276,7 +277,7 @@ def test_a_cache_that_the_container_has_no_memory_for(
     (tmp_path / "memory.max").write_text("1000000\n")
     (tmp_path / "memory.current").write_text("999000\n")
     (tmp_path / "memory.stat").write_text("anon 500000\ninactive_file 24\n")
-    monkeypatch.setattr(loading, "CGROUP", tmp_path)
+    monkeypatch.setattr(kv_budget, "CGROUP", tmp_path)
     with pytest.raises(SettingsError, match=r"KV_CACHE_GIB=4: .* cpu has 9\.54e-07 left; lower it"):
         TransformersEngine(settings_for(folder))
     (tmp_path / "memory.max").write_text("max\n")

@@ -162,6 +162,13 @@ class Wrong:
         kind = "chunk" if len(chunks) == 1 else "step" if chunks[0].start else "prompt"
         return Answer(answer.best, -answer.logits) if kind == self._fault else answer
 
+    def fits(self, lengths: Sequence[int]) -> bool:
+        return self._forward.fits(lengths)
+
+    def make_room(self, lengths: Sequence[int]) -> None: ...
+
+    def release(self, rows: int) -> None: ...
+
     def move(self, source: int, target: int, tokens: int) -> None: ...
 
     def clear(self, row: int) -> None: ...

@@ -336,6 +336,7 @@ def test_health_tells_who_is_there(client: httpx.Client, player: Player) -> None
             "slots": 4,
             "running": 0,
             "tokens_per_second": 0,
+            "max_model_len": None,
         }
     ]
     assert client.get("/health/ready").status_code == 200

@@ -123,7 +123,7 @@ class Engine(Protocol):
 
     @property
     def max_num_seqs(self) -> int:
-        """Slots: sequences decoded together."""
+        """Slots: sequences in the batch, of which some may have to wait for memory."""
 
     @property
     def max_model_len(self) -> int:
@@ -140,13 +140,20 @@ class Engine(Protocol):
         """Run what is slow the first time (kernels, allocations), before the first request."""
 
     def add_request(self, request: EngineRequest) -> None:
-        """Take a sequence into the batch. Raises ValueError where no slot is free or the id is known."""
+        """Take a sequence into the batch.
+
+        Raises ValueError where no slot is free or the id is known, and MemoryError where memory does not
+        suffice for this sequence, which then leaves nothing behind.
+        """
 
     def abort_request(self, request_id: str) -> None:
         """Take a sequence out; its slot is free for the next step. An unknown id is no error."""
 
     def step(self) -> list[RequestOutput]:
-        """Advance: an output for each sequence that gained a token; a chunk of prefill may gain none."""
+        """Advance: an output for each sequence that gained a token or failed.
+
+        A sequence that is prefilled in chunks, or waits for memory, may have none.
+        """
 
     def has_unfinished_requests(self) -> bool: ...
 

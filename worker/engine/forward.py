@@ -52,8 +52,28 @@ class Answer:
     logits: Tensor
 
 
-class Forward(Protocol):
-    """A model with its cache of keys and values, a row per sequence. For one thread."""
+class Rows(Protocol):
+    """Memory for keys and values: a row per sequence, and a budget of tokens for all rows together."""
+
+    def fits(self, lengths: Sequence[int]) -> bool:
+        """Whether the budget holds rows of these lengths. One row of the longest length always fits."""
+
+    def make_room(self, lengths: Sequence[int]) -> None:
+        """Have room for so many tokens in the first rows, whose tokens stay. The other rows are free.
+
+        Takes some microseconds where the room is there already. Raises MemoryError where the budget or the
+        machine has no more; the rows keep their tokens then.
+        """
+
+    def release(self, rows: int) -> None:
+        """Give back the memory of all rows but the first ones; less where that would need more of it."""
+
+    def move(self, source: int, target: int, tokens: int) -> None:
+        """Bring a row's first tokens to another row, whose sequence has left."""
+
+
+class Forward(Rows, Protocol):
+    """A model with its cache of keys and values. For one thread."""
 
     pads: bool
     """Whether chunks that run together cost as much as the longest."""
@@ -63,12 +83,9 @@ class Forward(Protocol):
     def run(self, chunks: Sequence[Chunk]) -> Answer:
         """Run chunks of consecutive rows: of one token each, or all from the start on, or one alone.
 
-        The cache has their tokens then. Raises RuntimeError, ValueError and IndexError, also where memory
-        does not suffice.
+        The cache has their tokens then. A run that failed may be repeated, with fewer chunks too. Raises
+        RuntimeError, OSError, ValueError and IndexError, also where memory does not suffice.
         """
-
-    def move(self, source: int, target: int, tokens: int) -> None:
-        """Bring a row's first tokens to another row, whose sequence has left."""
 
     def clear(self, row: int) -> None:
         """Forget a row that may hold NaN."""

@@ -24,6 +24,7 @@ from worker.engine.checkpoint import check_tensors, without_loading_report
 from worker.engine.compatibility import check_source, has_sdpa
 from worker.engine.eos import find_eos_ids
 from worker.engine.forward import Forward
+from worker.engine.kv_budget import KvBudget, kv_budget
 from worker.engine.lengths import longest_by_positions, settle_rotary
 from worker.engine.masks import Masks
 from worker.engine.native.attention import AttentionKernel
@@ -42,13 +43,6 @@ from worker.engine.tokenizer import load_tokenizer
 from worker.engine.torch_forward import TorchForward
 from worker.engine.trial import Trial
 from worker.engine.windows import Windows, layer_windows, narrowest
-
-GIB = 2**30
-MIN_MODEL_LEN = 16
-"""A cache for less is a mistake."""
-
-MEMINFO = Path("/proc/meminfo")
-CGROUP = Path("/sys/fs/cgroup")
 
 BUNDLED_MODEL = Path(__file__).parent.parent / "models" / "bundled"
 
@@ -88,14 +82,14 @@ def load_model(settings: Settings) -> LoadedModel:
     with _errors_in_one_line(settings):
         examined = _examine(model, settings, kernel)
     bytes_per_token = sum(one.nbytes for pair in examined.samples for one in pair)
-    max_model_len = _max_model_len(settings, examined.longest, bytes_per_token, device)
+    budget = kv_budget(settings, examined.longest, bytes_per_token, device)
     vocab_size = model.get_input_embeddings().num_embeddings
     return LoadedModel(
         tokenizer=tokenizer,
         vocab_size=vocab_size,
-        max_model_len=max_model_len,
+        max_model_len=budget.max_model_len,
         eos_ids=find_eos_ids(source, tokenizer, vocab_size),
-        forward=_with_fitting_threads(_forward(model, examined, max_model_len, settings, library), device),
+        forward=_with_fitting_threads(_forward(model, examined, budget, settings, library), device),
         sample=sample if library is None else NativeSampler(library),
     )
 
@@ -177,12 +171,13 @@ def _examine(model: Any, settings: Settings, kernel: AttentionKernel | None) -> 
 def _forward(
     model: Any,
     examined: _Examined,
-    max_model_len: int,
+    budget: KvBudget,
     settings: Settings,
     library: NativeLibrary | None,
 ) -> Forward:
     """The model in C where that is possible, else by torch. Raises EngineError where neither is right."""
     samples, is_int8 = examined.samples, settings.dtype == "int8"
+    max_model_len = budget.max_model_len
     weights = None if library is None else _native_weights(model, examined, max_model_len)
     if library is not None and weights is not None:
         decoder = Decoder(
@@ -190,7 +185,8 @@ def _forward(
         )  # Takes them, so that the model cannot run any more.
         tried = NativeForward(decoder, RowStates(samples, Trial.ROWS, max_model_len))
         if examined.trials[0].is_passed_by(tried, is_int8=is_int8):
-            return NativeForward(decoder, RowStates(samples, settings.max_num_seqs, max_model_len))
+            rows = RowStates(samples, settings.max_num_seqs, max_model_len, budget.tokens)
+            return NativeForward(decoder, rows)
         logger.warning(
             "this worker is slower than it could be: the native decoder does not compute what this %s does",
             type(model).__name__,
@@ -205,7 +201,7 @@ def _forward(
         pack_linears(model)
     kernel = None if library is None else AttentionKernel(library)
     style = prove_style(model, samples, examined.trials, kernel, settings.model_id)
-    states = SlotStates(samples, settings.max_num_seqs, max_model_len)
+    states = SlotStates(samples, settings.max_num_seqs, max_model_len, budget.tokens)
     return TorchForward(model, states, Masks(style, model.dtype, examined.windows))
 
 
@@ -296,70 +292,3 @@ def _cached_states(model: Any) -> list[tuple[Tensor, Tensor]]:
     if any(layer.keys is None for layer in layers):
         raise ValueError(f"{type(model).__name__} keeps no keys and values in some of its layers")
     return [(layer.keys, layer.values) for layer in layers]
-
-
-def _max_model_len(
-    settings: Settings, longest: int | None, bytes_per_token: int, device: torch.device
-) -> int:
-    """What MAX_MODEL_LEN, the model and the memory for keys and values allow."""
-    asked = settings.max_model_len
-    if longest is None and asked is None:
-        raise SettingsError(f"MAX_MODEL_LEN must be set: MODEL_ID={settings.model_id} names no length")
-    if longest is not None and (asked or 0) > longest:
-        raise SettingsError(f"MAX_MODEL_LEN={asked}: MODEL_ID={settings.model_id} accepts {longest} at most")
-    length = asked or longest or 0
-    gib_per_token = settings.max_num_seqs * bytes_per_token / GIB
-    described = f"MAX_NUM_SEQS={settings.max_num_seqs} sequences of {length} tokens take"
-    fitting = int(settings.kv_cache_gib / gib_per_token)
-    if fitting < min(length, asked or MIN_MODEL_LEN):
-        raise SettingsError(
-            f"KV_CACHE_GIB={settings.kv_cache_gib:g}: {described} {length * gib_per_token:.3g}; "
-            "raise it, or lower MAX_NUM_SEQS or MAX_MODEL_LEN"
-        )
-    if fitting < length:
-        logger.warning(
-            "KV_CACHE_GIB=%g: %s %.3g, so that this worker takes %d tokens at most",
-            settings.kv_cache_gib,
-            described,
-            length * gib_per_token,
-            fitting,
-        )
-        length = fitting
-    available = _available_bytes(device)
-    if available is not None and length * gib_per_token > available / GIB:
-        raise SettingsError(
-            f"KV_CACHE_GIB={settings.kv_cache_gib:g}: of these {length * gib_per_token:.3g} may be needed, "
-            f"{device} has {available / GIB:.3g} left; lower it"
-        )
-    return length
-
-
-def _available_bytes(device: torch.device) -> int | None:
-    """Memory that the device has left; None where the system does not tell."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return free
-    known = [bytes_left for bytes_left in (_available_to_machine(), _available_to_container()) if bytes_left]
-    return min(known, default=None)
-
-
-def _available_to_machine() -> int | None:
-    try:
-        lines = MEMINFO.read_text().splitlines()
-    except OSError:
-        return None
-    values = {name: int(rest.split()[0]) * 1024 for name, rest in (line.split(":", 1) for line in lines)}
-    return values.get("MemAvailable")
-
-
-def _available_to_container() -> int | None:
-    """What a limit (`docker run --memory`) leaves; None without one. Cached files count as free."""
-    try:
-        limit = (CGROUP / "memory.max").read_text().strip()
-        if limit == "max":
-            return None
-        used = int((CGROUP / "memory.current").read_text())
-        cached = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
-    except OSError:
-        return None
-    return int(limit) - used + int(cached.get("inactive_file", 0))

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from worker.engine.memory import large_zeros
+from worker.engine.memory import large_zeros, memory_errors
 
 BLOCK_TOKENS = 32
 """Room for tokens is a multiple of it."""
@@ -31,12 +31,23 @@ READ_IN_VAIN = 1.5
 
 
 class SlotStates:
-    """The tensors. Memory grows with need: by rows up to max_rows and by tokens up to max_tokens."""
+    """The tensors. Memory grows with need, by rows up to max_rows and by tokens up to max_tokens."""
 
-    def __init__(self, samples: Sequence[tuple[Tensor, Tensor]], max_rows: int, max_tokens: int) -> None:
-        """samples: each layer's keys and values of some token [1, heads, 1, head_dim]."""
+    def __init__(
+        self,
+        samples: Sequence[tuple[Tensor, Tensor]],
+        max_rows: int,
+        max_tokens: int,
+        budget_tokens: int | None = None,
+    ) -> None:
+        """samples: each layer's keys and values of some token [1, heads, 1, head_dim].
+
+        max_tokens: of one row. budget_tokens: of all rows together, no less than max_tokens; None: as many as
+            the rows can have.
+        """
         self.max_rows = max_rows
         self.max_tokens = max_tokens
+        self._budget_tokens = budget_tokens or max_rows * max_tokens
         self.rows = self.tokens = 0
         """What there is room for."""
         self.layers = [
@@ -44,27 +55,58 @@ class SlotStates:
         ]
         """Each layer's keys and values [rows, heads, tokens, head_dim]."""
 
-    def make_room(self, rows: int, tokens: int) -> None:
-        """Have so many rows and tokens at least, in larger tensors where need be."""
-        if rows > self.rows:
-            rows = min(self.max_rows, max(rows, 2 * self.rows))
-        rows, tokens = max(rows, self.rows), self._room_for(tokens)
-        if (rows, tokens) == (self.rows, self.tokens):
+    def fits(self, lengths: Sequence[int]) -> bool:
+        """Whether rows of these lengths have room together: all of them need as much as the longest."""
+        return not lengths or len(lengths) * self._least(max(lengths)) <= self._budget_tokens
+
+    def make_room(self, lengths: Sequence[int]) -> None:
+        """Have room for so many tokens in the first rows, whose tokens stay. The other rows are free.
+
+        Raises MemoryError where the budget or the machine has no more; the rows keep their tokens then.
+        """
+        rows, tokens = len(lengths), max(lengths, default=0)
+        if rows <= self.rows and tokens <= self.tokens:
             return
-        for index, (keys, values) in enumerate(self.layers):
-            self.layers[index] = (_grown(keys, rows, tokens), _grown(values, rows, tokens))
-        self.rows, self.tokens = rows, tokens
+        if not self.fits(lengths):
+            raise MemoryError(f"KV_CACHE_GIB holds {self._budget_tokens} tokens of keys and values")
+        least, with_spare = self._least(tokens), self._least(tokens + tokens // SPARE_SHARE)
+        new_rows = self.rows if rows <= self.rows else min(self.max_rows, max(rows, 2 * self.rows))
+        new_tokens = self.tokens if tokens <= self.tokens else with_spare
+        if new_rows * new_tokens > self._budget_tokens:
+            # Free rows and unused room go to those who need it.
+            new_rows, new_tokens = rows, max(least, min(with_spare, self._budget_tokens // rows))
+        try:
+            self._resize(new_rows, new_tokens)
+        except MemoryError:
+            self._resize(min(rows, self.rows), min(least, self.tokens))
+            self._resize(rows, least)
+
+    def release(self, rows: int) -> None:
+        """Give back the memory of all rows but the first, where that takes no copy."""
+        if rows == 0:
+            self._resize(0, 0)
+
+    def ensure(self, rows: int, tokens: int) -> None:
+        """Have at least so many rows and tokens, where nobody made room for them."""
+        if rows > self.rows or tokens > self.tokens:
+            self._resize(max(rows, self.rows), max(self._least(tokens), self.tokens))
 
     def readable(self, tokens: int) -> int:
         """How many tokens to read of rows that have up to so many: all the room, if that is not much more."""
-        room = self._room_for(tokens)
-        return room if room <= READ_IN_VAIN * tokens else tokens
+        return self.tokens if tokens <= self.tokens <= READ_IN_VAIN * tokens else tokens
 
-    def _room_for(self, tokens: int) -> int:
-        if tokens <= self.tokens:
-            return self.tokens
-        blocks = -(-(tokens + tokens // SPARE_SHARE) // BLOCK_TOKENS)
-        return min(self.max_tokens, blocks * BLOCK_TOKENS)
+    def _least(self, tokens: int) -> int:
+        """The least room for so many tokens."""
+        return min(self.max_tokens, -(-tokens // BLOCK_TOKENS) * BLOCK_TOKENS)
+
+    def _resize(self, rows: int, tokens: int) -> None:
+        """Raises MemoryError where the machine has no more; what all layers have room for stays then."""
+        old_rows, old_tokens = self.rows, self.tokens
+        self.rows, self.tokens = min(rows, old_rows), min(tokens, old_tokens)
+        for index, (keys, values) in enumerate(self.layers):
+            with memory_errors():
+                self.layers[index] = (_resized(keys, rows, tokens), _resized(values, rows, tokens))
+        self.rows, self.tokens = rows, tokens
 
     def move(self, source: int, target: int, tokens: int) -> None:
         """Bring a row's first tokens to another row."""
@@ -79,12 +121,13 @@ class SlotStates:
                 states[row].zero_()
 
 
-def _grown(states: Tensor, rows: int, tokens: int) -> Tensor:
+def _resized(states: Tensor, rows: int, tokens: int) -> Tensor:
     old_rows, heads, old_tokens, head_dim = states.shape
     shape = (rows, heads, tokens, head_dim)
-    grown = large_zeros(*shape, dtype=states.dtype) if states.is_cpu else states.new_zeros(shape)
-    grown[:old_rows, :, :old_tokens] = states
-    return grown
+    resized = large_zeros(*shape, dtype=states.dtype) if states.is_cpu else states.new_zeros(shape)
+    rows, tokens = min(rows, old_rows), min(tokens, old_tokens)
+    resized[:rows, :, :tokens] = states[:rows, :, :tokens]
+    return resized
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +157,11 @@ class SlotCache(Cache):
         self.open(Window(0, torch.zeros(0, 1, dtype=torch.long), 0))
 
     def open(self, window: Window) -> None:
-        """Make room for a forward pass."""
+        """Choose what a forward pass writes and reads."""
         self.window = window
         device = window.positions.device
         self.row_index = torch.arange(window.rows.start, window.rows.stop, device=device)[:, None]
-        self.states.make_room(window.rows.stop, window.length)
+        self.states.ensure(window.rows.stop, window.length)
 
 
 class _SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]

@@ -121,6 +121,15 @@ class FittingThreads:
         choice.learn(self._clock() - began)
         return answer
 
+    def fits(self, lengths: Sequence[int]) -> bool:
+        return self.inner.fits(lengths)
+
+    def make_room(self, lengths: Sequence[int]) -> None:
+        self.inner.make_room(lengths)
+
+    def release(self, rows: int) -> None:
+        self.inner.release(rows)
+
     def move(self, source: int, target: int, tokens: int) -> None:
         self.inner.move(source, target, tokens)
 

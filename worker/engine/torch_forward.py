@@ -31,6 +31,15 @@ class TorchForward:
         self._cache = SlotCache(states)
         self._masks = masks
 
+    def fits(self, lengths: Sequence[int]) -> bool:
+        return self._states.fits(lengths)
+
+    def make_room(self, lengths: Sequence[int]) -> None:
+        self._states.make_room(lengths)
+
+    def release(self, rows: int) -> None:
+        self._states.release(rows)
+
     def move(self, source: int, target: int, tokens: int) -> None:
         self._states.move(source, target, tokens)
 

@@ -2,14 +2,14 @@
 
 A step advances all running sequences by one token and lets waiting ones join: their prompts are prefilled and
 give their first token in the same step. Nobody waits for the slowest sequence, and a long prompt is prefilled
-in chunks, a chunk a step.
+in chunks, a chunk a step. Who joins, and who waits for memory, is up to `Scheduler`.
 """
 
 from __future__ import annotations
 
-from collections import deque
+import logging
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 
@@ -21,13 +21,16 @@ from worker.engine.base import (
     Prompt,
     RequestOutput,
     SamplingParams,
-    TokenLogprobs,
     decode_once,
 )
-from worker.engine.forward import Answer, Chunk, Draw
+from worker.engine.forward import Answer, Chunk
 from worker.engine.loading import load_model
+from worker.engine.memory import memory_errors
+from worker.engine.next_tokens import OUT_OF_MEMORY, REASONS, NextToken, next_tokens
 from worker.engine.prompts import PromptEncoder
-from worker.engine.sampling import NO_TOKEN, Penalties, Row, noise_key, top_logprobs
+from worker.engine.sampling import Penalties, Row
+from worker.engine.scheduler import Scheduler
+from worker.engine.sequence import SequenceState
 
 PREFILL_TOKENS = 2048
 """Tokens of prompts, padding included, that are prefilled in one step while nobody decodes."""
@@ -36,48 +39,17 @@ PREFILL_TOKENS_BESIDE = 128
 """The same while others decode and wait for it: on a CPU about as long as a step of a full batch."""
 
 
-@dataclass(slots=True)
-class _Sequence:
-    """token_ids: of prompt and output. While a sequence runs, all but the last are in the cache.
-    prefilled: how many are in the cache while it joins.
-    wants_logits: whether its next tokens are sampled from logits, and not by the forward pass.
-    """
+YIELD_LOG_SECONDS = 60.0
+"""Between two lines in the log about sequences that wait for memory."""
 
-    request_id: str
-    token_ids: list[int]
-    prompt_tokens: int
-    sampling: SamplingParams
-    wants_logits: bool
-    penalties: Penalties | None
-    prefilled: int = 0
+FAILURES = (MemoryError, RuntimeError, ValueError, IndexError)
+"""What `Forward.run` raises, with `memory_errors` around it."""
 
-    @property
-    def output_tokens(self) -> int:
-        return len(self.token_ids) - self.prompt_tokens
-
-    def last(self, row: int) -> Chunk:
-        """Its newest token, to run in its row of the cache."""
-        return Chunk(row, len(self.token_ids) - 1, self.token_ids[-1:], self.wants_logits, self.draw())
-
-    def rest(self, row: int, most: int | None = None) -> Chunk:
-        """What is not in the cache yet, or so much of it."""
-        end = len(self.token_ids) if most is None else self.prefilled + most
-        token_ids = self.token_ids[self.prefilled : end]
-        return Chunk(row, self.prefilled, token_ids, self.wants_logits, self.draw())
-
-    def draw(self) -> Draw | None:
-        """How its next token is drawn by the forward pass itself; None where that takes the argmax."""
-        return None if self.wants_logits else self.row().draw
-
-    def row(self) -> Row:
-        """How its next token is sampled."""
-        sampling = self.sampling
-        key = noise_key(sampling.seed, sampling.choice, self.output_tokens)
-        return Row(sampling.temperature, sampling.top_k, sampling.top_p, key, sampling.min_p, self.penalties)
+logger = logging.getLogger(__name__)
 
 
 class TransformersEngine:
-    """See the module. Row i of the cache belongs to the i-th running sequence, the next to the joining."""
+    """See the module."""
 
     def __init__(self, settings: Settings) -> None:
         """Loads the model. Raises SettingsError or EngineError, see `load_model`."""
@@ -90,10 +62,11 @@ class TransformersEngine:
         self._prompts = PromptEncoder(loaded.tokenizer, settings.model)
         self._forward = loaded.forward
         self._sample = loaded.sample
-        self._waiting: deque[_Sequence] = deque()
-        self._joining: _Sequence | None = None
-        """Prefilled in part."""
-        self._running: list[_Sequence] = []
+        self._scheduler = Scheduler(
+            loaded.forward, settings.max_num_seqs, loaded.max_model_len, pads=loaded.forward.pads
+        )
+        self._log_yields_at = 0.0
+        """Monotonic time from which on a yield may be logged."""
 
     @property
     def model(self) -> str:
@@ -115,17 +88,11 @@ class TransformersEngine:
         decode_once(self, next(iter(self._eos_ids), 0))
 
     def add_request(self, request: EngineRequest) -> None:
-        sequences = self._sequences()
-        if any(sequence.request_id == request.request_id for sequence in sequences):
-            raise ValueError(f"request {request.request_id} is in the batch already")
-        if len(sequences) >= self._max_num_seqs:
-            raise ValueError(f"all {self._max_num_seqs} slots are taken")
-        token_ids = [*request.prompt_ids, *request.output_ids]
         penalties = Penalties.of(request.sampling, request.prompt_ids, request.output_ids)
-        self._waiting.append(
-            _Sequence(
+        self._scheduler.add(
+            SequenceState(
                 request.request_id,
-                token_ids,
+                [*request.prompt_ids, *request.output_ids],
                 len(request.prompt_ids),
                 request.sampling,
                 self._wants_logits(request.sampling, penalties),
@@ -141,16 +108,10 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def abort_request(self, request_id: str) -> None:
-        for sequence in self._running:
-            if sequence.request_id == request_id:
-                self._leave([sequence])
-                return
-        if self._joining is not None and self._joining.request_id == request_id:
-            self._joining = None
-        self._waiting = deque(s for s in self._waiting if s.request_id != request_id)
+        self._scheduler.remove(request_id)
 
     def has_unfinished_requests(self) -> bool:
-        return bool(self._sequences())
+        return not self._scheduler.is_idle()
 
     def check_health(self) -> None:
         """What could die lives in this process."""
@@ -158,103 +119,139 @@ class TransformersEngine:
     def shutdown(self) -> None:
         """It all goes with this process."""
 
-    def _sequences(self) -> list[_Sequence]:
-        joining = [] if self._joining is None else [self._joining]
-        return [*self._running, *joining, *self._waiting]
-
     @torch.inference_mode()
     def step(self) -> list[RequestOutput]:
         """See `Engine.step`. An exception in it concerns all running sequences."""
-        answers = [self._forward.run(self._newest())] if self._running else []
-        budget = PREFILL_TOKENS_BESIDE if self._running else PREFILL_TOKENS
-        refused = self._prefill(budget, answers)
+        failed: list[RequestOutput] = []
+        answers = self._decode()
+        budget = PREFILL_TOKENS_BESIDE if self._scheduler.running else PREFILL_TOKENS
+        self._prefill(budget, answers, failed)
         # Joined sequences stand behind the others, as their answers do.
-        return refused + self._advance_all(list(self._running), answers) if answers else refused
+        return failed + self._advance_all(answers) if answers else failed
 
-    def _advance_all(self, sequences: list[_Sequence], answers: list[Answer]) -> list[RequestOutput]:
+    def _decode(self) -> list[Answer]:
+        """Run the newest tokens. Where memory does not suffice, the youngest yields."""
+        scheduler = self._scheduler
+        while scheduler.running:
+            newest = [sequence.last(row) for row, sequence in enumerate(scheduler.running)]
+            try:
+                return [self._run(newest, scheduler.lengths())]
+            except MemoryError as error:
+                reason = str(error)
+            self._wait_for_memory(scheduler.youngest(), reason)
+        return []
+
+    def _run(self, chunks: Sequence[Chunk], lengths: Sequence[int]) -> Answer:
+        """lengths: of all rows in use, after the pass. Raises MemoryError where memory does not suffice."""
+        with memory_errors():
+            self._forward.make_room(lengths)
+            return self._forward.run(chunks)
+
+    def _wait_for_memory(self, sequence: SequenceState, reason: str) -> None:
+        scheduler = self._scheduler
+        scheduler.wait_for_memory(sequence)
+        if time.monotonic() < self._log_yields_at:
+            return
+        self._log_yields_at = time.monotonic() + YIELD_LOG_SECONDS
+        logger.warning(
+            "memory for keys and values is used up, the youngest of %d sequences waits for others to end "
+            "(%d times so far): %s",
+            len(scheduler.sequences()),
+            scheduler.yields,
+            reason,
+        )
+
+    def _prefill(self, budget: int, answers: list[Answer], failed: list[RequestOutput]) -> None:
+        """Spend up to `budget` tokens on those who wait. Appends the answer to those who now run."""
+        self._scheduler.start_joining(budget)
+        joining = self._scheduler.joining
+        if joining is not None:
+            self._join_by_chunk(joining, budget, answers, failed)
+            return
+        group = self._scheduler.take_group(budget)
+        refusals = [self._refusal(sequence) for sequence in group]
+        failed.extend(refusal for refusal in refusals if refusal is not None)
+        self._join(
+            [s for s, refusal in zip(group, refusals, strict=True) if refusal is None], answers, failed
+        )
+
+    def _join(self, group: list[SequenceState], answers: list[Answer], failed: list[RequestOutput]) -> None:
+        """Prefill sequences as a whole and let them run.
+
+        Where that fails, half of them wait for the next step.
+        """
+        if not group:
+            return
+        scheduler = self._scheduler
+        rows = range(len(scheduler.running), len(scheduler.running) + len(group))
+        try:
+            chunks = [sequence.rest(row) for row, sequence in zip(rows, group, strict=True)]
+            answers.append(self._run(chunks, scheduler.lengths(group)))
+            scheduler.joined(group)
+            return
+        except FAILURES as error:
+            if len(group) == 1:
+                self._give_up(group[0], error, failed)
+                return
+        half = len(group) // 2
+        scheduler.put_back(group[half:])
+        self._join(group[:half], answers, failed)
+
+    def _join_by_chunk(
+        self, sequence: SequenceState, budget: int, answers: list[Answer], failed: list[RequestOutput]
+    ) -> None:
+        refusal = self._refusal(sequence) if sequence.prefilled == 0 else None
+        if refusal is not None:
+            self._scheduler.remove(sequence.request_id)
+            failed.append(refusal)
+            return
+        chunk = sequence.rest(len(self._scheduler.running), budget)
+        try:
+            answer = self._run([chunk], [*self._scheduler.lengths()[:-1], chunk.end])
+        except FAILURES as error:
+            self._give_up(sequence, error, failed)
+            return
+        sequence.prefilled = chunk.end
+        if sequence.prefilled == len(sequence.token_ids):
+            self._scheduler.joined([sequence])
+            answers.append(answer)
+
+    def _give_up(self, sequence: SequenceState, error: Exception, failed: list[RequestOutput]) -> None:
+        """A sequence cannot join: it waits for memory where others have it, or else it fails."""
+        scheduler = self._scheduler
+        is_out_of_memory = isinstance(error, MemoryError)
+        if is_out_of_memory and scheduler.running:
+            self._wait_for_memory(sequence, str(error))
+        else:
+            scheduler.remove(sequence.request_id)
+            failed.append(_failure(sequence, OUT_OF_MEMORY.format(error) if is_out_of_memory else str(error)))
+
+    def _refusal(self, sequence: SequenceState) -> RequestOutput | None:
+        """On a GPU an index out of range ends the process, so no wrong input may get there."""
+        token_ids = sequence.token_ids
+        if not 0 < len(token_ids) < self._max_model_len:
+            return _failure(sequence, f"{len(token_ids)} tokens leave no room in {self._max_model_len}")
+        if not 0 <= min(token_ids) <= max(token_ids) < self._vocab_size:
+            return _failure(sequence, f"a token id lies outside of the vocabulary of {self._vocab_size}")
+        return None
+
+    def _advance_all(self, answers: Sequence[Answer]) -> list[RequestOutput]:
         """Give each running sequence its next token."""
-        token_ids = [token_id for answer in answers for token_id in answer.best]
-        logprobs: list[TokenLogprobs | None] = [None] * len(sequences)
-        wanting = [index for index, sequence in enumerate(sequences) if sequence.wants_logits]
-        if wanting:
-            logits = torch.cat([answer.logits for answer in answers])
-            drawn = self._sample(logits, [sequences[index].row() for index in wanting])
-            of_drawn = top_logprobs(logits, drawn, [sequences[index].sampling.logprobs for index in wanting])
-            for index, token_id, logprob in zip(wanting, drawn, of_drawn, strict=True):
-                token_ids[index], logprobs[index] = token_id, logprob
-        outputs = [self._advance(*one) for one in zip(sequences, token_ids, logprobs, strict=True)]
+        sequences = list(self._scheduler.running)
+        tokens = next_tokens(sequences, answers, self._sample)
+        outputs = [self._advance(*one) for one in zip(sequences, tokens, strict=True)]
         for row, output in enumerate(outputs):
             if output.finish_reason is FinishReason.ERROR:
                 self._forward.clear(row)
-        self._leave([s for s, output in zip(sequences, outputs, strict=True) if output.finish_reason])
+        leaving = [s for s, output in zip(sequences, outputs, strict=True) if output.finish_reason]
+        self._scheduler.leave(leaving)
         return outputs
 
-    def _newest(self) -> list[Chunk]:
-        return [sequence.last(row) for row, sequence in enumerate(self._running)]
-
-    def _prefill(self, budget: int, answers: list[Answer]) -> list[RequestOutput]:
-        """Spend up to `budget` tokens on those who wait. Appends the answer to those who now run; returns an
-        error for each that cannot."""
-        if self._joining is None and self._waiting and len(self._waiting[0].token_ids) > budget:
-            self._joining = self._waiting.popleft()
-        if self._joining is None:
-            return self._join(self._next_to_join(budget), answers)
-        sequence = self._joining
-        chunk = sequence.rest(len(self._running), budget)
-        try:
-            self._check(sequence)
-            answer = self._forward.run([chunk])
-        except (ValueError, RuntimeError, IndexError) as error:
-            self._joining = None
-            return [RequestOutput(sequence.request_id, (), FinishReason.ERROR, str(error))]
-        sequence.prefilled = chunk.end
-        if sequence.prefilled == len(sequence.token_ids):
-            self._joining = None
-            self._running.append(sequence)
-            answers.append(answer)
-        return []
-
-    def _next_to_join(self, budget: int) -> list[_Sequence]:
-        """The waiting sequences to prefill together, in their order."""
-        group: list[_Sequence] = []
-        longest = total = 0
-        while self._waiting:
-            length = len(self._waiting[0].token_ids)
-            longest, total = max(longest, length), total + length
-            cost = longest * (len(group) + 1) if self._forward.pads else total
-            if group and (cost > budget or cost > 2 * total):
-                break
-            group.append(self._waiting.popleft())
-        return group
-
-    def _join(self, group: list[_Sequence], answers: list[Answer]) -> list[RequestOutput]:
-        """Prefill sequences and let them run. Appends their answer; returns an error for each that cannot."""
-        if not group:
-            return []
-        try:
-            for sequence in group:
-                self._check(sequence)
-            first_row = len(self._running)
-            answers.append(self._forward.run([s.rest(first_row + i) for i, s in enumerate(group)]))
-        except (ValueError, RuntimeError, IndexError) as error:
-            if len(group) == 1:
-                return [RequestOutput(group[0].request_id, (), FinishReason.ERROR, str(error))]
-            return [output for sequence in group for output in self._join([sequence], answers)]
-        self._running.extend(group)
-        return []
-
-    def _check(self, sequence: _Sequence) -> None:
-        """On a GPU an index out of range ends the process, so no wrong input may get there."""
-        if not 0 < len(sequence.token_ids) < self._max_model_len:
-            raise ValueError(f"{len(sequence.token_ids)} tokens leave no room in {self._max_model_len}")
-        if not 0 <= min(sequence.token_ids) <= max(sequence.token_ids) < self._vocab_size:
-            raise ValueError(f"a token id lies outside of the vocabulary of {self._vocab_size}")
-
-    def _advance(self, sequence: _Sequence, token_id: int, logprobs: TokenLogprobs | None) -> RequestOutput:
-        """Take a sampled token into its sequence."""
-        if token_id == NO_TOKEN:
-            message = "the model's output is not a number"
-            return RequestOutput(sequence.request_id, (), FinishReason.ERROR, message)
+    def _advance(self, sequence: SequenceState, token: NextToken) -> RequestOutput:
+        """Take a token into its sequence."""
+        token_id, logprobs = token
+        if token_id in REASONS:
+            return _failure(sequence, REASONS[token_id])
         sequence.token_ids.append(token_id)
         if sequence.penalties is not None:
             sequence.penalties.count(token_id)
@@ -262,25 +259,13 @@ class TransformersEngine:
         reported = None if logprobs is None else (logprobs,)
         return RequestOutput(sequence.request_id, (token_id,), reason, logprobs=reported)
 
-    def _finish_reason(self, sequence: _Sequence) -> FinishReason | None:
+    def _finish_reason(self, sequence: SequenceState) -> FinishReason | None:
         if sequence.token_ids[-1] in self._eos_ids and not sequence.sampling.ignore_eos:
             return FinishReason.STOP
         if sequence.output_tokens >= sequence.sampling.max_tokens:
             return FinishReason.LENGTH
         return FinishReason.LENGTH if len(sequence.token_ids) >= self._max_model_len else None
 
-    def _leave(self, sequences: Sequence[_Sequence]) -> None:
-        """Free the rows of sequences; the last of those that stay move there, the joining one behind them."""
-        if not sequences:
-            return
-        gone = {sequence.request_id for sequence in sequences}
-        before, stay = len(self._running), len(self._running) - len(gone)
-        movers = [row for row in range(stay, before) if self._running[row].request_id not in gone]
-        for row in range(stay):
-            if self._running[row].request_id in gone:
-                source = movers.pop()
-                self._running[row] = self._running[source]
-                self._forward.move(source, row, len(self._running[row].token_ids) - 1)
-        del self._running[stay:]
-        if self._joining is not None:
-            self._forward.move(before, stay, self._joining.prefilled)
+
+def _failure(sequence: SequenceState, reason: str) -> RequestOutput:
+    return RequestOutput(sequence.request_id, (), FinishReason.ERROR, reason)

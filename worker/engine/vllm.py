@@ -46,7 +46,8 @@ from worker.engine.base import (
 )
 from worker.engine.compatibility import check_no_adapter
 from worker.engine.eos import find_eos_ids
-from worker.engine.loading import GIB, model_source
+from worker.engine.kv_budget import GIB
+from worker.engine.loading import model_source
 from worker.engine.prompts import PromptEncoder
 from worker.engine.sampling import GREEDY_BELOW, LEAST_LOGPROB, Penalties, noise_key
 from worker.engine.tokenizer import load_tokenizer
@@ -123,6 +124,9 @@ class VllmEngine:
             )
         except EngineDeadError:
             raise EngineError(DEAD) from None
+        except MemoryError:
+            del self._running[request.request_id]
+            raise
         except ValueError as error:
             self._refused.append(RequestOutput(request.request_id, (), FinishReason.ERROR, first_line(error)))
 

@@ -19,6 +19,15 @@ class NativeForward:
         self._decoder = decoder
         self._states = states
 
+    def fits(self, lengths: Sequence[int]) -> bool:
+        return self._states.fits(lengths)
+
+    def make_room(self, lengths: Sequence[int]) -> None:
+        self._states.make_room(lengths)
+
+    def release(self, rows: int) -> None:
+        self._states.release(rows)
+
     def run(self, chunks: Sequence[Chunk]) -> Answer:
         token_ids: list[int] = []
         rows: list[int] = []
@@ -29,7 +38,7 @@ class NativeForward:
             rows.extend([chunk.row] * len(chunk.token_ids))
             positions.extend(range(chunk.start, chunk.end))
             ends.append(len(token_ids) - 1)
-            self._states.make_room(chunk.row, chunk.end)
+            self._states.ensure(chunk.row, chunk.end)
         wanted = [index for index, chunk in enumerate(chunks) if chunk.wants_logits]
         draws = [chunk.draw for chunk in chunks]
         best, logits = self._decoder(token_ids, rows, positions, ends, wanted, self._states, draws)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from operator import le
 
 from torch import Tensor
 
-from worker.engine.memory import large_zeros
+from worker.engine.memory import forget_part, large_zeros, memory_errors
 
 BLOCK_TOKENS = 32
 """Room is a multiple of it."""
@@ -23,38 +24,106 @@ class RowPointer(ctypes.Structure):
 
 
 class RowStates:
-    """See the module. A row that is free keeps its memory for the next sequence."""
+    """See the module. A row that is free keeps its memory for the next sequence until others need it."""
 
-    def __init__(self, samples: Sequence[tuple[Tensor, Tensor]], max_rows: int, max_tokens: int) -> None:
-        """samples: each layer's keys and values of some token [1, kv_heads, 1, head_dim], all alike."""
+    def __init__(
+        self,
+        samples: Sequence[tuple[Tensor, Tensor]],
+        max_rows: int,
+        max_tokens: int,
+        budget_tokens: int | None = None,
+    ) -> None:
+        """samples: each layer's keys and values of some token [1, kv_heads, 1, head_dim], all alike.
+
+        max_tokens: of one row. budget_tokens: of all rows together, no less than max_tokens; None: as many as
+            the rows can have.
+        """
         keys, _ = samples[0]
         self.dtype = keys.dtype
         self._layers, self._kv_heads, self._head_dim = len(samples), keys.shape[1], keys.shape[3]
         self._max_tokens = max_tokens
+        self._budget_tokens = budget_tokens or max_rows * max_tokens
         self.rows = [self._states(0) for _ in range(max_rows)]
         """Each row's [layers, 2, kv_heads, room, head_dim], keys and values."""
+        self.rooms = [0] * max_rows
+        """For how many tokens each row has room; free rows may have some."""
         self.pointers = (RowPointer * max_rows)()
 
-    def make_room(self, row: int, tokens: int) -> None:
-        """Have room for so many tokens at least. The row's tokens stay."""
-        old = self.rows[row]
-        room = old.shape[3]
-        if tokens <= room:
+    def fits(self, lengths: Sequence[int]) -> bool:
+        """Whether rows of these lengths have room together, with nothing beside them."""
+        return sum(map(self._least, lengths)) <= self._budget_tokens
+
+    def make_room(self, lengths: Sequence[int]) -> None:
+        """Have room for so many tokens in the first rows, whose tokens stay. The other rows are free.
+
+        Raises MemoryError where the budget or the machine has no more; the rows keep their tokens then.
+        """
+        if all(map(le, lengths, self.rooms)):
             return
-        blocks = -(-(tokens + tokens // SPARE_SHARE) // BLOCK_TOKENS)
-        grown = self._states(min(self._max_tokens, blocks * BLOCK_TOKENS))
-        grown[:, :, :, :room] = old
-        self._put(row, grown)
+        if not self.fits(lengths):
+            raise MemoryError(f"KV_CACHE_GIB holds {self._budget_tokens} tokens of keys and values")
+        for row, tokens in enumerate(lengths):
+            if tokens > self.rooms[row]:
+                self._grow(row, lengths)
+
+    def release(self, rows: int) -> None:
+        """Give back the memory of all rows but the first ones."""
+        self._shrink(range(rows, len(self.rows)), [0] * len(self.rows))
+
+    def ensure(self, row: int, tokens: int) -> None:
+        """Have room for so many tokens in a row that nobody made room for."""
+        if tokens > self.rooms[row]:
+            self._resize(row, self._least(tokens))
 
     def exchange(self, row: int, other: int) -> None:
         """The rows' sequences change places."""
-        states = self.rows[row]
-        self._put(row, self.rows[other])
-        self._put(other, states)
+        states, room = self.rows[row], self.rooms[row]
+        self._put(row, self.rows[other], self.rooms[other])
+        self._put(other, states, room)
 
-    def _put(self, row: int, states: Tensor) -> None:
-        self.rows[row] = states
-        self.pointers[row] = RowPointer(states.data_ptr(), states.shape[3])
+    def _least(self, tokens: int) -> int:
+        """The least room for so many tokens."""
+        return min(self._max_tokens, -(-tokens // BLOCK_TOKENS) * BLOCK_TOKENS)
+
+    def _grow(self, row: int, lengths: Sequence[int]) -> None:
+        least = self._least(lengths[row])
+        needed = least - self.rooms[row]
+        used, free = range(len(lengths)), range(len(lengths), len(self.rows))
+        if self._left() < needed:
+            self._shrink(free, lengths)
+        if self._left() < needed:
+            self._shrink(used, lengths)
+        spare = self._least(lengths[row] + lengths[row] // SPARE_SHARE) - least
+        try:
+            self._resize(row, least + min(spare, self._left() - needed))
+        except MemoryError:
+            self._shrink([*free, *used], lengths)
+            self._resize(row, least)
+
+    def _left(self) -> int:
+        """Tokens of the budget that no row has room for."""
+        return self._budget_tokens - sum(self.rooms)
+
+    def _shrink(self, rows: Iterable[int], lengths: Sequence[int]) -> None:
+        """Take from rows what they do not need; all from free ones."""
+        for row in rows:
+            least = self._least(lengths[row]) if row < len(lengths) else 0
+            if self.rooms[row] > least:
+                self._resize(row, least)
+
+    def _resize(self, row: int, room: int) -> None:
+        with memory_errors():
+            states, old = self._states(room), self.rows[row]
+        kept = min(room, self.rooms[row])
+        for layer in range(self._layers):
+            states[layer, :, :, :kept] = old[layer, :, :, :kept]
+            # A row may have most of the budget: there is no memory for it twice.
+            forget_part(old, old[layer])
+        self._put(row, states, room)
+
+    def _put(self, row: int, states: Tensor, room: int) -> None:
+        self.rows[row], self.rooms[row] = states, room
+        self.pointers[row] = RowPointer(states.data_ptr(), room)
 
     def _states(self, room: int) -> Tensor:
         return large_zeros(self._layers, 2, self._kv_heads, room, self._head_dim, dtype=self.dtype)
