@@ -58,6 +58,30 @@ def test_a_continued_sequence_draws_noise_of_its_own(engine: Engine) -> None:
     assert generate(engine, continued) == [rest]
 
 
+def drawn_seeds(engine: Engine, temperature: float) -> list[list[int]]:
+    """The tokens of two sequences under one seed, which their client did not give."""
+    options: dict[str, Any] = {"temperature": temperature, "max_tokens": 20, "seed": 3, "is_seed_drawn": True}
+    return [generate(engine, engine_request(name, (9,), **options))[0] for name in ("one", "two")]
+
+
+def test_only_clients_seeds_are_passed_on(engine: Engine) -> None:
+    """A seed of its own costs a sequence a kernel a step on a GPU."""
+    one, two = drawn_seeds(engine, temperature=2.0)
+    assert one != two
+    one, two = drawn_seeds(engine, temperature=0.0)
+    assert one == two
+
+
+def test_each_start_draws_other_noise(tmp_path: Path) -> None:
+    """Otherwise the worker that continues a sequence would draw the noise of its first tokens again."""
+    tokens = []
+    for _ in range(2):
+        engine = load(EngineKind.VLLM, tmp_path, "llama")
+        tokens.append(drawn_seeds(engine, temperature=2.0))
+        engine.shutdown()
+    assert tokens[0] != tokens[1]
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
