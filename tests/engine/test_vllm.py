@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,9 @@ from worker.engine.base import Engine
 
 ROOT = Path(__file__).parents[2]
 LENGTH = 96
+END_SECONDS = 5.0
+"""What a process may take to end."""
+
 END = 7
 
 
@@ -189,8 +192,9 @@ def test_nothing_is_left_of_it(tmp_path: Path) -> None:
     eventually(lambda: are_gone(started))
 
 
-def test_its_processes_end_with_a_worker_that_is_killed(tmp_path: Path) -> None:
-    """Otherwise they would hold the GPU's memory, which the next worker needs."""
+@pytest.fixture
+def loading(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that loads an engine, prints a line and waits."""
     program = (
         "if __name__ == '__main__':\n"
         "    import signal\n"
@@ -203,18 +207,36 @@ def test_its_processes_end_with_a_worker_that_is_killed(tmp_path: Path) -> None:
     )
     script = tmp_path / "killed.py"
     script.write_text(program)
-    process = subprocess.Popen(
-        [sys.executable, str(script)],
-        cwd=ROOT,
-        env={"PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    while process.stdout.readline().strip() != "loaded":
-        assert process.poll() is None
-    below = processes_below(process.pid)
+    command, environment = [sys.executable, str(script)], {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        yield process
+        process.kill()
+
+
+def has_just_started(name: str, pid: int) -> bool:
+    """Whether a core, which `pid` starts, or a worker, which the core starts, begins to run."""
+    for process in processes_below(pid):
+        with suppress(psutil.NoSuchProcess):  # It has ended meanwhile.
+            if "spawn_main" in " ".join(process.cmdline()) and (process.ppid() == pid) == (name == "core"):
+                return True
+    return False
+
+
+def test_its_processes_end_with_a_worker_that_is_killed(loading: subprocess.Popen[str]) -> None:
+    """Otherwise they would hold the GPU's memory, which the next worker needs."""
+    assert loading.stdout is not None
+    while loading.stdout.readline().strip() != "loaded":
+        assert loading.poll() is None
+    below = processes_below(loading.pid)
     assert len(below) >= 2, "a core and a worker"
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    loading.kill()
     eventually(lambda: are_gone(below))
+
+
+@pytest.mark.parametrize("name", ["core", "worker"])
+def test_they_end_within_seconds_while_they_start(loading: subprocess.Popen[str], name: str) -> None:
+    """Each imports for five seconds before it runs anything."""
+    eventually(lambda: has_just_started(name, loading.pid))
+    below = processes_below(loading.pid)
+    loading.kill()
+    eventually(lambda: are_gone(below), patience=END_SECONDS)

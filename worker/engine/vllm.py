@@ -28,7 +28,6 @@ from vllm.engine.arg_utils import EngineArgs
 from vllm.inputs.engine import tokens_input
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
-from vllm.v1.engine.core import EngineCoreProc
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.llm_engine import LLMEngine
 
@@ -230,7 +229,7 @@ def _start(args: dict[str, Any], settings: Settings) -> LLMEngine:
     if current_platform.is_cpu():
         for name, value in variables_for_vllm().items():
             os.environ.setdefault(name, value)
-    EngineCoreProc.run_engine_core = staticmethod(vllm_core.run_engine_core)
+    vllm_core.bind_processes()
     try:
         return LLMEngine.from_engine_args(EngineArgs(**args))
     except ValidationError as error:
