@@ -41,7 +41,7 @@ help:
 setup: $(STAMP) $(NATIVE_STAMP)
 
 serve: $(SERVE_STAMPS)
-	@$(BIN)/python -m deploy.serve
+	@SERVE_MAKE_PID=$$PPID exec $(BIN)/python -m deploy.serve
 
 flower: $(LIGHT_STAMP)
 	@REDIS_URL="$${REDIS_URL:-$$(cat '$(DATA_DIR)/redis.url')}" \

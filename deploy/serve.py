@@ -25,9 +25,10 @@ KILL_AFTER_SECONDS = 15
 
 def main() -> int:
     """The exit code."""
-    if "MAKELEVEL" in os.environ:
+    make = os.environ.get("SERVE_MAKE_PID")
+    if make is not None:
         # make passes a SIGTERM on, but cannot when it is killed itself.
-        die_with_parent()
+        die_with_parent(int(make))
     try:
         settings = get_settings()
         with embedded.locked(settings.data_dir) as folder:

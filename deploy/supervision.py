@@ -1,8 +1,9 @@
 """supervisor, run in this process: its restarts with back-off, its ordered stop, our logs and exit code.
 
 Of the managers that exist, honcho ends everything when one child dies, and circus restarts without
-back-off and opens three TCP ports for itself. supervisor lacks three things, which are here: lines that carry
-their process' name, an exit code that tells of a start that failed, and a second Ctrl-C that hurries.
+back-off and opens three TCP ports for itself. supervisor lacks four things, which are here: lines that carry
+their process' name, an exit code that tells of a start that failed, a stop that loses no seconds between one
+process and the next, and a second Ctrl-C that hurries.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Collection
@@ -17,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from supervisor import events, loggers
+from supervisor import events, loggers, poller
 from supervisor.medusa import asyncore_25 as asyncore
 from supervisor.options import ServerOptions
 from supervisor.states import SupervisorStates
@@ -31,8 +33,35 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 HURRY_AFTER_SECONDS = 1.0
 """A signal to the process group reaches us twice, directly and through make; a person takes longer."""
 
+MANY_SIGNALS = 4096
+"""More than can wait: each is a byte."""
+
+STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGQUIT}
+
 HURRY_SIGNALS = {"worker": signal.SIGQUIT, "web": signal.SIGQUIT}
 """The worker gives its jobs back instead of draining, gunicorn drops its requests. Redis is quick anyway."""
+
+
+class WakingPoller(poller.Poller):  # type: ignore[misc]
+    """Returns when a signal comes.
+
+    supervisor's own waits on for up to a second: after the signal to stop, and after each process' end.
+    """
+
+    def initialize(self) -> None:
+        super().initialize()
+        self._woken, self._waking = socket.socketpair()
+        self._woken.setblocking(False)
+        self._waking.setblocking(False)
+        self.register_readable(self._woken.fileno())
+        signal.set_wakeup_fd(self._waking.fileno(), warn_on_full_buffer=False)
+
+    def poll(self, timeout: float) -> tuple[list[int], list[int]]:
+        readable, writable = super().poll(timeout)
+        if self._woken.fileno() in readable:
+            self._woken.recv(MANY_SIGNALS)
+            readable.remove(self._woken.fileno())
+        return readable, writable
 
 
 class Options(ServerOptions):  # type: ignore[misc]
@@ -40,7 +69,9 @@ class Options(ServerOptions):  # type: ignore[misc]
 
     def __init__(self, programs: Collection[str], console: Console) -> None:
         super().__init__()
+        self.poller = WakingPoller(self)
         self._console = console
+        self._own_pid = os.getpid()
         self.realize(["--nodaemon", "--configuration", str(CONFIG)])
         groups: list[Any] = vars(self)["process_group_configs"]
         self.process_group_configs = [group for group in groups if group.name in programs]
@@ -62,10 +93,29 @@ class Options(ServerOptions):  # type: ignore[misc]
             self.told_to_stop_at.append(time.monotonic())
         return number
 
-    def setpgrp(self) -> None:
-        """In the child, before it becomes another program: it shall not outlive us if we are killed."""
-        super().setpgrp()
-        die_with_parent()
+    def fork(self) -> int:
+        """Let a signal end the child that comes before it is another program.
+
+        The child has our handlers, which only take note of a signal, and the note would be lost.
+        """
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        try:
+            pid: int = super().fork()
+            if pid == 0:
+                for number in STOP_SIGNALS:
+                    signal.signal(number, signal.SIG_DFL)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        return pid
+
+    def execve(self, filename: str, argv: list[str], env: dict[str, str]) -> None:
+        """In the child, which shall not outlive us if we are killed.
+
+        Worker and web have to hurry then: the embedded Redis ends at the same time, so neither could go on.
+        """
+        name = env["SUPERVISOR_PROCESS_NAME"]
+        die_with_parent(self._own_pid, HURRY_SIGNALS.get(name, signal.SIGTERM))
+        super().execve(filename, argv, env)
 
 
 class Foreman(Supervisor):  # type: ignore[misc]
@@ -120,7 +170,9 @@ class Foreman(Supervisor):  # type: ignore[misc]
         self._console.print_output(event.process.config.name, event.data)
 
 
-def die_with_parent() -> None:
-    """Be sent SIGTERM when the parent process is gone, even if it was killed. On Linux; elsewhere nothing."""
+def die_with_parent(parent: int, number: int = signal.SIGTERM) -> None:
+    """Be sent a signal when the process `parent` is gone, even if it was killed. Only Linux can do that."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
+        if os.getppid() != parent:  # It was gone before.
+            os.kill(os.getpid(), number)

@@ -82,6 +82,8 @@ class Job:
     error: JobError | None
     read_at: float
     """When Redis was read: what running durations are measured against."""
+    is_seed_drawn: bool = False
+    """Whether the request's seed was drawn, because the client gave none."""
     queue_position: int | None = None
     eta_seconds: float | None = None
     reason: str | None = None

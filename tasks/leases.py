@@ -24,6 +24,7 @@ class Claim:
 
     entries: the whole log so far, the status entry of this claim included.
     is_alone: it may be what killed its workers, no other job is to be claimed beside it.
+    is_seed_drawn: the client gave no seed, the request's was drawn when the job was submitted.
     """
 
     job_id: str
@@ -31,6 +32,7 @@ class Claim:
     request: JobRequest
     is_alone: bool
     entries: list[Entry]
+    is_seed_drawn: bool = False
 
 
 class Refusal(StrEnum):
@@ -132,9 +134,15 @@ class Leases:
         word, *answer = self._scripts.call("claim", job_id, token, worker, pool, free_slots, held)
         if word != "claimed":
             return Refusal(word)
-        request, is_alone, entries = answer
-        accepted = JobRequest.model_validate_json(request)
-        return Claim(job_id, token, accepted, bool(is_alone), [parse_entry(entry) for entry in entries])
+        request, is_alone, is_seed_drawn, entries = answer
+        return Claim(
+            job_id,
+            token,
+            JobRequest.model_validate_json(request),
+            bool(is_alone),
+            [parse_entry(entry) for entry in entries],
+            bool(is_seed_drawn),
+        )
 
     def take_back(self, claim: Claim, worker: str, pool: str) -> bool:
         """Make a claim again that Redis has forgotten; False where the job has moved on, ended or is gone."""

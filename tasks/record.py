@@ -37,6 +37,7 @@ def job_from_record(record: Mapping[str, str], log: Sequence[str], read_at: floa
         prompt_tokens=int(record.get("prompt_tokens", 0)),
         error=error,
         read_at=read_at,
+        is_seed_drawn="seed_drawn" in record,
     )
 
 

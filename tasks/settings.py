@@ -153,6 +153,12 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _int8_is_not_vllms(self) -> Settings:
+        if self.dtype == "int8" and self.engine is EngineKind.VLLM:
+            raise ValueError("DTYPE=int8: only ENGINE=transformers takes it, not ENGINE=vllm")
+        return self
+
+    @model_validator(mode="after")
     def _no_open_door(self) -> Settings:
         if not (self.api_keys or self.allow_anonymous or _is_loopback(self.host)):
             raise ValueError(

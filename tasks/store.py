@@ -104,8 +104,10 @@ class Store:
         model = request.model or self._settings.model
         accepted = request.model_dump(mode="json", exclude_none=True) | {"model": model}
         body_hash = _hash(accepted)
-        accepted.setdefault("seed", secrets.randbelow(MAX_DRAWN_SEED))
-        return self._submit(accepted, body_hash, owner, idempotency_key)
+        is_seed_drawn = "seed" not in accepted
+        if is_seed_drawn:
+            accepted["seed"] = secrets.randbelow(MAX_DRAWN_SEED)
+        return self._submit(accepted, body_hash, owner, idempotency_key, is_seed_drawn=is_seed_drawn)
 
     def retry(self, job_id: str, owner: str, idempotency_key: str | None = None) -> Submission:
         """A new job with the request of an ended one that did not complete.
@@ -117,7 +119,8 @@ class Store:
             raise ConflictError(
                 f"the job is {job.status}; only failed, cancelled and expired jobs are retried"
             )
-        return self._submit(job.request, _hash({"retry": job_id}), owner, idempotency_key)
+        body_hash = _hash({"retry": job_id})
+        return self._submit(job.request, body_hash, owner, idempotency_key, is_seed_drawn=job.is_seed_drawn)
 
     def get(self, job_id: str, owner: str | None = None) -> Job:
         """The job now; `owner` None reads anybody's. Raises JobNotFoundError."""
@@ -198,7 +201,13 @@ class Store:
         ]
 
     def _submit(
-        self, accepted: Mapping[str, Any], body_hash: str, owner: str, idempotency_key: str | None
+        self,
+        accepted: Mapping[str, Any],
+        body_hash: str,
+        owner: str,
+        idempotency_key: str | None,
+        *,
+        is_seed_drawn: bool,
     ) -> Submission:
         model, engine = accepted["model"], accepted.get("engine")
         is_own = model == self._settings.model and engine in (None, self._settings.engine)
@@ -218,6 +227,7 @@ class Store:
             body_hash,
             self._settings.max_queued_jobs,
             self._settings.max_num_seqs if is_own else 0,
+            int(is_seed_drawn),
         )
         self._ring(as_offers(offers))
         match word:

@@ -7,9 +7,14 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from celery import bootsteps
+from celery.signals import worker_shutting_down
+from celery.worker.state import maybe_shutdown
 
 from tasks.connection import connect
 from tasks.errors import TokenrelayError
@@ -29,7 +34,8 @@ class EngineStep(bootsteps.StartStopStep):
 
     def start(self, worker: Any) -> None:
         settings, ring = worker.app.settings, worker.app.ring
-        engine = _load(settings)
+        with _stopped_at_once():
+            engine = _load(settings)
         leases = Leases(connect(settings), settings, ring)
         pulse = Pulse(worker.app, worker.hostname, settings.step_timeout_seconds)
         flusher = Flusher(engine, leases, settings, worker.hostname, pulse)
@@ -38,6 +44,24 @@ class EngineStep(bootsteps.StartStopStep):
         logger.info(
             "serving %s: %d slots, length %d", engine.model, engine.max_num_seqs, engine.max_model_len
         )
+
+
+@contextmanager
+def _stopped_at_once() -> Iterator[None]:
+    """Around the load: ends the process as soon as it is told to stop. It has nothing to give back yet.
+
+    Celery itself would only take note of the signal, and the load would go on.
+    """
+    worker_shutting_down.connect(_end_process)
+    try:
+        maybe_shutdown()  # It may have been told before.
+        yield
+    finally:
+        worker_shutting_down.disconnect(_end_process)
+
+
+def _end_process(exitcode: int, **_: Any) -> None:
+    os._exit(exitcode)
 
 
 def _load(settings: Settings) -> Engine:

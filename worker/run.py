@@ -184,6 +184,7 @@ class JobRun:
             top_p=request.top_p,
             top_k=request.top_k,
             seed=request.seed or 0,
+            is_seed_drawn=self.claim.is_seed_drawn,
             choice=choice.index,
             ignore_eos=request.ignore_eos,
             min_p=request.min_p,

@@ -3,7 +3,7 @@
 -- Reads:   the record and the log
 -- Writes:  leases, the token, the attempt, a status entry in the log
 -- Arguments: id, token, worker, its pool, its free slots, jobs that it holds
--- Answers: {'claimed', request, 1 if it runs alone, log entries}, or
+-- Answers: {'claimed', request, 1 if it runs alone, 1 if the request's seed was drawn, log entries}, or
 --          {'gone'} where the job is not on offer to this pool,
 --          {'busy'} where it takes more slots than are free or has to run alone and the worker holds jobs,
 --          {'settling'} where Redis has just come back
@@ -29,4 +29,5 @@ if not (job.place == 'leases' and job.token == token) then
 end
 
 local request = redis.call('HGET', record, 'request')
-return { 'claimed', request, is_alone and 1 or 0, redis.call('LRANGE', key('log', id), 0, -1) }
+local is_seed_drawn = redis.call('HEXISTS', record, 'seed_drawn')
+return { 'claimed', request, is_alone and 1 or 0, is_seed_drawn, redis.call('LRANGE', key('log', id), 0, -1) }

@@ -11,6 +11,7 @@ local n, cost, bonus = tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12]
 local expires_in, timeout = ARGV[13], ARGV[14]
 local idempotency_key, body_hash = ARGV[15], ARGV[16]
 local max_queued, own_model_slots = tonumber(ARGV[17]), tonumber(ARGV[18])
+local is_seed_drawn = ARGV[19] == '1'
 
 -- A repeated call, by a client that did not see the answer or by redis-py.
 if redis.call('EXISTS', key('job', id)) == 1 then return { 'created', id, {} } end
@@ -54,6 +55,8 @@ redis.call('HSET', record, 'id', id, 'owner', owner, 'queue', queue, 'model', mo
   'status', 'queued', 'request', request, 'n', n, 'cost', cost, 'tag', precise(tag), 'score', score,
   'created_at', precise(time), 'body_hash', body_hash, 'attempts', '[]', 'fails', 0)
 if timeout ~= '' then redis.call('HSET', record, 'timeout', timeout) end
+-- Beside the request, which workers of an earlier version must be able to read.
+if is_seed_drawn then redis.call('HSET', record, 'seed_drawn', 1) end
 if idempotency_key ~= '' then
   redis.call('HSET', record, 'idempotency_key', idempotency_key)
   redis.call('SET', idempotency, id)

@@ -117,6 +117,18 @@ def test_an_end_outside_of_the_vocabulary_ends_nothing(
     assert outputs.finished["stops"] is FinishReason.LENGTH
 
 
+def test_an_end_that_only_the_tokenizer_knows_ends_nothing(
+    kind: EngineKind, folder: Path, free: list[int]
+) -> None:
+    """A token was added to it, but no row to the model's embeddings."""
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"eos_token": "<end>"})
+    tokenizer.save_pretrained(folder)
+    assert tokenizer.eos_token_id == json.loads((folder / "config.json").read_text())["vocab_size"]
+    outputs = run(kind, folder)
+    assert outputs.token_ids == {"stops": free, "goes on": free}
+
+
 def free_output(kind: EngineKind, folder: Path) -> tuple[Prompt, list[int], int]:
     """What follows TEXT where nothing ends it, and the place of an id in it that did not occur before."""
     engine = load_saved(kind, folder)

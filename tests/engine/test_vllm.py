@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,9 @@ from worker.engine.base import Engine
 
 ROOT = Path(__file__).parents[2]
 LENGTH = 96
+END_SECONDS = 5.0
+"""What a process may take to end."""
+
 END = 7
 
 
@@ -56,6 +59,30 @@ def test_a_continued_sequence_draws_noise_of_its_own(engine: Engine) -> None:
     assert len(rest) == 10
     assert rest != whole[:10]
     assert generate(engine, continued) == [rest]
+
+
+def drawn_seeds(engine: Engine, temperature: float) -> list[list[int]]:
+    """The tokens of two sequences under one seed, which their client did not give."""
+    options: dict[str, Any] = {"temperature": temperature, "max_tokens": 20, "seed": 3, "is_seed_drawn": True}
+    return [generate(engine, engine_request(name, (9,), **options))[0] for name in ("one", "two")]
+
+
+def test_only_clients_seeds_are_passed_on(engine: Engine) -> None:
+    """A seed of its own costs a sequence a kernel a step on a GPU."""
+    one, two = drawn_seeds(engine, temperature=2.0)
+    assert one != two
+    one, two = drawn_seeds(engine, temperature=0.0)
+    assert one == two
+
+
+def test_each_start_draws_other_noise(tmp_path: Path) -> None:
+    """Otherwise the worker that continues a sequence would draw the noise of its first tokens again."""
+    tokens = []
+    for _ in range(2):
+        engine = load(EngineKind.VLLM, tmp_path, "llama")
+        tokens.append(drawn_seeds(engine, temperature=2.0))
+        engine.shutdown()
+    assert tokens[0] != tokens[1]
 
 
 @pytest.mark.parametrize(
@@ -165,8 +192,9 @@ def test_nothing_is_left_of_it(tmp_path: Path) -> None:
     eventually(lambda: are_gone(started))
 
 
-def test_its_processes_end_with_a_worker_that_is_killed(tmp_path: Path) -> None:
-    """Otherwise they would hold the GPU's memory, which the next worker needs."""
+@pytest.fixture
+def loading(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that loads an engine, prints a line and waits."""
     program = (
         "if __name__ == '__main__':\n"
         "    import signal\n"
@@ -179,18 +207,36 @@ def test_its_processes_end_with_a_worker_that_is_killed(tmp_path: Path) -> None:
     )
     script = tmp_path / "killed.py"
     script.write_text(program)
-    process = subprocess.Popen(
-        [sys.executable, str(script)],
-        cwd=ROOT,
-        env={"PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    while process.stdout.readline().strip() != "loaded":
-        assert process.poll() is None
-    below = processes_below(process.pid)
+    command, environment = [sys.executable, str(script)], {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        yield process
+        process.kill()
+
+
+def has_just_started(name: str, pid: int) -> bool:
+    """Whether a core, which `pid` starts, or a worker, which the core starts, begins to run."""
+    for process in processes_below(pid):
+        with suppress(psutil.NoSuchProcess):  # It has ended meanwhile.
+            if "spawn_main" in " ".join(process.cmdline()) and (process.ppid() == pid) == (name == "core"):
+                return True
+    return False
+
+
+def test_its_processes_end_with_a_worker_that_is_killed(loading: subprocess.Popen[str]) -> None:
+    """Otherwise they would hold the GPU's memory, which the next worker needs."""
+    assert loading.stdout is not None
+    while loading.stdout.readline().strip() != "loaded":
+        assert loading.poll() is None
+    below = processes_below(loading.pid)
     assert len(below) >= 2, "a core and a worker"
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    loading.kill()
     eventually(lambda: are_gone(below))
+
+
+@pytest.mark.parametrize("name", ["core", "worker"])
+def test_they_end_within_seconds_while_they_start(loading: subprocess.Popen[str], name: str) -> None:
+    """Each imports for five seconds before it runs anything."""
+    eventually(lambda: has_just_started(name, loading.pid))
+    below = processes_below(loading.pid)
+    loading.kill()
+    eventually(lambda: are_gone(below), patience=END_SECONDS)

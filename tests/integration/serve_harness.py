@@ -84,13 +84,14 @@ def launch(folder: Path, variables: dict[str, str], output: int | None = None) -
     """Not waited for. `folder` becomes DATA_DIR; `output`: a file descriptor to write to instead of a log."""
     port = variables.get("PORT") or str(free_port())
     inherited = {name: value for name, value in os.environ.items() if name not in FOREIGN_VARIABLES}
-    own = {**OWN_VARIABLES, "DATA_DIR": str(folder), "PORT": port, **variables}
+    # As make says it, so that nothing outlives this process.
+    own = {"SERVE_MAKE_PID": str(os.getpid()), "DATA_DIR": str(folder), "PORT": port}
     log = folder.with_name(f"{folder.name}-serve-{free_port()}.log")
     with log.open("wb") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", "deploy.serve"],
             cwd=ROOT,
-            env=inherited | own,
+            env=inherited | OWN_VARIABLES | own | variables,
             stdout=output or file,
             stderr=file,
         )

@@ -339,6 +339,33 @@ def test_retry_is_a_new_job_with_the_same_request(house: House) -> None:
         house.store.retry(job_id, "bob")
 
 
+def test_a_worker_knows_whether_the_client_gave_the_seed(house: House) -> None:
+    house.worker(4)
+    given, drawn = house.submit(seed=5), house.submit()
+    for job_id, is_drawn in ((given, False), (drawn, True)):
+        claim = house.claim(job_id, job_id)
+        assert claim.is_seed_drawn is is_drawn
+        assert claim.request.seed is not None, "engines with noise of their own use it"
+        assert house.claim(job_id, job_id).is_seed_drawn is is_drawn, "the claim is repeated"
+        house.leases.flush([Write(job_id, job_id, 1, 1, (), Finish(Status.FAILED))])
+        again = house.store.retry(job_id, "ada").job_id
+        assert house.claim(again, again).is_seed_drawn is is_drawn
+        assert house.store.get(again).request["seed"] == claim.request.seed
+
+
+def test_a_drawn_seed_does_not_show_in_the_request(house: House) -> None:
+    """A worker of an earlier version refuses a request with a field that it does not know."""
+    given, drawn = house.submit(seed=5), house.submit()
+    assert house.store.get(given).request.keys() == house.store.get(drawn).request.keys()
+
+
+def test_a_record_of_an_earlier_version_counts_as_one_with_the_clients_seed(house: House) -> None:
+    house.worker(4)
+    job_id = house.submit()
+    house.redis.hdel(keys.job(job_id), "seed_drawn")
+    assert not house.claim(job_id).is_seed_drawn
+
+
 def test_retention_removes_every_trace(house: House) -> None:
     house.worker(1)
     job_id = house.store.submit(parse_request({"prompt": "x"}), "ada", "key").job_id

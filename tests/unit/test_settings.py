@@ -51,6 +51,16 @@ def test_wrong_values(monkeypatch: pytest.MonkeyPatch, name: str, value: str, me
         assert name in caught.value.detail
 
 
+def test_eight_bits_are_not_for_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DTYPE", "int8")
+    assert get_settings().dtype == "int8"
+    get_settings.cache_clear()
+    monkeypatch.setenv("ENGINE", "vllm")
+    with pytest.raises(SettingsError) as caught:
+        get_settings()
+    assert caught.value.detail == "DTYPE=int8: only ENGINE=transformers takes it, not ENGINE=vllm"
+
+
 def test_keys_are_looked_up_by_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("API_KEYS", "ann:k1, ben:k2:with-colon")
     monkeypatch.setenv("HOST", "0.0.0.0")

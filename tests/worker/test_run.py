@@ -53,6 +53,14 @@ def test_each_step_becomes_an_entry(engine: EchoEngine) -> None:
     assert run.next_write().entries == [TokenEntry(0, (1, 2), " b c")]
 
 
+@pytest.mark.parametrize("is_drawn", [False, True])
+def test_the_engine_knows_whether_the_client_gave_the_seed(engine: EchoEngine, is_drawn: bool) -> None:
+    request = parse_request({"prompt": "a", "seed": 5, "n": 2})
+    run = JobRun(Claim("job_1", "token", request, False, [StatusEntry(1)], is_seed_drawn=is_drawn))
+    sampling = [sequence.sampling for sequence in run.start(engine)]
+    assert [(one.seed, one.is_seed_drawn) for one in sampling] == [(5, is_drawn)] * 2
+
+
 def test_logprobs_are_logged_with_their_tokens(engine: EchoEngine) -> None:
     run = job_run(logprobs=1)
     start(run, engine)

@@ -52,6 +52,7 @@ class SamplingParams:
     logprobs: how many of the best tokens are reported beside the sampled one; None: not even that.
     seed, choice: with a token's position in the output these alone decide its noise, so that a
         sequence continued by another worker draws what the first one would have drawn.
+    is_seed_drawn: the client gave no seed, so an engine with noise of its own may leave this one unused.
     """
 
     max_tokens: int
@@ -59,6 +60,7 @@ class SamplingParams:
     top_p: float = 1.0
     top_k: int = 0
     seed: int = 0
+    is_seed_drawn: bool = False
     choice: int = 0
     ignore_eos: bool = False
     min_p: float = 0.0

@@ -4,13 +4,15 @@ vLLM runs its scheduler and its model in processes of its own (`worker.engine.vl
 themselves; a step of ours takes what one of theirs brought. Text, stop strings and choices stay ours, as
 with every engine: vLLM is given token ids and gives token ids.
 
-A sequence that an earlier attempt began goes on behind prompt + logged ids. vLLM draws the noise of a
-sequence from one generator, so what follows is drawn anew, from a seed that (seed, choice, position) decide.
+A sequence that an earlier attempt began goes on behind prompt + logged ids, and what follows is drawn anew.
+Where the client gave a seed, (seed, choice, position) seed a generator of the sequence's own; where it gave
+none, vLLM draws the noise of the whole batch together.
 """
 
 from __future__ import annotations
 
 import os
+import secrets
 from typing import Any
 
 # vLLM tells its makers how it is used, unless this is set before it is imported.
@@ -26,7 +28,6 @@ from vllm.engine.arg_utils import EngineArgs
 from vllm.inputs.engine import tokens_input
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
-from vllm.v1.engine.core import EngineCoreProc
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.llm_engine import LLMEngine
 
@@ -219,6 +220,8 @@ def _engine_args(settings: Settings) -> dict[str, Any]:
         "max_model_len": settings.max_model_len,
         "max_num_seqs": settings.max_num_seqs,
         "disable_log_stats": True,
+        # vLLM's default is 0: every worker would draw the same noise after each start.
+        "seed": secrets.randbelow(2**32),
     }
     # A GPU's memory belongs to its worker, and vLLM takes nine tenths of it unless it is told how much.
     if is_cpu or "kv_cache_gib" in settings.model_fields_set:
@@ -230,7 +233,7 @@ def _start(args: dict[str, Any], settings: Settings) -> LLMEngine:
     if current_platform.is_cpu():
         for name, value in variables_for_vllm().items():
             os.environ.setdefault(name, value)
-    EngineCoreProc.run_engine_core = staticmethod(vllm_core.run_engine_core)
+    vllm_core.bind_processes()
     try:
         return LLMEngine.from_engine_args(EngineArgs(**args))
     except ValidationError as error:
@@ -253,13 +256,15 @@ def _params(request: EngineRequest, eos_ids: list[int]) -> vllm.SamplingParams:
     if output_ids and Penalties.of(sampling, (), ()) is not None:
         penalties = {"extra_args": {vllm_core.CONTINUED: [len(output_ids), *penalties.values()]}}
     is_greedy = sampling.temperature < GREEDY_BELOW
+    # A seed of its own costs a kernel per sequence and step on a GPU, and vLLM's fast sampler takes none.
+    is_unseeded = is_greedy or sampling.is_seed_drawn
     return vllm.SamplingParams(
         max_tokens=sampling.max_tokens - len(output_ids),
         temperature=0.0 if is_greedy else sampling.temperature,
         top_p=sampling.top_p,
         top_k=sampling.top_k,
         min_p=sampling.min_p,
-        seed=None if is_greedy else noise_key(sampling.seed, sampling.choice, len(output_ids)) & MAX_SEED,
+        seed=None if is_unseeded else noise_key(sampling.seed, sampling.choice, len(output_ids)) & MAX_SEED,
         # Otherwise vLLM would add the ids that it finds by itself, some of which may be another model's.
         ignore_eos=True,
         stop_token_ids=[] if sampling.ignore_eos else eos_ids,

@@ -2,41 +2,41 @@
 
 from __future__ import annotations
 
-import ctypes
-import multiprocessing
 import os
-import signal
-import sys
 from typing import Any
 
 from torch import Tensor
 from vllm.v1.engine.core import EngineCoreProc
+from vllm.v1.executor.multiproc_executor import WorkerProc
 from vllm.v1.sample.logits_processor import AdapterLogitsProcessor
 
 from worker.engine.base import SamplingParams
+from worker.engine.bound import Bound
 from worker.engine.sampling import Penalties
-
-PR_SET_PDEATHSIG = 1
 
 CONTINUED = "continued"
 """Key of vLLM's `extra_args`: how many of the prompt's last ids are output of earlier attempts, and the
 repetition, presence and frequency penalty."""
 
 _run_engine_core = EngineCoreProc.run_engine_core
+_run_worker = WorkerProc.worker_main
+
+
+def bind_processes() -> None:
+    """Let the engine core that this process starts end with it.
+
+    Even if it is killed: otherwise the core would hold the GPU's memory, and the next worker find none.
+    """
+    EngineCoreProc.run_engine_core = Bound(run_engine_core)
 
 
 def run_engine_core(*args: Any, **kwargs: Any) -> None:
-    """vLLM's engine core, bound to the process that started it.
+    """vLLM's engine core, with workers that end with it.
 
-    It ends with its worker, even one that was killed: otherwise it would hold the GPU's memory, and the next
-    worker find none. And it is out of the reach of a Ctrl-C, which tells the worker to drain.
+    It is out of the reach of a Ctrl-C, which tells our worker to drain.
     """
     os.setpgid(0, 0)
-    parent = multiprocessing.parent_process()
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if parent is not None and not parent.is_alive():
-        os._exit(1)  # It was killed before this process could ask to be told.
+    WorkerProc.worker_main = Bound(_run_worker)
     _run_engine_core(*args, **kwargs)
 
 
