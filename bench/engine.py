@@ -143,7 +143,7 @@ def table(keys: Sequence[str], sizes: Sequence[Size], medians: Mapping[tuple[str
     """Returns Markdown: a row per size, a column per engine, and ours beside the best other engine."""
     others = [key for key in keys if key != "ours"]
     compares = "ours" in keys and bool(others)
-    both = "ours" in keys and len({size.temperature for size in sizes}) > 1
+    both = "ours" in keys and {0} < {size.temperature for size in sizes}
     head = ["streams", "temperature", *(ENGINES[key].name for key in keys)]
     head += ["ours / best other", "best other"] * compares + ["ours sampled / greedy"] * both
     rows = [head, ["---"] * len(head)]
