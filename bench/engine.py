@@ -1,12 +1,14 @@
-"""Tokens/s of engines alone, without the queue: ours beside those that others would use.
+"""Tokens/s of engines alone, without the queue: ours beside those that others use on a CPU.
 
+    make bench-setup                                     once: the environment of CTranslate2 and llama.cpp
     .venv/bin/python -m bench.engine                     on an otherwise idle machine
-    .venv/bin/python -m bench.engine --only ours --streams 1 64
+    .venv/bin/python -m bench.engine --only ours generate --model opt-125m --streams 1 64
 
-Two models: one of facebook/opt-125m's shape with random weights (12 layers, 768 wide, vocabulary 50272), and
-the bundled one. 32-token prompts, 64 new tokens, greedy, all streams at once; the time includes the prompts.
-Each engine has a process of its own, all cores, and is warmed up by a run of each size; then rounds are taken
-in turns and medians given. vLLM is measured where `make test-vllm` has set up its environment.
+32-token prompts, 64 new tokens, all streams at once; the time includes the prompts. Each engine has a process
+of its own and all cores. It is warmed up by a run of each size; then rounds are taken in turns and medians
+given. Engines are compared within a precision. First of all each one must give the greedy tokens that
+transformers' `generate` gives in float32; in other precisions the agreement is printed. The tables are
+Markdown.
 """
 
 from __future__ import annotations
@@ -14,269 +16,213 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import random
-import shutil
+import platform
 import signal
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from worker.cores import allowed_cores, usable_cores
+from bench.engines import ENGINES
+from bench.engines.base import NEW_TOKENS, PRECISIONS, STREAMS, Engine
+from bench.engines.process import EngineProcess, busy_neighbour, converted
+from bench.models import MODELS
+from worker.cores import usable_cores
+from worker.engine.native.isa import supported
 
-ROOT = Path(__file__).parents[1]
-BUNDLED = ROOT / "worker" / "models" / "bundled"
-VLLM_PYTHON = ROOT / ".venv-vllm" / "bin" / "python"
-VLLM_ENVIRONMENT = {
-    "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, allowed_cores()[: usable_cores()])),
-    "VLLM_CPU_KVCACHE_SPACE": "4",
-    "VLLM_LOGGING_LEVEL": "ERROR",
-    "HF_HUB_OFFLINE": "1",
+ISA_ENVIRONMENT: dict[str, dict[str, str]] = {
+    "auto": {},
+    "avx2": {
+        "NATIVE_ISA": "avx2",
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+        "CT2_FORCE_CPU_ISA": "AVX2",
+    },
 }
-PROMPT_TOKENS, NEW_TOKENS, PAGE_TOKENS = 32, 64, 32
-STREAMS = [1, 8, 32, 64]
+"""What keeps engines to an instruction set, as far as they can be kept."""
 
-Generate = Callable[[list[list[int]]], int]
-"""Prompts -> new tokens."""
-
-
-def prompts(count: int) -> list[list[int]]:
-    dice = random.Random(count)
-    return [[dice.randrange(10, 2000) for _ in range(PROMPT_TOKENS)] for _ in range(count)]
+CHECKED_STREAMS = 4
+CHECKED_TOKENS = 16
+"""Of each stream, in float32. Later ones may differ, where rounding decides between two near ties."""
 
 
-# --- the engines, each in a process of its own
+@dataclass(frozen=True, slots=True)
+class Size:
+    """A row of a table."""
+
+    streams: int
+    temperature: float
 
 
-def ours(folder: Path, dtype: str) -> Generate:
-    import torch
-
-    from tasks.settings import Settings
-    from worker.engine import load_engine
-    from worker.engine.base import EngineRequest, SamplingParams
-
-    engine = load_engine(Settings(model_id=str(folder), dtype=dtype, max_num_seqs=max(STREAMS), device="cpu"))
-    torch.set_num_threads(usable_cores())  # It would leave a core to the rest of the product.
-    sampling = SamplingParams(max_tokens=NEW_TOKENS, temperature=0, ignore_eos=True)
-
-    def generate(batch: list[list[int]]) -> int:
-        for index, prompt in enumerate(batch):
-            engine.add_request(EngineRequest(str(index), tuple(prompt), (), sampling))
-        tokens = 0
-        while engine.has_unfinished_requests():
-            tokens += sum(len(output.token_ids) for output in engine.step())
-        return tokens
-
-    return generate
-
-
-def _transformers_model(folder: Path, dtype: str) -> Any:
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    torch.set_num_threads(usable_cores())
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
-    return model.eval()
-
-
-def static_batch(folder: Path, dtype: str) -> Generate:
-    import torch
-
-    model = _transformers_model(folder, dtype)
-
-    def generate(batch: list[list[int]]) -> int:
-        ids = torch.tensor(batch)
-        output = model.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            min_new_tokens=NEW_TOKENS,
-            max_new_tokens=NEW_TOKENS,
-            do_sample=False,
-        )
-        return int(output[:, PROMPT_TOKENS:].numel())
-
-    return generate
-
-
-def continuous_batching(folder: Path, dtype: str) -> Generate:
-    from transformers import ContinuousBatchingConfig, GenerationConfig
-
-    model = _transformers_model(folder, dtype)
-    # It would take most of the machine's memory.
-    pages = max(STREAMS) * (PROMPT_TOKENS + NEW_TOKENS) // PAGE_TOKENS
-    memory = ContinuousBatchingConfig(
-        page_size=PAGE_TOKENS, num_blocks=2 * pages, max_batch_tokens=max(STREAMS) * PROMPT_TOKENS
-    )
-    config = GenerationConfig(  # type: ignore[no-untyped-call]
-        max_new_tokens=NEW_TOKENS, do_sample=False, eos_token_id=-1, pad_token_id=0
-    )
-
-    def generate(batch: list[list[int]]) -> int:
-        outputs = model.generate_batch(batch, generation_config=config, continuous_batching_config=memory)
-        return sum(len(output.generated_tokens) for output in outputs.values())
-
-    return generate
-
-
-def vllm(folder: Path, dtype: str) -> Generate:
-    from vllm import LLM, SamplingParams  # type: ignore[import-not-found,unused-ignore]
-
-    llm = LLM(
-        model=str(folder),
-        dtype=dtype,
-        max_model_len=256,
-        max_num_seqs=max(STREAMS),
-        skip_tokenizer_init=True,
-        enable_prefix_caching=False,
-    )
-    sampling = SamplingParams(max_tokens=NEW_TOKENS, temperature=0, ignore_eos=True, detokenize=False)
-
-    def generate(batch: list[list[int]]) -> int:
-        outputs = llm.generate([{"prompt_token_ids": ids} for ids in batch], sampling, use_tqdm=False)
-        return sum(len(output.outputs[0].token_ids) for output in outputs)
-
-    return generate
-
-
-ENGINES: dict[str, Callable[[Path, str], Generate]] = {
-    "generate, static batch": static_batch,
-    "transformers' continuous batching": continuous_batching,
-    "vLLM": vllm,
-    "ours": ours,
-}
-
-
-def serve(name: str, folder: Path, dtype: str) -> None:
-    """Answers each number of streams on standard input with tokens/s."""
-    generate = ENGINES[name](folder, dtype)
-    print("ready", flush=True)
-    for line in sys.stdin:
-        batch = prompts(int(line))
-        began = time.perf_counter()
-        tokens = generate(batch)
-        seconds = time.perf_counter() - began
-        assert tokens == len(batch) * NEW_TOKENS, f"{name}: {tokens} tokens"
-        print(json.dumps(tokens / seconds), flush=True)
-
-
-# --- the stage
-
-
+@dataclass(frozen=True, slots=True)
 class Contender:
-    """An engine's processes, which stand still while another one is measured."""
+    """key: the engine's in ENGINES."""
 
-    def __init__(self, name: str, folder: Path, dtype: str) -> None:
-        self.name = name
-        is_vllm = name == "vLLM"
-        python = str(VLLM_PYTHON) if is_vllm else sys.executable
-        self._process = subprocess.Popen(
-            [python, "-m", "bench.engine", "--serve", name, str(folder), dtype],
-            cwd=ROOT,
-            env={**os.environ, **(VLLM_ENVIRONMENT if is_vllm else {})},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
+    key: str
+    precision: str
+
+    @property
+    def engine(self) -> Engine:
+        return ENGINES[self.key]
+
+
+class Stage:
+    """One model, which the contenders of one precision at a time run in turns.
+
+    Use it as a context: it holds converted copies of the model.
+    """
+
+    def __init__(self, model: str, environment: Mapping[str, str], is_disturbed: bool) -> None:
+        self._environment, self._is_disturbed = environment, is_disturbed
+        self._files = tempfile.TemporaryDirectory(prefix="bench-model-")
+        self._below = Path(self._files.name)
+        self.folder = MODELS[model](self._below / "transformers")
+        self.model_type: str = json.loads((self.folder / "config.json").read_text())["model_type"]
+
+    def __enter__(self) -> Stage:
+        with self._process(Contender("generate", "float32")) as process:
+            self._expected = process.run(CHECKED_STREAMS, 0).tokens
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._files.cleanup()
+
+    def measure(
+        self, contenders: Sequence[Contender], sizes: Sequence[Size], rounds: int
+    ) -> dict[tuple[str, Size], float]:
+        """Returns the median tokens/s of each engine's key and size."""
+        rates: dict[tuple[str, Size], list[float]] = {}
+        with ExitStack() as stack:
+            processes = {one: stack.enter_context(self._process(one)) for one in contenders}
+            for contender, process in processes.items():
+                self._check(contender, process)
+                for size in sizes:
+                    process.run(size.streams, size.temperature)
+            with busy_neighbour() if self._is_disturbed else nullcontext():
+                for _ in range(rounds):
+                    for size in sizes:
+                        for contender, process in processes.items():
+                            result = process.run(size.streams, size.temperature)
+                            rates.setdefault((contender.key, size), []).append(result.tokens_per_second)
+        return {key: statistics.median(values) for key, values in rates.items()}
+
+    @contextmanager
+    def _process(self, contender: Contender) -> Iterator[EngineProcess]:
+        folder = converted(contender.key, contender.engine, self.folder, self._below)
+        process = EngineProcess(
+            contender.key, contender.engine, folder, contender.precision, self._environment
         )
-        self._expect("ready")
-        self._signal(signal.SIGSTOP)
+        try:
+            yield process
+        finally:
+            process.stop()
 
-    def rate(self, streams: int) -> float:
-        """Tokens/s."""
-        assert self._process.stdin is not None
-        self._signal(signal.SIGCONT)
-        self._process.stdin.write(f"{streams}\n")
-        self._process.stdin.flush()
-        rate = float(self._expect(""))
-        self._signal(signal.SIGSTOP)
-        return rate
-
-    def stop(self) -> None:
-        self._signal(signal.SIGKILL)
-        self._process.wait()
-
-    def _signal(self, number: signal.Signals) -> None:
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, number)
-
-    def _expect(self, start: str) -> str:
-        """The next line that is ours; engines print, too."""
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if (start and line.startswith(start)) or (not start and line[0].isdigit()):
-                return line
-        raise RuntimeError(f"{self.name} ended with {self._process.wait()}")
+    def _check(self, contender: Contender, process: EngineProcess) -> None:
+        """Prints how many greedy tokens are `generate`'s in float32; raises where another model ran."""
+        tokens = process.run(CHECKED_STREAMS, 0).tokens
+        equal = [equal_tokens(*pair) for pair in zip(tokens, self._expected, strict=True)]
+        name = f"{contender.engine.name}, {contender.precision}"
+        if contender.precision == "float32" and min(equal) < CHECKED_TOKENS:
+            raise RuntimeError(f"{name}: greedy tokens differ from generate's after {equal} of {NEW_TOKENS}")
+        print(f"  {name}: as generate in float32 for {equal} of {NEW_TOKENS} greedy tokens", flush=True)
 
 
-def save_opt_125m(folder: Path) -> Path:
-    """facebook/opt-125m's shape with random weights, and the bundled tokenizer, which nothing here uses."""
-    import torch
-    from transformers import AutoModelForCausalLM, OPTConfig
-
-    torch.manual_seed(0)
-    config = OPTConfig()  # Its defaults are this model's shape.
-    model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)  # type: ignore[no-untyped-call]
-    model.save_pretrained(folder)
-    for file in BUNDLED.glob("*token*.json"):
-        shutil.copy(file, folder)
-    return folder
+def equal_tokens(tokens: Sequence[int], expected: Sequence[int]) -> int:
+    """Returns how many tokens are equal before the first that is not."""
+    for index, (one, other) in enumerate(zip(tokens, expected, strict=True)):
+        if one != other:
+            return index
+    return len(tokens)
 
 
-def measure(folder: Path, dtype: str, names: Sequence[str], streams: Sequence[int], rounds: int) -> None:
-    from bench.stage import print_table  # Not at the top: vLLM's environment lacks what the tests need.
-
-    contenders: list[Contender] = []
-    rates: dict[tuple[str, int], list[float]] = {}
-    try:
-        for name in names:
-            contenders.append(Contender(name, folder, dtype))
-            for count in streams:
-                contenders[-1].rate(count)
-        for _ in range(rounds):
-            for count in streams:
-                for contender in contenders:
-                    rates.setdefault((contender.name, count), []).append(contender.rate(count))
-    finally:
-        for contender in contenders:
-            contender.stop()
-    medians = {key: statistics.median(values) for key, values in rates.items()}
-    others = [name for name in names if name != "ours"]
-    columns = [*names, *(f"ours / {name}" for name in others if "ours" in names)]
-    rows = []
-    for count in streams:
-        row = [str(count), *(f"{medians[name, count]:.0f}" for name in names)]
-        if "ours" in names:
-            row += [f"{medians['ours', count] / medians[name, count]:.2f}" for name in others]
+def table(keys: Sequence[str], sizes: Sequence[Size], medians: Mapping[tuple[str, Size], float]) -> str:
+    """Returns Markdown: a row per size, a column per engine, and ours beside the best other engine."""
+    others = [key for key in keys if key != "ours"]
+    compares = "ours" in keys and bool(others)
+    both = "ours" in keys and {0} < {size.temperature for size in sizes}
+    head = ["streams", "temperature", *(ENGINES[key].name for key in keys)]
+    head += ["ours / best other", "best other"] * compares + ["ours sampled / greedy"] * both
+    rows = [head, ["---"] * len(head)]
+    for size in sizes:
+        row = [str(size.streams), f"{size.temperature:g}", *(f"{medians[key, size]:,.0f}" for key in keys)]
+        if compares:
+            best = max(others, key=lambda key: medians[key, size])
+            row += [f"{medians['ours', size] / medians[best, size]:.2f}", ENGINES[best].name]
+        if both:
+            greedy = medians["ours", Size(size.streams, 0)]
+            row.append(f"{medians['ours', size] / greedy:.2f}" if size.temperature else "")
         rows.append(row)
-    print_table(["streams, tokens/s", *columns], rows)
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def machine(isa: str) -> str:
+    """Returns a line about the processor and what engines use of it."""
+    used = supported()[0].name if isa == "auto" and supported() else isa
+    name = platform.processor() or platform.machine()
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                name = line.partition(":")[2].strip()
+                break
+    return f"{name}, {usable_cores()} of {os.cpu_count()} cores, NATIVE_ISA={used}"
+
+
+def available(keys: Sequence[str]) -> list[str]:
+    """Returns the engines that can be measured here, and prints a line about each other one."""
+    found = []
+    for key in keys:
+        engine = ENGINES[key]
+        if engine.python.exists():
+            found.append(key)
+        else:
+            print(f"{engine.name} is left out: `{engine.set_up}` makes the environment that it needs")
+    return found
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument(
+        "--only", nargs="+", choices=list(ENGINES), default=list(ENGINES), help="these engines"
+    )
+    parser.add_argument("--model", nargs="+", choices=list(MODELS), default=list(MODELS))
+    parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=PRECISIONS)
+    parser.add_argument("--streams", nargs="+", type=int, default=STREAMS)
+    parser.add_argument("--temperature", nargs="+", type=float, default=[0, 1], help="0 is greedy")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--isa", choices=list(ISA_ENVIRONMENT), default="auto", help="imitate such a machine")
+    parser.add_argument("--neighbour", action="store_true", help="a process keeps one core busy meanwhile")
+    options = parser.parse_args()
+    if not 1 <= min(options.streams) <= max(options.streams) <= max(STREAMS):
+        parser.error(f"--streams: 1 to {max(STREAMS)} are possible")
+    if min(options.temperature) < 0 or options.rounds < 1:
+        parser.error("--temperature must be at least 0, --rounds at least 1")
+    return options
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--serve", nargs=3, metavar=("ENGINE", "FOLDER", "DTYPE"), help=argparse.SUPPRESS)
-    parser.add_argument("--only", nargs="+", choices=list(ENGINES), help="these engines")
-    parser.add_argument("--streams", nargs="+", type=int, default=STREAMS)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--model", choices=["opt-125m", "bundled"], help="this model")
-    options = parser.parse_args()
-    if options.serve:
-        name, folder, dtype = options.serve
-        serve(name, Path(folder), dtype)
-        return
-    names = options.only or [name for name in ENGINES if name != "vLLM" or VLLM_PYTHON.exists()]
-    with tempfile.TemporaryDirectory(prefix="bench-model-") as temporary:
-        if options.model != "bundled":
-            print("\nopt-125m's shape, bfloat16")
-            measure(save_opt_125m(Path(temporary)), "bfloat16", names, options.streams, options.rounds)
-        if options.model != "opt-125m":
-            for dtype in ("bfloat16", "float32"):
-                print(f"\nthe bundled model, {dtype}")
-                measure(BUNDLED, dtype, names, options.streams, options.rounds)
+    options = arguments()
+    # So that no engine's process is left behind, standing still.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
+    print(machine(options.isa) + ("; one core is kept busy" if options.neighbour else ""))
+    keys = available(options.only)
+    if options.isa != "auto" and "llama.cpp" in keys:
+        print("llama.cpp is compiled for this machine and uses all of its instructions, whatever --isa says")
+    sizes = [Size(count, temperature) for count in options.streams for temperature in options.temperature]
+    for model in options.model:
+        with Stage(model, ISA_ENVIRONMENT[options.isa], options.neighbour) as stage:
+            for precision in options.precision:
+                contenders = [
+                    Contender(key, precision)
+                    for key in keys
+                    if precision in ENGINES[key].precisions and stage.model_type in ENGINES[key].model_types
+                ]
+                print(f"\n{model}, {precision}; tokens/s, medians of {options.rounds}", flush=True)
+                medians = stage.measure(contenders, sizes, options.rounds)
+                print(table([one.key for one in contenders], sizes, medians), flush=True)
 
 
 if __name__ == "__main__":

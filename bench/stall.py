@@ -16,7 +16,8 @@ from pathlib import Path
 
 import torch
 
-from bench.engine import prompts, save_opt_125m
+from bench.engines.base import prompts
+from bench.models import save_opt_125m
 from bench.stage import print_table
 from tasks.settings import Settings
 from worker.cores import usable_cores

@@ -1,0 +1,16 @@
+"""The engines that `bench.engine` measures: one module per family, each of them imports its library late."""
+
+from __future__ import annotations
+
+from bench.engines import ctranslate2, llama_cpp, ours, transformers, vllm
+from bench.engines.base import Engine
+
+ENGINES: dict[str, Engine] = {
+    "generate": transformers.STATIC_BATCH,
+    "continuous": transformers.CONTINUOUS_BATCHING,
+    "vllm": vllm.VLLM,
+    "ctranslate2": ctranslate2.CTRANSLATE2,
+    "llama.cpp": llama_cpp.LLAMA_CPP,
+    "ours": ours.OURS,
+}
+"""By their names on the command line."""
