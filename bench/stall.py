@@ -14,13 +14,10 @@ import tempfile
 import time
 from pathlib import Path
 
-import torch
-
 from bench.engines.base import prompts
 from bench.models import save_opt_125m
 from bench.stage import print_table
 from tasks.settings import Settings
-from worker.cores import usable_cores
 from worker.engine import load_engine
 from worker.engine.base import Engine, EngineRequest, SamplingParams
 
@@ -76,7 +73,6 @@ def main() -> None:
             kv_cache_gib=6,
         )
         engine = load_engine(settings)
-    torch.set_num_threads(usable_cores())
     stall(engine, 2)
     rows = []
     for streams in options.streams:

@@ -5,12 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.engines.base import NEW_TOKENS, STREAMS, Engine, Generate
-from worker.cores import usable_cores
 
 
 def load(folder: Path, precision: str) -> Generate:
-    import torch
-
     from tasks.settings import Settings
     from worker.engine import load_engine
     from worker.engine.base import EngineRequest, SamplingParams
@@ -18,7 +15,6 @@ def load(folder: Path, precision: str) -> Generate:
     engine = load_engine(
         Settings(model_id=str(folder), dtype=precision, max_num_seqs=max(STREAMS), device="cpu")
     )
-    torch.set_num_threads(usable_cores())  # It would leave a core to the rest of the product.
 
     def generate(batch: list[list[int]], temperature: float) -> list[list[int]]:
         for index, prompt in enumerate(batch):
