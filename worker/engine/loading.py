@@ -35,6 +35,7 @@ from worker.engine.native.rows import RowStates, is_uniform
 from worker.engine.native.sampler import NativeSampler
 from worker.engine.native.weights import Weights
 from worker.engine.packing import can_pack, pack_linears
+from worker.engine.precision import in_fast_type
 from worker.engine.proven import prove_style, sliding_trial
 from worker.engine.sampling import Sample, sample
 from worker.engine.slot_cache import SlotStates
@@ -79,6 +80,8 @@ def load_model(settings: Settings) -> LoadedModel:
     library = native_library(settings.native_isa) if device.type == "cpu" else None
     kernel = None if library is None else AttentionKernel(library)
     model = _pretrained(settings, device)
+    if library is None or decodable_weights(model) is None:
+        model = in_fast_type(model, settings)
     with _errors_in_one_line(settings):
         examined = _examine(model, settings, kernel)
     bytes_per_token = sum(one.nbytes for pair in examined.samples for one in pair)

@@ -34,7 +34,12 @@ class PackedLinear(nn.Module):
 
 
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
-    return device.type == "cpu" and dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return device.type == "cpu" and dtype == torch.bfloat16 and multiplies_bfloat16()
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether torch's products in bfloat16 are fast on this processor."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 @torch.inference_mode()
