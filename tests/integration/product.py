@@ -53,6 +53,15 @@ class Web:
             )
         eventually(self.is_ready)
 
+    @contextmanager
+    def started(self) -> Iterator[Web]:
+        """It runs, and ends whatever happens: one that is left behind would fail a later test."""
+        self.start()
+        try:
+            yield self
+        finally:
+            self.stop()
+
     def is_ready(self) -> bool:
         try:
             return httpx.get(f"{self.url}/health/ready").status_code == 200
@@ -78,10 +87,8 @@ def running(folder: Path, **environment: str) -> Iterator[Web]:
     echo = {"ENGINE": "echo", "ECHO_STEP_SECONDS": str(STEP_SECONDS), "LEASE_SECONDS": "1", **environment}
     web = Web(redis_url, folder, environment)
     try:
-        with start_workers("echo", folder=folder, REDIS_URL=redis_url, **echo):
-            web.start()
+        with start_workers("echo", folder=folder, REDIS_URL=redis_url, **echo), web.started():
             yield web
-            web.stop()
     finally:
         redis.kill()
         redis.wait()

@@ -82,7 +82,7 @@ def test_sampling_depends_on_the_seed_and_on_nothing_else(
         assert len(texts) == len(others)
         shown = [e.text for e in store.read_log(alone.id) if isinstance(e, TokenEntry)]
         assert "".join(shown) == alone.output[0].text
-        assert len(shown) > 100, "it came as a stream"
+        assert len(shown) > 3, "it came as a stream"
 
 
 def test_a_chat_message_gets_an_answer(start_bundled: StartWorkers, store: Store, submit: Submit) -> None:

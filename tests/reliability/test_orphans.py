@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +28,14 @@ def orphaned(
 ) -> Iterator[tuple[Client, str]]:
     """A web without workers, and a job that the last one was running when it was killed."""
     web = Web(redis_url, tmp_path, {"LEASE_SECONDS": ECHO["LEASE_SECONDS"]})
-    with start_echo_workers("last") as (worker,):
-        web.start()
-        job_id = submit("a b", timeout=TIMEOUT_SECONDS, **LONG)
-        started(store, job_id, tokens=2)
-        worker.signal(signal.SIGKILL)
-        worker.wait()
-    with Client(web.url) as client:
-        yield client, job_id
-    web.stop()
+    with ExitStack() as stack:
+        with start_echo_workers("last") as (worker,):
+            stack.enter_context(web.started())
+            job_id = submit("a b", timeout=TIMEOUT_SECONDS, **LONG)
+            started(store, job_id, tokens=2)
+            worker.signal(signal.SIGKILL)
+            worker.wait()
+        yield stack.enter_context(Client(web.url)), job_id
 
 
 @pytest.mark.parametrize("moment", ["its lease still runs", "it waits in line again"])

@@ -99,8 +99,7 @@ def test_a_slow_redis_costs_no_lease(tmp_path: Path, redis_url: str) -> None:
         start_workers("slow", folder=tmp_path, REDIS_URL=network.url, **settings) as (worker,),
     ):
         web = Web(network.url, tmp_path, settings)
-        web.start()
-        with Client(web.url) as client:
+        with web.started(), Client(web.url) as client:
             in_the_way = client.submit("wide", n=slots, max_tokens=3000)
             eventually(lambda: client.get(in_the_way.id).text)
             with following(web.url, jobs=slots, tokens=100, seen=0) as jobs:
@@ -108,6 +107,5 @@ def test_a_slow_redis_costs_no_lease(tmp_path: Path, redis_url: str) -> None:
                 client.cancel(in_the_way.id)
                 for job in jobs:
                     job.assert_whole()
-        network.heal()
-        assert worker.process.poll() is None
-        web.stop()
+            network.heal()
+            assert worker.process.poll() is None
