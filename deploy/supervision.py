@@ -8,11 +8,9 @@ process and the next, and a second Ctrl-C that hurries.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
@@ -26,9 +24,9 @@ from supervisor.states import SupervisorStates
 from supervisor.supervisord import Supervisor
 
 from deploy.console import Console, prefix
+from tasks.parent import end_with_parent
 
 CONFIG = Path(__file__).with_name("supervisord.conf")
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 HURRY_AFTER_SECONDS = 1.0
 """A signal to the process group reaches us twice, directly and through make; a person takes longer."""
@@ -114,7 +112,7 @@ class Options(ServerOptions):  # type: ignore[misc]
         Worker and web have to hurry then: the embedded Redis ends at the same time, so neither could go on.
         """
         name = env["SUPERVISOR_PROCESS_NAME"]
-        die_with_parent(self._own_pid, HURRY_SIGNALS.get(name, signal.SIGTERM))
+        end_with_parent(self._own_pid, HURRY_SIGNALS.get(name, signal.SIGTERM))
         super().execve(filename, argv, env)
 
 
@@ -168,11 +166,3 @@ class Foreman(Supervisor):  # type: ignore[misc]
 
     def _print_output(self, event: Any) -> None:
         self._console.print_output(event.process.config.name, event.data)
-
-
-def die_with_parent(parent: int, number: int = signal.SIGTERM) -> None:
-    """Be sent a signal when the process `parent` is gone, even if it was killed. Only Linux can do that."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
-        if os.getppid() != parent:  # It was gone before.
-            os.kill(os.getpid(), number)

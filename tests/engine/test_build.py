@@ -21,6 +21,7 @@ from worker.engine.native.build import BuildError, build
 from worker.engine.native.isa import NAMES, family, supported
 from worker.engine.native.library import BUILD_COMMAND, native_library
 
+ROOT = Path(__file__).parents[2]
 STOP_SECONDS = 30
 
 
@@ -159,25 +160,74 @@ def test_the_setting_accepts_the_names() -> None:
         assert Settings(native_isa=name).native_isa == name
 
 
-def test_a_build_that_is_stopped_leaves_no_compiler_behind(tmp_path: Path) -> None:
-    """The compiler is a shell that waits for a child of its own, as cc waits for cc1."""
-    started = tmp_path / "started"
-    compiler = tmp_path / "cc"
-    compiler.write_text(
-        f'#!/bin/sh\n[ "$1" = --version ] && exit 0\nsleep 600 & echo $! >> {started}\nwait\n'
-    )
+BUILD = (
+    "import sys; sys.prefix = '/proc/none'; from worker.engine.native.build import main; "
+    "sys.exit(main(*sys.argv[1:]))"
+)
+"""Its own prefix cannot be written, so that the environment's library is left alone."""
+
+
+@pytest.fixture
+def endless(tmp_path: Path) -> dict[str, str]:
+    """An environment with a compiler that never ends: a shell that waits for a child, as cc waits for cc1."""
+    return with_compiler(tmp_path, f"sleep 600 & echo $! >> {tmp_path / 'started'}\nwait")
+
+
+def with_compiler(folder: Path, script: str) -> dict[str, str]:
+    """An environment whose compiler, made in `folder`, is a shell script."""
+    compiler = folder / "cc"
+    compiler.write_text(f'#!/bin/sh\n[ "$1" = --version ] && exit 0\n{script}\n')
     compiler.chmod(0o755)
-    environment = {**os.environ, "CC": str(compiler), "XDG_CACHE_HOME": str(tmp_path)}
-    # Its own prefix cannot be written, so that the environment's library is left alone.
-    code = (
-        "import sys; sys.prefix = '/proc/none'; from worker.engine.native.build import main; sys.exit(main())"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code], env=environment)
+    return {**os.environ, "CC": str(compiler), "XDG_CACHE_HOME": str(folder)}
+
+
+def stop(process: subprocess.Popen[bytes], number: int, folder: Path) -> None:
+    """Stop a build that runs the endless compiler, and wait until all is gone."""
+    started = folder / "started"
     eventually(lambda: started.exists() and started.read_text().endswith("\n"))
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=STOP_SECONDS) == 128 + signal.SIGTERM
+    process.send_signal(number)
+    process.wait(timeout=STOP_SECONDS)
     children = [int(line) for line in started.read_text().split()]
-    eventually(lambda: not any(is_running(child) for child in children))
+    eventually(lambda: not any(is_running(child) for child in children), patience=STOP_SECONDS)
+
+
+def test_a_build_that_is_stopped_leaves_no_compiler_behind(tmp_path: Path, endless: dict[str, str]) -> None:
+    process = subprocess.Popen([sys.executable, "-c", BUILD], env=endless)
+    stop(process, signal.SIGTERM, tmp_path)
+    assert process.returncode == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_make_that_is_stopped_leaves_no_compiler_behind(
+    tmp_path: Path, endless: dict[str, str], number: int
+) -> None:
+    for stamp in (".installed-light", ".installed"):
+        (tmp_path / stamp).touch()
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} -c "{BUILD}" "$3"\n')
+    python.chmod(0o755)
+    process = subprocess.Popen(["make", f"VENV={tmp_path}", f"{tmp_path}/.native"], cwd=ROOT, env=endless)
+    stop(process, number, tmp_path)
+
+
+def test_what_a_killed_build_left_is_removed(folder: Path) -> None:
+    left = folder / "build-1"
+    left.mkdir(parents=True)
+    (left / "attention.o").touch()
+    build([folder])
+    assert not left.exists()
+
+
+@pytest.mark.parametrize(
+    ("script", "is_compiled"), [('for last; do :; done; touch "$last"', True), ("exit 1", False)]
+)
+def test_make_goes_on_where_nothing_can_be_compiled(tmp_path: Path, script: str, is_compiled: bool) -> None:
+    """The stamp says that all is compiled, so that make need not ask again."""
+    stamp = tmp_path / "stamp"
+    command = [sys.executable, "-c", BUILD, str(stamp)]
+    done = subprocess.run(command, env=with_compiler(tmp_path, script), timeout=STOP_SECONDS, check=False)
+    assert (done.returncode, stamp.exists()) == (0, is_compiled)
 
 
 def is_running(pid: int) -> bool:

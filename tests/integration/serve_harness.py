@@ -85,7 +85,7 @@ def launch(folder: Path, variables: dict[str, str], output: int | None = None) -
     port = variables.get("PORT") or str(free_port())
     inherited = {name: value for name, value in os.environ.items() if name not in FOREIGN_VARIABLES}
     # As make says it, so that nothing outlives this process.
-    own = {"SERVE_MAKE_PID": str(os.getpid()), "DATA_DIR": str(folder), "PORT": port}
+    own = {"MAKE_PID": str(os.getpid()), "DATA_DIR": str(folder), "PORT": port}
     log = folder.with_name(f"{folder.name}-serve-{free_port()}.log")
     with log.open("wb") as file:
         process = subprocess.Popen(

@@ -91,6 +91,6 @@ def test_a_kill_while_jobs_run(start: Start, tmp_path: Path) -> None:
 def test_it_ends_where_make_was_killed_before_it_could_look(start: Start, tmp_path: Path) -> None:
     with subprocess.Popen(["true"]) as make:
         make.wait(PATIENCE_SECONDS)
-    serving = start(SERVE_MAKE_PID=str(make.pid))
+    serving = start(MAKE_PID=str(make.pid))
     assert serving.process.wait(PATIENCE_SECONDS) == -signal.SIGTERM
     assert left_of(tmp_path / "data") == []

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import pkgutil
 import signal
-import sys
 from collections.abc import Callable
 from typing import Any
 
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
+from tasks.parent import end_with_parent
 
 
 class Bound:
@@ -29,18 +27,10 @@ class Bound:
         return _bound, (self._parent, self._function.__module__, self._function.__qualname__)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        _end_with(self._parent)
+        end_with_parent(self._parent, signal.SIGKILL)
         return self._function(*args, **kwargs)
 
 
 def _bound(parent: int, module: str, name: str) -> Bound:
-    _end_with(parent)
+    end_with_parent(parent, signal.SIGKILL)
     return Bound(pkgutil.resolve_name(f"{module}:{name}"), parent)
-
-
-def _end_with(parent: int) -> None:
-    """Be killed when the parent is gone, even if it was killed itself. Only Linux can do that."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)  # It was gone before.

@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
+from tasks.parent import end_with_make
 from worker.engine.native.isa import InstructionSet, family
 
 FOLDER = Path(__file__).parent
@@ -62,6 +64,8 @@ def build(folders: list[Path] | None = None) -> list[Path]:
     if not targets:
         raise BuildError("there is no native code for this kind of processor")
     with _locked_folder(folders or library_folders()) as folder:
+        for scratch_of_a_killed_build in folder.glob("build-*/"):
+            shutil.rmtree(scratch_of_a_killed_build)
         missing = [isa for isa, name in targets.items() if not (folder / name).exists()]
         with tempfile.TemporaryDirectory(prefix="build-", dir=folder) as scratch:
             objects = {
@@ -159,19 +163,26 @@ def _stop(number: int, _frame: object) -> NoReturn:
     sys.exit(128 + number)
 
 
-def main() -> int:
-    """The exit code."""
+def main(stamp: str | None = None) -> int:
+    """The exit code.
+
+    stamp: a file to touch when all is compiled, for make. With it the code is 0 also where nothing can be
+    compiled, because workers do without.
+    """
     signal.signal(signal.SIGTERM, _stop)
+    end_with_make()
     try:
         build()
+        if stamp is not None:
+            Path(stamp).touch()
     except BuildError as error:
         print(
             f"the native decoder was not compiled, so that workers on CPUs will be slower: {error}",
             file=sys.stderr,
         )
-        return 1
+        return 1 if stamp is None else 0
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*sys.argv[1:2]))
