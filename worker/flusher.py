@@ -15,7 +15,7 @@ from typing import Protocol
 
 from redis.exceptions import RedisError
 
-from tasks.errors import EngineError
+from tasks.errors import EngineError, first_line
 from tasks.job import FinishReason, Status
 from tasks.leases import Finish, Leases, Refusal, Word, Written
 from tasks.settings import Settings
@@ -224,7 +224,8 @@ class Flusher:
             held.run.fail(error.code, error.detail, FinishReason.ERROR)
         except Exception as error:  # Whatever a tokenizer raises concerns this prompt only.
             logger.exception("%s could not be tokenized", held.run.job_id)
-            held.run.fail("engine_error", f"the prompt could not be tokenized: {error}", FinishReason.ERROR)
+            reason = f"the prompt could not be tokenized: {first_line(error)}"
+            held.run.fail("engine_error", reason, FinishReason.ERROR)
         else:
             for request in requests:
                 self._loop.add_request(request)

@@ -12,7 +12,7 @@ import pytest
 
 from tasks import keys
 from tasks.connection import connect
-from tasks.job import FinishReason, Job, Status
+from tasks.job import FinishReason, Job, JobError, Status
 from tasks.leases import Finish, Leases
 from tasks.log import StatusEntry, TokenEntry
 from tasks.reaper import Reaper
@@ -216,6 +216,27 @@ def test_prompts_that_take_leases_to_tokenize_cost_none(settings: Settings) -> N
         assert worker.wait(job_id) == Finish(Status.COMPLETED)
         assert len(worker.store.get(job_id).attempts) == 1
     reaper.stop()
+    worker.end()
+
+
+def test_a_prompt_that_cannot_be_tokenized_fails_alone(settings: Settings) -> None:
+    """With a reason, also where the exception says nothing but its type."""
+
+    class Fragile(EchoEngine):
+        def encode(self, request: JobRequest) -> Prompt:
+            if request.prompt == "too much":
+                raise MemoryError
+            return super().encode(request)
+
+    worker = Worker(settings, engine=Fragile(settings))
+    worker.flusher.start()
+    companion, wrong = worker.submit(**LONG), worker.submit(prompt="too much")
+    worker.started(companion)
+    reason = JobError("engine_error", "the prompt could not be tokenized: MemoryError")
+    assert worker.wait(wrong) == Finish(Status.FAILED, reason)
+    assert worker.store.get(wrong).error == reason
+    worker.store.cancel(companion)
+    assert worker.wait(companion) == Finish(Status.CANCELLED)
     worker.end()
 
 
