@@ -96,8 +96,9 @@ static __attribute__((noinline)) void consider(shortlist* list, floats most, flo
                                                int64_t first, const noise* n) {
   const uint32_t all = first_bits(count);
   if (n->inverse_temperature) {
-    if (!(may_be_above(most, n, list->least) & all)) return;
-    const floats added = noise_of(ids_from(first), n), factor = all_of(n->inverse_temperature);
+    const words ids = ids_from(first);
+    if (!(may_reach(most, ids, n, list->least) & all)) return;
+    const floats added = noise_of(ids, n), factor = all_of(n->inverse_temperature);
     most = fma_of(most, factor, added);
     least = fma_of(least, factor, added);
   }

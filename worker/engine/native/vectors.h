@@ -90,6 +90,8 @@ INLINED floats chosen(integers condition, floats first, floats second) {
   return (floats)(((integers)first & condition) | ((integers)second & ~condition));
 }
 
+INLINED floats absolute(floats x) { return (floats)((integers)x & 0x7fffffff); }
+
 // e^x to within 2 units in the last place; 0 below -87, +inf above 88.7, NaN stays.
 //
 // x = n ln 2 + r with |r| <= ln 2 / 2; e^r by its Taylor series to r^7; 2^n by way of the exponent's bits.
