@@ -53,7 +53,9 @@ INLINED uint32_t may_reach(floats logits, words ids, const noise* n, float score
   const floats rounding = (absolute(scaled) + fabsf(score)) * 1e-6f + 1e-3f, y = rounding - needed;
   // Above 22 every u will do, as for what is not a number.
   const floats below_22 = chosen(y < 22.0f, y, all_of(22.0f));
-  const floats in_range = chosen(below_22 > -60.0f, below_22, all_of(-60.0f));
+  // Where a filter took a logit, `scaled` is -inf, and y not a number.
+  const integers is_out = (scaled == all_of(-INFINITY)) & (all_of(score) > all_of(-INFINITY));
+  const floats in_range = chosen((below_22 > -60.0f) & ~is_out, below_22, all_of(-60.0f));
   const floats limit =
       (floats)(__builtin_convertvector(in_range * (0x1p23f * 1.44269504f), integers) + ((127 + 31) << 23));
   return ~bits_above(noise_bits(ids, n), limit);

@@ -32,10 +32,10 @@ typedef struct {
 } last_token;
 
 // Of each bucket: how many tokens, and the sum of their exp((logit - highest) / temperature). The first
-// bucket has the highest logits.
+// bucket has the highest logits; one behind the last is for tokens that are out.
 typedef struct {
-  int32_t counts[BUCKETS];
-  double masses[BUCKETS];
+  int32_t counts[BUCKETS + 1];
+  double masses[BUCKETS + 1];
   float per_logit;
 } histogram;
 
@@ -62,9 +62,18 @@ static int find_range(row* r) {
   return isfinite(r->highest);
 }
 
-INLINED int64_t bucket_of(const row* r, const histogram* h, float logit) {
-  const float bucket = (r->highest - logit) * h->per_logit;
-  return bucket < BUCKETS - 1 ? (int64_t)bucket : BUCKETS - 1;
+// Of each logit the number of its bucket; BUCKETS where it is below `least`, or behind the row's end.
+INLINED floats buckets_of(const row* r, const histogram* h, floats logits, int64_t left, float least) {
+  const floats bucket = (r->highest - logits) * h->per_logit, last_bucket = all_of(BUCKETS - 1);
+  const floats found = chosen(bucket < last_bucket, bucket, last_bucket);
+  const integers is_counted = (logits >= all_of(least)) & ((integers)ids_from(0) < (int32_t)left);
+  return chosen(is_counted, __builtin_convertvector(__builtin_convertvector(found, integers), floats),
+                all_of(BUCKETS));
+}
+
+INLINED floats logits_from(const row* r, int64_t i) {
+  const int64_t left = r->vocab - i;
+  return left < LANES ? load_first(r->logits + i, left) : *(const floats*)(r->logits + i);
 }
 
 static void count(const row* r, float least, histogram* h) {
@@ -72,14 +81,12 @@ static void count(const row* r, float least, histogram* h) {
   const float range = r->highest - (least > r->lowest ? least : r->lowest);
   h->per_logit = range > 0 ? (BUCKETS - 1) / range : 0;
   for (int64_t i = 0; i < r->vocab; i += LANES) {
-    const int64_t left = r->vocab - i, lanes = left < LANES ? left : LANES;
-    const floats logits = left < LANES ? load_first(r->logits + i, left) : *(const floats*)(r->logits + i);
+    const floats logits = logits_from(r, i);
     const floats masses = exp_of((logits - r->highest) * r->inverse_temperature);
-    for (int64_t lane = 0; lane < lanes; lane++) {
-      if (!(logits[lane] >= least)) continue;
-      const int64_t bucket = bucket_of(r, h, logits[lane]);
-      h->counts[bucket]++;
-      h->masses[bucket] += masses[lane];
+    const integers buckets = __builtin_convertvector(buckets_of(r, h, logits, r->vocab - i, least), integers);
+    for (int64_t lane = 0; lane < LANES; lane++) {
+      h->counts[buckets[lane]]++;
+      h->masses[buckets[lane]] += masses[lane];
     }
   }
 }
@@ -99,9 +106,15 @@ static int by_rank(const void* a, const void* b) {
 // The tokens of a bucket, the better first. Returns how many.
 static int64_t rank_bucket(const row* r, const histogram* h, int64_t bucket, float least, ranked* to) {
   int64_t found = 0;
-  for (int64_t i = 0; i < r->vocab; i++)
-    if (r->logits[i] >= least && bucket_of(r, h, r->logits[i]) == bucket)
-      to[found++] = (ranked){r->logits[i], i};
+  for (int64_t i = 0; i < r->vocab; i += LANES) {
+    const floats logits = logits_from(r, i);
+    const integers is_in = buckets_of(r, h, logits, r->vocab - i, least) == all_of(bucket);
+    uint32_t lanes = bits_above(chosen(is_in, all_of(1), all_of(0)), all_of(0));
+    for (; lanes; lanes &= lanes - 1) {
+      const int lane = __builtin_ctz(lanes);
+      to[found++] = (ranked){logits[lane], i + lane};
+    }
+  }
   qsort(to, found, sizeof *to, by_rank);
   return found;
 }
