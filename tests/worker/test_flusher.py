@@ -67,7 +67,8 @@ class Worker:
         self.tasks: dict[str, CeleryTask] = {}
         self.deliver = deliver
         self.store = Store(self.redis, settings, self.ring)
-        leases = Leases(connect(settings), settings, self.ring)
+        self._of_leases: Any = connect(settings)
+        leases = Leases(self._of_leases, settings, self.ring)
         engine = engine or EchoEngine(settings)
         self.flusher = Flusher(engine, leases, settings, "w1", AllEars())
 
@@ -94,6 +95,9 @@ class Worker:
     def end(self) -> None:
         self.flusher.drain(0)
         eventually(lambda: not self.flusher.is_alive())
+        for redis in (self.redis, self._of_leases):
+            # Where a traceback still holds them, nobody else would close them in time.
+            redis.connection_pool.disconnect()
 
 
 @pytest.fixture
