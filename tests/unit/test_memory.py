@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from worker.engine.memory import LARGE_PAGE, large_zeros, memory_errors
+from worker.engine.memory import LARGE_PAGE, forget_part, large_zeros, memory_errors
 from worker.engine.native.rows import BLOCK_TOKENS, RowStates, is_uniform
 from worker.engine.slot_cache import SlotStates
 
@@ -30,6 +30,15 @@ def test_zeros_of_any_size_are_memory_like_any_other(dtype: torch.dtype, count: 
     assert not tensor.any()
     tensor.fill_(1)
     assert tensor[1:].sum(dtype=torch.float64).item() == 2 * count
+
+
+@pytest.mark.parametrize("count", [LARGE_PAGE + 2048, LARGE_PAGE + 1])
+def test_the_rest_keeps_its_values_where_a_part_is_forgotten(count: int) -> None:
+    """Parts meet in the middle of a page, which the system forgets as a whole."""
+    whole = large_zeros(3, count, dtype=torch.uint8).fill_(7)
+    forget_part(whole, whole[1])
+    assert (whole[0] == 7).all()
+    assert (whole[2] == 7).all()
 
 
 @pytest.mark.parametrize(

@@ -183,9 +183,8 @@ def _forward(
     max_model_len = budget.max_model_len
     weights = None if library is None else _native_weights(model, examined, max_model_len)
     if library is not None and weights is not None:
-        decoder = Decoder(
-            weights, library, is_int8=is_int8
-        )  # Takes them, so that the model cannot run any more.
+        # It takes them, so that the model itself cannot run any more.
+        decoder = Decoder(weights, library, is_int8=is_int8)
         tried = NativeForward(decoder, RowStates(samples, Trial.ROWS, max_model_len))
         if examined.trials[0].is_passed_by(tried, is_int8=is_int8):
             rows = RowStates(samples, settings.max_num_seqs, max_model_len, budget.tokens)

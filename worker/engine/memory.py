@@ -33,11 +33,15 @@ def large_zeros(*shape: int, dtype: torch.dtype) -> Tensor:
 
 
 def forget_part(whole: Tensor, part: Tensor) -> None:
-    """Let the system have the pages of a contiguous part of `large_zeros`. What they held is lost."""
+    """Let the system have the pages of a contiguous part of `large_zeros`. What the part held is lost.
+
+    Pages that it shares with other parts stay: the system would forget them as a whole.
+    """
     if not hasattr(mmap, "MADV_DONTNEED") or whole.nbytes < LARGE_PAGE:
         return
     start = -(-part.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
-    count = part.data_ptr() + part.nbytes - start
+    end = (part.data_ptr() + part.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+    count = end - start
     if count > 0:
         # Advice: where the system does not take it, the memory is free with the whole tensor.
         ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(count), mmap.MADV_DONTNEED)
