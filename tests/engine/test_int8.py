@@ -17,7 +17,11 @@ from worker.engine.native.decoder import HIGHEST_INT8, quantized
 from worker.engine.native.forward import NativeForward
 from worker.engine.native.library import NativeLibrary
 from worker.engine.native.weights import READERS
+from worker.engine.sampling import NO_TOKEN
 from worker.engine.transformers import TransformersEngine
+
+BLOCK = 256
+"""Inputs that product.h rounds together."""
 
 PROMPTS = [tuple((7 * index + 3 * row) % 290 + 2 for index in range(3 + 5 * row)) for row in range(6)]
 
@@ -39,16 +43,25 @@ def rounded_model(folder: Path) -> Any:
     return model.eval()
 
 
-def load(folder: Path, kind: str, isa: str) -> TransformersEngine:
-    save_model(folder, kind, **WIDE[kind])
+def load(folder: Path, kind: str, isa: str, **changes: Any) -> TransformersEngine:
+    save_model(folder, kind, **WIDE[kind], **changes)
+    return load_saved(folder, isa)
+
+
+def load_saved(folder: Path, isa: str) -> TransformersEngine:
     engine = TransformersEngine(settings_for(folder, dtype="int8", native_isa=isa, max_num_seqs=8))
     assert isinstance(engine._forward, NativeForward)
     return engine
 
 
-@pytest.mark.parametrize("kind", sorted(READERS))
-def test_it_computes_what_the_rounded_weights_say(tmp_path: Path, kind: str, library: NativeLibrary) -> None:
-    engine = load(tmp_path, kind, library.isa)
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [*((kind, {}) for kind in sorted(READERS)), ("llama", {"intermediate_size": 2 * BLOCK + 48})],
+)
+def test_it_computes_what_the_rounded_weights_say(
+    tmp_path: Path, kind: str, changes: dict[str, Any], library: NativeLibrary
+) -> None:
+    engine = load(tmp_path, kind, library.isa, **changes)
     model = rounded_model(tmp_path)
     token_ids = list(PROMPTS[5])
     with torch.inference_mode():
@@ -77,6 +90,44 @@ def test_a_sequence_is_the_same_alone_and_in_a_crowd(
     for request in requests:
         engine.add_request(request)
     assert outputs.run().token_ids == alone
+
+
+def test_an_input_far_above_the_others_costs_them_little(tmp_path: Path, library: NativeLibrary) -> None:
+    """As in real models, where few inputs are many times as large as the rest of their block."""
+    save_model(tmp_path, "llama", **WIDE["llama"])
+    model: Any = AutoModelForCausalLM.from_pretrained(tmp_path)
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.input_layernorm.weight[5] = layer.post_attention_layernorm.weight[5] = 20
+            attention, mlp = layer.self_attn, layer.mlp
+            for linear in (attention.q_proj, attention.k_proj, attention.v_proj, mlp.gate_proj, mlp.up_proj):
+                linear.weight[:, 5] /= 20
+    model.save_pretrained(tmp_path)
+    engine, expected_model = load_saved(tmp_path, library.isa), rounded_model(tmp_path)
+    with torch.inference_mode():
+        expected = expected_model(torch.tensor([PROMPTS[5]])).logits[0, -1]
+        answer = engine._forward.run([Chunk(0, 0, list(PROMPTS[5]), wants_logits=True)])
+    spread = (expected.max() - expected.min()).item()
+    torch.testing.assert_close(answer.logits[0], expected, rtol=0, atol=2e-3 * spread)
+
+
+@pytest.mark.parametrize("spoiler", [torch.nan, torch.inf])
+def test_what_is_not_a_number_is_no_token_and_spoils_nobody_else(
+    tmp_path: Path, library: NativeLibrary, spoiler: float
+) -> None:
+    save_model(tmp_path, "llama", **WIDE["llama"], tie_word_embeddings=False)
+    model: Any = AutoModelForCausalLM.from_pretrained(tmp_path)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[9, 3] = spoiler
+    model.save_pretrained(tmp_path)
+    engine = load_saved(tmp_path, library.isa)
+    chunks = [
+        Chunk(row, 0, token_ids, wants_logits=False) for row, token_ids in enumerate(([5, 6], [9], [7]))
+    ]
+    undisturbed = engine._forward.run([chunks[0], Chunk(1, 0, [8], wants_logits=False), chunks[2]]).best
+    best = engine._forward.run(chunks).best
+    assert best == [undisturbed[0], NO_TOKEN, undisturbed[2]]
+    assert NO_TOKEN not in undisturbed
 
 
 def test_a_weight_is_off_by_half_a_step_at_most() -> None:

@@ -232,7 +232,7 @@ def column(panels: Tensor, output: int) -> Tensor:
 @pytest.mark.parametrize("panel", [16, 64])
 @pytest.mark.parametrize(
     ("dtype", "neighbours"),
-    [(torch.float32, None), (torch.bfloat16, None), (torch.int8, 1), (torch.int8, None)],
+    [(torch.float32, None), (torch.bfloat16, None), (torch.int8, 2), (torch.int8, None)],
 )
 def test_weights_are_in_panels(dtype: torch.dtype, neighbours: int | None, panel: int) -> None:
     weight = (torch.arange(70 * 12) % 120).view(70, 12).to(dtype)

@@ -250,7 +250,7 @@ class Decoder:
         scales = None
         if self._dtype == torch.int8:
             whole, scales = quantized(linear.weight)
-            panels = in_panels(whole, panel, neighbours=1)
+            panels = in_panels(whole, panel, neighbours=2)
         else:
             panels = in_panels(linear.weight, panel)
         room = self._panels[self._packed : self._packed + panels.numel()]
@@ -262,14 +262,10 @@ class Decoder:
         return _Linear(outputs, inputs, room.data_ptr(), *addresses)
 
     def _rounded(self, head: Linear) -> _RoundedWeights:
-        """Nothing where there are no shortlists."""
-        if head.bias is not None or not self._library.makes_shortlists:
+        """Nothing where there are no shortlists. A head of 8 bits gains too little by a second one."""
+        if head.bias is not None or self._dtype == torch.int8 or not self._library.makes_shortlists:
             return _RoundedWeights()
-        weight = head.weight
-        if self._dtype == torch.int8:
-            whole, scales = quantized(weight)
-            weight = whole * scales[:, None]
-        rounded = rounded_weights(weight, self._library.panel_outputs)
+        rounded = rounded_weights(head.weight, self._library.panel_outputs)
         tensors = [getattr(rounded, name) for name in ROUNDED]
         self._vectors.extend(tensors)
         return _RoundedWeights(*(tensor.data_ptr() for tensor in tensors))

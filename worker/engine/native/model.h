@@ -71,6 +71,7 @@ typedef struct {
   float* projected;       // [tokens][projected_width]: query, key, value
   void* inputs;           // [tokens][widest]: of the next product, see `store_input`
   void* outputs;          // the same: of attention, or between the products of the MLP
+  block* blocks;          // [tokens][blocks_of(widest)]: the inputs of a product with weights of 8 bits
   candidate* candidates;  // [threads][asked]
   int32_t* groups;        // first tokens of those that attend together, and the end
   int64_t group_count;
@@ -92,6 +93,8 @@ static uintptr_t lay_out(pass* p, int64_t tokens, int64_t asked, int64_t threads
   p->projected = taken(&scratch, tokens * projected_width(p->m) * 4);
   p->inputs = taken(&scratch, tokens * widest(p->m) * 4);
   p->outputs = taken(&scratch, tokens * widest(p->m) * 4);
+  const int64_t blocks = p->m->type == INT8 ? tokens * blocks_of(widest(p->m)) : 0;
+  p->blocks = taken(&scratch, blocks * (int64_t)sizeof *p->blocks);
   p->candidates = taken(&scratch, threads * asked * (int64_t)sizeof *p->candidates);
   p->groups = taken(&scratch, (tokens + 1) * (int64_t)sizeof *p->groups);
   p->open = taken(&scratch, asked * (int64_t)sizeof *p->open);

@@ -109,6 +109,17 @@ INLINED void fetch_end(const product* x, const place* at, int64_t first_token, i
   }
 }
 
+// Rounds all tokens' inputs to blocks.
+static void round_all(const pass* p, const float* inputs, int64_t count) {
+  const int64_t blocks = blocks_of(count), width = widest(p->m);
+#pragma omp for schedule(static)
+  for (int64_t i = 0; i < p->tokens * blocks; i++) {
+    const int64_t token = i / blocks, b = i % blocks, left = count - b * BLOCK;
+    const float* from = inputs + token * width + b * BLOCK;
+    round_block(from, left < BLOCK ? left : BLOCK, p->blocks + token * blocks_of(width) + b);
+  }
+}
+
 // A thread's share of a product. next: the product that comes after it, NULL for none. While all but a few
 // tokens are multiplied memory has nothing else to do, so the next panel is fetched.
 static void multiply_share(const pass* p, const product* x, const product* next, const void* inputs) {
@@ -116,6 +127,8 @@ static void multiply_share(const pass* p, const product* x, const product* next,
   const int64_t all = all_panels(x), end = share_begin(all, thread + 1, threads);
   const int64_t tiles = (p->tokens + TILE - 1) / TILE, width = widest(p->m), type = p->m->type;
   float sums[TILE * PANEL], gates[TILE * PANEL];
+  if (type == INT8) round_all(p, inputs, x->layers->in);
+  const int64_t stride = type == INT8 ? blocks_of(width) : width;
   for (int64_t j = share_begin(all, thread, threads); j < end; j++) {
     const place at = panel_at(x, j);
     const int64_t steps = at.layer->in / row_inputs(type);
@@ -125,15 +138,16 @@ static void multiply_share(const pass* p, const product* x, const product* next,
       then = panel_at(following, following == x ? j + 1 : share_begin(all_panels(next), thread, threads));
     for (int64_t i = 0; i < tiles; i++) {
       const int64_t first = p->tokens * i / tiles, count = p->tokens * (i + 1) / tiles - first;
-      const void* from = input_at(inputs, first * width, type);
+      const void* from =
+          type == INT8 ? p->blocks + first * stride : input_at(inputs, first * stride, type);
       fetch_end(x, &at, first, count, type);
       if (x->gate) {
         const linear* next_gate = then.layer ? following->gate : NULL;
         const ahead fetched = part_of_panel(next_gate, then.index, i, tiles, steps, type);
-        multiply(count, x->gate, at.index, from, width, type, &fetched, gates);
+        multiply(count, x->gate, at.index, from, stride, type, &fetched, gates);
       }
       const ahead fetched = part_of_panel(then.layer, then.index, i, tiles, steps, type);
-      multiply(count, at.layer, at.index, from, width, type, &fetched, sums);
+      multiply(count, at.layer, at.index, from, stride, type, &fetched, sums);
       finish_tile(p, x, &at, sums, x->gate ? gates : NULL, first, count);
     }
   }

@@ -192,30 +192,19 @@ INLINED int64_t take(shortlist* list, int32_t* outputs) {
   return taken;
 }
 
-// Weights of LANES outputs that belong to a row's inputs. at: each output's first weight, in weights.
-INLINED words gathered(const char* panels, __m512i at, int64_t row, const int64_t type) {
-  if (type != INT8) return (words)_mm512_i32gather_epi32(at, panels + row * PANEL * 4, 4);
-  const integers bytes = (integers)_mm512_i32gather_epi32(at, panels + row * PANEL, 1);
-  return (words) __builtin_convertvector(bytes << 24 >> 24, floats);
-}
-
 // LANES outputs, of which the first TRIED may differ, of a layer without a bias, as its product computes
 // them.
 INLINED floats outputs_of(const linear* l, const int32_t* outputs, const void* inputs, const int64_t type) {
-  const int64_t rows = l->in / row_inputs(type), row_bytes = PANEL * (type == INT8 ? 1 : 4);
+  const int64_t rows = l->in / row_inputs(type), row_bytes = PANEL * 4;
   int32_t at[LANES];
   const char* panels[TRIED];
-  float scales[LANES];
-  for (int64_t i = 0; i < LANES; i++) {
-    at[i] = outputs[i] / PANEL * rows * PANEL + outputs[i] % PANEL;
-    scales[i] = type == INT8 ? l->scales[outputs[i]] : 1;
-  }
-  for (int64_t i = 0; i < TRIED; i++) panels[i] = (const char*)l->panels + at[i] * (row_bytes / PANEL);
+  for (int64_t i = 0; i < LANES; i++) at[i] = outputs[i] / PANEL * rows * PANEL + outputs[i] % PANEL;
+  for (int64_t i = 0; i < TRIED; i++) panels[i] = (const char*)l->panels + at[i] * 4;
   const __m512i all = _mm512_loadu_si512(at);
   floats sums = {0};
   for (int64_t row = 0; row < rows; row++) {
     for (int64_t i = 0; i < TRIED; i++) __builtin_prefetch(panels[i] + (row + AHEAD) * row_bytes, 0, 3);
-    const words weights = gathered(l->panels, all, row, type);
+    const words weights = (words)_mm512_i32gather_epi32(all, (const char*)l->panels + row * row_bytes, 4);
     if (has_narrow_inputs(type)) {
 #if HAS_DOT2
       uint32_t both;
@@ -232,15 +221,7 @@ INLINED floats outputs_of(const linear* l, const int32_t* outputs, const void* i
       sums = fma_of((floats)weights, all_of(input[0]), sums);
     }
   }
-  return type == INT8 ? fma_of(sums, *(const floats*)scales, (floats){0}) : sums;
-}
-
-INLINED floats outputs_by_type(const linear* l, const int32_t* outputs, const void* inputs, int64_t type) {
-  switch (type) {
-    case FLOAT32: return outputs_of(l, outputs, inputs, FLOAT32);
-    case BFLOAT16: return outputs_of(l, outputs, inputs, BFLOAT16);
-    default: return outputs_of(l, outputs, inputs, INT8);
-  }
+  return sums;
 }
 
 // The highest of a list's outputs, noisy or not, of equals the first; -1 where the list was given up, or
@@ -253,7 +234,8 @@ static int32_t highest_of(shortlist* list, const linear* l, const void* inputs, 
   while (list->count) {
     int32_t tried[LANES];
     const int64_t count = take(list, tried);
-    floats outputs = outputs_by_type(l, tried, inputs, type);
+    floats outputs = type == BFLOAT16 ? outputs_of(l, tried, inputs, BFLOAT16)
+                                      : outputs_of(l, tried, inputs, FLOAT32);
     if (n->inverse_temperature) outputs = noisy(outputs, *(const words*)tried, n);
     for (int64_t i = 0; i < count; i++) {
       if (!isfinite(outputs[i])) return -1;

@@ -47,7 +47,10 @@ INLINED floats all_of(float value) { return value - (floats){0}; }
 //   load_first     the first `count` numbers, 1 to LANES of them; the other lanes are 0
 //   store_first    the same for storing
 //   narrowed       the low half of each word
-//   from_int8      LANES 8-bit integers as float32
+//   upper_halves   each word without its low half
+//   widened        8-bit integers, two for each lane, as pairs of 16 bits
+//   dot_integers   sums + a · b, of pairs of 16-bit integers. The empty instruction in it keeps the sum in a
+//                  register: GCC would sum up in another order, and run out of them
 #if LANES == 16
 #include "isa/avx512.h"
 #elif LANES == 8

@@ -29,13 +29,25 @@ INLINED void store_first(floats values, float* to, int64_t count) {
 }
 
 INLINED halves narrowed(words values) {
-  const __m256i all = (__m256i)values;
+  const __m256i all = (__m256i)(values & 0xffff);
   const __m128i narrow = _mm_packus_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
   halves to;
   memcpy(&to, &narrow, sizeof to);
   return to;
 }
 
-INLINED floats from_int8(const int8_t* from) {
-  return (floats)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)from)));
+INLINED words upper_halves(words values) {
+  words halves = values >> 16;
+  __asm__("" : "+x"(halves));  // Or it would be a mask again, which takes a register from a product's sums.
+  return halves << 16;
+}
+
+INLINED words widened(const int8_t* from) {
+  return (words)_mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)from));
+}
+
+INLINED integers dot_integers(integers sums, words a, words b) {
+  sums += (integers)_mm256_madd_epi16((__m256i)a, (__m256i)b);
+  __asm__("" : "+x"(sums));
+  return sums;
 }

@@ -28,8 +28,20 @@ INLINED halves narrowed(words values) {
   return to;
 }
 
-INLINED floats from_int8(const int8_t* from) {
-  return (floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)from)));
+INLINED words upper_halves(words values) { return values & 0xffff0000; }
+
+INLINED words widened(const int8_t* from) {
+  return (words)_mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i*)from));
+}
+
+INLINED integers dot_integers(integers sums, words a, words b) {
+#ifdef __AVX512VNNI__
+  sums = (integers)_mm512_dpwssd_epi32((__m512i)sums, (__m512i)a, (__m512i)b);
+#else
+  sums += (integers)_mm512_madd_epi16((__m512i)a, (__m512i)b);
+#endif
+  __asm__("" : "+v"(sums));
+  return sums;
 }
 
 #ifdef __AVX512BF16__

@@ -27,8 +27,13 @@ INLINED void store_first(floats values, float* to, int64_t count) { memcpy(to, &
 
 INLINED halves narrowed(words values) { return (halves)vmovn_u32((uint32x4_t)values); }
 
-INLINED floats from_int8(const int8_t* from) {
-  int8x8_t bytes = {0};
-  memcpy(&bytes, from, LANES);
-  return (floats)vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(bytes))));
+INLINED words upper_halves(words values) { return values & 0xffff0000; }
+
+INLINED words widened(const int8_t* from) { return (words)vmovl_s8(vld1_s8(from)); }
+
+INLINED integers dot_integers(integers sums, words a, words b) {
+  const int16x8_t x = (int16x8_t)a, y = (int16x8_t)b;
+  sums += (integers)vpaddq_s32(vmull_s16(vget_low_s16(x), vget_low_s16(y)), vmull_high_s16(x, y));
+  __asm__("" : "+w"(sums));
+  return sums;
 }
