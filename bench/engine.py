@@ -31,7 +31,7 @@ from bench.engines.base import NEW_TOKENS, PRECISIONS, STREAMS, Engine
 from bench.engines.process import EngineProcess, busy_neighbour, converted
 from bench.models import MODELS
 from worker.cores import usable_cores
-from worker.engine.native.isa import supported
+from worker.engine.native.isa import AUTO, supported
 
 ISA_ENVIRONMENT: dict[str, dict[str, str]] = {
     "auto": {},
@@ -161,7 +161,9 @@ def table(keys: Sequence[str], sizes: Sequence[Size], medians: Mapping[tuple[str
 
 def machine(isa: str) -> str:
     """Returns a line about the processor and what engines use of it."""
-    used = supported()[0].name if isa == "auto" and supported() else isa
+    used = isa if isa != "auto" else os.environ.get("NATIVE_ISA", AUTO)
+    if used == AUTO and supported():
+        used = supported()[0].name
     name = platform.processor() or platform.machine()
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():

@@ -30,15 +30,16 @@ Draws = Sequence[Draw | None] | None
 pytestmark = pytest.mark.usefixtures("_restored_threads")
 
 
-def library() -> NativeLibrary | None:
-    """The one that makes shortlists; only one instruction set does."""
+def libraries() -> list[NativeLibrary]:
+    """Those that make shortlists."""
     found = [native_library(isa.name) for isa in supported()]
-    return next((one for one in found if one is not None and one.makes_shortlists), None)
+    return [one for one in found if one is not None and one.shortlist_neighbours]
 
 
-needs_shortlists = pytest.mark.skipif(
-    library() is None, reason="this processor has no instruction for shortlists"
-)
+@pytest.fixture(params=libraries(), ids=lambda one: one.isa)
+def library(request: pytest.FixtureRequest) -> NativeLibrary:
+    found: NativeLibrary = request.param
+    return found
 
 
 @pytest.fixture
@@ -54,7 +55,11 @@ class Model:
     """A tiny random Llama, run natively."""
 
     def __init__(
-        self, dtype: torch.dtype, change: Callable[[Any], object] | None = None, vocab_size: int = VOCAB
+        self,
+        library: NativeLibrary,
+        dtype: torch.dtype,
+        change: Callable[[Any], object] | None = None,
+        vocab_size: int = VOCAB,
     ) -> None:
         model_class: Any = LlamaForCausalLM
         config = LlamaConfig(
@@ -73,9 +78,7 @@ class Model:
                 change(model)
         weights = decodable_weights(model)
         assert weights is not None
-        found = library()
-        assert found is not None
-        self.decoder = Decoder(weights, found)
+        self.decoder = Decoder(weights, library)
         state = torch.zeros(1, 2, 1, HEAD_DIM, dtype=dtype)
         self._states = RowStates([(state, state)], ROWS, 32)
 
@@ -106,11 +109,12 @@ def some_ids(dice: random.Random, count: int, vocab_size: int = VOCAB) -> list[i
     return [dice.randrange(vocab_size) for _ in range(count)]
 
 
-@needs_shortlists
 @pytest.mark.parametrize("vocab_size", [1, 15, 64, 333, VOCAB])
-def test_it_is_the_products(dtype: torch.dtype, dice: random.Random, vocab_size: int) -> None:
+def test_it_is_the_products(
+    library: NativeLibrary, dtype: torch.dtype, dice: random.Random, vocab_size: int
+) -> None:
     """In batches of all sizes, on any number of threads, beside tokens whose logits are wanted."""
-    model = Model(dtype, vocab_size=vocab_size)
+    model = Model(library, dtype, vocab_size=vocab_size)
     for count in range(1, ROWS):
         torch.set_num_threads(dice.choice((1, 2, 3, 7)))
         token_ids = some_ids(dice, count, vocab_size)
@@ -140,23 +144,21 @@ def with_twins(dice: random.Random, twins: int) -> Callable[[Any], object]:
     return of_head(change)
 
 
-@needs_shortlists
-def test_it_is_so_where_it_is_close(dtype: torch.dtype, dice: random.Random) -> None:
+def test_it_is_so_where_it_is_close(library: NativeLibrary, dtype: torch.dtype, dice: random.Random) -> None:
     """What rounding to 8 bits cannot tell from each other."""
-    model = Model(dtype, with_twins(dice, 8))
+    model = Model(library, dtype, with_twins(dice, 8))
     for _ in range(20):
         token_ids = some_ids(dice, ROWS)
         assert model.best(token_ids) == model.best_of_logits(token_ids)
 
 
-@needs_shortlists
 @pytest.mark.parametrize("temperature", [0.001, 0.3, 1.0, 2.0])
 @pytest.mark.parametrize("vocab_size", [15, VOCAB])
 def test_drawn_tokens_are_the_products(
-    dtype: torch.dtype, dice: random.Random, vocab_size: int, temperature: float
+    library: NativeLibrary, dtype: torch.dtype, dice: random.Random, vocab_size: int, temperature: float
 ) -> None:
     """Beside greedy ones, and where rounding to 8 bits cannot tell tokens from each other."""
-    model = Model(dtype, with_twins(dice, 8) if vocab_size == VOCAB else None, vocab_size)
+    model = Model(library, dtype, with_twins(dice, 8) if vocab_size == VOCAB else None, vocab_size)
     for count in (1, 2, 7, ROWS):
         torch.set_num_threads(dice.choice((1, 2, 3)))
         token_ids = some_ids(dice, count, vocab_size)
@@ -173,10 +175,10 @@ def test_drawn_tokens_are_the_products(
         ]
 
 
-def hidden_of(dtype: torch.dtype, token_id: int, seed: int) -> Tensor:
+def hidden_of(library: NativeLibrary, dtype: torch.dtype, token_id: int, seed: int) -> Tensor:
     """A token's inputs of the head [HIDDEN], by a head that hands them on."""
     torch.manual_seed(seed)
-    model = Model(dtype, of_head(lambda head: head[:HIDDEN].copy_(torch.eye(HIDDEN))))
+    model = Model(library, dtype, of_head(lambda head: head[:HIDDEN].copy_(torch.eye(HIDDEN))))
     return model.run([token_id], [0])[1][0, :HIDDEN].double()
 
 
@@ -215,9 +217,9 @@ def by_weights(hidden: Tensor) -> tuple[Tensor, Tensor]:
     return first, second
 
 
-@needs_shortlists
 @pytest.mark.parametrize("rivals", [by_inputs, by_weights])
 def test_it_is_so_where_rounding_does_its_worst(
+    library: NativeLibrary,
     dtype: torch.dtype,
     dice: random.Random,
     rivals: Callable[[Tensor], tuple[Tensor, Tensor]],
@@ -225,7 +227,7 @@ def test_it_is_so_where_rounding_does_its_worst(
     seen = 0
     for token_id in some_ids(dice, 20):
         seed = dice.randrange(2**32)
-        hidden = hidden_of(dtype, token_id, seed)
+        hidden = hidden_of(library, dtype, token_id, seed)
         places = dice.sample(range(VOCAB), 2)
         weights = torch.stack(rivals(hidden)) / 128
         # Weights that bfloat16 cannot hold are no such pair there.
@@ -237,30 +239,28 @@ def test_it_is_so_where_rounding_does_its_worst(
             head[places] = weights.to(head.dtype)
 
         torch.manual_seed(seed)
-        model = Model(dtype, of_head(change))
+        model = Model(library, dtype, of_head(change))
         assert model.best([token_id]) == model.best_of_logits([token_id])
         seen += model.best_of_logits([token_id]) == places[:1]
     assert seen >= 5
 
 
-@needs_shortlists
 @pytest.mark.parametrize("factor", [1e-30, 1e-18, 1e-9, 1e9, 1e18, 1e30])
 @pytest.mark.parametrize("of", ["head", "norm"])
 def test_it_is_so_for_small_and_large_numbers(
-    dtype: torch.dtype, dice: random.Random, of: str, factor: float
+    library: NativeLibrary, dtype: torch.dtype, dice: random.Random, of: str, factor: float
 ) -> None:
     def change(model: Any) -> None:
         with_twins(dice, 8)(model)
         (model.lm_head if of == "head" else model.model.norm).weight.mul_(factor)
 
-    model = Model(dtype, change)
+    model = Model(library, dtype, change)
     for _ in range(20):
         token_ids = some_ids(dice, ROWS)
         assert model.run(token_ids, [])[0] == model.best_of_logits(token_ids)
 
 
-@needs_shortlists
-def test_of_equals_it_is_the_first(dtype: torch.dtype, dice: random.Random) -> None:
+def test_of_equals_it_is_the_first(library: NativeLibrary, dtype: torch.dtype, dice: random.Random) -> None:
     for threads in (1, 2, 3, 5):
         torch.set_num_threads(threads)
         twins = sorted(dice.sample(range(VOCAB), 5))
@@ -268,24 +268,23 @@ def test_of_equals_it_is_the_first(dtype: torch.dtype, dice: random.Random) -> N
         def change(head: Tensor, twins: list[int] = twins) -> None:
             head[twins] = head[twins[0]] * 100
 
-        best = Model(dtype, of_head(change)).best(some_ids(dice, ROWS))
+        best = Model(library, dtype, of_head(change)).best(some_ids(dice, ROWS))
         assert set(best).isdisjoint(twins[1:])
         assert twins[0] in best
 
 
-@needs_shortlists
 @pytest.mark.parametrize("spoiler", [torch.nan, torch.inf, -torch.inf])
 def test_there_is_none_where_there_are_no_numbers(
-    dtype: torch.dtype, dice: random.Random, spoiler: float
+    library: NativeLibrary, dtype: torch.dtype, dice: random.Random, spoiler: float
 ) -> None:
     output = dice.randrange(VOCAB)
-    model = Model(dtype, of_head(lambda head: head[output].fill_(spoiler)))
+    model = Model(library, dtype, of_head(lambda head: head[output].fill_(spoiler)))
     token_ids = some_ids(dice, ROWS)
     expected = model.best_of_logits(token_ids)
     assert NO_TOKEN in expected
     assert model.run(token_ids, [])[0] == expected
 
-    model = Model(dtype, lambda whole: whole.model.embed_tokens.weight[5].fill_(spoiler))
+    model = Model(library, dtype, lambda whole: whole.model.embed_tokens.weight[5].fill_(spoiler))
     expected = model.best_of_logits([4, 5, 6])
     assert expected[1] == NO_TOKEN
     assert NO_TOKEN not in (expected[0], expected[2])
@@ -301,20 +300,22 @@ class Watched(Shortlists):
         self.seen = [self.seen[0] + successes, self.seen[1] + failures]
 
 
-@needs_shortlists
 @pytest.mark.parametrize("vocab_size", [600, VOCAB])
-def test_where_too_many_are_left_the_product_answers(dtype: torch.dtype, vocab_size: int) -> None:
+def test_where_too_many_are_left_the_product_answers(
+    library: NativeLibrary, dtype: torch.dtype, vocab_size: int
+) -> None:
     torch.set_num_threads(2)
     equal = of_head(lambda head: head.copy_(head[:1].clone().expand(vocab_size, -1)))
-    model = Model(dtype, equal, vocab_size)
+    model = Model(library, dtype, equal, vocab_size)
     model.decoder._shortlists = watched = Watched()
     assert model.run(list(range(ROWS)), [])[0] == [0] * ROWS
     assert watched.seen == [0, ROWS]
 
 
-@needs_shortlists
-def test_most_tokens_are_answered_by_shortlists(dtype: torch.dtype, dice: random.Random) -> None:
-    model = Model(dtype, vocab_size=5000)
+def test_most_tokens_are_answered_by_shortlists(
+    library: NativeLibrary, dtype: torch.dtype, dice: random.Random
+) -> None:
+    model = Model(library, dtype, vocab_size=5000)
     model.decoder._shortlists = watched = Watched()
     for _ in range(5):
         model.run(some_ids(dice, ROWS, 5000), list(range(20)))
@@ -340,17 +341,22 @@ def test_shortlists_pause_where_they_fail() -> None:
     assert not Shortlists().may_be_made(0, 1)
 
 
-@pytest.mark.parametrize("panel", [16, 64])
+@pytest.mark.parametrize(("panel", "neighbours"), [(16, 2), (64, 4)])
 @pytest.mark.parametrize("outputs", [1, 64, 1025, 1500])
 def test_rounded_weights_are_wrong_by_no_more_than_they_say(
-    dice: random.Random, outputs: int, panel: int
+    dice: random.Random, outputs: int, panel: int, neighbours: int
 ) -> None:
     weight = torch.randn(outputs, 48) * 10 ** torch.empty(outputs, 1).uniform_(-44, 30)
     no_number = dice.randrange(outputs)
     weight[no_number, dice.randrange(48)] = torch.nan
-    rounded = rounded_weights(weight, panel)
+    rounded = rounded_weights(weight, panel, neighbours)
     count = -(-outputs // panel) * panel
-    whole = rounded.panels.view(-1, 48 // 4, panel, 4).transpose(1, 2).reshape(count, 48).double()
+    whole = (
+        rounded.panels.view(-1, 48 // neighbours, panel, neighbours)
+        .transpose(1, 2)
+        .reshape(count, 48)
+        .double()
+    )
     assert whole.abs().max() <= 127
     assert torch.equal(rounded.offsets, (-128 * whole.sum(dim=1)).int())
     scaled = whole * rounded.scales.double()[:, None]

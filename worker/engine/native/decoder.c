@@ -120,15 +120,16 @@ static void keep_asked(pass* p) {
 
 // --- the next tokens
 
-#if HAS_DOT4
+#if HAS_SHORTLISTS
 
 // A thread's share of the head's panels: what they leave of the listed tokens' outputs.
-static void shortlist_share(const pass* p, const uint8_t* inputs) {
+static void shortlist_share(const pass* p) {
   const model* m = p->m;
   const int64_t thread = omp_get_thread_num(), threads = omp_get_num_threads(), all = panels_of(&m->head);
   const int64_t end = share_begin(all, thread + 1, threads);
-  const int64_t listed = p->listed_count, tiles = (listed + TILE - 1) / TILE, width = widest(m);
-  const int64_t bytes = m->hidden * PANEL, steps = m->hidden / QUAD;
+  const int64_t listed = p->listed_count, tiles = (listed + TILE - 1) / TILE;
+  const int64_t stride = rounded_bytes(m->hidden), steps = m->hidden / NEIGHBOURS;
+  const linear* whole = &m->rounded_head.whole;
   shortlist* lists = p->lists + thread * p->b->asked_tokens;
   for (int64_t i = 0; i < listed; i++) {
     lists[i].least = -INFINITY;
@@ -137,13 +138,10 @@ static void shortlist_share(const pass* p, const uint8_t* inputs) {
   for (int64_t j = share_begin(all, thread, threads); j < end; j++) {
     for (int64_t i = 0; i < tiles; i++) {
       const int64_t first = listed * i / tiles, count = listed * (i + 1) / tiles - first;
-      const int8_t* following = m->rounded_head.panels + (j + 1) * bytes;
       const int is_fetched = tiles > 1 && j + 1 < end;
-      const ahead next = is_fetched ? part_of(following, bytes, i, tiles, steps) : (ahead){0};
-      const noise* noises[TILE];
-      for (int64_t t = 0; t < count; t++) noises[t] = p->b->noises + p->listed[first + t];
-      shortlist_panel(count, &m->head, &m->rounded_head, j, inputs + first * width, width, p->rounded + first,
-                      noises, &next, lists + first);
+      const ahead next = part_of_panel(is_fetched ? whole : NULL, j + 1, i, tiles, steps, INT8);
+      shortlist_panel(count, &m->rounded_head, j, p->numbers + first * stride, stride, p->rounded + first,
+                      p->b->noises, p->listed + first, &next, lists + first);
     }
   }
 #pragma omp barrier
@@ -155,13 +153,12 @@ static void answer_listed(pass* p) {
   const model* m = p->m;
   const batch* b = p->b;
   const int64_t width = widest(m), asked = b->asked_tokens;
-  uint8_t* inputs = p->outputs;
 #pragma omp for schedule(static)
   for (int64_t i = 0; i < p->listed_count; i++) {
     const void* from = input_at(p->inputs, p->listed[i] * width, m->type);
-    p->rounded[i] = round_inputs(from, m->hidden, m->type, inputs + i * width);
+    p->rounded[i] = round_inputs(from, m->hidden, m->type, p->numbers + i * rounded_bytes(m->hidden));
   }
-  shortlist_share(p, inputs);
+  shortlist_share(p);
 #pragma omp for schedule(dynamic)
   for (int64_t i = 0; i < p->listed_count; i++) {
     const int64_t token = p->listed[i];
@@ -186,7 +183,7 @@ static void answer_listed(pass* p) {
 
 #else
 
-static void answer_listed(pass* p) { (void)p; }  // Nothing is listed, see `makes_shortlists`.
+static void answer_listed(pass* p) { (void)p; }  // Nothing is listed, see `shortlist_neighbours`.
 
 #endif
 
@@ -240,5 +237,5 @@ void decode(const model* m, const layer* layers, const batch* b) {
 // How many outputs a panel of weights has: the caller packs them.
 int64_t panel_outputs(void) { return PANEL; }
 
-// Whether there are integer products of 8 bits for shortlists.
-int64_t makes_shortlists(void) { return HAS_DOT4; }
+// How many inputs stand side by side in the rounded weights for shortlists; 0 where these do not pay.
+int64_t shortlist_neighbours(void) { return HAS_SHORTLISTS ? NEIGHBOURS : 0; }

@@ -25,9 +25,6 @@ from worker.engine.native.weights import Linear, Norm, Weights, read_weights
 ACTIVATIONS = {"relu": 0, "gelu": 1, "gelu_new": 2, "gelu_pytorch_tanh": 2, "silu": 3, "swish": 3}
 """transformers' names, decoder.c's numbers."""
 
-ROUNDED = ("panels", "offsets", "scales", "lengths", "errors")
-"""What C reads of `RoundedWeights`, in its order."""
-
 WEIGHT_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
 """product.h's numbers."""
 
@@ -59,7 +56,7 @@ class _Layer(ctypes.Structure):
 
 
 class _RoundedWeights(ctypes.Structure):
-    _fields_ = tuple((name, _Address) for name in ROUNDED)
+    _fields_ = (("whole", _Linear), *((name, _Address) for name in ("offsets", "lengths", "errors")))
 
 
 class _Model(ctypes.Structure):
@@ -195,7 +192,7 @@ class Decoder:
         logits = torch.empty(len(wanted), self._vocab_size)
         scratch = self._scratch_for(tokens, len(asked), threads)
         plain = len(asked) - len(wanted)
-        has_rounded = self._model.rounded_head.panels is not None
+        has_rounded = self._model.rounded_head.whole.outputs > 0
         may_shortlist = has_rounded and self._shortlists.may_be_made(plain, len(wanted))
         answered = ctypes.c_int64()
         batch = _Batch(
@@ -263,12 +260,14 @@ class Decoder:
 
     def _rounded(self, head: Linear) -> _RoundedWeights:
         """Nothing where there are no shortlists. A head of 8 bits gains too little by a second one."""
-        if head.bias is not None or self._dtype == torch.int8 or not self._library.makes_shortlists:
+        neighbours = self._library.shortlist_neighbours
+        if head.bias is not None or self._dtype == torch.int8 or not neighbours:
             return _RoundedWeights()
-        rounded = rounded_weights(head.weight, self._library.panel_outputs)
-        tensors = [getattr(rounded, name) for name in ROUNDED]
+        rounded = rounded_weights(head.weight, self._library.panel_outputs, neighbours)
+        tensors = (rounded.panels, rounded.scales, rounded.offsets, rounded.lengths, rounded.errors)
         self._vectors.extend(tensors)
-        return _RoundedWeights(*(tensor.data_ptr() for tensor in tensors))
+        panels, scales, *others = (tensor.data_ptr() for tensor in tensors)
+        return _RoundedWeights(_Linear(*head.weight.shape, panels, None, scales), *others)
 
     def _float32(self, values: Tensor | None, pad_to: int = 1) -> int | None:
         if values is None:

@@ -25,7 +25,7 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "decode": (None, [_address] * 3),
     "scratch_bytes": (_int64, [_address, *[_int64] * 3]),
     "panel_outputs": (_int64, []),
-    "makes_shortlists": (_int64, []),
+    "shortlist_neighbours": (_int64, []),
     "draw": (None, [_address, _int64, _int64, _address, _int64, _address, _address]),
     "draw_scratch_bytes": (_int64, [_int64, _int64]),
 }
@@ -46,8 +46,9 @@ class NativeLibrary:
         self._functions = functions
         self.panel_outputs: int = functions.panel_outputs()
         """How many outputs a panel of weights has."""
-        self.makes_shortlists = bool(functions.makes_shortlists())
-        """Whether it can find the best token without the head's product, see shortlist.h."""
+        self.shortlist_neighbours: int = functions.shortlist_neighbours()
+        """Neighbouring inputs in the rounded weights that shortlists are made with, see shortlist.h; 0 where
+        it makes none."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._functions, name)

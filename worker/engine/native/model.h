@@ -78,7 +78,8 @@ typedef struct {
   int32_t* open;    // [asked]: those whose best token the head's product has to find
   int32_t* listed;  // [asked]: those who get a shortlist
   int64_t listed_count;
-  rounded_inputs* rounded;  // [asked]: of those listed; the numbers are in `outputs`
+  rounded_inputs* rounded;  // [asked]: of those listed
+  char* numbers;            // [asked][rounded_bytes(hidden)]: the same
   shortlist* lists;         // [threads][asked]: the same
 } pass;
 
@@ -100,6 +101,7 @@ static uintptr_t lay_out(pass* p, int64_t tokens, int64_t asked, int64_t threads
   p->open = taken(&scratch, asked * (int64_t)sizeof *p->open);
   p->listed = taken(&scratch, asked * (int64_t)sizeof *p->listed);
   p->rounded = taken(&scratch, asked * (int64_t)sizeof *p->rounded);
+  p->numbers = taken(&scratch, asked * rounded_bytes(p->m->hidden));
   p->lists = taken(&scratch, threads * asked * (int64_t)sizeof *p->lists);
   return scratch;
 }

@@ -14,8 +14,11 @@ HIGHEST = 127
 FLOAT32_UNIT = 2.0**-24
 """How much rounding to float32 adds at most to a number, in parts of it."""
 
+ROUNDINGS = 1.01
+"""For each input: one of the product's sum, and one of each 256 where rounded ones are summed in blocks."""
+
 SPARE_ROUNDINGS = 16
-"""Of the bounds themselves, beside those of the sum over the inputs."""
+"""Of the bounds themselves."""
 
 UPWARDS = 1.0001
 """Bounds are to be rounded up."""
@@ -56,8 +59,9 @@ class RoundedWeights:
 
 
 @torch.inference_mode()
-def rounded_weights(weight: Tensor, panel: int) -> RoundedWeights:
+def rounded_weights(weight: Tensor, panel: int, neighbours: int) -> RoundedWeights:
     """weight: [out, in], float32 or bfloat16. panel: outputs of a panel.
+    neighbours: inputs side by side, `NativeLibrary.shortlist_neighbours`.
 
     Outputs whose weights are not finite get an infinite error, so that they are looked at.
     """
@@ -74,10 +78,11 @@ def rounded_weights(weight: Tensor, panel: int) -> RoundedWeights:
         scale = (exact.abs().amax(dim=1) / HIGHEST).float().clamp(min=torch.finfo(torch.float32).tiny)
         whole = (exact / scale[:, None]).round()
         rounded = whole * scale[:, None]
-        of_sums = (inputs + SPARE_ROUNDINGS) * FLOAT32_UNIT * exact.norm(dim=1)
+        of_sums = (ROUNDINGS * inputs + SPARE_ROUNDINGS) * FLOAT32_UNIT * exact.norm(dim=1)
         error = UPWARDS * ((exact - rounded).norm(dim=1) + of_sums) + SMALLEST_ERROR
         part = slice(start, start + len(exact))
-        panels[start * inputs : part.stop * inputs] = in_panels(whole.to(torch.int8), panel).flatten()
+        packed = in_panels(whole.to(torch.int8), panel, neighbours)
+        panels[start * inputs : part.stop * inputs] = packed.flatten()
         offsets[part] = -(HIGHEST + 1) * whole.sum(dim=1).int()
         scales[part] = scale
         lengths[part] = UPWARDS * rounded.norm(dim=1)

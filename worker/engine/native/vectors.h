@@ -34,6 +34,7 @@ typedef int32_t integers __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef uint32_t words __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef uint64_t pairs __attribute__((vector_size(8 * LANES), aligned(4)));
 typedef uint16_t halves __attribute__((vector_size(2 * LANES), aligned(2)));
+typedef int16_t shorts __attribute__((vector_size(2 * LANES), aligned(2)));
 
 INLINED floats all_of(float value) { return value - (floats){0}; }
 
@@ -42,6 +43,7 @@ INLINED floats all_of(float value) { return value - (floats){0}; }
 //   SLICE          vectors of a head that attention sums up in registers
 //   HAS_DOT2       whether there is `dot2`, for bfloat16
 //   HAS_DOT4       whether there is `dot4`, for 8-bit integers
+//   HAS_SHORTLISTS whether products of integers take less time than others, so that shortlists pay
 //   fma_of         a * b + c, rounded once
 //   bits_above     a bit for each lane where the first number is above the second, or one of them is NaN
 //   load_first     the first `count` numbers, 1 to LANES of them; the other lanes are 0

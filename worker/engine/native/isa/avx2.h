@@ -5,6 +5,7 @@
 
 #define HAS_DOT2 0
 #define HAS_DOT4 0
+#define HAS_SHORTLISTS 1
 
 enum { PANEL_VECTORS = 2, SLICE = 8 };
 

@@ -3,6 +3,8 @@
 
 #include <immintrin.h>
 
+#define HAS_SHORTLISTS 1
+
 enum { PANEL_VECTORS = 4, SLICE = 16 };
 
 INLINED floats fma_of(floats a, floats b, floats c) {

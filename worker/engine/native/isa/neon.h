@@ -5,6 +5,7 @@
 
 #define HAS_DOT2 0
 #define HAS_DOT4 0
+#define HAS_SHORTLISTS 0
 
 enum { PANEL_VECTORS = 4, SLICE = 16 };
 
