@@ -22,9 +22,17 @@ TASK = "tokenrelay.generate"
 logger = logging.getLogger(__name__)
 
 
-def celery_queue(pool: str) -> str:
-    """Celery's list for one of our pools; with the schema number, as our keys have it."""
-    return f"tokenrelay.{keys.SCHEMA}.{pool}"
+DEFAULT_QUEUE = f"tokenrelay.{keys.SCHEMA}"
+"""Celery wants one. Nothing is sent there: each worker has a queue of its own."""
+
+
+def celery_queue(worker: str) -> Queue:
+    """Of one worker; with the schema number, as our keys have it.
+
+    It is bound to no exchange: kombu would keep a binding for every worker that ever was.
+    """
+    name = f"{DEFAULT_QUEUE}.{worker}"
+    return Queue(name, routing_key=name, no_ack=True)
 
 
 class PromptConnection(Connection):
@@ -52,12 +60,11 @@ class JobApp(Celery):
             set_as_current=not _state._apps,  # type: ignore[attr-defined]
         )
         self.settings = settings
-        own_queue = celery_queue(keys.pool(settings.model, settings.engine))
         self.conf.update(
             # A message is a bell: what it rings for stands in the record, and a lost one is sent again.
             # So it needs no acknowledgement: see `tasks.generate.Bell`.
-            task_queues=[Queue(own_queue, no_ack=True)],
-            task_default_queue=own_queue,
+            task_queues=[Queue(DEFAULT_QUEUE, no_ack=True)],
+            task_default_queue=DEFAULT_QUEUE,
             task_acks_late=False,
             worker_enable_prefetch_count_reduction=False,
             # A message taken ahead of a free slot would wait behind this worker while another one idles.
@@ -78,9 +85,10 @@ class JobApp(Celery):
         )
 
     def ring(self, offers: Sequence[Offer]) -> None:
-        """Tell a worker of each offer. One that cannot be sent now is sent again by the reaper."""
-        for pool, job_id in offers:
+        """Tell each worker of its offers. One that cannot be sent now is made again by the reaper."""
+        for worker, job_id in offers:
             try:
-                self.send_task(TASK, (job_id,), task_id=job_id, queue=celery_queue(pool), retry=False)
+                queue: Any = celery_queue(worker)  # Celery's stub knows names only.
+                self.send_task(TASK, (job_id,), task_id=job_id, queue=queue, retry=False)
             except OperationalError as error:
                 logger.warning("could not send %s to Celery, the reaper will: %s", job_id, error)

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
 from redis import BlockingConnectionPool, Redis
 from redis.backoff import ExponentialWithJitterBackoff
-from redis.exceptions import ConnectionError, TimeoutError
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    ConnectionError,
+    RedisError,
+    TimeoutError,
+)
 from redis.retry import Retry
 
 from tasks.settings import Settings
@@ -21,6 +33,55 @@ MAX_CONNECTIONS = 32
 a thousand connections open. Beyond this many, callers wait for their turn."""
 
 
+PASSING = re.compile(r"(^|[ -])(BUSY|LOADING|MASTERDOWN|MISCONF|OOM|READONLY) ")
+"""Of Redis' error codes those that pass. An error within a script has its code in the middle."""
+
+
+def is_away(error: RedisError) -> bool:
+    """Whether Redis cannot serve at present: it is cut off, loading, full, a replica, or its disk fails.
+
+    Any other error says that a call, a script or a permission is wrong; waiting would not help.
+    """
+    if isinstance(error, AuthenticationError | AuthorizationError):
+        return False
+    return isinstance(error, ConnectionError | TimeoutError) or PASSING.search(str(error)) is not None
+
+
+NOT_SENT = re.compile("connecting to|No connection available|loading the dataset")
+"""What redis-py says where it sent no command, or Redis took none."""
+
+_failures: ContextVar[list[Exception] | None] = ContextVar("failures", default=None)
+
+
+class NotedRetry(Retry):
+    """Notes what each attempt failed with, see `noted_failures`."""
+
+    def call_with_retry(self, do: Any, fail: Callable[..., Any], *options: Any, **named: Any) -> Any:
+        def note(error: Exception, *count: int) -> Any:
+            failures = _failures.get()
+            if failures is not None:
+                failures.append(error)
+            return fail(error, *count)
+
+        return super().call_with_retry(do, note, *options, **named)
+
+
+@contextmanager
+def noted_failures() -> Iterator[list[Exception]]:
+    """What calls inside of the context failed with and were made again, in this thread or greenlet."""
+    failures: list[Exception] = []
+    before = _failures.set(failures)
+    try:
+        yield failures
+    finally:
+        _failures.reset(before)
+
+
+def may_have_been_sent(failures: Sequence[Exception]) -> bool:
+    """Whether one of the attempts found a connection that works: Redis may have done what it asked for."""
+    return any(NOT_SENT.search(str(failure)) is None for failure in failures)
+
+
 def connect(settings: Settings) -> Redis:
     """A client with a pool of its own; threads and greenlets may share it."""
     pool = BlockingConnectionPool.from_url(
@@ -30,7 +91,7 @@ def connect(settings: Settings) -> Redis:
         decode_responses=True,
         socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
         socket_timeout=CALL_TIMEOUT_SECONDS,
-        retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), RETRIES),
+        retry=NotedRetry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), RETRIES),
         retry_on_error=[ConnectionError, TimeoutError],
         health_check_interval=15,
     )

@@ -106,6 +106,20 @@ class UnavailableError(TokenrelayError):
     title = "Unavailable"
 
 
+class OutcomeUnknownError(UnavailableError):
+    """The job may have been accepted: Redis' answer was lost. Repeat with the same Idempotency-Key."""
+
+    code = "outcome_unknown"
+    title = "Outcome unknown"
+
+
+class UnreadableRecordError(TokenrelayError):
+    """The job's record cannot be read."""
+
+    code = "unreadable_record"
+    title = "Unreadable record"
+
+
 class SettingsError(TokenrelayError):
     """The settings are invalid."""
 

@@ -84,6 +84,8 @@ class Job:
     """When Redis was read: what running durations are measured against."""
     is_seed_drawn: bool = False
     """Whether the request's seed was drawn, because the client gave none."""
+    is_waiting: bool = False
+    """For a worker: before its first attempt, or between two."""
     queue_position: int | None = None
     eta_seconds: float | None = None
     reason: str | None = None

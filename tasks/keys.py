@@ -5,7 +5,7 @@ The Lua scripts build the same names, and a few that only they use.
 
 from __future__ import annotations
 
-SCHEMA = 2
+SCHEMA = 3
 """Carried by every key and channel, so that a rolling upgrade never mixes two schemas."""
 
 PREFIX = f"tokenrelay:{SCHEMA}:"
@@ -45,6 +45,11 @@ def events(job_id: str) -> str:
     return f"{PREFIX}events:{job_id}"
 
 
+def lifeline(worker: str, process: str) -> str:
+    """Channel: a worker's process subscribes to it and nothing is ever sent."""
+    return f"{PREFIX}lifeline:{worker}:{process}"
+
+
 def queue(model: str, engine: str | None = None) -> str:
     """Where a model's jobs wait: for workers of any engine, or of this one."""
     return f"{engine or 'any'}:{model}"
@@ -60,9 +65,9 @@ def pools(model: str) -> str:
     return f"{PREFIX}pools:{model}"
 
 
-def line(queue: str) -> str:
-    """Sorted set: waiting jobs by fair tag."""
-    return f"{PREFIX}line:{queue}"
+def line(queue: str, width: int = 1) -> str:
+    """Sorted set: waiting jobs that take so many slots, by fair tag."""
+    return f"{PREFIX}line:{queue}:{width}"
 
 
 def offered(pool: str) -> str:
@@ -76,7 +81,7 @@ def leases(pool: str) -> str:
 
 
 def slots(pool: str) -> str:
-    """Hash: `offered` and `leases` -> slots that the jobs there take."""
+    """Hash: worker -> slots that its offers and leases take; none where it has none."""
     return f"{PREFIX}slots:{pool}"
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from redis import Redis
 
 from tasks import keys
+from tasks.errors import UnreadableRecordError
 from tasks.job import JobError, Status
 from tasks.log import Entry, StatusEntry, TokenEntry, parse_entry
 from tasks.request import JobRequest
@@ -98,6 +99,8 @@ class WorkerInfo:
     tokens_per_second: float
     max_model_len: int | None = None
     """Prompt and output tokens of one sequence together; None: not said."""
+    lifeline: str = ""
+    """The channel that this process alone subscribes to, see `worker.lifeline`; empty for none."""
 
     @property
     def pool(self) -> str:
@@ -127,22 +130,20 @@ class Leases:
     def claim(
         self, job_id: str, token: str, worker: str, pool: str, free_slots: int, held: int
     ) -> Claim | Refusal:
-        """Take a job that is on offer to the worker's `pool`, under a fresh `token`.
+        """Take a job that is on offer to the worker, which is of the pool, under a fresh `token`.
 
-        held: jobs that the worker has already.
+        held: jobs that the worker has already. Raises UnreadableRecordError where it has the job, but cannot
+        read it.
         """
         word, *answer = self._scripts.call("claim", job_id, token, worker, pool, free_slots, held)
         if word != "claimed":
             return Refusal(word)
-        request, is_alone, is_seed_drawn, entries = answer
-        return Claim(
-            job_id,
-            token,
-            JobRequest.model_validate_json(request),
-            bool(is_alone),
-            [parse_entry(entry) for entry in entries],
-            bool(is_seed_drawn),
-        )
+        body, is_alone, is_seed_drawn, log = answer
+        try:
+            request, entries = JobRequest.model_validate_json(body), [parse_entry(entry) for entry in log]
+        except (ValueError, TypeError, LookupError) as error:
+            raise UnreadableRecordError(f"the job's record cannot be read: {error}") from error
+        return Claim(job_id, token, request, bool(is_alone), entries, bool(is_seed_drawn))
 
     def take_back(self, claim: Claim, worker: str, pool: str) -> bool:
         """Make a claim again that Redis has forgotten; False where the job has moved on, ended or is gone."""
@@ -171,14 +172,16 @@ class Leases:
 
     def heartbeat(self, worker: WorkerInfo) -> None:
         """Say for one lease's time that the worker lives."""
-        offers: Any = self._scripts.call(
-            "heartbeat", worker.id, worker.pool, worker.model, worker.slots, worker.to_json()
-        )
+        arguments: list[Argument] = [worker.id, worker.pool, worker.model, worker.slots, worker.to_json()]
+        if worker.lifeline:
+            arguments.append(worker.lifeline)
+        offers: Any = self._scripts.call("heartbeat", *arguments)
         self._ring(as_offers(offers))
 
     def goodbye(self, worker: WorkerInfo) -> None:
         """Leave the books: the worker has stopped."""
-        self._scripts.call("goodbye", worker.id, worker.pool)
+        offers: Any = self._scripts.call("goodbye", worker.id, worker.pool, worker.model)
+        self._ring(as_offers(offers))
 
 
 def _arguments(write: Write) -> Iterator[Argument]:

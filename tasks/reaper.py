@@ -23,6 +23,9 @@ MAX_JOBS_PER_CALL = 100
 MIN_PAUSE_SECONDS = 0.05
 """Between two calls, however much is due, and with however many processes calling."""
 
+LONGEST_PAUSE_SECONDS = 1.0
+"""So that a worker's lifeline is known soon after its start, however long leases are."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -49,8 +52,10 @@ class Reaper:
 
     def reap(self) -> float:
         """Move on what is due; seconds until something is due again. Raises RedisError."""
-        seconds, offers, ended = self._scripts.call("reap", MAX_JOBS_PER_CALL, self._lease_seconds)
+        seconds, offers, ended, dangling = self._scripts.call("reap", MAX_JOBS_PER_CALL, self._lease_seconds)
         self._ring(as_offers(offers))
+        for job_id in dangling:
+            logger.error("the record of %s is missing or damaged, so the job is lost", job_id)
         for job_id in ended:
             self.pack(job_id)
         return float(seconds)
@@ -61,7 +66,7 @@ class Reaper:
         return bool(self._scripts.call("pack", job_id, len(entries), pack(entries)))
 
     def _run(self) -> None:
-        longest = self._lease_seconds / keys.HEARTBEATS_PER_LEASE
+        longest = min(self._lease_seconds / keys.HEARTBEATS_PER_LEASE, LONGEST_PAUSE_SECONDS)
         pause = 0.0
         while not self._stop.wait(max(MIN_PAUSE_SECONDS, min(pause, longest))):
             try:

@@ -16,7 +16,7 @@ LUA = Path(__file__).parent / "lua"
 
 Argument = str | int | float
 Offer = tuple[str, str]
-"""(pool, job id): a job that one of the pool's workers shall be told of through Celery."""
+"""(worker, job id): a job that the worker shall be told of through Celery."""
 
 Ring = Callable[[Sequence[Offer]], None]
 """Sends offers to Celery. What it loses is offered again by the reaper."""
@@ -51,4 +51,4 @@ def _source(path: Path) -> str:
 
 def as_offers(answer: Sequence[Sequence[str]]) -> list[Offer]:
     """A script's list of offers, typed."""
-    return [(pool, job_id) for pool, job_id in answer]
+    return [(worker, job_id) for worker, job_id in answer]

@@ -14,28 +14,34 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from redis import Redis
+from redis.exceptions import RedisError, ResponseError
 
 from tasks import keys
+from tasks.connection import is_away, may_have_been_sent, noted_failures
 from tasks.errors import (
     ConflictError,
     FieldError,
     IdempotencyConflictError,
     InvalidRequestError,
     JobNotFoundError,
+    OutcomeUnknownError,
     QueueFullError,
     UnavailableError,
 )
-from tasks.job import TERMINAL_STATUSES, Job, Status
+from tasks.job import TERMINAL_STATUSES, Choice, Job, Status
 from tasks.log import Entry, parse_entry, unpack
 from tasks.record import job_from_record
 from tasks.request import JobRequest, Priority
-from tasks.scripts import Ring, Scripts, as_offers
+from tasks.scripts import Argument, Ring, Scripts, as_offers
 from tasks.settings import Settings
 
 PRIORITY_BONUS_TOKENS = {Priority.HIGH: 16_384, Priority.NORMAL: 0, Priority.LOW: -16_384}
 """A head start in fair tags, worth 256 jobs of the default length: enough to pass any queue that a
 person sees, bounded so that nobody waits for ever."""
 
+
+REDIS_RETRY_SECONDS = 2
+"""About as long as a Redis takes to restart or to fail over."""
 
 MEMORY_RETRY_SECONDS = 30
 """Memory comes back as ended jobs pass their retention: not soon."""
@@ -46,10 +52,14 @@ MAX_DRAWN_SEED = 2**53
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """created: False where an Idempotency-Key led back to an earlier job."""
+    """job: as it was accepted; None where an Idempotency-Key led back to an earlier one."""
 
     job_id: str
-    created: bool
+    job: Job | None
+
+    @property
+    def created(self) -> bool:
+        return self.job is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +109,8 @@ class Store:
         """Accept a job: when this returns, the job is in Redis and will end.
 
         Raises InvalidRequestError (a model that nobody ever announced, or not with this engine; n beyond its
-        slots), IdempotencyConflictError, QueueFullError and UnavailableError (Redis is nearly full).
+        slots), IdempotencyConflictError, QueueFullError, UnavailableError (nothing was accepted: Redis cannot
+        be reached, or is nearly full) and OutcomeUnknownError (its answer was lost).
         """
         model = request.model or self._settings.model
         accepted = request.model_dump(mode="json", exclude_none=True) | {"model": model}
@@ -211,9 +222,9 @@ class Store:
     ) -> Submission:
         model, engine = accepted["model"], accepted.get("engine")
         is_own = model == self._settings.model and engine in (None, self._settings.engine)
-        word, detail, offers = self._scripts.call(
-            "submit",
-            _new_job_id(),
+        job_id = _new_job_id()
+        arguments: list[Argument] = [
+            job_id,
             owner,
             keys.queue(model, engine),
             model,
@@ -226,13 +237,17 @@ class Store:
             idempotency_key or "",
             body_hash,
             self._settings.max_queued_jobs,
-            self._settings.max_num_seqs if is_own else 0,
+            int(is_own),
             int(is_seed_drawn),
-        )
+        ]
+        word, detail, offers, *created_at = self._call_submit(arguments)
         self._ring(as_offers(offers))
         match word:
-            case "created" | "exists":
-                return Submission(detail, created=word == "created")
+            case "created":
+                job = _accepted_job(detail, owner, accepted, float(created_at[0]), is_seed_drawn)
+                return Submission(detail, job)
+            case "exists":
+                return Submission(detail, None)
             case "conflict":
                 raise IdempotencyConflictError
             case "full":
@@ -247,9 +262,25 @@ class Store:
             case "unknown":
                 raise InvalidRequestError([FieldError("model", f"no worker ever announced '{model}'")])
             case "too_wide":
-                raise InvalidRequestError([FieldError("n", f"exceeds the model's {detail} slots")])
+                message = f"exceeds the {detail} slots of the widest worker of this model"
+                raise InvalidRequestError([FieldError("n", message)])
             case _:
                 raise AssertionError(f"submit.lua answered {word!r}")
+
+    def _call_submit(self, arguments: Sequence[Argument]) -> Any:
+        """Tells whether a call that failed can have been carried out."""
+        with noted_failures() as failures:
+            try:
+                return self._scripts.call("submit", *arguments)
+            except RedisError as error:
+                if not is_away(error):
+                    raise
+                # Where Redis itself refuses, only earlier attempts are in doubt.
+                in_doubt = failures if isinstance(error, ResponseError) else [*failures, error]
+                if may_have_been_sent(in_doubt):
+                    raise OutcomeUnknownError(retry_after=REDIS_RETRY_SECONDS) from error
+                detail = "Redis cannot be reached at present; nothing was accepted"
+                raise UnavailableError(detail, retry_after=REDIS_RETRY_SECONDS) from error
 
     def _read(self, job_ids: Sequence[str]) -> list[Job]:
         """Those of the jobs that exist, in the order given."""
@@ -259,12 +290,12 @@ class Store:
         return self._with_positions(jobs)
 
     def _with_positions(self, jobs: Sequence[Job]) -> list[Job]:
-        """The same jobs; the queued ones know where they stand."""
-        queued = [job.id for job in jobs if job.status is Status.QUEUED]
-        if not queued:
+        """The same jobs; those that wait know where they stand, or why they do."""
+        waiting = [job.id for job in jobs if job.is_waiting]
+        if not waiting:
             return [*jobs]
-        positions = dict(zip(queued, self._scripts.call("positions", *queued), strict=True))
-        return [replace(job, **_position(*positions[job.id])) if job.id in positions else job for job in jobs]
+        positions = dict(zip(waiting, self._scripts.call("positions", *waiting), strict=True))
+        return [replace(job, **_position(job, *positions[job.id])) if job.is_waiting else job for job in jobs]
 
     def _creation_score(self, owner: str, job_id: str) -> str:
         # Redis' clock gives no two jobs the same microsecond, so the score alone is a cursor.
@@ -278,17 +309,50 @@ class Store:
         return seconds + micros / 1e6
 
 
-def _position(ahead: int, live_slots: int, slot_seconds: str) -> dict[str, Any]:
-    """The fields of a queued job that tell when its turn comes. `ahead` -1: on offer to the workers."""
-    eta = (ahead + 1) * float(slot_seconds) / live_slots if slot_seconds and live_slots else None
+def _accepted_job(
+    job_id: str, owner: str, request: Mapping[str, Any], created_at: float, is_seed_drawn: bool
+) -> Job:
+    """As submit.lua wrote it."""
+    return Job(
+        id=job_id,
+        owner=owner,
+        model=request["model"],
+        status=Status.QUEUED,
+        request=dict(request),
+        created_at=created_at,
+        started_at=None,
+        first_token_at=None,
+        ended_at=None,
+        attempts=[],
+        output=[Choice(index) for index in range(request["n"])],
+        prompt_tokens=0,
+        error=None,
+        read_at=created_at,
+        is_seed_drawn=is_seed_drawn,
+        is_waiting=True,
+    )
+
+
+def _position(job: Job, ahead: int, live_slots: int, widest: int, slot_seconds: str) -> dict[str, Any]:
+    """The fields that tell when a job's turn comes; between two attempts only why it waits.
+
+    ahead: -1 where it is on offer to a worker. widest: slots of the widest worker that may take it.
+    """
+    n = job.request["n"]
+    can_run = n <= widest
     if not live_slots:
         reason = "no worker serves this model at present"
+    elif not can_run:
+        reason = f"no worker has the {n} slots that it takes at present; the widest has {widest}"
     elif ahead < 0:
         reason = "a worker is about to start it"
     elif ahead == 0:
         reason = "next in line"
     else:
         reason = f"{ahead} job{'s' if ahead > 1 else ''} ahead"
+    if job.status is not Status.QUEUED:
+        return {"reason": reason}
+    eta = (ahead + 1) * float(slot_seconds) / live_slots if slot_seconds and can_run else None
     return {
         "queue_position": max(ahead, 0),
         "eta_seconds": None if eta is None else round(eta, 3),

@@ -19,6 +19,7 @@ LIMIT_SECONDS = 600.0
 
 LINE = "tests/truth/test_line.py::"
 POOLS = "tests/truth/test_pools.py::"
+LIFELINES = "tests/truth/test_lifelines.py::"
 ROLLBACK = "tests/truth/test_rollback.py::"
 MACHINE = "tests/truth/test_state_machine.py::test_transitions[Scripts]"
 DOUBLED = "tests/truth/test_state_machine.py::test_transitions[DoubledScripts]"
@@ -137,25 +138,74 @@ MUTANTS = [
         MACHINE,
     ),
     Mutant(
-        "a late message brings no job to another engine's workers",
+        "a late message brings no job to another worker",
         LUA + "claim.lua",
-        " or job.pool ~= pool then",
+        " or job.worker ~= worker then",
         " then",
-        POOLS + "test_a_late_message_brings_no_job_to_another_pool",
+        POOLS + "test_a_late_message_brings_no_job_to_another_worker",
     ),
     Mutant(
-        "an offer that nobody is left to hear goes to others",
+        "offers of a worker that is gone go to others",
         LUA + "reap.lua",
-        "  if has_workers or not has_takers_elsewhere(job) then\n",
-        "  if true then\n",
-        POOLS + "test_an_offer_that_nobody_is_left_to_hear_goes_to_others",
+        " or not has_takers_elsewhere(job) then",
+        " or true then",
+        POOLS + "test_offers_of_a_worker_that_is_gone_go_to_others",
     ),
     Mutant(
-        "a job too wide for a pool is left to another",
+        "a job too wide for a worker is left to another",
         LUA + "prelude.lua",
-        "if job.n <= live then",
+        "if tonumber(width) <= worker.slots then",
         "if true then",
-        POOLS + "test_a_job_too_wide_for_a_pool_is_left_to_another",
+        LINE + "test_what_no_worker_can_hold_blocks_nobody_and_says_why",
+    ),
+    Mutant(
+        "a worker that shrinks is offered what fits",
+        LUA + "heartbeat.lua",
+        "then withdraw_offers(pool, worker) end",
+        "then end",
+        LINE + "test_what_no_worker_can_hold_blocks_nobody_and_says_why",
+    ),
+    Mutant(
+        "slots of several workers do not add up",
+        LUA + "prelude.lua",
+        "if head and head.needs <= freest.free then",
+        "if head then",
+        LINE + "test_free_slots_of_several_workers_do_not_add_up",
+    ),
+    Mutant(
+        "others take what comes behind a wide job",
+        LUA + "prelude.lua",
+        "      if head then passed[head.line] = (passed[head.line] or 0) + 1 end\n",
+        "",
+        LINE + "test_a_wide_job_waits_for_one_worker_and_the_others_take_what_comes_next",
+    ),
+    Mutant(
+        "a dead worker's jobs go on at once",
+        LUA + "reap.lua",
+        "if believed and is_settled then watch(model, pool) end",
+        "",
+        LIFELINES + "test_a_dead_workers_jobs_go_on_at_once",
+    ),
+    Mutant(
+        "a lifeline that was never seen is not missed",
+        LUA + "reap.lua",
+        "elseif redis.call('SISMEMBER', PREFIX .. 'lifelines_seen', lifeline) == 1 then",
+        "else",
+        LIFELINES + "test_what_was_never_seen_is_not_missed",
+    ),
+    Mutant(
+        "a worker's writes speak for it",
+        LUA + "reap.lua",
+        "      since = math.max(since, last_write)\n",
+        "",
+        LIFELINES + "test_until_then_a_workers_writes_speak_for_it",
+    ),
+    Mutant(
+        "a Redis that was started again misses nobody",
+        LUA + "prelude.lua",
+        "  redis.call('DEL', PREFIX .. 'lifelines_seen') -- All connections are new.\n",
+        "",
+        LIFELINES + "test_a_redis_that_was_started_again_misses_nobody",
     ),
     Mutant(
         "a repeated claim is one claim",
@@ -174,9 +224,16 @@ MUTANTS = [
     Mutant(
         "a suspected killer runs alone",
         LUA + "claim.lua",
-        "(is_alone and held > 0)",
+        "(job.is_alone and held > 0)",
         "false",
         LINE + "test_a_job_that_may_have_killed_two_workers_runs_alone",
+    ),
+    Mutant(
+        "a suspected killer is offered to an idle worker",
+        LUA + "prelude.lua",
+        "if fails and fails >= ALONE_FROM_FAILS then head.needs = worker.slots end",
+        "",
+        LINE + "test_a_suspect_waits_for_an_idle_worker_and_has_it_to_itself",
     ),
     Mutant(
         "four deaths without a token are poison",
@@ -216,14 +273,14 @@ MUTANTS = [
     Mutant(
         "an offer that nobody claims is rung again",
         LUA + "reap.lua",
-        "    offers[#offers + 1] = { pool, id }\n",
+        "for _, pool in ipairs(pools) do move_on(key('offered', pool), pool, ring_again) end\n",
         "",
         LINE + "test_an_offer_that_nobody_claims_is_rung_again",
     ),
     Mutant(
         "the reaper ends waiting jobs at their deadline",
         LUA + "reap.lua",
-        "for _, id in ipairs(due(PREFIX .. 'deadlines')) do reap_deadline(id) end\n",
+        "move_on(PREFIX .. 'deadlines', nil, reap_deadline)\n",
         "",
         LINE + "test_expires_in_ends_a_job_that_waits",
     ),
@@ -237,14 +294,14 @@ MUTANTS = [
     Mutant(
         "nobody overtakes a wide job",
         LUA + "prelude.lua",
-        "if head and head.job.n <= freest.free then",
-        "if head then",
+        "      freest.free = 0 -- For this call.\n",
+        "      freest.free = head and freest.free - 1 or 0\n",
         LINE + "test_nobody_overtakes_a_wide_job_that_waits_for_slots",
     ),
     Mutant(
         "a repeated submit is one job",
         LUA + "submit.lua",
-        "if redis.call('EXISTS', key('job', id)) == 1 then return { 'created', id, {} } end\n",
+        "if known_since then return { 'created', id, {}, known_since } end\n",
         "",
         DOUBLED,
     ),
@@ -307,9 +364,23 @@ MUTANTS = [
     Mutant(
         "a worker outlives a Redis that is away",
         "worker/flusher.py",
-        "except RedisError as error:",
-        "except ZeroDivisionError as error:",
+        "except RedisError as error:\n            if is_away(error):\n                logger.warning",
+        "except ZeroDivisionError as error:\n            if is_away(error):\n                logger.warning",
         FLUSHER + "test_redis_away_costs_time_and_nothing_else",
+    ),
+    Mutant(
+        "a record that lets the script fail is dropped alone",
+        "worker/flusher.py",
+        "            self._flush_one_by_one(held)\n",
+        "            raise\n",
+        FLUSHER + "test_a_record_that_lets_the_script_fail_is_dropped_alone",
+    ),
+    Mutant(
+        "what moves one job on fails alone",
+        LUA + "reap.lua",
+        "local is_done = job and pcall(how, job, id)",
+        "local is_done = job and (how(job, id) or true)",
+        "tests/truth/test_dangling.py::test_a_damaged_one",
     ),
     Mutant(
         "the watchdog ends a worker whose engine hangs",

@@ -18,7 +18,7 @@ from tasks.errors import InvalidRequestError, JobNotFoundError, TokenrelayError,
 from tasks.job import Job, Status
 from tasks.request import JobRequest, field_errors, parse_request
 from tasks.settings import EngineKind
-from tasks.store import Store
+from tasks.store import REDIS_RETRY_SECONDS, Store
 from web import auth, errors, schema
 from web.body import read_json
 from web.render import Event, json_response, to_json
@@ -170,7 +170,7 @@ def _answer(requests: Sequence[JobRequest], render: Callable[[Texts], object]) -
         response = errors.problem(error)
     except RedisError:
         detail = "Redis cannot be reached at present; the jobs named in X-Job-ID were accepted"
-        response = errors.problem(UnavailableError(detail, retry_after=errors.REDIS_RETRY_SECONDS))
+        response = errors.problem(UnavailableError(detail, retry_after=REDIS_RETRY_SECONDS))
     return jobs.named_in(response)
 
 

@@ -42,7 +42,11 @@ class Route:
 IDEMPOTENCY = {"Idempotency-Key": "the same key and body bring the same job"}
 SUBMIT_HEADERS = {**IDEMPOTENCY, "Prefer": "`wait=N` holds the reply until the job has ended, at most 60 s"}
 SUBMITTED = {202: "a new job", 200: "the job has ended, or an earlier one came back"}
-REFUSED = {422: "names each bad field", 429: "the queue is full", 503: "nothing was accepted"}
+REFUSED = {
+    422: "names each bad field",
+    429: "the queue is full",
+    503: "nothing was accepted; with the code `outcome_unknown` it may have been",
+}
 BODY_REFUSED = {400: "not JSON", 413: "over 1 MiB", 415: "not application/json", **REFUSED}
 NO_JOB = {404: "no such job of yours"}
 JOB = "/v1/jobs/{job_id}"

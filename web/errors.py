@@ -12,11 +12,10 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.http import HTTP_STATUS_CODES
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
+from tasks.connection import is_away
 from tasks.errors import FieldError, InvalidRequestError, TokenrelayError, UnavailableError
+from tasks.store import REDIS_RETRY_SECONDS
 from web.render import to_json
-
-REDIS_RETRY_SECONDS = 2
-"""About as long as a Redis takes to restart or to fail over."""
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +38,7 @@ class ForbiddenOriginError(TokenrelayError):
 
 def register(app: Flask) -> None:
     app.register_error_handler(TokenrelayError, problem)
-    app.register_error_handler(RedisError, _redis_away)
+    app.register_error_handler(RedisError, _redis_failed)
     app.register_error_handler(HTTPException, _http_error)
     for error in (RemoteProtocolError, LocalProtocolError, HandshakeError):
         app.register_error_handler(error, _bad_handshake)
@@ -71,10 +70,11 @@ def _problem(
     return Response(to_json(fields), status, mimetype="application/problem+json")
 
 
-def _redis_away(error: RedisError) -> Response:
+def _redis_failed(error: RedisError) -> Response:
+    if not is_away(error):
+        return _unexpected(error)
     logger.warning("%s %s: Redis: %s", request.method, request.path, error)
-    detail = "Redis cannot be reached at present; nothing was accepted"
-    return problem(UnavailableError(detail, retry_after=REDIS_RETRY_SECONDS))
+    return problem(UnavailableError("Redis cannot be reached at present", retry_after=REDIS_RETRY_SECONDS))
 
 
 def _http_error(error: HTTPException) -> Response:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, Response
+import logging
 
+from flask import Blueprint, Response
+from redis.exceptions import RedisError
+
+from tasks.connection import is_away
+from tasks.errors import UnavailableError
 from tasks.job import Job
 from tasks.request import parse_request
-from tasks.store import Submission
+from tasks.store import REDIS_RETRY_SECONDS, Submission
 from web import auth, schema
 from web.body import read_json
+from web.errors import problem
 from web.render import job_body, json_response
 from web.services import base_url, services
 from web.wait import wait_for_end
+
+logger = logging.getLogger(__name__)
 
 bp = Blueprint("jobs", __name__, url_prefix="/v1/jobs")
 
@@ -76,14 +84,27 @@ def ticket(job_id: str) -> Response:
 
 
 def _submitted(submission: Submission, wait: int | None) -> Response:
-    """202 for a new job; 200 where it has ended within `wait` seconds, or an earlier one comes back."""
-    job = services().store.get(submission.job_id, auth.owner())
-    if wait and not job.is_ended:
-        wait_for_end(job.id, wait)
-        job = services().store.get(job.id, auth.owner())
-    has_waited = wait is not None and job.is_ended
-    response = _job(job, 200 if has_waited or not submission.created else 202)
-    response.headers["Location"] = f"{base_url()}/v1/jobs/{job.id}"
+    """202 for a new job; 200 where it has ended within `wait` seconds, or an earlier one comes back.
+
+    The job is accepted: where Redis cannot be reached any more, it is shown as it was seen last.
+    """
+    job = submission.job
+    try:
+        job = services().store.get(submission.job_id, auth.owner())
+        if wait and not job.is_ended:
+            wait_for_end(job.id, wait)
+            job = services().store.get(job.id, auth.owner())
+    except RedisError as error:
+        if not is_away(error):
+            raise
+        logger.warning("%s was accepted, and Redis cannot be reached any more: %s", submission.job_id, error)
+    if job is None:
+        detail = f"Redis cannot be reached at present; {submission.job_id} was accepted before"
+        response = problem(UnavailableError(detail, retry_after=REDIS_RETRY_SECONDS))
+    else:
+        has_waited = wait is not None and job.is_ended
+        response = _job(job, 200 if has_waited or not submission.created else 202)
+    response.headers["Location"] = f"{base_url()}/v1/jobs/{submission.job_id}"
     if wait is not None:
         response.headers["Preference-Applied"] = f"wait={wait}"
     return response

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from urllib.parse import urlsplit
 
@@ -12,6 +13,7 @@ from simple_websocket import ConnectionClosed, Server
 from wsproto.events import Ping
 from wsproto.utilities import LocalProtocolError
 
+from tasks.connection import is_away
 from tasks.errors import (
     InvalidRequestError,
     JobNotFoundError,
@@ -37,16 +39,18 @@ BYTES_PER_SEND = 16 * 1024
 CLOSE_SECONDS = 2.0
 """How long a client may take to answer the close frame; then the connection is cut."""
 
-NORMAL, GOING_AWAY, POLICY_VIOLATION = 1000, 1001, 1008
+NORMAL, GOING_AWAY, POLICY_VIOLATION, INTERNAL_ERROR = 1000, 1001, 1008, 1011
 CLOSE_CODES: dict[type[Exception], int] = {
     InvalidRequestError: 4400,
     UnauthorizedError: 4401,
     JobNotFoundError: 4404,
     GoingAwayError: GOING_AWAY,
-    # To a client it is the same: come again, with `after`.
-    RedisError: GOING_AWAY,
     StalledError: POLICY_VIOLATION,
 }
+
+TRY_AGAIN = "try again, with after"
+
+logger = logging.getLogger(__name__)
 
 bp = Blueprint("stream", __name__)
 sock = Sock()
@@ -103,6 +107,12 @@ def stream(ws: Server, job_id: str) -> None:
         _close(ws, NORMAL)
     except tuple(CLOSE_CODES) as error:
         _close(ws, *_close_code(error))
+    except RedisError as error:
+        if is_away(error):  # To a client it is the same as a server that ends: come again, with `after`.
+            _close(ws, GOING_AWAY, TRY_AGAIN)
+        else:
+            logger.exception("the stream of %s failed", job_id)
+            _close(ws, INTERNAL_ERROR, "an unexpected error; the server's log has the details")
     except (ConnectionClosed, LocalProtocolError, OSError):
         pass  # The client has left, or is about to.
 
@@ -144,7 +154,7 @@ def _close_code(error: Exception) -> tuple[int, str]:
     code = next(code for kind, code in CLOSE_CODES.items() if isinstance(error, kind))
     if isinstance(error, TokenrelayError):
         return code, error.detail[:100]  # A close frame has room for 123 bytes.
-    return code, "reader too slow" if code == POLICY_VIOLATION else "try again, with after"
+    return code, "reader too slow" if code == POLICY_VIOLATION else TRY_AGAIN
 
 
 def _close(ws: Server, code: int, reason: str | None = None) -> None:

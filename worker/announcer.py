@@ -16,12 +16,15 @@ SPEED_SMOOTHING = 0.3
 class Announcer:
     """Sends the heartbeat when it is due and measures the speed in between."""
 
-    def __init__(self, engine: Engine, leases: Leases, settings: Settings, worker: str) -> None:
+    def __init__(
+        self, engine: Engine, leases: Leases, settings: Settings, worker: str, lifeline: str
+    ) -> None:
         self.worker = worker
         self.pool = keys.pool(engine.model, settings.engine)
         self._engine = engine
         self._engine_kind = settings.engine
         self._leases = leases
+        self._lifeline = lifeline
         self._period = settings.lease_seconds / keys.HEARTBEATS_PER_LEASE
         self._last = time.monotonic()
         self._tokens = 0
@@ -52,5 +55,12 @@ class Announcer:
     def _info(self, slots: int, running: int, speed: float) -> WorkerInfo:
         engine = self._engine
         return WorkerInfo(
-            self.worker, engine.model, self._engine_kind, slots, running, speed, engine.max_model_len
+            self.worker,
+            engine.model,
+            self._engine_kind,
+            slots,
+            running,
+            speed,
+            engine.max_model_len,
+            self._lifeline,
         )

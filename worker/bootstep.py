@@ -24,6 +24,7 @@ from tasks.settings import Settings
 from worker.engine import load_engine
 from worker.engine.base import Engine
 from worker.flusher import Flusher
+from worker.lifeline import Lifeline
 from worker.pulse import Pulse
 
 logger = logging.getLogger(__name__)
@@ -38,7 +39,9 @@ class EngineStep(bootsteps.StartStopStep):
             engine = _load(settings)
         leases = Leases(connect(settings), settings, ring)
         pulse = Pulse(worker.app, worker.hostname, settings.step_timeout_seconds)
-        flusher = Flusher(engine, leases, settings, worker.hostname, pulse)
+        lifeline = Lifeline(connect(settings), worker.hostname)
+        lifeline.start()
+        flusher = Flusher(engine, leases, settings, worker.hostname, pulse, lifeline.channel)
         worker.pool.serve(flusher, pulse, settings.drain_seconds)
         Reaper(connect(settings), settings, ring).start()
         logger.info(

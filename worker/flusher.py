@@ -9,15 +9,16 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from redis.exceptions import RedisError
 
-from tasks.errors import EngineError, first_line
-from tasks.job import FinishReason, Status
-from tasks.leases import Finish, Leases, Refusal, Word, Written
+from tasks.connection import is_away
+from tasks.errors import EngineError, UnreadableRecordError, first_line
+from tasks.job import FinishReason, JobError, Status
+from tasks.leases import Claim, Finish, Leases, Refusal, Word, Write, Written
 from tasks.settings import Settings
 from worker.announcer import Announcer
 from worker.engine.base import Engine, RequestOutput
@@ -77,14 +78,21 @@ class Flusher:
     """See the module."""
 
     def __init__(
-        self, engine: Engine, leases: Leases, settings: Settings, worker: str, hearing: Hearing
+        self,
+        engine: Engine,
+        leases: Leases,
+        settings: Settings,
+        worker: str,
+        hearing: Hearing,
+        lifeline: str = "",
     ) -> None:
+        """lifeline: the channel that tells others that this process has ended; empty for none."""
         self._engine = engine
         self._leases = leases
         self._hearing = hearing
         self._step_timeout_seconds = settings.step_timeout_seconds
         self._drain_seconds = settings.drain_seconds
-        self._announcer = Announcer(engine, leases, settings, worker)
+        self._announcer = Announcer(engine, leases, settings, worker, lifeline)
         self._news: queue.SimpleQueue[News] = queue.SimpleQueue()
         self._loop = EngineLoop(engine, lambda outputs: self._news.put(Step(outputs)))
         self._watchdog = Watchdog(self._loop, settings)
@@ -150,7 +158,10 @@ class Flusher:
         try:
             work()
         except RedisError as error:
-            logger.warning("Redis is away, trying again: %s", error)
+            if is_away(error):
+                logger.warning("Redis is away, trying again: %s", error)
+            else:
+                logger.exception("Redis refused a call, trying again")
             self._watch_engine()
             time.sleep(RETRY_PAUSE_SECONDS)
 
@@ -191,7 +202,15 @@ class Flusher:
         if held is None:
             return  # The job left while the step was under way.
         self._announcer.count(len(output.token_ids))
-        if held.run.push(output):
+        try:
+            is_over = held.run.push(output)
+        except Exception as error:  # Whatever a tokenizer raises concerns this job only.
+            logger.exception("the output of %s could not be decoded", held.run.job_id)
+            held.run.break_off(f"the output could not be decoded: {first_line(error)}")
+            for request_id in held.run.engine_request_ids():
+                self._loop.abort_request(request_id)
+            return
+        if is_over:
             self._loop.abort_request(output.request_id)
 
     # --- claims
@@ -202,19 +221,33 @@ class Flusher:
         Ends, with one claim at least, when what is held is to be renewed: tokenizing may take long.
         """
         while self._waiting and (free_slots := self._claimable_slots()):
-            (ticket, token), held = self._waiting[0], len(self._held)
-            worker, pool = self._announcer.worker, self._announcer.pool
-            claim = self._leases.claim(ticket.job_id, token, worker, pool, free_slots, held)
-            if claim is Refusal.SETTLING or (claim is Refusal.BUSY and held):
+            ticket, token = self._waiting[0]
+            claim = self._claim(ticket.job_id, token, free_slots)
+            if claim is Refusal.SETTLING or (claim is Refusal.BUSY and self._held):
                 return
             self._waiting.popleft()
-            if isinstance(claim, Refusal):
-                ticket.ended(None)
-            else:
+            if isinstance(claim, Claim):
                 ticket.accepted()
                 self._begin(Held(ticket, JobRun(claim)))
+            else:
+                ticket.ended(None)
             if time.monotonic() >= self._announcer.due_at:
                 return
+
+    def _claim(self, job_id: str, token: str, free_slots: int) -> Claim | Refusal | None:
+        """None where the job cannot be run by anybody, or Redis says that the call is wrong."""
+        worker, pool = self._announcer.worker, self._announcer.pool
+        try:
+            return self._leases.claim(job_id, token, worker, pool, free_slots, len(self._held))
+        except UnreadableRecordError as error:
+            logger.error("%s: %s", job_id, error)
+            finish = Finish(Status.FAILED, JobError(error.code, error.detail))
+            self._leases.flush([Write(job_id, token, base=0, prompt_tokens=0, finish=finish)])
+        except RedisError as error:
+            if is_away(error):
+                raise
+            logger.exception("%s could not be claimed", job_id)
+        return None
 
     def _begin(self, held: Held) -> None:
         self._held[held.run.token] = held
@@ -244,12 +277,31 @@ class Flusher:
     def _flush(self) -> None:
         """All jobs, whether a step brought them text or not: a cancel is to be seen within one step."""
         held = [*self._held.values()]
-        answers = self._leases.flush([h.run.next_write() for h in held])
-        for one, answer in zip(held, answers, strict=True):
-            self._heed(one, answer)
+        try:
+            answers = self._leases.flush([h.run.next_write() for h in held])
+        except RedisError as error:
+            if is_away(error):
+                raise
+            self._flush_one_by_one(held)
+        else:
+            for one, answer in zip(held, answers, strict=True):
+                self._heed(one, answer)
         for _ in range(self._unflushed_steps):
             self._loop.step_flushed()
         self._unflushed_steps = 0
+
+    def _flush_one_by_one(self, held: Sequence[Held]) -> None:
+        """One of them, perhaps a damaged record, lets the script fail. It is left alone, the others go on."""
+        for one in held:
+            try:
+                [answer] = self._leases.flush([one.run.next_write()])
+            except RedisError as error:
+                if is_away(error):
+                    raise
+                logger.exception("%s cannot be written, dropping it", one.run.job_id)
+                self._drop(one, None)
+            else:
+                self._heed(one, answer)
 
     def _heed(self, held: Held, answer: Written) -> None:
         run = held.run

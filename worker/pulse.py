@@ -13,11 +13,9 @@ from collections.abc import Callable
 from typing import Any
 
 from celery import bootsteps
-from kombu import Queue
 from kombu.exceptions import OperationalError
 
-from tasks import keys
-from tasks.app import JobApp
+from tasks.app import JobApp, celery_queue
 
 MESSAGE = "tokenrelay.pulse"
 """In place of a task's name. Celery's consumer looks up who takes it, as it does for every task."""
@@ -29,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 class Pulse:
-    """One worker's messages to itself, through a queue of its own on the consumer of all its queues."""
+    """One worker's messages to itself, through the queue that brings its tasks."""
 
     def __init__(
         self,
@@ -39,7 +37,7 @@ class Pulse:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._app = app
-        self._queue = f"tokenrelay.{keys.SCHEMA}.pulse.{worker}"
+        self._queue = celery_queue(worker)
         self._patience_seconds = patience_seconds
         self._clock = clock
         self._unheard = 0
@@ -66,16 +64,14 @@ class Pulse:
         return self._unheard >= LEAST_BEATS and waited > self._patience_seconds
 
     def listen(self, consumer: Any) -> None:
-        """Have Celery's consumer bring the messages here. It forgets with its connection: call it again."""
+        """Have Celery's consumer bring tasks and pulses. It forgets with its connection: call it again."""
         consumer.strategies[MESSAGE] = lambda *_: self.heard()
-        # Named, and bound to no exchange: kombu would keep a binding for every worker that ever was.
-        queue = Queue(self._queue, routing_key=self._queue, no_ack=True)
-        consumer.task_consumer.add_queue(queue)
+        consumer.task_consumer.add_queue(self._queue)
         consumer.task_consumer.consume()
 
     def _send(self) -> None:
         with self._app.producer_or_acquire() as producer:
-            producer.publish({}, routing_key=self._queue, headers={"task": MESSAGE}, retry=False)
+            producer.publish({}, routing_key=self._queue.name, headers={"task": MESSAGE}, retry=False)
 
 
 class PulseStep(bootsteps.StartStopStep):

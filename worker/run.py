@@ -150,6 +150,12 @@ class JobRun:
             choice.end(reason)
         self.finish = finish
 
+    def break_off(self, message: str) -> None:
+        """Fail a job whose text cannot be told: what was held back of it is lost."""
+        for choice in self._running():
+            choice.finish_reason, choice.is_end_unlogged = FinishReason.ERROR, True
+        self.finish = Finish(Status.FAILED, JobError("engine_error", message))
+
     def engine_request_ids(self) -> list[str]:
         """All sequences of this job, ended ones too: aborting those does no harm."""
         return [choice.request.request_id for choice in self._choices]

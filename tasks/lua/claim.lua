@@ -4,25 +4,21 @@
 -- Writes:  leases, the token, the attempt, a status entry in the log
 -- Arguments: id, token, worker, its pool, its free slots, jobs that it holds
 -- Answers: {'claimed', request, 1 if it runs alone, 1 if the request's seed was drawn, log entries}, or
---          {'gone'} where the job is not on offer to this pool,
+--          {'gone'} where the job is not on offer to this worker,
 --          {'busy'} where it takes more slots than are free or has to run alone and the worker holds jobs,
 --          {'settling'} where Redis has just come back
 local id, token, worker, pool = ARGV[5], ARGV[6], ARGV[7], ARGV[8]
 local free_slots, held = tonumber(ARGV[9]), tonumber(ARGV[10])
 
--- A job whose workers died twice without a token may be what killed them: no others with it then.
-local ALONE_FROM_FAILS = 2
-
 local job = load_job(id)
 if not job then return { 'gone' } end
 local record = key('job', id)
-local is_alone = tonumber(redis.call('HGET', record, 'fails')) >= ALONE_FROM_FAILS
 
 if not (job.place == 'leases' and job.token == token) then
-  if job.place ~= 'offered' or job.pool ~= pool then return { 'gone' } end
+  if job.place ~= 'offered' or job.pool ~= pool or job.worker ~= worker then return { 'gone' } end
   local time = now()
   if is_settling(time) then return { 'settling' } end
-  if job.n > free_slots or (is_alone and held > 0) then return { 'busy' } end
+  if job.n > free_slots or (job.is_alone and held > 0) then return { 'busy' } end
   local number = #cjson.decode(redis.call('HGET', record, 'attempts')) + 1
   begin_attempt(job, id, token, worker, pool, number, time)
   append(id, { '["s",' .. number .. ']' })
@@ -30,4 +26,4 @@ end
 
 local request = redis.call('HGET', record, 'request')
 local is_seed_drawn = redis.call('HEXISTS', record, 'seed_drawn')
-return { 'claimed', request, is_alone and 1 or 0, is_seed_drawn, redis.call('LRANGE', key('log', id), 0, -1) }
+return { 'claimed', request, job.is_alone and 1 or 0, is_seed_drawn, redis.call('LRANGE', key('log', id), 0, -1) }

@@ -4,6 +4,7 @@
 -- Answers:   1 if it is packed now; 0 where there is no such job, it has not ended or its log is another one
 local id, length, packed = ARGV[5], tonumber(ARGV[6]), ARGV[7]
 local job, record = load_job(id), key('job', id)
+if not job then redis.call('ZREM', PREFIX .. 'unpacked', id) end
 if not job or job.place ~= 'ended' then return 0 end
 write_although_full()
 if redis.call('HEXISTS', record, 'packed_log') == 0 and redis.call('LLEN', key('log', id)) == length then

@@ -1,31 +1,40 @@
 -- Where waiting jobs stand.
 --
 -- ARGV from 5 on: job ids
--- Answers: for each {jobs ahead (-1 where it is on offer already), live slots of the pools that may take it,
---          average slot seconds of a job ('' while unknown)}
+-- Answers: for each {jobs ahead (-1 where it is on offer already), live slots of the workers that may take it,
+--          slots of the widest of them, average slot seconds of a job ('' while unknown)}
 local time = now()
 local answer = {}
 
--- In its own line, and in those of the model's other queues whose jobs the same pools take.
-local function ahead(id, queue, model, pools)
-  local rank = redis.call('ZRANK', key('line', queue), id)
+-- In all lines that the same workers take from. What none of those that live can hold is in nobody's way.
+local function ahead(id, job, widest)
+  local own = line_of(job.queue, job.n)
+  local rank = redis.call('ZRANK', own, id)
   if not rank then return -1 end
-  local before = '(' .. redis.call('ZSCORE', key('line', queue), id)
-  local others = { 'any:' .. model }
-  if queue == others[1] then others = pools end
-  for _, other in ipairs(others) do rank = rank + redis.call('ZCOUNT', key('line', other), '-inf', before) end
+  local queues = { 'any:' .. job.model, job.queue }
+  if job.queue == queues[1] then
+    queues = pools_of(job.model)
+    queues[#queues + 1] = job.queue
+  end
+  for _, queue in ipairs(queues) do
+    for _, width in ipairs(widths_of(queue)) do
+      local line = line_of(queue, width)
+      if line ~= own and (widest == 0 or tonumber(width) <= widest) then
+        rank = rank + redis.call('ZCOUNT', line, '-inf', '(' .. job.score)
+      end
+    end
+  end
   return rank
 end
 
 for i = 5, #ARGV do
-  local f = redis.call('HMGET', key('job', ARGV[i]), 'queue', 'model')
-  local queue, model = f[1] or '', f[2] or ''
-  local pools, live = pools_of(model), 0
-  for _, pool in ipairs(pools) do
-    if queue == pool or queue == 'any:' .. model then live = live + live_slots(pool, time) end
+  local job = load_job(ARGV[i])
+  if job then
+    local live, widest = slots_of(workers_of(job.model, job.queue, time))
+    local slot_seconds = redis.call('HGET', key('stats', job.model), 'slot_seconds') or ''
+    answer[#answer + 1] = { ahead(ARGV[i], job, widest), live, widest, slot_seconds }
+  else
+    answer[#answer + 1] = { -1, 0, 0, '' }
   end
-  answer[#answer + 1] = {
-    ahead(ARGV[i], queue, model, pools), live, redis.call('HGET', key('stats', model), 'slot_seconds') or '',
-  }
 end
 return answer

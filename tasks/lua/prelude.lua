@@ -1,10 +1,11 @@
 -- Prepended to every script: the names of the keys and the steps that several transitions share.
 --
--- The invariant: a job that has not ended is in exactly one of line:<queue>, offered:<pool> and
+-- The invariant: a job that has not ended is in exactly one of line:<queue>:<width>, offered:<pool> and
 -- leases:<pool>. Only the functions here and claim.lua move a job between them.
 --
 -- A pool is the workers of one engine on one model: 'vllm:m'. A queue is where a model's jobs wait: for any
--- of its pools, 'any:m', or for one of them, 'vllm:m'. Fair tags are the model's, so that its queues compare.
+-- of its pools, 'any:m', or for one of them, 'vllm:m'. A queue has a line for each width, which is the number
+-- of slots that a job takes: 'any:m:2'. Fair tags are the model's, so that its lines compare.
 --
 -- ARGV[1..4] are the same for every script; a script's own arguments begin at ARGV[5].
 -- Keys are computed, not declared: the product runs on one Redis, not on a Redis Cluster.
@@ -17,7 +18,12 @@ local MAX_OFFERS_PER_CALL = 128
 local PACK_AFTER_SECONDS = 10 -- Its readers have read to the end by then, and its worker has the answer.
 local SLOT_SECONDS_SMOOTHING = 0.1
 local SETTLING_LEASES = 0.5 -- Workers write three times a lease.
+-- A job whose workers died so often without a token may be what killed them: it runs alone then.
+local ALONE_FROM_FAILS = 2
 local ENTRIES_PER_APPEND = 1000 -- Lua's stack takes some thousand arguments.
+
+-- Celery's list for a worker, see tasks/app.py.
+local CELERY_QUEUES = PREFIX:gsub(':', '.')
 
 local function key(kind, name) return PREFIX .. kind .. ':' .. name end
 
@@ -53,38 +59,67 @@ end
 -- The fields of a record that the transitions need; nil where there is no such job.
 local function load_job(id)
   local f = redis.call('HMGET', key('job', id), 'owner', 'queue', 'status', 'n', 'score', 'cost',
-    'created_at', 'started_at', 'timeout_at', 'expires_at', 'token', 'place', 'progress', 'model', 'pool')
+    'created_at', 'started_at', 'timeout_at', 'expires_at', 'token', 'place', 'progress', 'model', 'pool',
+    'worker', 'taken', 'fails')
   if not f[1] then return nil end
   return {
     owner = f[1], queue = f[2], status = f[3], n = tonumber(f[4]), score = f[5], cost = tonumber(f[6]),
     created_at = f[7], started_at = tonumber(f[8]), timeout_at = tonumber(f[9]),
     expires_at = tonumber(f[10]), token = f[11], place = f[12], progress = f[13] == '1',
-    model = f[14], pool = f[15],
+    model = f[14], pool = f[15], worker = f[16], taken = tonumber(f[17]),
+    is_alone = (tonumber(f[18]) or 0) >= ALONE_FROM_FAILS,
   }
 end
+
+local function line_of(queue, width) return key('line', queue .. ':' .. width) end
+
+-- The widths that jobs in a queue ever had.
+local function widths_of(queue) return redis.call('SMEMBERS', key('widths', queue)) end
 
 -- Takes a job out of the set that it is in. `place` names it: line, offered or leases.
 local function leave_place(job, id)
   if job.place == 'line' then
-    redis.call('ZREM', key('line', job.queue), id)
-  else
-    redis.call('ZREM', key(job.place, job.pool), id)
-    redis.call('HINCRBY', key('slots', job.pool), job.place, -job.n)
+    redis.call('ZREM', line_of(job.queue, job.n), id)
+    return
   end
+  redis.call('ZREM', key(job.place, job.pool), id)
+  local slots = key('slots', job.pool)
+  if redis.call('HINCRBY', slots, job.worker, -job.taken) == 0 then redis.call('HDEL', slots, job.worker) end
 end
 
 local function enter_line(job, id)
-  redis.call('ZADD', key('line', job.queue), job.score, id)
+  redis.call('SADD', key('widths', job.queue), job.n)
+  redis.call('ZADD', line_of(job.queue, job.n), job.score, id)
   redis.call('HSET', key('job', id), 'place', 'line')
   job.place = 'line'
 end
 
--- `place`: offered or leases.
-local function enter_pool(job, id, place, pool, score)
+-- `place`: offered or leases, of a worker. A job that runs alone takes all of its slots.
+local function enter_pool(job, id, place, pool, worker, score)
+  local taken = job.n
+  if job.is_alone then
+    taken = math.max(taken, tonumber(redis.call('HGET', key('capacity', pool), worker) or 0))
+  end
   redis.call('ZADD', key(place, pool), score, id)
-  redis.call('HINCRBY', key('slots', pool), place, job.n)
-  redis.call('HSET', key('job', id), 'place', place, 'pool', pool)
-  job.place, job.pool = place, pool
+  redis.call('HINCRBY', key('slots', pool), worker, taken)
+  redis.call('HSET', key('job', id), 'place', place, 'pool', pool, 'worker', worker, 'taken', taken)
+  job.place, job.pool, job.worker, job.taken = place, pool, worker, taken
+end
+
+-- Takes a job out of a set where its record is missing or damaged: somebody touched the key, or Redis evicted it.
+-- Nothing can be done for it; the reaper tells its caller. pool: the set's, if it is one of a pool's.
+local function drop_dangling(id, set, pool)
+  redis.call('ZREM', set, id)
+  redis.call('RPUSH', PREFIX .. 'dangling', id)
+  if not pool then return end
+  -- How many slots it took, and whose, is lost as well.
+  redis.call('DEL', key('slots', pool))
+  for _, place in ipairs({ 'offered', 'leases' }) do
+    for _, other in ipairs(redis.call('ZRANGE', key(place, pool), 0, -1)) do
+      local f = redis.call('HMGET', key('job', other), 'worker', 'taken')
+      if f[1] then redis.call('HINCRBY', key('slots', pool), f[1], f[2]) end
+    end
+  end
 end
 
 -- While a job waits, the reaper watches its deadline; while it runs, its worker does.
@@ -108,7 +143,7 @@ end
 -- offered, line or leases -> leases, for LEASE_SECONDS. What the log says of it is the caller's.
 local function begin_attempt(job, id, token, worker, pool, number, time)
   leave_place(job, id)
-  enter_pool(job, id, 'leases', pool, precise(time + LEASE_SECONDS))
+  enter_pool(job, id, 'leases', pool, worker, precise(time + LEASE_SECONDS))
   redis.call('ZREM', PREFIX .. 'deadlines', id)
   local record = key('job', id)
   local attempts = cjson.decode(redis.call('HGET', record, 'attempts'))
@@ -166,6 +201,18 @@ local function back_to_line(job, id, time, reason)
   watch_deadline(job, id)
 end
 
+-- Offers that a worker has not claimed go back in line, and Celery's messages about them go.
+local function withdraw_offers(pool, worker)
+  redis.call('DEL', CELERY_QUEUES .. worker)
+  for _, id in ipairs(redis.call('ZRANGE', key('offered', pool), 0, -1)) do
+    local job = load_job(id)
+    if job and job.worker == worker then
+      leave_place(job, id)
+      enter_line(job, id)
+    end
+  end
+end
+
 -- Whether Redis has just been started again, or another one took its place. It may lack its last second:
 -- what looks unclaimed may run, and its worker is to write before anybody else claims it.
 local function is_settling(time)
@@ -174,39 +221,92 @@ local function is_settling(time)
   if known[1] == run then return time < tonumber(known[2]) end
   local settled_at = known[1] and time + SETTLING_LEASES * LEASE_SECONDS or 0
   redis.call('HSET', PREFIX .. 'run', 'id', run, 'settled_at', precise(settled_at))
+  redis.call('DEL', PREFIX .. 'lifelines_seen') -- All connections are new.
   return time < settled_at
 end
 
 -- The model's pools that ever had a worker, or a job of their own.
 local function pools_of(model) return redis.call('SMEMBERS', key('pools', model)) end
 
-local function live_slots(pool, time)
-  local slots = 0
-  for _, worker in ipairs(redis.call('ZRANGEBYSCORE', key('alive', pool), precise(time), '+inf')) do
-    slots = slots + tonumber(redis.call('HGET', key('capacity', pool), worker) or 0)
-  end
-  return slots
+local function as_table(names_and_values)
+  local answer = {}
+  for i = 1, #names_and_values, 2 do answer[names_and_values[i]] = tonumber(names_and_values[i + 1]) end
+  return answer
 end
 
--- The first of the jobs that a pool may take, of those for any pool and those for this one: {id, job, score}.
--- What it could never hold is left to larger pools.
-local function head_of(pool, model, live)
-  local head
-  for _, queue in ipairs({ 'any:' .. model, pool }) do
-    local first = redis.call('ZRANGE', key('line', queue), 0, 0, 'WITHSCORES')
-    local score = tonumber(first[2])
-    if score and not (head and head.score <= score) then
-      local job = load_job(first[1])
-      if job.n <= live then head = { id = first[1], job = job, score = score } end
+-- The workers that may take jobs of a queue: they live, and do not drain.
+local function workers_of(model, queue, time)
+  local workers = {}
+  for _, pool in ipairs(pools_of(model)) do
+    if queue == 'any:' .. model or queue == pool then
+      local slots = as_table(redis.call('HGETALL', key('capacity', pool)))
+      local taken = as_table(redis.call('HGETALL', key('slots', pool)))
+      for _, name in ipairs(redis.call('ZRANGEBYSCORE', key('alive', pool), precise(time), '+inf')) do
+        local own = slots[name] or 0
+        if own > 0 then
+          workers[#workers + 1] = { name = name, pool = pool, slots = own, free = own - (taken[name] or 0) }
+        end
+      end
     end
   end
+  return workers
+end
+
+-- Their slots together, and those of the widest.
+local function slots_of(workers)
+  local all, widest = 0, 0
+  for _, worker in ipairs(workers) do
+    all = all + worker.slots
+    widest = math.max(widest, worker.slots)
+  end
+  return all, widest
+end
+
+-- Where no worker lives, the one that was seen last decides how wide a job may be.
+local function remember_widest(model, pool, time)
+  for _, queue in ipairs({ 'any:' .. model, pool }) do
+    local _, widest = slots_of(workers_of(model, queue, time))
+    if widest > 0 then redis.call('HSET', PREFIX .. 'widest', queue, widest) end
+  end
+end
+
+-- Takes a worker out of the books.
+local function forget_worker(model, pool, worker, time)
+  redis.call('ZREM', key('alive', pool), worker)
+  for _, hash in ipairs({ key('capacity', pool), PREFIX .. 'workers', PREFIX .. 'lifelines' }) do
+    redis.call('HDEL', hash, worker)
+  end
+  redis.call('ZREM', PREFIX .. 'severed', worker)
+  remember_widest(model, pool, time)
+end
+
+-- The first of the jobs that a worker may take and can hold: {id, score, line, needs}. What it cannot hold is left
+-- to wider ones. needs: slots that are to be free. passed: by line, jobs at its head that wait for another worker.
+local function head_of(worker, model, passed)
+  local head
+  for _, queue in ipairs({ 'any:' .. model, worker.pool }) do
+    for _, width in ipairs(widths_of(queue)) do
+      if tonumber(width) <= worker.slots then
+        local line = line_of(queue, width)
+        local rank = passed[line] or 0
+        local first = redis.call('ZRANGE', line, rank, rank, 'WITHSCORES')
+        local id, score = first[1], tonumber(first[2])
+        if id and not (head and (head.score < score or (head.score == score and head.id < id))) then
+          head = { id = id, score = score, needs = tonumber(width), line = line }
+        end
+      end
+    end
+  end
+  local fails = head and tonumber(redis.call('HGET', key('job', head.id), 'fails'))
+  if fails and fails >= ALONE_FROM_FAILS then head.needs = worker.slots end
   return head
 end
 
 -- Offers one job. Virtual time follows the tag in service, but never passes what still stands in its line.
-local function offer(head, pool, model, time)
-  leave_place(head.job, head.id)
-  enter_pool(head.job, head.id, 'offered', pool, precise(time + RING_AGAIN_SECONDS))
+local function offer(head, worker, model, time)
+  local job = load_job(head.id)
+  leave_place(job, head.id)
+  enter_pool(job, head.id, 'offered', worker.pool, worker.name, precise(time + RING_AGAIN_SECONDS))
   local tag = math.min(head.score, tonumber(redis.call('HGET', key('job', head.id), 'tag')))
   local virtual = tonumber(redis.call('GET', key('virtual', model)) or 0)
   if tag > virtual then
@@ -216,33 +316,31 @@ local function offer(head, pool, model, time)
   end
 end
 
--- Offers the heads of a model's lines while its pools have free slots, to the one with the most of them first.
--- Adds {pool, id} to `offers`, for Celery.
--- A wide job at the head waits for its slots; nobody overtakes it, or it might wait for ever.
+-- Offers the heads of a model's lines while its workers have free slots, to the one with the most of them first.
+-- Adds {worker, id} to `offers`, for Celery.
+--
+-- A job that needs more slots than are free waits for that worker's, and nobody overtakes it there, or it might
+-- wait for ever. It is always the worker with the most free slots, which get no fewer meanwhile. Others take
+-- what comes next.
 local function dispatch(model, time, offers)
-  local pools = {}
-  for _, name in ipairs(pools_of(model)) do
-    local live = live_slots(name, time)
-    if live > 0 then
-      local used = redis.call('HMGET', key('slots', name), 'offered', 'leases')
-      pools[#pools + 1] = {
-        name = name, live = live, free = live - tonumber(used[1] or 0) - tonumber(used[2] or 0),
-      }
-    end
-  end
+  local workers, passed = workers_of(model, 'any:' .. model, time), {}
   while #offers < MAX_OFFERS_PER_CALL do
     local freest
-    for _, pool in ipairs(pools) do
-      if pool.free > 0 and not (freest and freest.free >= pool.free) then freest = pool end
+    for _, worker in ipairs(workers) do
+      if worker.free > 0 and not (freest and freest.free >= worker.free) then freest = worker end
     end
     if not freest then break end
-    local head = head_of(freest.name, model, freest.live)
-    if head and head.job.n <= freest.free then
-      offer(head, freest.name, model, time)
-      freest.free = freest.free - head.job.n
-      offers[#offers + 1] = { freest.name, head.id }
+    local head = head_of(freest, model, passed)
+    if head and head.needs <= freest.free then
+      if pcall(offer, head, freest, model, time) then
+        freest.free = freest.free - head.needs
+        offers[#offers + 1] = { freest.name, head.id }
+      else
+        drop_dangling(head.id, head.line)
+      end
     else
-      freest.free = 0 -- For this call: it has nothing to take, or waits for more slots.
+      if head then passed[head.line] = (passed[head.line] or 0) + 1 end
+      freest.free = 0 -- For this call.
     end
   end
 end

@@ -3,13 +3,16 @@
 -- Called by every worker and every web process; its cost does not depend on the backlog.
 --
 -- Arguments: most jobs to move in this call, longest gap between two calls that is believed (seconds)
--- Answers:   {seconds until the next one is due, offers, ended jobs whose log the caller is to pack}
+-- Answers:   {seconds until the next one is due, offers, ended jobs whose log the caller is to pack, jobs whose
+--            record was missing}
 --
 -- After a longer gap, or one below zero, Redis was paused, restarted, promoted or its clock set: the
 -- leases that ran out meanwhile say nothing about their workers, so every lease gets a fresh term.
 local most, longest_gap = tonumber(ARGV[5]), tonumber(ARGV[6])
 local MAX_FAILS, MAX_ATTEMPTS = 4, 20
 local HIGH_WATER = 0.85
+local WATCH_SECONDS = 0.1 -- Between two looks at the lifelines, by whichever processes.
+local SEVERED_SECONDS = 0.2 -- A connection that broke is made again by then, or its worker has written.
 write_although_full()
 local time = now()
 local offers = {}
@@ -17,7 +20,7 @@ local offers = {}
 local last = tonumber(redis.call('GET', PREFIX .. 'reaped_at') or 0)
 redis.call('SET', PREFIX .. 'reaped_at', precise(time))
 local believed = time >= last and time - last <= longest_gap
-is_settling(time) -- Known from the first call on, should nobody claim anything.
+local is_settled = not is_settling(time)
 
 local function due(set)
   return redis.call('ZRANGEBYSCORE', set, '-inf', precise(time), 'LIMIT', 0, most)
@@ -35,8 +38,16 @@ local function time_is_up(job, id)
   end_job(job, id, 'failed', 'timeout', 'the job ran longer than its timeout', time)
 end
 
-local function reap_lease(id)
-  local job = load_job(id)
+-- For each job that is due in a set.
+local function move_on(set, pool, how)
+  for _, id in ipairs(due(set)) do
+    local job = load_job(id)
+    local is_done = job and pcall(how, job, id)
+    if not is_done then drop_dangling(id, set, pool) end
+  end
+end
+
+local function reap_lease(job, id)
   local record = key('job', id)
   local fails = tonumber(redis.call('HGET', record, 'fails'))
   if not job.progress then fails = redis.call('HINCRBY', record, 'fails', 1) end
@@ -55,28 +66,26 @@ local function reap_lease(id)
 end
 
 local function has_takers_elsewhere(job)
-  if job.queue ~= 'any:' .. job.model then return false end
-  for _, pool in ipairs(pools_of(job.model)) do
-    if pool ~= job.pool and live_slots(pool, time) >= job.n then return true end
+  for _, worker in ipairs(workers_of(job.model, job.queue, time)) do
+    if worker.name ~= job.worker and worker.slots >= job.n then return true end
   end
   return false
 end
 
--- Where nobody is left to hear it, and others might, the job stands in line again. Not otherwise: a worker whose
--- heartbeats come late seems dead for moments, and would find its offers withdrawn.
-local function ring_again(id, pool, has_workers)
-  local job = load_job(id)
-  if has_workers or not has_takers_elsewhere(job) then
-    redis.call('ZADD', key('offered', pool), precise(time + RING_AGAIN_SECONDS), id)
-    offers[#offers + 1] = { pool, id }
+-- The message may be lost, or its worker slow. While that lives it keeps the offer: taken away, a job would never be
+-- claimed where claims take longer than this. It keeps it, too, where nobody else could take the job: a worker
+-- whose heartbeats come late seems dead for moments.
+local function ring_again(job, id)
+  if redis.call('ZSCORE', key('alive', job.pool), job.worker) or not has_takers_elsewhere(job) then
+    redis.call('ZADD', key('offered', job.pool), precise(time + RING_AGAIN_SECONDS), id)
+    offers[#offers + 1] = { job.worker, id }
   else
     leave_place(job, id)
     enter_line(job, id)
   end
 end
 
-local function reap_deadline(id)
-  local job = load_job(id)
+local function reap_deadline(job, id)
   if job.started_at then
     time_is_up(job, id)
   else
@@ -84,29 +93,68 @@ local function reap_deadline(id)
   end
 end
 
-local function forget_dead_workers(pool)
-  for _, worker in ipairs(due(key('alive', pool))) do
-    redis.call('ZREM', key('alive', pool), worker)
-    redis.call('HDEL', key('capacity', pool), worker)
-    redis.call('HDEL', PREFIX .. 'workers', worker)
+local function forget_dead_workers(model, pool)
+  for _, worker in ipairs(due(key('alive', pool))) do forget_worker(model, pool, worker, time) end
+end
+
+-- The jobs that a worker holds, and the time of its last write.
+local function held_by(worker, pool)
+  local held = {}
+  local last_write = tonumber(redis.call('ZSCORE', key('alive', pool), worker)) - LEASE_SECONDS
+  local leases = redis.call('ZRANGE', key('leases', pool), 0, -1, 'WITHSCORES')
+  for i = 1, #leases, 2 do
+    if redis.call('HGET', key('job', leases[i]), 'worker') == worker then
+      held[#held + 1] = leases[i]
+      last_write = math.max(last_write, tonumber(leases[i + 1]) - LEASE_SECONDS)
+    end
+  end
+  return held, last_write
+end
+
+-- A worker's lifeline is a channel that it alone subscribes to and that nothing is ever sent to. The kernel closes
+-- the connection when the process ends, however it ends, and Redis counts no subscriber any more. So the leases
+-- of that worker end now, and not with their term.
+--
+-- A process that stands still keeps its connection. One whose connection broke makes it again, and until then
+-- its writes speak for it. Should the guess be wrong all the same, the worker's token is refused, as after
+-- any lost lease. What was never seen, or not since Redis was started, is not missed.
+local function watch(model, pool)
+  local workers = redis.call('ZRANGE', key('alive', pool), 0, -1)
+  for _, worker in ipairs(workers) do
+    local lifeline = redis.call('HGET', PREFIX .. 'lifelines', worker)
+    if not lifeline then
+      -- Of an earlier version.
+    elseif redis.call('PUBSUB', 'NUMSUB', lifeline)[2] > 0 then
+      redis.call('SADD', PREFIX .. 'lifelines_seen', lifeline)
+      redis.call('ZREM', PREFIX .. 'severed', worker)
+    elseif redis.call('SISMEMBER', PREFIX .. 'lifelines_seen', lifeline) == 1 then
+      local since = tonumber(redis.call('ZSCORE', PREFIX .. 'severed', worker) or time)
+      local held, last_write = held_by(worker, pool)
+      since = math.max(since, last_write)
+      redis.call('ZADD', PREFIX .. 'severed', precise(since), worker)
+      if time - since >= SEVERED_SECONDS then
+        for _, id in ipairs(held) do redis.call('ZADD', key('leases', pool), precise(time), id) end
+        withdraw_offers(pool, worker)
+        forget_worker(model, pool, worker, time)
+        redis.call('SREM', PREFIX .. 'lifelines_seen', lifeline)
+      end
+    end
   end
 end
 
 local models, pools = redis.call('HKEYS', PREFIX .. 'models_since'), {}
 for _, model in ipairs(models) do
-  for _, pool in ipairs(pools_of(model)) do pools[#pools + 1] = pool end
-end
-for _, pool in ipairs(pools) do
-  if not believed then renew_all(pool) end
-  for _, id in ipairs(due(key('leases', pool))) do reap_lease(id) end
-  forget_dead_workers(pool)
+  for _, pool in ipairs(pools_of(model)) do
+    pools[#pools + 1] = pool
+    if not believed then renew_all(pool) end
+    if believed and is_settled then watch(model, pool) end
+    move_on(key('leases', pool), pool, reap_lease)
+    forget_dead_workers(model, pool)
+  end
 end
 -- Deadlines before offers: no message for a job that ends here.
-for _, id in ipairs(due(PREFIX .. 'deadlines')) do reap_deadline(id) end
-for _, pool in ipairs(pools) do
-  local has_workers = redis.call('ZCARD', key('alive', pool)) > 0
-  for _, id in ipairs(due(key('offered', pool))) do ring_again(id, pool, has_workers) end
-end
+move_on(PREFIX .. 'deadlines', nil, reap_deadline)
+for _, pool in ipairs(pools) do move_on(key('offered', pool), pool, ring_again) end
 for _, model in ipairs(models) do dispatch(model, time, offers) end
 
 -- Submits stop while there is still room for the jobs that run to end.
@@ -120,7 +168,8 @@ end
 
 local past = precise(time - RETENTION_SECONDS)
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', PREFIX .. 'ended', '-inf', past, 'LIMIT', 0, most)) do
-  purge(load_job(id), id)
+  local job = load_job(id)
+  if job then purge(job, id) else drop_dangling(id, PREFIX .. 'ended') end
 end
 
 -- Given to one caller; to another one later where that one did not come to it.
@@ -134,11 +183,22 @@ local function sooner(set, delay)
   local head = redis.call('ZRANGE', set, 0, 0, 'WITHSCORES')
   if head[2] then next_due = math.min(next_due, tonumber(head[2]) + delay) end
 end
+local is_watching = false
 for _, pool in ipairs(pools) do
+  is_watching = is_watching or redis.call('ZCARD', key('leases', pool)) > 0
   sooner(key('leases', pool), 0)
   sooner(key('offered', pool), 0)
 end
 sooner(PREFIX .. 'deadlines', 0)
 sooner(PREFIX .. 'ended', RETENTION_SECONDS)
 sooner(PREFIX .. 'unpacked', 0)
-return { precise(math.max(0, next_due - time)), offers, to_pack }
+-- Callers take turns, so that however many there are somebody looks every WATCH_SECONDS.
+if is_watching then
+  local last_turn = tonumber(redis.call('GET', PREFIX .. 'watched_at') or 0)
+  local turn = math.min(math.max(time, last_turn) + WATCH_SECONDS, time + LEASE_SECONDS)
+  redis.call('SET', PREFIX .. 'watched_at', precise(turn))
+  next_due = math.min(next_due, turn)
+end
+local dangling = redis.call('LRANGE', PREFIX .. 'dangling', 0, -1)
+redis.call('DEL', PREFIX .. 'dangling')
+return { precise(math.max(0, next_due - time)), offers, to_pack, dangling }

@@ -2,19 +2,20 @@
 --
 -- Reads:   the idempotency key, the lines' length, the model's virtual time, the owner's last tag
 -- Writes:  job, log (none yet), line, indexes, deadlines; then dispatches
--- Answers: {word, detail, offers}; word: created, exists, conflict, full, nearly_full (Redis' memory),
+-- Answers: {word, detail, offers, with 'created' the time}; word: created, exists, conflict, full, nearly_full (Redis' memory),
 --          unknown (no worker ever served this queue) or too_wide
 --          detail: the job's id; with 'full' the seconds until a place should be free; with
---          'too_wide' the model's slots
+--          'too_wide' the slots of the widest worker
 local id, owner, queue, model, request = ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 local n, cost, bonus = tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12])
 local expires_in, timeout = ARGV[13], ARGV[14]
 local idempotency_key, body_hash = ARGV[15], ARGV[16]
-local max_queued, own_model_slots = tonumber(ARGV[17]), tonumber(ARGV[18])
+local max_queued, is_own_model = tonumber(ARGV[17]), ARGV[18] == '1'
 local is_seed_drawn = ARGV[19] == '1'
 
 -- A repeated call, by a client that did not see the answer or by redis-py.
-if redis.call('EXISTS', key('job', id)) == 1 then return { 'created', id, {} } end
+local known_since = redis.call('HGET', key('job', id), 'created_at')
+if known_since then return { 'created', id, {}, known_since } end
 local idempotency = key('idempotency', owner .. ':' .. idempotency_key)
 if idempotency_key ~= '' then
   local earlier = redis.call('GET', idempotency)
@@ -26,21 +27,28 @@ end
 
 if redis.call('EXISTS', PREFIX .. 'nearly_full') == 1 then return { 'nearly_full', '', {} } end
 
--- The web's own model is known before its first worker came up.
-local slots = tonumber(redis.call('HGET', PREFIX .. 'widest', queue) or own_model_slots)
-if slots == 0 then return { 'unknown', '', {} } end
-if n > slots then return { 'too_wide', tostring(slots), {} } end
+local function is_known()
+  if is_own_model then return true end -- Before its first worker came up, too.
+  if queue == 'any:' .. model then return redis.call('HEXISTS', PREFIX .. 'models_since', model) == 1 end
+  return redis.call('SISMEMBER', key('pools', model), queue) == 1
+end
 
+if not is_known() then return { 'unknown', '', {} } end
 local time = now()
+local live, widest = slots_of(workers_of(model, queue, time))
+-- Where none lives, the one that was seen last; where none ever was, the job waits for one.
+if widest == 0 then widest = tonumber(redis.call('HGET', PREFIX .. 'widest', queue) or n) end
+if n > widest then return { 'too_wide', tostring(widest), {} } end
+
 -- Where no worker has announced it yet, this web's own engine is known by its first job.
 if queue ~= 'any:' .. model then redis.call('SADD', key('pools', model), queue) end
-local pools = pools_of(model)
-local waiting = redis.call('ZCARD', key('line', 'any:' .. model))
-for _, pool in ipairs(pools) do waiting = waiting + redis.call('ZCARD', key('line', pool)) end
+local waiting, queues = 0, pools_of(model)
+queues[#queues + 1] = 'any:' .. model
+for _, one in ipairs(queues) do
+  for _, width in ipairs(widths_of(one)) do waiting = waiting + redis.call('ZCARD', line_of(one, width)) end
+end
 if waiting >= max_queued then
   local slot_seconds = tonumber(redis.call('HGET', key('stats', model), 'slot_seconds') or 1)
-  local live = 0
-  for _, pool in ipairs(pools) do live = live + live_slots(pool, time) end
   return { 'full', tostring(math.ceil(slot_seconds / math.max(1, live))), {} }
 end
 
@@ -61,7 +69,7 @@ if idempotency_key ~= '' then
   redis.call('HSET', record, 'idempotency_key', idempotency_key)
   redis.call('SET', idempotency, id)
 end
-local job = { owner = owner, queue = queue, model = model, score = score }
+local job = { owner = owner, queue = queue, model = model, n = n, score = score }
 if expires_in ~= '' then
   job.expires_at = time + tonumber(expires_in)
   redis.call('HSET', record, 'expires_at', precise(job.expires_at))
@@ -74,4 +82,4 @@ redis.call('ZADD', key('jobs', owner) .. ':queued', precise(time), id)
 
 local offers = {}
 dispatch(model, time, offers)
-return { 'created', id, offers }
+return { 'created', id, offers, precise(time) }

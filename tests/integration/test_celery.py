@@ -122,7 +122,8 @@ def test_a_doubled_or_late_message_does_no_harm(
     start_echo_workers: StartWorkers, celery_app: JobApp, store: Store, submit: Submit
 ) -> None:
     def send_again(job_id: str) -> None:
-        celery_app.send_task(TASK, (job_id,), task_id=job_id, queue=celery_queue("echo:echo"))
+        queue: Any = celery_queue("w1@test")
+        celery_app.send_task(TASK, (job_id,), task_id=job_id, queue=queue)
 
     with start_echo_workers("w1") as (worker,), task_events(celery_app) as seen:
         job_id = submit("a b", max_tokens=100)

@@ -54,7 +54,6 @@ def test_a_submitted_job_is_accepted_with_its_place_and_urls(server: Server, cli
         ({"prompt": "x", "max_tokens": "64"}, ["max_tokens"]),
         ({"prompt": "x", "temperature": 1e999}, ["temperature"]),
         ({"prompt": "x", "model": "never-heard-of"}, ["model"]),
-        ({"prompt": "x", "n": 5}, ["n"]),
         ([], [""]),
         ("x", [""]),
     ],
@@ -298,6 +297,13 @@ def test_a_full_queue_is_429_with_a_time_to_come_again(
     answer = answers[1]
     assert_problem(answer, 429)
     assert int(answer.headers["Retry-After"]) >= 1
+
+
+def test_more_choices_than_the_widest_worker_has_slots_are_refused(
+    client: httpx.Client, player: Player
+) -> None:
+    answer = client.post("/v1/jobs", json={"prompt": "x", "n": player.info.slots + 1})
+    assert_problem(answer, 422, "n")
 
 
 def test_without_redis_everything_is_503_and_then_works_again(

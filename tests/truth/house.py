@@ -38,11 +38,11 @@ class House:
     def submit(self, owner: str = "ada", **options: Any) -> str:
         return self.store.submit(parse_request({"prompt": "x", **options}), owner).job_id
 
-    def worker(self, slots: int) -> None:
-        self.leases.heartbeat(WorkerInfo("w1", "m", "echo", slots, 0, 0.0))
+    def worker(self, slots: int, name: str = "w1", lifeline: str = "") -> None:
+        self.leases.heartbeat(WorkerInfo(name, "m", "echo", slots, 0, 0.0, lifeline=lifeline))
 
-    def claim(self, job_id: str, token: str = "t") -> Claim:
-        claim = self.leases.claim(job_id, token, "w1", "echo:m", free_slots=8, held=0)
+    def claim(self, job_id: str, token: str = "t", worker: str = "w1") -> Claim:
+        claim = self.leases.claim(job_id, token, worker, "echo:m", free_slots=8, held=0)
         assert isinstance(claim, Claim)
         return claim
 
@@ -59,7 +59,6 @@ class House:
         self.redis.set(keys.PREFIX + "reaped_at", str(self.store._now()))
         self.reaper.reap()
 
-    def slots_taken(self) -> tuple[int, int]:
-        """By offers and by leases."""
-        offered, leases = self.redis.hmget(keys.slots("echo:m"), "offered", "leases")
-        return int(offered or 0), int(leases or 0)
+    def slots_taken(self) -> dict[str, int]:
+        """By worker."""
+        return {worker: int(slots) for worker, slots in self.redis.hgetall(keys.slots("echo:m")).items()}

@@ -30,7 +30,11 @@ def house(redis: Redis, settings: Settings) -> House:
 
 
 def line(house: House) -> list[str]:
-    return list(house.redis.zrange(keys.line("any:m"), 0, -1))
+    """Jobs of all widths, in their order."""
+    tags: dict[str, float] = {}
+    for width in range(1, 9):
+        tags |= house.redis.zrange(keys.line("any:m", width), 0, -1, withscores=True)
+    return sorted(tags, key=lambda job_id: (tags[job_id], job_id))
 
 
 def test_a_single_job_passes_another_owners_backlog(house: House) -> None:
@@ -107,6 +111,73 @@ def test_nobody_overtakes_a_wide_job_that_waits_for_slots(house: House) -> None:
     assert house.rung == [narrow, wide, late]
 
 
+def test_what_no_worker_can_hold_blocks_nobody_and_says_why(house: House) -> None:
+    """The wide worker left for good, behind the job's back."""
+    house.worker(8)
+    running = house.claim(house.submit(n=8))
+    wide = house.submit(n=8)
+    house.leases.release([(running.job_id, running.token)], "drained")
+    house.worker(4)
+    narrow = [house.submit(n=n) for n in (1, 2, 4, 1)]
+    assert house.rung[-2:] == narrow[:2]
+    for job_id in (wide, running.job_id):
+        job = house.store.get(job_id)
+        assert job.reason == "no worker has the 8 slots that it takes at present; the widest has 4"
+        assert job.eta_seconds is None
+    assert house.store.get(narrow[2]).queue_position == 0
+
+
+def test_a_wide_worker_takes_what_waited_for_one(house: House) -> None:
+    wide = house.submit(n=8)
+    house.worker(4)
+    assert house.rung == []
+    house.worker(8, "w2")
+    assert house.offers == [("w2", wide)]
+
+
+def test_what_lives_now_decides_how_wide_a_job_may_be(house: House) -> None:
+    house.submit(n=8)
+    house.worker(8)
+    house.submit(n=8)
+    house.worker(2)
+    with pytest.raises(InvalidRequestError, match="n: exceeds the 2 slots of the widest worker"):
+        house.submit(n=3)
+    house.worker(4, "w2")
+    house.submit(n=3)
+    house.leases.goodbye(WorkerInfo("w2", "m", "echo", 0, 0, 0.0))
+    with pytest.raises(InvalidRequestError, match="n: exceeds the 2 slots"):
+        house.submit(n=3)
+    house.leases.goodbye(WorkerInfo("w1", "m", "echo", 0, 0, 0.0))
+    with pytest.raises(InvalidRequestError, match="n: exceeds the 2 slots"):
+        house.submit(n=3)
+    assert house.store.get(house.submit(n=2)).reason == "no worker serves this model at present"
+
+
+def test_free_slots_of_several_workers_do_not_add_up(house: House) -> None:
+    for worker in ("w1", "w2"):
+        house.worker(2, worker)
+    narrow = [house.submit() for _ in range(2)]
+    assert sorted(worker for worker, _ in house.offers) == ["w1", "w2"]
+    wide = house.submit(n=2)
+    assert house.rung == narrow, "each has one slot free"
+    worker, job_id = house.offers[0]
+    house.finish(house.claim(job_id, worker=worker))
+    assert house.offers[2:] == [(worker, wide)]
+
+
+def test_a_wide_job_waits_for_one_worker_and_the_others_take_what_comes_next(house: House) -> None:
+    house.worker(4)
+    first = [house.claim(house.submit(), token=f"t{i}") for i in range(2)]
+    wide = house.submit(n=4)
+    house.worker(2, "w2")
+    late = [house.submit() for _ in range(4)]
+    assert house.offers[2:] == [("w2", late[0]), ("w2", late[1])]
+    for claim in first:
+        house.finish(claim)
+    assert house.offers[4:] == [("w1", wide)]
+    assert house.store.get(late[2]).queue_position == 0
+
+
 def test_an_offer_that_nobody_claims_is_rung_again(house: House) -> None:
     house.worker(1)
     job_id = house.submit()
@@ -172,6 +243,34 @@ def test_a_job_that_may_have_killed_two_workers_runs_alone(house: House) -> None
         house.make_due(keys.leases("echo:m"), job_id)
     assert house.leases.claim(job_id, "t2", "w1", "echo:m", free_slots=4, held=1) is Refusal.BUSY
     assert house.claim(job_id, "t2").is_alone
+
+
+def test_a_suspect_waits_for_an_idle_worker_and_has_it_to_itself(house: House) -> None:
+    """It may not start beside others, so what would start there goes elsewhere."""
+    house.worker(4)
+    suspect = house.submit()
+    for death in range(2):
+        house.claim(suspect, f"t{death}")
+        if death:
+            house.worker(0)
+        house.make_due(keys.leases("echo:m"), suspect)
+    house.worker(4)
+    assert house.offers[-1] == ("w1", suspect)
+    house.worker(0)
+    running = house.submit(priority="high")
+    house.worker(1, "w2")
+    companion = house.claim(running, worker="w2")
+    house.worker(3, "w2")
+    assert house.rung[-1] == running, "w2 is not idle"
+    late = [house.submit() for _ in range(2)]
+    assert house.rung[-1] == running, "nobody overtakes it there"
+    house.finish(companion)
+    assert house.offers[-1] == ("w2", suspect)
+    house.worker(4)
+    assert house.offers[-2:] == [("w1", late[0]), ("w1", late[1])], "not beside it"
+    assert house.slots_taken() == {"w1": 2, "w2": 3}
+    house.finish(house.claim(suspect, "t2", "w2"))
+    assert house.slots_taken() == {"w1": 2}
 
 
 def test_a_token_clears_the_count_of_deaths(house: House) -> None:
@@ -294,7 +393,8 @@ def test_a_redis_that_is_nearly_full_takes_no_jobs_but_lets_running_ones_end(hou
 def test_unknown_models_and_too_many_choices_are_refused(house: House) -> None:
     with pytest.raises(InvalidRequestError, match="model: no worker ever announced 'other'"):
         house.submit(model="other")
-    with pytest.raises(InvalidRequestError, match="n: exceeds the model's 4 slots"):
+    house.worker(4)
+    with pytest.raises(InvalidRequestError, match="n: exceeds the 4 slots of the widest worker"):
         house.submit(n=5)
     house.leases.heartbeat(WorkerInfo("w2", "other", "echo", 8, 0, 0.0))
     house.leases.goodbye(WorkerInfo("w2", "other", "echo", 8, 0, 0.0))
@@ -382,9 +482,9 @@ def test_retention_removes_every_trace(house: House) -> None:
         "pools",
         "reaped_at",
         "run",
-        "slots",
         "stats",
         "widest",
+        "widths",
         "workers",
     }
     assert left <= of_the_house | {"finish", "virtual"}

@@ -11,7 +11,9 @@ from tasks.leases import Claim, Refusal, WorkerInfo
 from tasks.settings import EngineKind, Settings
 from tests.truth.house import House
 
-SLOW, FAST = keys.pool("m", "transformers"), keys.pool("m", "vllm")
+POOLS = {"slow": keys.pool("m", "transformers"), "fast": keys.pool("m", "vllm")}
+SLOW, FAST = POOLS
+"""Workers, each the only one of its pool."""
 
 
 @pytest.fixture
@@ -20,7 +22,8 @@ def house(redis: Redis, settings: Settings) -> House:
 
 
 def worker(house: House, engine: EngineKind, slots: int, model: str = "m") -> WorkerInfo:
-    info = WorkerInfo(f"on-{engine}", model, engine, slots, 0, 0.0)
+    name = FAST if engine is EngineKind.VLLM else SLOW
+    info = WorkerInfo(name, model, engine, slots, 0, 0.0)
     house.leases.heartbeat(info)
     return info
 
@@ -33,17 +36,15 @@ def fast(house: House, slots: int) -> WorkerInfo:
     return worker(house, EngineKind.VLLM, slots)
 
 
-def claim(house: House, job_id: str, pool: str) -> Claim:
-    claim = house.leases.claim(job_id, job_id, "w", pool, free_slots=8, held=0)
+def claim(house: House, job_id: str, worker: str) -> Claim:
+    claim = house.leases.claim(job_id, job_id, worker, POOLS[worker], free_slots=8, held=0)
     assert isinstance(claim, Claim)
     return claim
 
 
-def wait_for_nobody(house: House, *pools: str) -> None:
-    """All their workers are dead, and the reaper comes."""
-    for pool in pools:
-        for name in house.redis.zrange(keys.alive(pool), 0, -1):
-            house.redis.zadd(keys.alive(pool), {name: 0})
+def die(house: House, worker: str) -> None:
+    """It has been silent for a lease, and the reaper comes."""
+    house.redis.zadd(keys.alive(POOLS[worker]), {worker: 0})
     house.reap()
 
 
@@ -53,8 +54,8 @@ def test_a_job_for_any_engine_goes_where_most_slots_are_free(house: House) -> No
     job_ids = [house.submit() for _ in range(6)]
     assert house.rung == job_ids[:5]
     assert house.offers[0] == (FAST, job_ids[0])
-    assert {pool for pool, _ in house.offers[1:3]} == {SLOW, FAST}
-    assert sorted(pool for pool, _ in house.offers) == [SLOW, SLOW, FAST, FAST, FAST]
+    assert {name for name, _ in house.offers[1:3]} == {SLOW, FAST}
+    assert sorted(name for name, _ in house.offers) == [FAST, FAST, FAST, SLOW, SLOW]
 
 
 def test_a_job_for_one_engine_waits_for_it_beside_free_slots_of_another(house: House) -> None:
@@ -94,31 +95,49 @@ def test_positions_count_the_jobs_before_in_both_lines(house: House) -> None:
     assert [house.store.get(job_id).queue_position for job_id in job_ids] == [0, 1, 2, 3]
 
 
-def test_a_late_message_brings_no_job_to_another_pool(house: House) -> None:
+def test_a_late_message_brings_no_job_to_another_worker(house: House) -> None:
     """It went back to the line and to other workers while the message was under way."""
     gone = slow(house, 1)
     job_id = house.submit()
     assert house.offers == [(SLOW, job_id)]
-    house.leases.goodbye(gone)
     fast(house, 1)
-    house.make_due(keys.offered(SLOW), job_id)
+    house.leases.goodbye(gone)
     assert house.offers[1:] == [(FAST, job_id)]
-    assert house.leases.claim(job_id, "late", "w", SLOW, free_slots=1, held=0) is Refusal.GONE
+    for pool in POOLS.values():
+        assert house.leases.claim(job_id, "late", SLOW, pool, free_slots=1, held=0) is Refusal.GONE
     claim(house, job_id, FAST)
 
 
-def test_an_offer_that_nobody_is_left_to_hear_goes_to_others(house: House) -> None:
+def test_offers_of_a_worker_that_is_gone_go_to_others(house: House) -> None:
     fast(house, 2)
     free, bound = house.submit(), house.submit(engine="vllm")
     assert house.offers == [(FAST, free), (FAST, bound)]
-    wait_for_nobody(house, FAST)
-    house.make_due(keys.offered(FAST), free)
+    die(house, FAST)
+    house.make_due(keys.offered(POOLS[FAST]), free)
     assert house.offers[2:] == [(FAST, free)], "nobody else could take it: its worker may only be late"
     slow(house, 1)
     for job_id in (free, bound):
-        house.make_due(keys.offered(FAST), job_id)
+        house.make_due(keys.offered(POOLS[FAST]), job_id)
     assert house.offers[3:] == [(SLOW, free), (FAST, bound)]
     assert house.store.get(bound).reason == "no worker serves this model at present"
+
+
+def test_a_worker_that_is_slow_keeps_its_offers(house: House) -> None:
+    """A claim may take longer than an offer waits before it is rung again."""
+    fast(house, 2)
+    job_id = house.submit()
+    slow(house, 8)
+    house.make_due(keys.offered(POOLS[FAST]), job_id)
+    assert house.offers == [(FAST, job_id), (FAST, job_id)]
+    claim(house, job_id, FAST)
+
+
+def test_a_worker_that_drains_is_offered_nothing_and_what_it_was_goes_to_others(house: House) -> None:
+    fast(house, 2)
+    job_id = house.submit()
+    slow(house, 2)
+    fast(house, 0)
+    assert house.offers == [(FAST, job_id), (SLOW, job_id)]
 
 
 def test_what_one_engine_began_another_goes_on_with(house: House) -> None:
@@ -126,8 +145,8 @@ def test_what_one_engine_began_another_goes_on_with(house: House) -> None:
     begun, bound = house.submit(), house.submit(engine="vllm")
     claim(house, begun, FAST)
     slow(house, 1)
-    wait_for_nobody(house, FAST)
-    house.make_due(keys.leases(FAST), begun)
+    die(house, FAST)
+    house.make_due(keys.leases(POOLS[FAST]), begun)
     assert house.offers[1:] == [(SLOW, begun)]
     assert len(claim(house, begun, SLOW).entries) == 2
     assert house.store.get(bound).reason == "no worker serves this model at present"
@@ -156,7 +175,7 @@ def test_too_many_choices_for_the_engine_are_refused(house: House) -> None:
     slow(house, 4)
     fast(house, 2)
     house.submit(n=4)
-    with pytest.raises(InvalidRequestError, match="n: exceeds the model's 2 slots"):
+    with pytest.raises(InvalidRequestError, match="n: exceeds the 2 slots of the widest worker"):
         house.submit(n=4, engine="vllm")
 
 

@@ -71,7 +71,7 @@ def test_a_claim_that_redis_forgot_is_taken_back(house: House, place: str) -> No
     house.finish(claim, base=5)
     job = house.store.get(job_id, "ada")
     assert (job.status, [attempt.number for attempt in job.attempts]) == (Status.COMPLETED, [1])
-    assert house.slots_taken() == (0, 0)
+    assert house.slots_taken() == {}
 
 
 def test_what_an_earlier_attempt_wrote_comes_back_with_its_successors_claim(house: House) -> None:
@@ -87,7 +87,7 @@ def test_what_an_earlier_attempt_wrote_comes_back_with_its_successors_claim(hous
     memory.come_back()
     assert flush(house, second, 5, TOKENS[3:]) is Word.FENCED
     for _ in range(2):
-        assert house.leases.take_back(second, "w2", "echo:m")
+        assert house.leases.take_back(second, "w1", "echo:m")
     assert log(house, job_id) == [entry.encode() for entry in second.entries]
     assert flush(house, first, 4, TOKENS[3:]) is Word.FENCED
     assert flush(house, second, 5, TOKENS[3:]) is Word.OK
@@ -97,7 +97,7 @@ def test_what_an_earlier_attempt_wrote_comes_back_with_its_successors_claim(hous
         (1, "forgotten by Redis"),
         (2, None),
     ]
-    assert house.slots_taken() == (0, 0)
+    assert house.slots_taken() == {}
 
 
 def test_long_output_comes_back_whole(house: House) -> None:
@@ -155,11 +155,11 @@ def test_nobody_claims_until_a_redis_that_came_back_has_settled(house: House) ->
     house.redis.hset(keys.PREFIX + "run", "id", "of the process before")
     house.reaper.reap()
     for _ in range(2):
-        assert house.leases.claim(held, "other", "w2", "echo:m", 8, 0) is Refusal.SETTLING
-        assert house.leases.claim(waiting, "other", "w2", "echo:m", 8, 0) is Refusal.SETTLING
+        assert house.leases.claim(held, "other", "w1", "echo:m", 8, 0) is Refusal.SETTLING
+        assert house.leases.claim(waiting, "other", "w1", "echo:m", 8, 0) is Refusal.SETTLING
     assert house.leases.take_back(claim, "w1", "echo:m")
     house.redis.hset(keys.PREFIX + "run", "settled_at", "0")
-    assert house.leases.claim(held, "other", "w2", "echo:m", 8, 0) is Refusal.GONE
+    assert house.leases.claim(held, "other", "w1", "echo:m", 8, 0) is Refusal.GONE
     assert house.claim(waiting, "other").token == "other"
 
 

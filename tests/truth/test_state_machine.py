@@ -22,8 +22,14 @@ from hypothesis.stateful import (
 from redis import Redis
 
 from tasks import keys
-from tasks.errors import ConflictError, IdempotencyConflictError, JobNotFoundError, QueueFullError
-from tasks.job import TERMINAL_STATUSES, JobError, Status
+from tasks.errors import (
+    ConflictError,
+    IdempotencyConflictError,
+    InvalidRequestError,
+    JobNotFoundError,
+    QueueFullError,
+)
+from tasks.job import TERMINAL_STATUSES, Job, JobError, Status
 from tasks.leases import Claim, Finish, Leases, Word, WorkerInfo, Write
 from tasks.log import DoneEntry, Entry, StatusEntry, TokenEntry
 from tasks.reaper import Reaper
@@ -33,10 +39,17 @@ from tasks.settings import EngineKind, Settings
 from tasks.store import Store
 
 MODEL = "m"
-WORKERS = {"w1": EngineKind.ECHO, "w2": EngineKind.VLLM}
-POOLS = [keys.pool(MODEL, engine) for engine in WORKERS.values()]
+WORKERS = {"w1": EngineKind.ECHO, "w2": EngineKind.VLLM, "w3": EngineKind.ECHO}
+NAMES = st.sampled_from(sorted(WORKERS))
+POOLS = sorted({keys.pool(MODEL, engine) for engine in WORKERS.values()})
 QUEUES = [keys.queue(MODEL), keys.queue(MODEL, EngineKind.VLLM)]
-INDEXES = {"line": QUEUES, "offered": POOLS, "leases": POOLS}
+WIDTHS = range(1, 5)
+LINES = {(queue, width): keys.line(queue, width) for queue, width in product(QUEUES, WIDTHS)}
+INDEXES = {
+    "line": [f"{queue}:{width}" for queue, width in LINES],
+    "offered": POOLS,
+    "leases": POOLS,
+}
 OWNERS = st.sampled_from(["ada", "bob", "eve"])
 
 
@@ -67,13 +80,16 @@ class Transitions(RuleBasedStateMachine):
         self.tokens: dict[str, str] = {}
         self.ended: dict[str, Status] = {}
         self.claim_number = 0
-        self.heartbeat("w1", 4)
-        self.heartbeat("w2", 4)
+        for worker in WORKERS:
+            self.heartbeat(worker, 4)
 
     def rang(self, offers: Sequence[Offer]) -> None:
-        for pool, job_id in offers:
+        for worker, job_id in offers:
+            pool = keys.pool(MODEL, WORKERS[worker])
             assert self.redis.zscore(keys.offered(pool), job_id) is not None
-            assert self.redis.hget(keys.job(job_id), "queue") in (keys.queue(MODEL), pool)
+            record = self.redis.hgetall(keys.job(job_id))
+            assert record["queue"] in (keys.queue(MODEL), pool)
+            assert (record["pool"], record["worker"]) == (pool, worker)
 
     # --- what clients do
 
@@ -89,13 +105,16 @@ class Transitions(RuleBasedStateMachine):
     )
     def submit(self, owner: str, key: str | None, **options: Any) -> None:
         body = {"prompt": "x", "seed": 1, **{k: v for k, v in options.items() if v is not None}}
-        waiting = sum(self.redis.zcard(keys.line(queue)) for queue in QUEUES)
+        waiting = sum(self.redis.zcard(line) for line in LINES.values())
+        widest = self.widest(options["engine"])
         try:
             submission = self.store.submit(parse_request(body), owner, key)
         except QueueFullError:
             assert waiting == 8
         except IdempotencyConflictError:
             assert key is not None
+        except InvalidRequestError:
+            assert widest < options["n"]
         else:
             assert submission.created == (submission.job_id not in self.logs)
             self.logs.setdefault(submission.job_id, [])
@@ -132,36 +151,41 @@ class Transitions(RuleBasedStateMachine):
         for job_id in self.logs:
             job = self.store.get(job_id)
             assert (job.queue_position is not None) == (job.status is Status.QUEUED)
+            assert (job.reason is not None) == (self.place(job_id) in ("line", "offered"))
             if job.status is Status.QUEUED and self.place(job_id) == "line":
-                line = {job: tag for queue in QUEUES for job, tag in self.line(queue)}
-                ahead = [job for job in line if line[job] < line[job_id]]
-                own = [
-                    job for job, tag in self.line(self.queue(job_id)) if tag == line[job_id] and job < job_id
-                ]
-                assert job.queue_position == len(ahead) + len(own)
+                self.check_position(job)
+
+    def check_position(self, job: Job) -> None:
+        queue, n = self.queue(job.id), job.request["n"]
+        own = self.line(queue, n)
+        widest = self.widest(None if queue == keys.queue(MODEL) else EngineKind.VLLM)
+        others = [self.line(*line) for line in LINES if line != (queue, n) and line[1] <= (widest or 4)]
+        before_it = sum(tag < own[job.id] for line in others for tag in line.values())
+        assert job.queue_position == before_it + [*own].index(job.id)
+        assert (job.reason or "").startswith("no worker ") == (n > widest)
 
     # --- what workers do
 
-    @rule(worker=st.sampled_from(["w1", "w2"]), slots=st.sampled_from([0, 1, 4]))
+    @rule(worker=NAMES, slots=st.sampled_from([0, 1, 2, 4]))
     def heartbeat(self, worker: str, slots: int) -> None:
         self.leases.heartbeat(WorkerInfo(worker, MODEL, WORKERS[worker], slots, 0, 0.0))
 
-    @rule(worker=st.sampled_from(["w1", "w2"]))
+    @rule(worker=NAMES)
     def goodbye(self, worker: str) -> None:
         info = WorkerInfo(worker, MODEL, WORKERS[worker], 0, 0, 0.0)
         self.leases.goodbye(info)
         assert self.redis.zscore(keys.alive(info.pool), worker) is None
 
-    @rule(target=claims, data=st.data(), worker=st.sampled_from(["w1", "w2"]))
+    @rule(target=claims, data=st.data(), worker=NAMES)
     def claim(self, data: st.DataObject, worker: str) -> Any:
-        """Claim any job, on offer or not, to this pool or not: a message may be doubled, late or lost."""
+        """Claim any job, on offer or not, to this worker or not: a message may be doubled, late or lost."""
         if not self.logs:
             return multiple()
         job_id = data.draw(st.sampled_from(sorted(self.logs)))
         pool = keys.pool(MODEL, WORKERS[worker])
-        on_offer = self.is_offered(job_id, pool)
+        on_offer = self.is_offered(job_id, worker)
         self.claim_number += 1
-        token = f"token-{self.claim_number} {pool}"
+        token = f"token-{self.claim_number} {worker}"
         claim = self.leases.claim(job_id, token, worker, pool, free_slots=4, held=0)
         assert isinstance(claim, Claim) == on_offer
         if not isinstance(claim, Claim):
@@ -175,9 +199,10 @@ class Transitions(RuleBasedStateMachine):
     def claim_again(self, claim: Claim) -> None:
         """A copy of an earlier call, held up on its way or made because the answer was lost."""
         own = self.tokens.get(claim.job_id) == claim.token
-        pool = claim.token.split()[1]
-        on_offer = self.is_offered(claim.job_id, pool)
-        again = self.leases.claim(claim.job_id, claim.token, "w", pool, free_slots=4, held=0)
+        worker = claim.token.split()[1]
+        pool = keys.pool(MODEL, WORKERS[worker])
+        on_offer = self.is_offered(claim.job_id, worker)
+        again = self.leases.claim(claim.job_id, claim.token, worker, pool, free_slots=4, held=0)
         assert isinstance(again, Claim) == (own or on_offer)
         if on_offer:
             self.tokens[claim.job_id] = claim.token
@@ -283,7 +308,8 @@ class Transitions(RuleBasedStateMachine):
         }
         for job_id in self.logs:
             place = self.place(job_id)
-            name = self.queue(job_id) if place == "line" else self.redis.hget(keys.job(job_id), "pool")
+            record = self.redis.hgetall(keys.job(job_id))
+            name = f"{record['queue']}:{record['n']}" if place == "line" else record.get("pool")
             found = [where for where, jobs in members.items() if job_id in jobs]
             assert found == ([] if job_id in self.ended else [(place, name)])
             assert (place == "ended") == (job_id in self.ended)
@@ -299,9 +325,12 @@ class Transitions(RuleBasedStateMachine):
     @invariant()
     def books_agree_with_the_jobs(self) -> None:
         records = {job_id: self.redis.hgetall(keys.job(job_id)) for job_id in self.logs}
-        for place, pool in product(("offered", "leases"), POOLS):
-            slots = sum(int(r["n"]) for r in records.values() if (r["place"], r.get("pool")) == (place, pool))
-            assert int(self.redis.hget(keys.slots(pool), place) or 0) == slots
+        for worker, engine in WORKERS.items():
+            assert int(self.redis.hget(keys.slots(keys.pool(MODEL, engine)), worker) or 0) == sum(
+                int(record["taken"])
+                for record in records.values()
+                if record["place"] in ("offered", "leases") and record["worker"] == worker
+            )
         counts = {s.value: sum(r["status"] == s for r in records.values()) for s in Status}
         assert self.store.counts() == counts
         for job_id, status in self.ended.items():
@@ -311,6 +340,16 @@ class Transitions(RuleBasedStateMachine):
             assert self.redis.zscore(index, record["id"]) is not None
         everything = sum(self.redis.zcard(keys.owner_jobs(owner)) for owner in ("ada", "bob", "eve"))
         assert everything == len(records)
+
+    @invariant()
+    def nobody_waits_beside_an_idle_worker_that_could_hold_it(self) -> None:
+        for worker, slots in self.live_workers().items():
+            pool = keys.pool(MODEL, WORKERS[worker])
+            if not slots or self.redis.hget(keys.slots(pool), worker):
+                continue
+            for queue, width in LINES:
+                if queue in (keys.queue(MODEL), pool) and width <= slots:
+                    assert not self.line(queue, width)
 
     @invariant()
     def nothing_is_left_of_forgotten_jobs(self) -> None:
@@ -342,12 +381,25 @@ class Transitions(RuleBasedStateMachine):
     def queue(self, job_id: str) -> str:
         return str(self.redis.hget(keys.job(job_id), "queue"))
 
-    def line(self, queue: str) -> list[tuple[str, float]]:
-        found: list[tuple[str, float]] = self.redis.zrange(keys.line(queue), 0, -1, withscores=True)
-        return found
+    def line(self, queue: str, width: int) -> dict[str, float]:
+        return dict(self.redis.zrange(LINES[queue, width], 0, -1, withscores=True))
 
-    def is_offered(self, job_id: str, pool: str) -> bool:
-        return self.redis.zscore(keys.offered(pool), job_id) is not None
+    def is_offered(self, job_id: str, worker: str) -> bool:
+        return self.place(job_id) == "offered" and self.redis.hget(keys.job(job_id), "worker") == worker
+
+    def live_workers(self) -> dict[str, int]:
+        """With their slots, 0 of those that drain."""
+        pools = {worker: keys.pool(MODEL, engine) for worker, engine in WORKERS.items()}
+        return {
+            worker: int(self.redis.hget(f"{keys.PREFIX}capacity:{pool}", worker))
+            for worker, pool in pools.items()
+            if self.redis.zscore(keys.alive(pool), worker) is not None
+        }
+
+    def widest(self, engine: str | None) -> int:
+        """Slots of the widest worker of an engine, or of any; 0 where none lives."""
+        live = self.live_workers()
+        return max((live[worker] for worker in live if engine in (None, WORKERS[worker])), default=0)
 
     def statuses(self, job_id: str) -> int:
         return sum(isinstance(entry, StatusEntry) for entry in self.logs[job_id])

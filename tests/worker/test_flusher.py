@@ -5,6 +5,8 @@ from __future__ import annotations
 import queue
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +244,65 @@ def test_a_prompt_that_cannot_be_tokenized_fails_alone(settings: Settings) -> No
     worker.store.cancel(companion)
     assert worker.wait(companion) == Finish(Status.CANCELLED)
     worker.end()
+
+
+def test_output_that_cannot_be_decoded_fails_alone(settings: Settings) -> None:
+    class Fragile(EchoEngine):
+        def encode(self, request: JobRequest) -> Prompt:
+            prompt = super().encode(request)
+            if request.prompt != "wrong":
+                return prompt
+            calls = count()
+
+            def decode(token_ids: Sequence[int]) -> str:
+                if next(calls) > 10:
+                    raise KeyError("no such token")
+                return prompt.decode(token_ids)
+
+            return replace(prompt, decode=decode)
+
+    worker = Worker(settings, engine=Fragile(settings))
+    worker.flusher.start()
+    companion, wrong = worker.submit(**LONG), worker.submit(prompt="wrong", n=2)
+    worker.started(companion)
+    reason = JobError("engine_error", "the output could not be decoded: 'no such token'")
+    assert worker.wait(wrong) == Finish(Status.FAILED, reason)
+    assert worker.store.get(wrong).error == reason
+    worker.store.cancel(companion)
+    assert worker.wait(companion) == Finish(Status.CANCELLED)
+    worker.end()
+
+
+def test_a_record_that_cannot_be_read_fails_alone(settings: Settings) -> None:
+    worker = Worker(settings, deliver=False)
+    worker.flusher.start()
+    companion, wrong = worker.submit(**LONG), worker.submit()
+    worker.redis.hset(keys.job(wrong), "request", '{"prompt": 1, "n": 1, "max_tokens": 1}')
+    worker.send(companion)
+    worker.started(companion)
+    worker.send(wrong)
+    assert worker.wait(wrong) is None
+    job = worker.store.get(wrong)
+    assert (job.status, job.error and job.error.code) == (Status.FAILED, "unreadable_record")
+    worker.store.cancel(companion)
+    assert worker.wait(companion) == Finish(Status.CANCELLED)
+    worker.end()
+
+
+def test_a_record_that_lets_the_script_fail_is_dropped_alone(
+    worker: Worker, caplog: pytest.LogCaptureFixture
+) -> None:
+    companion, wrong = worker.submit(**LONG), worker.submit(**LONG)
+    for job_id in (companion, wrong):
+        worker.started(job_id)
+    with worker.redis.pipeline() as at_once:
+        at_once.delete(keys.log(wrong)).set(keys.log(wrong), "no list").execute()
+    assert worker.wait(wrong) is None
+    assert f"{wrong} cannot be written, dropping it" in caplog.text
+    length = worker.store.get(companion).completion_tokens
+    eventually(lambda: worker.store.get(companion).completion_tokens > length)
+    worker.store.cancel(companion)
+    assert worker.wait(companion) == Finish(Status.CANCELLED)
 
 
 def test_a_claim_whose_answer_was_lost_is_made_again(

@@ -1,0 +1,63 @@
+"""What a client is told of a job when Redis goes away: stored, not stored, or that it may be."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+from redis import Redis
+
+from tasks import keys
+from tests.integration.web_harness import RedisServer, assert_problem, serving
+from tests.waiting import PATIENCE_SECONDS, eventually
+
+pytest_plugins = ["tests.integration.web_fixtures"]
+
+BODY = {"prompt": "x", "max_tokens": 1}
+
+
+@pytest.fixture(autouse=True)
+def _nothing_stored(redis_of_web: RedisServer) -> None:
+    with Redis.from_url(redis_of_web.url) as redis:
+        redis.flushall()
+
+
+def jobs_in(server: RedisServer) -> int:
+    with Redis.from_url(server.url) as redis:
+        return len(redis.keys(keys.job("*")))
+
+
+def post(url: str, **headers: str) -> httpx.Response:
+    return httpx.post(f"{url}/v1/jobs", json=BODY, headers=headers, timeout=PATIENCE_SECONDS)
+
+
+def test_what_never_reached_redis_was_not_accepted(redis_of_web: RedisServer, tmp_path: Path) -> None:
+    redis_of_web.kill()
+    try:
+        with serving(redis_of_web.url, tmp_path) as server:
+            answer = post(server.url)
+    finally:
+        redis_of_web.start()
+    assert_problem(answer, 503)
+    assert answer.json()["code"] == "unavailable"
+    assert answer.json()["detail"].endswith("nothing was accepted")
+    assert int(answer.headers["Retry-After"]) >= 1
+    assert jobs_in(redis_of_web) == 0
+
+
+def test_an_accepted_job_is_never_called_refused(redis_of_web: RedisServer, tmp_path: Path) -> None:
+    """Redis dies while its end is awaited: it is shown as it was seen last."""
+    with serving(redis_of_web.url, tmp_path) as server, ThreadPoolExecutor() as threads:
+        coming = threads.submit(post, server.url, Prefer="wait=2")
+        eventually(lambda: jobs_in(redis_of_web) == 1)
+        redis_of_web.kill()
+        try:
+            answer = coming.result(PATIENCE_SECONDS)
+        finally:
+            redis_of_web.start()
+        assert answer.status_code == 202
+        assert answer.json()["status"] == "queued"
+        assert answer.headers["Location"] == answer.json()["urls"]["self"]
+        assert httpx.get(answer.headers["Location"]).json()["id"] == answer.json()["id"]

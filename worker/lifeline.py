@@ -1,0 +1,50 @@
+"""The connection by which others notice at once that this process has ended, see reap.lua."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from tasks import keys
+
+RETRY_PAUSE_SECONDS = 0.05
+"""Short: until the subscription stands again, only this worker's writes say that it lives."""
+
+LISTEN_SECONDS = 10.0
+"""How long one wait for messages, of which there are none, takes."""
+
+logger = logging.getLogger(__name__)
+
+
+class Lifeline:
+    """A subscription that stands as long as the process does, in a thread of its own."""
+
+    def __init__(self, redis: Redis, worker: str) -> None:
+        """redis: with room for a connection that is never given back."""
+        self._redis = redis
+        self.channel = keys.lifeline(worker, secrets.token_hex(8))
+        """No other process has it, not even a later one of the same worker."""
+        self._thread = threading.Thread(target=self._run, name="lifeline", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                self._hold()
+            except RedisError as error:
+                logger.warning("the lifeline broke, making it again: %s", error)
+                time.sleep(RETRY_PAUSE_SECONDS)
+
+    def _hold(self) -> None:
+        """Raises RedisError as soon as the connection is gone."""
+        with self._redis.pubsub() as subscription:  # type: ignore[no-untyped-call]
+            subscription.subscribe(self.channel)
+            while True:
+                subscription.get_message(timeout=LISTEN_SECONDS)
