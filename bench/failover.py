@@ -6,25 +6,32 @@ Killed: two workers with the bundled model and as many slots as there are jobs o
 stays are cancelled, then the other one is killed. Seconds are counted from the kill: until its lease ended,
 until the job was claimed again, until its attached reader had the next token.
 
-Restarted: three workers with the echo engine, of which two have room for all jobs. Each in turn is told to
-end (SIGTERM, DRAIN_SECONDS=1) and replaced. Seconds are the longest between two tokens of a stream.
+Upgraded: three workers with the echo engine, of which two have room for all jobs, and web behind a load
+balancer. In turn web and each worker are told to end (SIGTERM, DRAIN_SECONDS=1) and replaced by ones of
+another release: the last tag, or what may be the next release; then back. Seconds are the longest between two
+tokens of a stream.
 """
 
 from __future__ import annotations
 
 import argparse
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import pairwise
+from itertools import cycle, islice, pairwise
+from pathlib import Path
 from typing import Any
 
 from bench.stage import Workers, median, p99, print_table, redis_server, started_web, started_workers
 from client import Client, Event, Job
+from tests.chaos.releases import releases
 from tests.integration.workers import WorkerProcess
+from tests.reliability.proxy import Proxy
 from tests.waiting import eventually
 
 LEASE_SECONDS = 5
@@ -144,8 +151,8 @@ def measure_kills(jobs: int, repeats: int) -> list[Takeover]:
     return takeovers
 
 
-def measure_restarts(streams: int, repeats: int) -> list[float]:
-    """The longest pause of each stream while every worker is replaced so many times."""
+def measure_upgrades(streams: int, repeats: int) -> list[float]:
+    """The longest pause of each stream while web and every worker are replaced so many times."""
     environment = {
         "ENGINE": "echo",
         "ECHO_STEP_SECONDS": str(STEP_SECONDS),
@@ -154,20 +161,31 @@ def measure_restarts(streams: int, repeats: int) -> list[float]:
         "LEASE_SECONDS": str(LEASE_SECONDS),
     }
     with (
+        tempfile.TemporaryDirectory() as folder,
         redis_server() as redis_url,
         started_workers(redis_url, ROLLED_WORKERS, **environment) as workers,
-        started_web(workers) as web,
-        Client(web.url) as client,
+        ExitStack() as webs,
     ):
+        current, other = releases(Path(folder))
+        web = webs.enter_context(started_web(workers))
+        balancer = webs.enter_context(Proxy(web.url))
+        client = webs.enter_context(Client(balancer.url))
         jobs = [client.submit("Once upon a time", **ECHO_LONG) for _ in range(streams)]
         followers = [Follower(client, job) for job in jobs]
         eventually(lambda: all(f.first_token_at(attempt=1) for f in followers))
-        for _ in range(ROLLED_WORKERS * repeats):
+        for release in islice(cycle([other, current]), repeats):
             time.sleep(SETTLE_SECONDS)
-            worker = workers.running.pop(0)
-            worker.signal(signal.SIGTERM)
-            worker.wait()
-            workers.start()
+            workers.root = release.root
+            newer = webs.enter_context(started_web(workers))
+            balancer.forward_to(newer.url)
+            web.terminate()
+            web = newer
+            for _ in range(ROLLED_WORKERS):
+                time.sleep(SETTLE_SECONDS)
+                worker = workers.running.pop(0)
+                worker.signal(signal.SIGTERM)
+                worker.wait()
+                workers.start()
         time.sleep(SETTLE_SECONDS)
         for follower in followers:
             client.cancel(follower.job_id)
@@ -187,7 +205,7 @@ def main() -> None:
     )
     parser.add_argument("--jobs", type=int, nargs="*", default=[1, 32], help="on the worker that is killed")
     parser.add_argument("--repeats", type=int, default=3, help="kills for each number of jobs; rolls")
-    parser.add_argument("--streams", type=int, default=24, help="during the restarts; 0: none")
+    parser.add_argument("--streams", type=int, default=24, help="during the upgrades; 0: none")
     options = parser.parse_args()
     rows = []
     for jobs in options.jobs:
@@ -202,9 +220,9 @@ def main() -> None:
         print(f"kill -9, {options.repeats} times, LEASE_SECONDS={LEASE_SECONDS}; median / worst, s")
         print_table(["jobs", "lease end", "claim", "next token"], rows)
     if options.streams:
-        pauses = measure_restarts(options.streams, options.repeats)
+        pauses = measure_upgrades(options.streams, options.repeats)
         print(
-            f"{options.repeats} rolling restarts, DRAIN_SECONDS={DRAIN_SECONDS}; longest pause of a stream, s"
+            f"{options.repeats} rolling upgrades, DRAIN_SECONDS={DRAIN_SECONDS}; longest pause of a stream, s"
         )
         print_table(["streams", "median", "p99", "worst"], [[f"{len(pauses)}", *_summary(pauses)]])
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.conftest import start_redis
 from tests.integration.product import Web
-from tests.integration.workers import WorkerProcess
+from tests.integration.workers import ROOT, WorkerProcess
 
 
 @contextmanager
@@ -33,6 +33,8 @@ class Workers:
     redis_url: str
     folder: Path
     environment: dict[str, str]
+    root: Path = ROOT
+    """Of the checkout that the next ones run."""
     running: list[WorkerProcess] = field(default_factory=list)
     _started: int = 0
 
@@ -51,7 +53,7 @@ class Workers:
         self._started += 1
         name = f"w{self._started}"
         variables = {"REDIS_URL": self.redis_url, **self.environment}
-        worker = WorkerProcess(name, variables, self.folder / f"{name}.log")
+        worker = WorkerProcess(name, variables, self.folder / f"{name}.log", root=self.root)
         self.running.append(worker)
         return worker
 
@@ -70,7 +72,7 @@ def started_workers(redis_url: str, count: int, **environment: str) -> Iterator[
 @contextmanager
 def started_web(workers: Workers) -> Iterator[Web]:
     """gunicorn, ready for jobs of these workers."""
-    web = Web(workers.redis_url, workers.folder, workers.environment)
+    web = Web(workers.redis_url, workers.folder, workers.environment, root=workers.root)
     try:
         web.start()
         yield web

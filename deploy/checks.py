@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from redis import Redis
 from redis.exceptions import RedisError
 
+from tasks.connection import refuse_eviction
 from tasks.errors import SettingsError
 from tasks.settings import EngineKind, Settings, model_folder
 
@@ -53,6 +54,7 @@ def check_redis(url: str) -> None:
             url, socket_connect_timeout=CONNECT_SECONDS, socket_timeout=CONNECT_SECONDS
         ) as redis:
             redis.ping()
+            refuse_eviction(redis)
     except (RedisError, ValueError) as error:
         # The URL may hold a password.
         place = urlsplit(url).netloc.rpartition("@")[2]

@@ -30,6 +30,8 @@ dir "{folder}"
 appendonly yes
 appendfsync everysec
 save ""
+maxmemory {maxmemory}
+maxmemory-policy noeviction
 """
 
 
@@ -49,12 +51,13 @@ def locked(folder: Path) -> Iterator[Path]:
         yield folder.resolve()
 
 
-def configure(folder: Path) -> str:
+def configure(folder: Path, maxmemory: str) -> str:
     """Write redis.conf for a free port and a new password; the URL. Raises SettingsError."""
     _end_orphan(folder)
     port, password = _free_port(), secrets.token_urlsafe(24)
     url = f"redis://:{password}@127.0.0.1:{port}/0"
-    _write_private(folder / "redis.conf", CONFIG.format(port=port, password=password, folder=folder))
+    config = CONFIG.format(port=port, password=password, folder=folder, maxmemory=maxmemory)
+    _write_private(folder / "redis.conf", config)
     _write_private(folder / URL_FILE, url)
     return url
 

@@ -42,7 +42,7 @@ def _serve(settings: Settings, folder: Path) -> int:
     redis_url = settings.redis_url
     if redis_url is None:
         programs.add("redis")
-        redis_url = embedded.configure(folder)
+        redis_url = embedded.configure(folder, settings.redis_maxmemory)
     _set_variables(settings, folder, redis_url)
     url = local_url(settings)
     foreman = Foreman(programs, lambda: _is_ready(url), _ready_line(url, settings))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,10 @@ from redis.exceptions import (
 )
 from redis.retry import Retry
 
+from tasks.errors import SettingsError
 from tasks.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_SECONDS = 2.0
 CALL_TIMEOUT_SECONDS = 5.0
@@ -80,6 +84,23 @@ def noted_failures() -> Iterator[list[Exception]]:
 def may_have_been_sent(failures: Sequence[Exception]) -> bool:
     """Whether one of the attempts found a connection that works: Redis may have done what it asked for."""
     return any(NOT_SENT.search(str(failure)) is None for failure in failures)
+
+
+def refuse_eviction(redis: Redis) -> None:
+    """Raises SettingsError where Redis, once it is full, would drop jobs to make room.
+
+    A Redis that cannot be asked at present is not refused, since nothing is known of it.
+    """
+    try:
+        policy = str(redis.info("memory")["maxmemory_policy"])
+    except RedisError as error:
+        logger.warning("could not ask Redis for its maxmemory-policy: %s", error)
+        return
+    if policy.startswith("allkeys"):
+        message = (
+            f"REDIS_URL: with maxmemory-policy {policy} this Redis would drop jobs; set it to noeviction"
+        )
+        raise SettingsError(message)
 
 
 def connect(settings: Settings) -> Redis:

@@ -98,6 +98,14 @@ class QueueFullError(TokenrelayError):
     title = "Queue full"
 
 
+class OverShareError(TokenrelayError):
+    """Your jobs use up your share of the server's memory. Delete ended ones, or wait until they expire."""
+
+    status = 429
+    code = "over_share"
+    title = "Share of memory used up"
+
+
 class UnavailableError(TokenrelayError):
     """The service cannot take jobs now; nothing was accepted."""
 

@@ -84,6 +84,10 @@ class Job:
     """When Redis was read: what running durations are measured against."""
     is_seed_drawn: bool = False
     """Whether the request's seed was drawn, because the client gave none."""
+    is_request_truncated: bool = False
+    """Whether the request was cut short when the job had failed for what it holds, see `tasks.reaper`."""
+    version: int = 1
+    """The version of its record: what a worker must understand to run it."""
     is_waiting: bool = False
     """For a worker: before its first attempt, or between two."""
     queue_position: int | None = None
@@ -121,6 +125,7 @@ class Job:
             "eta_seconds": self.eta_seconds,
             "reason": self.reason,
             "request": self.request,
+            "request_truncated": self.is_request_truncated,
             "output": [choice.to_dict(with_logprobs=with_logprobs) for choice in self.output],
             "usage": {
                 "prompt_tokens": self.prompt_tokens,

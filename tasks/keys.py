@@ -6,7 +6,10 @@ The Lua scripts build the same names, and a few that only they use.
 from __future__ import annotations
 
 SCHEMA = 3
-"""Carried by every key and channel, so that a rolling upgrade never mixes two schemas."""
+"""Carried by every key and channel, so that a rolling upgrade never mixes two schemas (docs/upgrades.md)."""
+
+RECORD_VERSION = 1
+"""The newest version of a job's record that this release understands, see `tasks.request.version_of`."""
 
 PREFIX = f"tokenrelay:{SCHEMA}:"
 
@@ -65,9 +68,9 @@ def pools(model: str) -> str:
     return f"{PREFIX}pools:{model}"
 
 
-def line(queue: str, width: int = 1) -> str:
-    """Sorted set: waiting jobs that take so many slots, by fair tag."""
-    return f"{PREFIX}line:{queue}:{width}"
+def line(queue: str, width: int = 1, version: int = 1) -> str:
+    """Sorted set: waiting jobs that take `width` slots of a worker that knows `version`, by fair tag."""
+    return f"{PREFIX}line:{queue}:{width}:{version}"
 
 
 def offered(pool: str) -> str:

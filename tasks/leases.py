@@ -13,7 +13,7 @@ from redis import Redis
 from tasks import keys
 from tasks.errors import UnreadableRecordError
 from tasks.job import JobError, Status
-from tasks.log import Entry, StatusEntry, TokenEntry, parse_entry
+from tasks.log import STATUS_MARK, TOKEN_MARK, Entry, TokenEntry, parse_entry
 from tasks.request import JobRequest
 from tasks.scripts import Argument, Ring, Scripts, as_offers
 from tasks.settings import Settings
@@ -23,17 +23,32 @@ from tasks.settings import Settings
 class Claim:
     """What a worker needs to run a job, or to go on with it.
 
-    entries: the whole log so far, the status entry of this claim included.
+    log: all entries so far, encoded, the status entry of this claim included.
     is_alone: it may be what killed its workers, no other job is to be claimed beside it.
     is_seed_drawn: the client gave no seed, the request's was drawn when the job was submitted.
+    started_at: Unix time of the job's first attempt.
     """
 
     job_id: str
     token: str
     request: JobRequest
     is_alone: bool
-    entries: list[Entry]
+    log: Sequence[str]
     is_seed_drawn: bool = False
+    started_at: float = 0.0
+
+    @property
+    def entries(self) -> list[Entry]:
+        """The log, decoded. Raises UnreadableRecordError."""
+        try:
+            return [parse_entry(entry) for entry in self.log]
+        except (ValueError, TypeError, LookupError) as error:
+            raise UnreadableRecordError(f"the job's log cannot be read: {error}") from error
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether earlier attempts wrote some."""
+        return any(entry.startswith(TOKEN_MARK) for entry in self.log)
 
 
 class Refusal(StrEnum):
@@ -51,8 +66,11 @@ class Refusal(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finish:
+    """completion_tokens: how many tokens the job's choices have; None where that is not known."""
+
     status: Status
     error: JobError | None = None
+    completion_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +119,8 @@ class WorkerInfo:
     """Prompt and output tokens of one sequence together; None: not said."""
     lifeline: str = ""
     """The channel that this process alone subscribes to, see `worker.lifeline`; empty for none."""
+    version: int = keys.RECORD_VERSION
+    """The newest version of a record that it understands."""
 
     @property
     def pool(self) -> str:
@@ -133,24 +153,23 @@ class Leases:
         """Take a job that is on offer to the worker, which is of the pool, under a fresh `token`.
 
         held: jobs that the worker has already. Raises UnreadableRecordError where it has the job, but cannot
-        read it.
+        read its request.
         """
         word, *answer = self._scripts.call("claim", job_id, token, worker, pool, free_slots, held)
         if word != "claimed":
             return Refusal(word)
-        body, is_alone, is_seed_drawn, log = answer
+        body, is_alone, is_seed_drawn, started_at, log = answer
         try:
-            request, entries = JobRequest.model_validate_json(body), [parse_entry(entry) for entry in log]
-        except (ValueError, TypeError, LookupError) as error:
-            raise UnreadableRecordError(f"the job's record cannot be read: {error}") from error
-        return Claim(job_id, token, request, bool(is_alone), entries, bool(is_seed_drawn))
+            request = JobRequest.model_validate_json(body)
+        except ValueError as error:
+            raise UnreadableRecordError(f"the job's request cannot be read: {error}") from error
+        return Claim(job_id, token, request, bool(is_alone), log, bool(is_seed_drawn), float(started_at))
 
     def take_back(self, claim: Claim, worker: str, pool: str) -> bool:
         """Make a claim again that Redis has forgotten; False where the job has moved on, ended or is gone."""
-        number = sum(isinstance(entry, StatusEntry) for entry in claim.entries)
-        entries = (entry.encode() for entry in claim.entries)
+        number = sum(entry.startswith(STATUS_MARK) for entry in claim.log)
         job_id, token = claim.job_id, claim.token
-        return bool(self._scripts.call("take_back", job_id, token, worker, pool, number, *entries))
+        return bool(self._scripts.call("take_back", job_id, token, worker, pool, number, *claim.log))
 
     def flush(self, writes: Sequence[Write]) -> list[Written]:
         """Write for the whole batch; the answers are in the order of the writes."""
@@ -173,8 +192,7 @@ class Leases:
     def heartbeat(self, worker: WorkerInfo) -> None:
         """Say for one lease's time that the worker lives."""
         arguments: list[Argument] = [worker.id, worker.pool, worker.model, worker.slots, worker.to_json()]
-        if worker.lifeline:
-            arguments.append(worker.lifeline)
+        arguments += [worker.version, worker.max_model_len or "", worker.lifeline]
         offers: Any = self._scripts.call("heartbeat", *arguments)
         self._ring(as_offers(offers))
 
@@ -187,9 +205,10 @@ class Leases:
 def _arguments(write: Write) -> Iterator[Argument]:
     yield from (write.job_id, write.token, write.base, write.prompt_tokens, len(write.entries))
     yield from (entry.encode() for entry in write.entries)
-    if write.finish is None:
-        yield from ("", "", "")
-    elif write.finish.error is None:
-        yield from (write.finish.status, "", "")
-    else:
-        yield from (write.finish.status, write.finish.error.code, write.finish.error.message)
+    finish = write.finish
+    if finish is None:
+        yield from ("", "", "", "")
+        return
+    yield finish.status
+    yield from (finish.error.code, finish.error.message) if finish.error else ("", "")
+    yield "" if finish.completion_tokens is None else finish.completion_tokens

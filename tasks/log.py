@@ -23,6 +23,9 @@ from typing import Any
 
 from tasks.job import Choice, FinishReason, Status
 
+STATUS_MARK, TOKEN_MARK = '["s"', '["t"'
+"""How encoded entries begin."""
+
 LoggedLogprobs = list[Any]
 """Of one token: [text, logprob, [[text, logprob] of the best tokens, ...]]."""
 

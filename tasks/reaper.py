@@ -5,6 +5,7 @@ It also packs the logs of ended jobs, which Lua cannot.
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 from typing import cast
@@ -14,6 +15,7 @@ from redis.exceptions import RedisError
 
 from tasks import keys
 from tasks.log import pack
+from tasks.request import Message
 from tasks.scripts import Ring, Scripts, as_offers
 from tasks.settings import Settings
 
@@ -22,6 +24,12 @@ MAX_JOBS_PER_CALL = 100
 
 MIN_PAUSE_SECONDS = 0.05
 """Between two calls, however much is due, and with however many processes calling."""
+
+FUTILE_ERROR_CODES = {"prompt_too_long", "invalid_messages"}
+"""A job that ended with one of these would end so again."""
+
+KEPT_CHARACTERS = 200
+KEPT_MESSAGES = 4
 
 LONGEST_PAUSE_SECONDS = 1.0
 """So that a worker's lifeline is known soon after its start, however long leases are."""
@@ -52,8 +60,11 @@ class Reaper:
 
     def reap(self) -> float:
         """Move on what is due; seconds until something is due again. Raises RedisError."""
-        seconds, offers, ended, dangling = self._scripts.call("reap", MAX_JOBS_PER_CALL, self._lease_seconds)
+        answer = self._scripts.call("reap", MAX_JOBS_PER_CALL, self._lease_seconds)
+        seconds, offers, ended, dangling, severed = answer
         self._ring(as_offers(offers))
+        for worker in severed:
+            logger.warning("%s has ended without a word, its jobs go on elsewhere", worker)
         for job_id in dangling:
             logger.error("the record of %s is missing or damaged, so the job is lost", job_id)
         for job_id in ended:
@@ -61,9 +72,14 @@ class Reaper:
         return float(seconds)
 
     def pack(self, job_id: str) -> bool:
-        """Pack an ended job's log; whether it is packed now. Raises RedisError."""
+        """Pack an ended job's log; whether it is packed now. Raises RedisError.
+
+        The request of a job that can never run is cut short: it would be kept for nothing.
+        """
         entries = cast("list[str]", self._redis.lrange(keys.log(job_id), 0, -1))
-        return bool(self._scripts.call("pack", job_id, len(entries), pack(entries)))
+        code, request = cast("list[str | None]", self._redis.hmget(keys.job(job_id), "error_code", "request"))
+        short = shortened(request) if request and code in FUTILE_ERROR_CODES else ""
+        return bool(self._scripts.call("pack", job_id, len(entries), pack(entries), short))
 
     def _run(self) -> None:
         longest = min(self._lease_seconds / keys.HEARTBEATS_PER_LEASE, LONGEST_PAUSE_SECONDS)
@@ -74,3 +90,17 @@ class Reaper:
             except RedisError as error:
                 logger.warning("the reaper could not reach Redis: %s", error)
                 pause = longest
+
+
+def shortened(request: str) -> str:
+    """A request (JSON) with only the beginning of its prompt or messages; "" where that saves nothing."""
+    fields = json.loads(request)
+    if "prompt" in fields:
+        fields["prompt"] = fields["prompt"][:KEPT_CHARACTERS]
+    else:
+        messages = [Message.model_validate(message) for message in fields["messages"][:KEPT_MESSAGES]]
+        fields["messages"] = [
+            {"role": message.role, "content": message.text[:KEPT_CHARACTERS]} for message in messages
+        ]
+    short = json.dumps(fields, ensure_ascii=False)
+    return short if len(short) < len(request) else ""

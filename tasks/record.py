@@ -38,6 +38,8 @@ def job_from_record(record: Mapping[str, str], log: Sequence[str], read_at: floa
         error=error,
         read_at=read_at,
         is_seed_drawn="seed_drawn" in record,
+        is_request_truncated="request_truncated" in record,
+        version=int(record["version"]),
         is_waiting=record["place"] in ("line", "offered"),
     )
 

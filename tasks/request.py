@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
@@ -130,6 +131,18 @@ class JobRequest(BaseModel):
         if (self.prompt is None) == (self.messages is None):
             raise ValueError("exactly one of prompt and messages is required")
         return self
+
+
+SINCE_VERSION: Mapping[str, int] = {}
+"""Request fields that came after the first release: field -> version of the record that brought it.
+
+A new field is None, hence absent from the record, where the client does not ask for it.
+"""
+
+
+def version_of(accepted: Mapping[str, Any]) -> int:
+    """The version of the record that a worker must understand to run this request, see docs/upgrades.md."""
+    return max((SINCE_VERSION.get(field, 1) for field in accepted), default=1)
 
 
 def parse_request(body: Any) -> JobRequest:

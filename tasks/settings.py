@@ -33,6 +33,11 @@ class Settings(BaseSettings):
     redis_url: str | None = Field(
         None, description="Redis to use; unset: `make serve` starts an embedded one"
     )
+    redis_maxmemory: str = Field(
+        "1gb",
+        pattern=r"^\d+([kmg]b?)?$",
+        description="the embedded Redis' `maxmemory`; near it submits get 503. `0`: all that the machine has",
+    )
     host: str = Field("127.0.0.1", description="address the web server binds")
     port: int = Field(8000, ge=1, le=65535, description="port the web server binds")
     data_dir: Path = Field(Path(".data"), description="the embedded Redis' append-only file, logs and pids")
@@ -83,6 +88,12 @@ class Settings(BaseSettings):
         10_000, ge=1, description="waiting jobs per model; beyond it submits get 429"
     )
     job_retention_seconds: float = Field(86_400, ge=1, description="how long an ended job is kept")
+    owner_memory_share: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="of Redis' `maxmemory`, what the jobs of one API key may take; beyond it submits get 429",
+    )
     drain_seconds: float = Field(30, ge=0, description="how long a worker told to stop lets its jobs run on")
     step_timeout_seconds: float = Field(
         60, ge=1, description="an engine step longer than this ends the worker"

@@ -25,13 +25,14 @@ from tasks.errors import (
     InvalidRequestError,
     JobNotFoundError,
     OutcomeUnknownError,
+    OverShareError,
     QueueFullError,
     UnavailableError,
 )
 from tasks.job import TERMINAL_STATUSES, Choice, Job, Status
 from tasks.log import Entry, parse_entry, unpack
 from tasks.record import job_from_record
-from tasks.request import JobRequest, Priority
+from tasks.request import JobRequest, Priority, version_of
 from tasks.scripts import Argument, Ring, Scripts, as_offers
 from tasks.settings import Settings
 
@@ -109,16 +110,21 @@ class Store:
         """Accept a job: when this returns, the job is in Redis and will end.
 
         Raises InvalidRequestError (a model that nobody ever announced, or not with this engine; n beyond its
-        slots), IdempotencyConflictError, QueueFullError, UnavailableError (nothing was accepted: Redis cannot
-        be reached, or is nearly full) and OutcomeUnknownError (its answer was lost).
+        slots), IdempotencyConflictError, QueueFullError, OverShareError, UnavailableError (nothing was
+        accepted: Redis cannot be reached, or is nearly full) and OutcomeUnknownError (its answer was lost).
         """
-        model = request.model or self._settings.model
-        accepted = request.model_dump(mode="json", exclude_none=True) | {"model": model}
+        return self.submit_all([request], owner, idempotency_key)[0]
+
+    def submit_all(
+        self, requests: Sequence[JobRequest], owner: str, idempotency_key: str | None = None
+    ) -> list[Submission]:
+        """Accept all of the jobs or none. They name the same model and engine.
+
+        A key leads back to the jobs of the earlier call, all of them. Raises what `submit` raises.
+        """
+        accepted = [self._accepted(request) for request in requests]
         body_hash = _hash(accepted)
-        is_seed_drawn = "seed" not in accepted
-        if is_seed_drawn:
-            accepted["seed"] = secrets.randbelow(MAX_DRAWN_SEED)
-        return self._submit(accepted, body_hash, owner, idempotency_key, is_seed_drawn=is_seed_drawn)
+        return self._submit([_Draft.of(request) for request in accepted], body_hash, owner, idempotency_key)
 
     def retry(self, job_id: str, owner: str, idempotency_key: str | None = None) -> Submission:
         """A new job with the request of an ended one that did not complete.
@@ -130,8 +136,11 @@ class Store:
             raise ConflictError(
                 f"the job is {job.status}; only failed, cancelled and expired jobs are retried"
             )
-        body_hash = _hash({"retry": job_id})
-        return self._submit(job.request, body_hash, owner, idempotency_key, is_seed_drawn=job.is_seed_drawn)
+        if job.is_request_truncated:
+            code = job.error.code if job.error else job.status
+            raise ConflictError(f"the job failed with {code}, so its whole request was not kept")
+        draft = _Draft(job.request, job.version, job.is_seed_drawn)
+        return self._submit([draft], _hash({"retry": job_id}), owner, idempotency_key)[0]
 
     def get(self, job_id: str, owner: str | None = None) -> Job:
         """The job now; `owner` None reads anybody's. Raises JobNotFoundError."""
@@ -211,49 +220,46 @@ class Store:
             for name in sorted(since)
         ]
 
+    def _accepted(self, request: JobRequest) -> dict[str, Any]:
+        model = request.model or self._settings.model
+        return request.model_dump(mode="json", exclude_none=True) | {"model": model}
+
     def _submit(
-        self,
-        accepted: Mapping[str, Any],
-        body_hash: str,
-        owner: str,
-        idempotency_key: str | None,
-        *,
-        is_seed_drawn: bool,
-    ) -> Submission:
-        model, engine = accepted["model"], accepted.get("engine")
+        self, drafts: Sequence[_Draft], body_hash: str, owner: str, idempotency_key: str | None
+    ) -> list[Submission]:
+        model, engine = drafts[0].request["model"], drafts[0].request.get("engine")
         is_own = model == self._settings.model and engine in (None, self._settings.engine)
-        job_id = _new_job_id()
         arguments: list[Argument] = [
-            job_id,
             owner,
             keys.queue(model, engine),
             model,
-            json.dumps(accepted, ensure_ascii=False),
-            accepted["n"],
-            accepted["n"] * accepted["max_tokens"],
-            PRIORITY_BONUS_TOKENS[Priority(accepted["priority"])],
-            accepted.get("expires_in", ""),
-            accepted.get("timeout", ""),
             idempotency_key or "",
             body_hash,
             self._settings.max_queued_jobs,
             int(is_own),
-            int(is_seed_drawn),
+            self._settings.owner_memory_share if self._settings.api_keys else 1,
         ]
+        for draft in drafts:
+            arguments += draft.arguments()
         word, detail, offers, *created_at = self._call_submit(arguments)
         self._ring(as_offers(offers))
         match word:
             case "created":
-                job = _accepted_job(detail, owner, accepted, float(created_at[0]), is_seed_drawn)
-                return Submission(detail, job)
+                accepted = zip(detail.split(","), drafts, strict=True)
+                return [
+                    Submission(job_id, draft.job(job_id, owner, float(created_at[0])))
+                    for job_id, draft in accepted
+                ]
             case "exists":
-                return Submission(detail, None)
+                return [Submission(job_id, None) for job_id in detail.split(",")]
             case "conflict":
                 raise IdempotencyConflictError
             case "full":
                 raise QueueFullError(
-                    f"{self._settings.max_queued_jobs} jobs are waiting", retry_after=int(detail)
+                    f"at most {self._settings.max_queued_jobs} jobs may wait", retry_after=int(detail)
                 )
+            case "over_share":
+                raise OverShareError(retry_after=MEMORY_RETRY_SECONDS)
             case "nearly_full":
                 raise UnavailableError("Redis is nearly full", retry_after=MEMORY_RETRY_SECONDS)
             case "unknown" if engine is not None:
@@ -309,38 +315,70 @@ class Store:
         return seconds + micros / 1e6
 
 
-def _accepted_job(
-    job_id: str, owner: str, request: Mapping[str, Any], created_at: float, is_seed_drawn: bool
-) -> Job:
-    """As submit.lua wrote it."""
-    return Job(
-        id=job_id,
-        owner=owner,
-        model=request["model"],
-        status=Status.QUEUED,
-        request=dict(request),
-        created_at=created_at,
-        started_at=None,
-        first_token_at=None,
-        ended_at=None,
-        attempts=[],
-        output=[Choice(index) for index in range(request["n"])],
-        prompt_tokens=0,
-        error=None,
-        read_at=created_at,
-        is_seed_drawn=is_seed_drawn,
-        is_waiting=True,
-    )
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """A job before it is stored. request: as accepted, with its defaults and a seed."""
+
+    request: dict[str, Any]
+    version: int
+    is_seed_drawn: bool
+
+    @classmethod
+    def of(cls, accepted: Mapping[str, Any]) -> _Draft:
+        seed = {} if "seed" in accepted else {"seed": secrets.randbelow(MAX_DRAWN_SEED)}
+        return cls({**accepted, **seed}, version_of(accepted), is_seed_drawn=bool(seed))
+
+    def arguments(self) -> list[Argument]:
+        """Its part of submit.lua's."""
+        request = self.request
+        return [
+            _new_job_id(),
+            json.dumps(request, ensure_ascii=False),
+            self.version,
+            request["n"],
+            request["max_tokens"],
+            PRIORITY_BONUS_TOKENS[Priority(request["priority"])],
+            request.get("expires_in", ""),
+            request.get("timeout", ""),
+            int(self.is_seed_drawn),
+        ]
+
+    def job(self, job_id: str, owner: str, created_at: float) -> Job:
+        """As submit.lua wrote it."""
+        return Job(
+            id=job_id,
+            owner=owner,
+            model=self.request["model"],
+            status=Status.QUEUED,
+            request=self.request,
+            created_at=created_at,
+            started_at=None,
+            first_token_at=None,
+            ended_at=None,
+            attempts=[],
+            output=[Choice(index) for index in range(self.request["n"])],
+            prompt_tokens=0,
+            error=None,
+            read_at=created_at,
+            is_seed_drawn=self.is_seed_drawn,
+            version=self.version,
+            is_waiting=True,
+        )
 
 
-def _position(job: Job, ahead: int, live_slots: int, widest: int, slot_seconds: str) -> dict[str, Any]:
+def _position(
+    job: Job, ahead: int, live_slots: int, widest: int, slot_seconds: str, is_too_new: int
+) -> dict[str, Any]:
     """The fields that tell when a job's turn comes; between two attempts only why it waits.
 
-    ahead: -1 where it is on offer to a worker. widest: slots of the widest worker that may take it.
+    ahead: -1 where it is on offer to a worker. live_slots, widest: of the workers that may take it.
+    is_too_new: 1 where workers live, but of releases that do not understand its record.
     """
     n = job.request["n"]
     can_run = n <= widest
-    if not live_slots:
+    if is_too_new:
+        reason = "the workers of this model are of an earlier release, which cannot run this request"
+    elif not live_slots:
         reason = "no worker serves this model at present"
     elif not can_run:
         reason = f"no worker has the {n} slots that it takes at present; the widest has {widest}"
@@ -365,5 +403,6 @@ def _new_job_id() -> str:
     return f"job_{time.time_ns() // 1_000:013x}{secrets.token_hex(8)}"
 
 
-def _hash(body: Mapping[str, Any]) -> str:
+def _hash(body: object) -> str:
+    """body: JSON."""
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()

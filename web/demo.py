@@ -6,6 +6,7 @@ A client that leaves cancels the jobs that its request made.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Annotated, Any, TypeVar
@@ -14,15 +15,16 @@ from flask import Blueprint, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from redis.exceptions import RedisError
 
+from tasks.connection import is_away
 from tasks.errors import InvalidRequestError, JobNotFoundError, TokenrelayError, UnavailableError
 from tasks.job import Job, Status
 from tasks.request import JobRequest, field_errors, parse_request
 from tasks.settings import EngineKind
-from tasks.store import REDIS_RETRY_SECONDS, Store
+from tasks.store import Store
 from web import auth, errors, schema
 from web.body import read_json
 from web.render import Event, json_response, to_json
-from web.services import services
+from web.services import base_url, services
 from web.sse import sse_response
 from web.wait import make_reader, wait_for_all
 
@@ -36,6 +38,8 @@ STATUS_BY_ERROR_CODE = {"prompt_too_long": 422, "timeout": 504, "expired": 504, 
 
 CLIENT_LEFT = 499
 """nginx's status for logs; there is nobody to read it."""
+
+logger = logging.getLogger(__name__)
 
 bp = Blueprint("demo", __name__)
 
@@ -114,16 +118,9 @@ class _Jobs:
 
     def submit(self, requests: Sequence[JobRequest], owner: str, key: str | None) -> None:
         """All of them or none. Raises what Store.submit raises."""
-        try:
-            for index, request in enumerate(requests):
-                own_key = f"{key}#{index}" if key and len(requests) > 1 else key
-                submission = self._store.submit(request, owner, own_key)
-                self.ids.append(submission.job_id)
-                if submission.created:
-                    self._created.append(submission.job_id)
-        except Exception:
-            self.cancel()
-            raise
+        submissions = self._store.submit_all(requests, owner, key)
+        self.ids = [submission.job_id for submission in submissions]
+        self._created = [submission.job_id for submission in submissions if submission.created]
 
     def results(self) -> Texts:
         """Raises JobFailedError for the first job that did not complete."""
@@ -138,6 +135,14 @@ class _Jobs:
         for job_id in self._created:
             with suppress(RedisError, JobNotFoundError):  # It ends by itself, when its tokens are used up.
                 self._store.cancel(job_id)
+
+    def not_awaited(self) -> Response:
+        """They are stored, and their ends cannot be told: where to ask for them."""
+        urls = [f"{base_url()}/v1/jobs/{job_id}" for job_id in self.ids]
+        detail = "Redis cannot be reached at present; the jobs were accepted and will end"
+        response = json_response({"detail": detail, "jobs": urls}, 202)
+        response.headers["Location"] = urls[0]
+        return response
 
     def named_in(self, response: Response) -> Response:
         response.headers["X-Job-ID"] = ",".join(self.ids)
@@ -168,9 +173,11 @@ def _answer(requests: Sequence[JobRequest], render: Callable[[Texts], object]) -
     except TokenrelayError as error:
         jobs.cancel()
         response = errors.problem(error)
-    except RedisError:
-        detail = "Redis cannot be reached at present; the jobs named in X-Job-ID were accepted"
-        response = errors.problem(UnavailableError(detail, retry_after=REDIS_RETRY_SECONDS))
+    except RedisError as error:
+        if not is_away(error):
+            raise
+        logger.warning("%s: accepted, and Redis cannot be reached any more: %s", ", ".join(jobs.ids), error)
+        response = jobs.not_awaited()
     return jobs.named_in(response)
 
 

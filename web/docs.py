@@ -48,6 +48,7 @@ REFUSED = {
     503: "nothing was accepted; with the code `outcome_unknown` it may have been",
 }
 BODY_REFUSED = {400: "not JSON", 413: "over 1 MiB", 415: "not application/json", **REFUSED}
+NOT_AWAITED = {202: "accepted, but Redis went away: `Location` and `jobs` say where to ask"}
 NO_JOB = {404: "no such job of yours"}
 JOB = "/v1/jobs/{job_id}"
 
@@ -94,7 +95,13 @@ ROUTES = (
         "post",
         "/basic_generate",
         "One prompt, greedily",
-        {200: '`{"generated_text"}`', 502: "the job failed", 504: "it took too long", **BODY_REFUSED},
+        {
+            200: '`{"generated_text"}`',
+            **NOT_AWAITED,
+            502: "the job failed",
+            504: "it took too long",
+            **BODY_REFUSED,
+        },
         PromptBody,
         headers=IDEMPOTENCY,
     ),
@@ -102,7 +109,13 @@ ROUTES = (
         "post",
         "/generate",
         "Several prompts",
-        {200: '`{"generated_texts"}`', 502: "a job failed", 504: "one took too long", **BODY_REFUSED},
+        {
+            200: '`{"generated_texts"}`',
+            **NOT_AWAITED,
+            502: "a job failed",
+            504: "one took too long",
+            **BODY_REFUSED,
+        },
         PromptsBody,
         headers=IDEMPOTENCY,
     ),
@@ -110,7 +123,13 @@ ROUTES = (
         "post",
         "/generate_vllm",
         "Several prompts, on vLLM workers only",
-        {200: '`{"generated_texts"}`', 502: "a job failed", 504: "one took too long", **BODY_REFUSED},
+        {
+            200: '`{"generated_texts"}`',
+            **NOT_AWAITED,
+            502: "a job failed",
+            504: "one took too long",
+            **BODY_REFUSED,
+        },
         PromptsBody,
         headers=IDEMPOTENCY,
     ),

@@ -11,12 +11,14 @@ import os
 import resource
 import sys
 
+from tasks.connection import connect, refuse_eviction
 from tasks.errors import SettingsError
 from tasks.settings import get_settings
 
 try:
     _settings = get_settings()
-    _settings.required_redis_url  # noqa: B018
+    with connect(_settings) as _redis:
+        refuse_eviction(_redis)
 except SettingsError as error:
     sys.exit(f"tokenrelay: {error}")
 

@@ -15,9 +15,10 @@ from typing import Any
 from celery import bootsteps
 from celery.signals import worker_shutting_down
 from celery.worker.state import maybe_shutdown
+from redis import Redis
 
-from tasks.connection import connect
-from tasks.errors import TokenrelayError
+from tasks.connection import connect, refuse_eviction
+from tasks.errors import SettingsError, TokenrelayError
 from tasks.leases import Leases
 from tasks.reaper import Reaper
 from tasks.settings import Settings
@@ -35,9 +36,11 @@ class EngineStep(bootsteps.StartStopStep):
 
     def start(self, worker: Any) -> None:
         settings, ring = worker.app.settings, worker.app.ring
+        redis = connect(settings)
         with _stopped_at_once():
+            _refuse_eviction(redis)
             engine = _load(settings)
-        leases = Leases(connect(settings), settings, ring)
+        leases = Leases(redis, settings, ring)
         pulse = Pulse(worker.app, worker.hostname, settings.step_timeout_seconds)
         lifeline = Lifeline(connect(settings), worker.hostname)
         lifeline.start()
@@ -65,6 +68,14 @@ def _stopped_at_once() -> Iterator[None]:
 
 def _end_process(exitcode: int, **_: Any) -> None:
     os._exit(exitcode)
+
+
+def _refuse_eviction(redis: Redis) -> None:
+    try:
+        refuse_eviction(redis)
+    except SettingsError as error:
+        logger.critical("%s", error)
+        raise SystemExit(1) from None
 
 
 def _load(settings: Settings) -> Engine:

@@ -23,6 +23,7 @@ from tasks.settings import Settings
 from worker.announcer import Announcer
 from worker.engine.base import Engine, RequestOutput
 from worker.loop import EngineLoop
+from worker.preparer import Prepared, Preparer
 from worker.run import JobRun, token_of
 from worker.watchdog import Watchdog
 
@@ -63,7 +64,7 @@ class Drain:
     deadline: float
 
 
-News = Ticket | Step | Drain
+News = Ticket | Step | Prepared | Drain
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,19 +97,22 @@ class Flusher:
         self._news: queue.SimpleQueue[News] = queue.SimpleQueue()
         self._loop = EngineLoop(engine, lambda outputs: self._news.put(Step(outputs)))
         self._watchdog = Watchdog(self._loop, settings)
+        self._preparer = Preparer(engine, self._news.put)
+        self._preparer_watchdog = Watchdog(self._preparer, settings)
         self._waiting: deque[tuple[Ticket, str]] = deque()
         """With the token to claim it under: the same when an answer was lost and the claim is made again."""
         self._held: dict[str, Held] = {}
         """By fencing token."""
         self._unflushed_steps = 0
         self._drain_deadline: float | None = None
-        self._is_deaf = False
+        self._must_end_process = False
         self._thread = threading.Thread(target=self._run, name="flusher", daemon=True)
 
     # --- from other threads
 
     def start(self) -> None:
         self._loop.start()
+        self._preparer.start()
         self._thread.start()
 
     def submit(self, ticket: Ticket) -> None:
@@ -136,7 +140,7 @@ class Flusher:
             self._guard(self._release_rest)
             self._loop.stop()
             self._engine.shutdown()
-            if self._is_deaf:
+            if self._must_end_process:
                 _end_process()
         except Exception:
             logger.critical("the flusher failed, the worker ends", exc_info=True)
@@ -148,6 +152,7 @@ class Flusher:
             self._flush()
         if is_due:
             self._watch_engine()
+            self._watch_preparer()
             self._watch_hearing()
             slots = 0 if self._is_draining() else self._engine.max_num_seqs
             self._announcer.beat(slots, self._engine.max_num_seqs - self._free_slots())
@@ -187,6 +192,8 @@ class Flusher:
                 self._unflushed_steps += 1
                 for output in outputs:
                     self._push(output)
+            case Prepared():
+                self._start(news)
             case Drain(deadline):
                 self._drain_deadline = min(deadline, self._drain_deadline or deadline)
                 self._announcer.due_at = 0.0
@@ -218,7 +225,7 @@ class Flusher:
     def _claim_waiting(self) -> None:
         """First come, first served. A job that has to wait for room holds back those behind it.
 
-        Ends, with one claim at least, when what is held is to be renewed: tokenizing may take long.
+        Ends, with one claim at least, when what is held is to be renewed.
         """
         while self._waiting and (free_slots := self._claimable_slots()):
             ticket, token = self._waiting[0]
@@ -228,7 +235,9 @@ class Flusher:
             self._waiting.popleft()
             if isinstance(claim, Claim):
                 ticket.accepted()
-                self._begin(Held(ticket, JobRun(claim)))
+                run = JobRun(claim)
+                self._held[token] = Held(ticket, run)
+                self._preparer.prepare(run)
             else:
                 ticket.ended(None)
             if time.monotonic() >= self._announcer.due_at:
@@ -249,19 +258,15 @@ class Flusher:
             logger.exception("%s could not be claimed", job_id)
         return None
 
-    def _begin(self, held: Held) -> None:
-        self._held[held.run.token] = held
-        try:
-            requests = held.run.start(self._engine)
-        except EngineError as error:
-            held.run.fail(error.code, error.detail, FinishReason.ERROR)
-        except Exception as error:  # Whatever a tokenizer raises concerns this prompt only.
-            logger.exception("%s could not be tokenized", held.run.job_id)
-            reason = f"the prompt could not be tokenized: {first_line(error)}"
-            held.run.fail("engine_error", reason, FinishReason.ERROR)
-        else:
-            for request in requests:
-                self._loop.add_request(request)
+    def _start(self, prepared: Prepared) -> None:
+        run = prepared.run
+        if run.token not in self._held:
+            return  # The job left while it was prepared.
+        if prepared.preparation is None:
+            run.fail(prepared.code, prepared.message, FinishReason.ERROR)
+            return
+        for request in run.begin(prepared.preparation):
+            self._loop.add_request(request)
 
     def _claimable_slots(self) -> int:
         return 0 if any(held.run.claim.is_alone for held in self._held.values()) else self._free_slots()
@@ -316,13 +321,13 @@ class Flusher:
             case Word.BEHIND:
                 logger.warning("Redis lost entries of %s, sending them again", run.job_id)
                 run.flushed_up_to(answer.log_length)
-            case Word.CANCEL:
+            case Word.CANCEL if run.can_be_cut_off:
                 run.flushed_up_to(answer.log_length)
                 run.cut_off(FinishReason.CANCELLED, Finish(Status.CANCELLED))
-            case Word.TIMEOUT:
+            case Word.TIMEOUT if run.can_be_cut_off:
                 run.flushed_up_to(answer.log_length)
                 run.fail("timeout", "the job ran longer than its timeout", FinishReason.TIMEOUT)
-            case Word.OK:
+            case Word.OK | Word.CANCEL | Word.TIMEOUT:
                 run.flushed_up_to(answer.log_length)
 
     def _take_back(self, run: JobRun, log_length: int) -> bool:
@@ -330,7 +335,7 @@ class Flusher:
 
         A log only shrinks in this way: no job that moved on is taken for one.
         """
-        claim_length = len(run.claim.entries)
+        claim_length = len(run.claim.log)
         worker, pool = self._announcer.worker, self._announcer.pool
         if log_length >= claim_length or not self._leases.take_back(run.claim, worker, pool):
             return False
@@ -369,10 +374,25 @@ class Flusher:
             self._hearing.heard()  # A full worker takes no messages.
         elif self._hearing.is_lost():
             logger.critical("Celery takes no messages any more, the worker drains and ends")
-            self._is_deaf = True
+            self._must_end_process = True
             self._drain_deadline = time.monotonic() + self._drain_seconds
         else:
             self._hearing.beat()
+
+    def _watch_preparer(self) -> None:
+        """A prompt fails where its tokenizer or template hangs. Only a new process is rid of that thread."""
+        run = self._preparer.current
+        if not self._preparer_watchdog.is_overdue() or run is None or run.token not in self._held:
+            return
+        seconds = self._step_timeout_seconds
+        logger.critical(
+            "preparing %s takes longer than STEP_TIMEOUT_SECONDS=%s, the worker ends", run.job_id, seconds
+        )
+        reason = f"the prompt could not be prepared within {seconds:g} s"
+        run.fail("engine_error", reason, FinishReason.ERROR)
+        self._flush()
+        self._must_end_process = True
+        self._drain_deadline = time.monotonic()
 
     def _watch_engine(self) -> None:
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tasks.errors import PromptTooLongError
 from tasks.job import Choice, FinishReason, JobError, Status
@@ -35,6 +35,8 @@ class ChoiceRun:
     detokenizer: Detokenizer
     decode_token: DecodeToken
     finish_reason: FinishReason | None
+    completion_tokens: int
+    """Of all attempts."""
     token_ids: list[int] = field(default_factory=list)
     """Ids not logged yet."""
     text: str = ""
@@ -51,6 +53,7 @@ class ChoiceRun:
         last = len(output.token_ids) - 1
         for index, token_id in enumerate(output.token_ids):
             self.token_ids.append(token_id)
+            self.completion_tokens += 1
             if output.logprobs is not None:
                 self.logprobs.append(self._logged(token_id, output.logprobs[index]))
             # The end of sequence is not text, even where a model uses an ordinary token for it.
@@ -85,8 +88,19 @@ class ChoiceRun:
         return [self.decode_token(token_id), round(logprobs.logprob, LOGPROB_DIGITS), top]
 
 
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """What a job needs before the engine can run it: its choices as prompt and log have them."""
+
+    prompt_tokens: int
+    choices: list[ChoiceRun]
+
+
 class JobRun:
     """A claimed job: feeds its choices, keeps its part of the log until the job has ended.
+
+    `prepare` may take seconds, so it changes nothing and can run on a thread of its own while the job's lease
+    is renewed. `begin` takes its result. Both are called once.
 
     The entries stay in memory because Redis may lose its last second: then they are sent again, the same.
     """
@@ -95,7 +109,7 @@ class JobRun:
         self.claim = claim
         self.finish: Finish | None = None
         self.prompt_tokens = 0
-        self._first = len(claim.entries)
+        self._first = len(claim.log)
         """Log length at the claim: where this attempt's entries begin."""
         self._entries: list[TokenEntry] = []
         self._flushed = 0
@@ -114,20 +128,35 @@ class JobRun:
     def slots(self) -> int:
         return self.claim.request.n
 
-    def start(self, engine: Engine) -> list[EngineRequest]:
-        """Tokenize; the sequences that the engine shall run. Raises PromptTooLongError and EngineError."""
-        prompt = engine.encode(self.claim.request)
-        self.prompt_tokens = len(prompt.token_ids)
-        budget = engine.max_model_len - self.prompt_tokens
+    def prepare(self, engine: Engine) -> Preparation:
+        """Tokenize the prompt and decode the log.
+
+        Raises PromptTooLongError, EngineError, UnreadableRecordError and whatever a tokenizer raises.
+        """
+        prompt = engine.encode(self.claim.request, self.claim.started_at)
+        prompt_tokens = len(prompt.token_ids)
+        budget = engine.max_model_len - prompt_tokens
         if budget < 1:
             raise PromptTooLongError(
-                f"the prompt has {self.prompt_tokens} tokens; the length served is {engine.max_model_len}, "
+                f"the prompt has {prompt_tokens} tokens; the length served is {engine.max_model_len}, "
                 "of which one must be left for the output"
             )
         logged = choices(self.claim.entries, self.claim.request.n)
-        self._choices = [self._choice_run(choice, prompt, budget) for choice in logged]
+        return Preparation(prompt_tokens, [self._choice_run(choice, prompt, budget) for choice in logged])
+
+    def begin(self, preparation: Preparation) -> list[EngineRequest]:
+        """Returns the sequences that the engine shall run: none where the job has ended meanwhile."""
+        self.prompt_tokens = preparation.prompt_tokens
+        if self.finish:
+            return []
+        self._choices = preparation.choices
         self._conclude()
         return [choice.request for choice in self._choices if choice.is_running]
+
+    @property
+    def can_be_cut_off(self) -> bool:
+        """Whether all of the text is known: not before `begin`, where earlier attempts wrote some of it."""
+        return bool(self._choices) or not self.claim.has_tokens
 
     def push(self, output: RequestOutput) -> bool:
         """Take what a step added to one of the choices. True: it ended here, the engine shall abort it."""
@@ -175,7 +204,7 @@ class JobRun:
             base=self._first + self._flushed,
             prompt_tokens=self.prompt_tokens,
             entries=unflushed,
-            finish=self.finish if is_last else None,
+            finish=self._counted_finish() if is_last else None,
         )
 
     def flushed_up_to(self, log_length: int) -> None:
@@ -206,10 +235,16 @@ class JobRun:
         sequence = EngineRequest(
             _request_id(self.token, choice.index), prompt.token_ids, output_ids, sampling
         )
-        run = ChoiceRun(sequence, detokenizer, prompt.decode_token, choice.finish_reason)
+        run = ChoiceRun(sequence, detokenizer, prompt.decode_token, choice.finish_reason, len(output_ids))
         if run.is_running and len(output_ids) >= sampling.max_tokens:
             run.end(FinishReason.LENGTH)  # The worker before this one had room for more.
         return run
+
+    def _counted_finish(self) -> Finish | None:
+        if self.finish is None or not self._choices:
+            return self.finish
+        tokens = sum(choice.completion_tokens for choice in self._choices)
+        return replace(self.finish, completion_tokens=tokens)
 
     def _running(self) -> Iterator[ChoiceRun]:
         return (choice for choice in self._choices if choice.is_running)

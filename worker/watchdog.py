@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import time
+from typing import Protocol
 
 from tasks.settings import Settings
-from worker.loop import EngineLoop
+
+
+class Stepping(Protocol):
+    """Work in steps, on a thread of its own."""
+
+    @property
+    def step_number(self) -> int | None:
+        """Which step is under way; None between steps."""
 
 
 class Watchdog:
-    """Adds up how long one step of the engine has been seen running.
+    """Adds up how long one step of the engine, or of other work, has been seen running.
 
     From one look to the next at most a lease's time counts: looks come some times per lease, and where one
     comes later the process was paused (SIGSTOP, a frozen container), and its engine with it.
     """
 
-    def __init__(self, loop: EngineLoop, settings: Settings) -> None:
-        self._loop = loop
+    def __init__(self, work: Stepping, settings: Settings) -> None:
+        self._work = work
         self._timeout_seconds = settings.step_timeout_seconds
         self._longest_gap = settings.lease_seconds
         self._step: int | None = None
@@ -25,7 +33,7 @@ class Watchdog:
 
     def is_overdue(self) -> bool:
         """Look: has the step under way been running for longer than STEP_TIMEOUT_SECONDS?"""
-        now, step = time.monotonic(), self._loop.step_number
+        now, step = time.monotonic(), self._work.step_number
         if step is not None and step == self._step:
             self._seconds += min(now - self._looked_at, self._longest_gap)
         else:

@@ -3,7 +3,8 @@
 -- Reads:   the record and the log
 -- Writes:  leases, the token, the attempt, a status entry in the log
 -- Arguments: id, token, worker, its pool, its free slots, jobs that it holds
--- Answers: {'claimed', request, 1 if it runs alone, 1 if the request's seed was drawn, log entries}, or
+-- Answers: {'claimed', request, 1 if it runs alone, 1 if the request's seed was drawn, time of the first start, log
+--          entries}, or
 --          {'gone'} where the job is not on offer to this worker,
 --          {'busy'} where it takes more slots than are free or has to run alone and the worker holds jobs,
 --          {'settling'} where Redis has just come back
@@ -24,6 +25,6 @@ if not (job.place == 'leases' and job.token == token) then
   append(id, { '["s",' .. number .. ']' })
 end
 
-local request = redis.call('HGET', record, 'request')
-local is_seed_drawn = redis.call('HEXISTS', record, 'seed_drawn')
-return { 'claimed', request, job.is_alone and 1 or 0, is_seed_drawn, redis.call('LRANGE', key('log', id), 0, -1) }
+local f = redis.call('HMGET', record, 'request', 'seed_drawn', 'started_at')
+local log = redis.call('LRANGE', key('log', id), 0, -1)
+return { 'claimed', f[1], job.is_alone and 1 or 0, f[2] and 1 or 0, f[3], log }

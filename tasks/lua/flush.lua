@@ -2,7 +2,7 @@
 --
 -- For each job, in ARGV from 5 on:
 --   id, token, base (log length that the entries follow), prompt tokens, number of entries, entries,
---   final status ('' while it runs on), error code ('' for none), error message
+--   final status ('' while it runs on), error code ('' for none), error message, tokens of its choices at the end
 -- Answers: {offers, {word, log length}, ...}, a pair per job:
 --   ok       written, lease renewed
 --   cancel   the same, and the job is to be cancelled
@@ -29,7 +29,7 @@ local function fresh_entries(length, base, count)
   return entries
 end
 
-local function flush(job, id, base, prompt_tokens, entries, length, status, code, message)
+local function flush(job, id, base, prompt_tokens, entries, length, status, code, message, tokens)
   if #entries > 0 then
     append(id, entries)
     redis.call('HSETNX', key('job', id), 'first_token_at', precise(time))
@@ -38,7 +38,7 @@ local function flush(job, id, base, prompt_tokens, entries, length, status, code
   end
   if status ~= '' then
     redis.call('HSET', key('job', id), 'prompt_tokens', prompt_tokens)
-    end_job(job, id, status, code ~= '' and code or nil, message, time)
+    end_job(job, id, status, code ~= '' and code or nil, message, time, tokens)
     ended_models[job.model] = true
     return { 'ended', length + 1 }
   end
@@ -54,7 +54,7 @@ while position <= #ARGV do
   local job = load_job(id)
   local length = redis.call('LLEN', key('log', id))
   local entries = fresh_entries(length, base, count)
-  local status, code, message = take(), take(), take()
+  local status, code, message, tokens = take(), take(), take(), tonumber(take())
   local word
   if not job or job.token ~= token then
     word = { 'fenced', length }
@@ -63,7 +63,7 @@ while position <= #ARGV do
   elseif length < base then
     word = { 'behind', length }
   else
-    word = flush(job, id, base, prompt_tokens, entries, length, status, code, message)
+    word = flush(job, id, base, prompt_tokens, entries, length, status, code, message, tokens)
   end
   answer[#answer + 1] = word
 end

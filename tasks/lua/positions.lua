@@ -2,13 +2,14 @@
 --
 -- ARGV from 5 on: job ids
 -- Answers: for each {jobs ahead (-1 where it is on offer already), live slots of the workers that may take it,
---          slots of the widest of them, average slot seconds of a job ('' while unknown)}
+--          slots of the widest of them, average slot seconds of a job ('' while unknown), 1 if workers live that would
+--          take it if they understood its record}
 local time = now()
 local answer = {}
 
 -- In all lines that the same workers take from. What none of those that live can hold is in nobody's way.
 local function ahead(id, job, widest)
-  local own = line_of(job.queue, job.n)
+  local own = line_of(job.queue, class_of(job))
   local rank = redis.call('ZRANK', own, id)
   if not rank then return -1 end
   local queues = { 'any:' .. job.model, job.queue }
@@ -17,9 +18,9 @@ local function ahead(id, job, widest)
     queues[#queues + 1] = job.queue
   end
   for _, queue in ipairs(queues) do
-    for _, width in ipairs(widths_of(queue)) do
-      local line = line_of(queue, width)
-      if line ~= own and (widest == 0 or tonumber(width) <= widest) then
+    for _, class in ipairs(classes_of(queue)) do
+      local line = line_of(queue, class.name)
+      if line ~= own and class.version <= job.version and (widest == 0 or class.width <= widest) then
         rank = rank + redis.call('ZCOUNT', line, '-inf', '(' .. job.score)
       end
     end
@@ -30,11 +31,12 @@ end
 for i = 5, #ARGV do
   local job = load_job(ARGV[i])
   if job then
-    local live, widest = slots_of(workers_of(job.model, job.queue, time))
+    local live, widest = slots_of(workers_of(job.model, job.queue, time, job.version))
     local slot_seconds = redis.call('HGET', key('stats', job.model), 'slot_seconds') or ''
-    answer[#answer + 1] = { ahead(ARGV[i], job, widest), live, widest, slot_seconds }
+    local is_too_new = live == 0 and #workers_of(job.model, job.queue, time) > 0
+    answer[#answer + 1] = { ahead(ARGV[i], job, widest), live, widest, slot_seconds, is_too_new and 1 or 0 }
   else
-    answer[#answer + 1] = { -1, 0, 0, '' }
+    answer[#answer + 1] = { -1, 0, 0, '', 0 }
   end
 end
 return answer

@@ -1,11 +1,13 @@
 -- Prepended to every script: the names of the keys and the steps that several transitions share.
 --
--- The invariant: a job that has not ended is in exactly one of line:<queue>:<width>, offered:<pool> and
+-- The invariant: a job that has not ended is in exactly one of line:<queue>:<class>, offered:<pool> and
 -- leases:<pool>. Only the functions here and claim.lua move a job between them.
 --
 -- A pool is the workers of one engine on one model: 'vllm:m'. A queue is where a model's jobs wait: for any
--- of its pools, 'any:m', or for one of them, 'vllm:m'. A queue has a line for each width, which is the number
--- of slots that a job takes: 'any:m:2'. Fair tags are the model's, so that its lines compare.
+-- of its pools, 'any:m', or for one of them, 'vllm:m'. A queue has a line for each class of jobs. A class says what
+-- a job asks of its worker: slots, which are its width, and the version of the records that it must understand.
+-- '2:1' takes two slots and a worker that understands version 1. Fair tags are the model's, so that its lines
+-- compare.
 --
 -- ARGV[1..4] are the same for every script; a script's own arguments begin at ARGV[5].
 -- Keys are computed, not declared: the product runs on one Redis, not on a Redis Cluster.
@@ -60,26 +62,35 @@ end
 local function load_job(id)
   local f = redis.call('HMGET', key('job', id), 'owner', 'queue', 'status', 'n', 'score', 'cost',
     'created_at', 'started_at', 'timeout_at', 'expires_at', 'token', 'place', 'progress', 'model', 'pool',
-    'worker', 'taken', 'fails')
+    'worker', 'taken', 'fails', 'version', 'bytes')
   if not f[1] then return nil end
   return {
     owner = f[1], queue = f[2], status = f[3], n = tonumber(f[4]), score = f[5], cost = tonumber(f[6]),
     created_at = f[7], started_at = tonumber(f[8]), timeout_at = tonumber(f[9]),
     expires_at = tonumber(f[10]), token = f[11], place = f[12], progress = f[13] == '1',
     model = f[14], pool = f[15], worker = f[16], taken = tonumber(f[17]),
-    is_alone = (tonumber(f[18]) or 0) >= ALONE_FROM_FAILS,
+    is_alone = (tonumber(f[18]) or 0) >= ALONE_FROM_FAILS, version = tonumber(f[19]),
+    bytes = tonumber(f[20]),
   }
 end
 
-local function line_of(queue, width) return key('line', queue .. ':' .. width) end
+local function class_of(job) return job.n .. ':' .. job.version end
+local function line_of(queue, class) return key('line', queue .. ':' .. class) end
 
--- The widths that jobs in a queue ever had.
-local function widths_of(queue) return redis.call('SMEMBERS', key('widths', queue)) end
+-- The classes that jobs in a queue ever had: {name, width, version}.
+local function classes_of(queue)
+  local classes = {}
+  for i, name in ipairs(redis.call('SMEMBERS', key('classes', queue))) do
+    local width, version = name:match('(%d+):(%d+)')
+    classes[i] = { name = name, width = tonumber(width), version = tonumber(version) }
+  end
+  return classes
+end
 
 -- Takes a job out of the set that it is in. `place` names it: line, offered or leases.
 local function leave_place(job, id)
   if job.place == 'line' then
-    redis.call('ZREM', line_of(job.queue, job.n), id)
+    redis.call('ZREM', line_of(job.queue, class_of(job)), id)
     return
   end
   redis.call('ZREM', key(job.place, job.pool), id)
@@ -88,8 +99,8 @@ local function leave_place(job, id)
 end
 
 local function enter_line(job, id)
-  redis.call('SADD', key('widths', job.queue), job.n)
-  redis.call('ZADD', line_of(job.queue, job.n), job.score, id)
+  redis.call('SADD', key('classes', job.queue), class_of(job))
+  redis.call('ZADD', line_of(job.queue, class_of(job)), job.score, id)
   redis.call('HSET', key('job', id), 'place', 'line')
   job.place = 'line'
 end
@@ -157,8 +168,17 @@ local function begin_attempt(job, id, token, worker, pool, number, time)
   end
 end
 
--- Ends a job. `code` and `message` are its error, or nil.
-local function end_job(job, id, status, code, message, time)
+-- An owner gets back in line what a job was charged for and did not use.
+local function correct_charge(job, used)
+  local finish = key('finish', job.model)
+  if redis.call('ZSCORE', finish, job.owner) then
+    redis.call('ZINCRBY', finish, math.min(0, used - job.cost), job.owner)
+  end
+end
+
+-- Ends a job. `code` and `message` are its error, or nil. tokens: how many its choices have; nil where that is not
+-- known, and then about as many as entries in the log.
+local function end_job(job, id, status, code, message, time, tokens)
   leave_place(job, id)
   redis.call('ZREM', PREFIX .. 'deadlines', id)
   local record = key('job', id)
@@ -170,20 +190,27 @@ local function end_job(job, id, status, code, message, time)
     local took = (time - job.started_at) * job.n
     local before = tonumber(redis.call('HGET', stats, 'slot_seconds') or took)
     redis.call('HSET', stats, 'slot_seconds', precise(before + SLOT_SECONDS_SMOOTHING * (took - before)))
-  else
-    -- It never ran: its owner gets the turn back.
-    redis.call('ZINCRBY', key('finish', job.model), -job.cost, job.owner)
   end
+  correct_charge(job, tokens or redis.call('LLEN', key('log', id)))
   set_status(job, id, job.status, status)
   redis.call('ZADD', PREFIX .. 'ended', precise(time), id)
   redis.call('ZADD', PREFIX .. 'unpacked', precise(time + PACK_AFTER_SECONDS), id)
   append(id, { '["d","' .. status .. '"]' })
 end
 
--- Forgets an ended job.
+-- Counts what an owner's records take in memory.
+local function add_bytes(owner, bytes)
+  if redis.call('HINCRBY', PREFIX .. 'bytes', owner, bytes) <= 0 then redis.call('HDEL', PREFIX .. 'bytes', owner) end
+end
+
+-- Forgets an ended job. An idempotency key goes with the last of its jobs.
 local function purge(job, id)
   local idempotency_key = redis.call('HGET', key('job', id), 'idempotency_key')
-  if idempotency_key then redis.call('DEL', key('idempotency', job.owner .. ':' .. idempotency_key)) end
+  if idempotency_key then
+    local idempotency = key('idempotency', job.owner .. ':' .. idempotency_key)
+    if redis.call('HINCRBY', idempotency, 'left', -1) <= 0 then redis.call('DEL', idempotency) end
+  end
+  add_bytes(job.owner, -job.bytes)
   redis.call('DEL', key('job', id), key('log', id))
   redis.call('ZREM', PREFIX .. 'ended', id)
   redis.call('ZREM', PREFIX .. 'unpacked', id)
@@ -234,17 +261,20 @@ local function as_table(names_and_values)
   return answer
 end
 
--- The workers that may take jobs of a queue: they live, and do not drain.
-local function workers_of(model, queue, time)
+-- The workers that may take jobs of a queue: they live, and do not drain. version: what they must understand, if given.
+local function workers_of(model, queue, time, version)
   local workers = {}
   for _, pool in ipairs(pools_of(model)) do
     if queue == 'any:' .. model or queue == pool then
       local slots = as_table(redis.call('HGETALL', key('capacity', pool)))
       local taken = as_table(redis.call('HGETALL', key('slots', pool)))
+      local versions = as_table(redis.call('HGETALL', key('versions', pool)))
       for _, name in ipairs(redis.call('ZRANGEBYSCORE', key('alive', pool), precise(time), '+inf')) do
-        local own = slots[name] or 0
-        if own > 0 then
-          workers[#workers + 1] = { name = name, pool = pool, slots = own, free = own - (taken[name] or 0) }
+        local own, understood = slots[name] or 0, versions[name] or 0
+        if own > 0 and understood >= (version or 0) then
+          workers[#workers + 1] = {
+            name = name, pool = pool, slots = own, free = own - (taken[name] or 0), version = understood,
+          }
         end
       end
     end
@@ -273,26 +303,26 @@ end
 -- Takes a worker out of the books.
 local function forget_worker(model, pool, worker, time)
   redis.call('ZREM', key('alive', pool), worker)
-  for _, hash in ipairs({ key('capacity', pool), PREFIX .. 'workers', PREFIX .. 'lifelines' }) do
+  for _, hash in ipairs({ key('capacity', pool), key('versions', pool), PREFIX .. 'workers', PREFIX .. 'lifelines' }) do
     redis.call('HDEL', hash, worker)
   end
   redis.call('ZREM', PREFIX .. 'severed', worker)
   remember_widest(model, pool, time)
 end
 
--- The first of the jobs that a worker may take and can hold: {id, score, line, needs}. What it cannot hold is left
--- to wider ones. needs: slots that are to be free. passed: by line, jobs at its head that wait for another worker.
+-- The first of the jobs that a worker may take, can hold and understands: {id, score, line, needs}. The others are left
+-- to other workers. needs: slots that are to be free. passed: by line, jobs at its head that wait for another worker.
 local function head_of(worker, model, passed)
   local head
   for _, queue in ipairs({ 'any:' .. model, worker.pool }) do
-    for _, width in ipairs(widths_of(queue)) do
-      if tonumber(width) <= worker.slots then
-        local line = line_of(queue, width)
+    for _, class in ipairs(classes_of(queue)) do
+      if class.width <= worker.slots and class.version <= worker.version then
+        local line = line_of(queue, class.name)
         local rank = passed[line] or 0
         local first = redis.call('ZRANGE', line, rank, rank, 'WITHSCORES')
         local id, score = first[1], tonumber(first[2])
         if id and not (head and (head.score < score or (head.score == score and head.id < id))) then
-          head = { id = id, score = score, needs = tonumber(width), line = line }
+          head = { id = id, score = score, needs = class.width, line = line }
         end
       end
     end

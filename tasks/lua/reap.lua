@@ -4,7 +4,7 @@
 --
 -- Arguments: most jobs to move in this call, longest gap between two calls that is believed (seconds)
 -- Answers:   {seconds until the next one is due, offers, ended jobs whose log the caller is to pack, jobs whose
---            record was missing}
+--            record was missing, workers whose lifeline was severed}
 --
 -- After a longer gap, or one below zero, Redis was paused, restarted, promoted or its clock set: the
 -- leases that ran out meanwhile say nothing about their workers, so every lease gets a fresh term.
@@ -15,7 +15,7 @@ local WATCH_SECONDS = 0.1 -- Between two looks at the lifelines, by whichever pr
 local SEVERED_SECONDS = 0.2 -- A connection that broke is made again by then, or its worker has written.
 write_although_full()
 local time = now()
-local offers = {}
+local offers, severed = {}, {}
 
 local last = tonumber(redis.call('GET', PREFIX .. 'reaped_at') or 0)
 redis.call('SET', PREFIX .. 'reaped_at', precise(time))
@@ -123,7 +123,7 @@ local function watch(model, pool)
   for _, worker in ipairs(workers) do
     local lifeline = redis.call('HGET', PREFIX .. 'lifelines', worker)
     if not lifeline then
-      -- Of an earlier version.
+      -- It has none.
     elseif redis.call('PUBSUB', 'NUMSUB', lifeline)[2] > 0 then
       redis.call('SADD', PREFIX .. 'lifelines_seen', lifeline)
       redis.call('ZREM', PREFIX .. 'severed', worker)
@@ -137,6 +137,7 @@ local function watch(model, pool)
         withdraw_offers(pool, worker)
         forget_worker(model, pool, worker, time)
         redis.call('SREM', PREFIX .. 'lifelines_seen', lifeline)
+        severed[#severed + 1] = worker
       end
     end
   end
@@ -160,6 +161,7 @@ for _, model in ipairs(models) do dispatch(model, time, offers) end
 -- Submits stop while there is still room for the jobs that run to end.
 local memory = redis.call('INFO', 'memory')
 local used, limit = tonumber(memory:match('used_memory:(%d+)')), tonumber(memory:match('maxmemory:(%d+)'))
+redis.call('SET', PREFIX .. 'maxmemory', limit)
 if limit > 0 and used > HIGH_WATER * limit then
   redis.call('SET', PREFIX .. 'nearly_full', 1)
 else
@@ -201,4 +203,4 @@ if is_watching then
 end
 local dangling = redis.call('LRANGE', PREFIX .. 'dangling', 0, -1)
 redis.call('DEL', PREFIX .. 'dangling')
-return { precise(math.max(0, next_due - time)), offers, to_pack, dangling }
+return { precise(math.max(0, next_due - time)), offers, to_pack, dangling, severed }

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import random
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from client import Client, ClientError
+from client import Client, ClientError, InvalidRequestError
 from client.job import Job
+from tests.chaos.releases import NEW_FIELD, Release
+from tests.chaos.words import UNDECODABLE, UNENCODABLE
 
 PATIENCE_SECONDS = 120.0
 """Of a client whose server is away, and for a job's end: far more than any single failure costs."""
+
+
+FRAGILE_SHARE, NEWS_SHARE = 0.05, 0.1
+"""Of all jobs: those that break a tokenizer, and those that ask for what is new in a release."""
 
 
 @dataclass
@@ -20,24 +28,41 @@ class Verdict:
     accepted: int = 0
     completed: int = 0
     cancelled: int = 0
+    failed: int = 0
+    """As they should: nobody could tokenize their prompt, or decode their output."""
+    refused: int = 0
+    """Submits that nothing in the fleet could run at that moment."""
     continued: int = 0
     """Jobs that had more than one attempt."""
     tokens: int = 0
+    notes: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __str__(self) -> str:
         counts = (
             f"accepted {self.accepted}, completed {self.completed}, cancelled {self.cancelled}, "
-            f"continued by another attempt {self.continued}, {self.tokens} tokens"
+            f"failed {self.failed}, refused {self.refused}, continued by another attempt {self.continued}, "
+            f"{self.tokens} tokens"
         )
-        return "\n".join([counts, f"faults: {len(self.faults)}", *self.faults])
+        return "\n".join([counts, *self.notes, f"faults: {len(self.faults)}", *self.faults])
 
 
 class ChaosClient:
     """One client: job after job until told to stop, each submitted with a key and followed to its end."""
 
-    def __init__(self, url: str, name: str, seed: int, verdict: Verdict, stop: threading.Event) -> None:
+    def __init__(
+        self,
+        url: str,
+        name: str,
+        seed: int,
+        verdict: Verdict,
+        stop: threading.Event,
+        releases: Sequence[Release] = (),
+    ) -> None:
+        """releases: where one of them knows it, some jobs ask for NEW_FIELD."""
+        self._old_releases = [release.name for release in releases if not release.knows_new_field]
+        self._asks_for_news = any(release.knows_new_field for release in releases)
         self._client = Client(url, patience_seconds=PATIENCE_SECONDS)
         self._name = name
         self._random = random.Random(f"{seed}-{name}")
@@ -58,15 +83,36 @@ class ChaosClient:
 
     def _one_job(self, label: str) -> None:
         length = self._random.choice([1, 5, 30, 100, 200])
-        n = self._random.choice([1, 1, 1, 2])
+        n = self._random.choice([1, 1, 1, 2, 4])
         # A word for each position: a splice of two attempts, a gap or a repeat shows in the text.
         words = [f"{label}/{i}" for i in range(length)]
-        job = self._client.submit(" ".join(words), max_tokens=length, n=n, idempotency_key=label)
+        if self._random.random() < FRAGILE_SHARE:
+            position, word = self._random.choice([(0, UNENCODABLE), (length // 2, UNDECODABLE)])
+            words[position] = word
+        news = {NEW_FIELD: label} if self._asks_for_news and self._random.random() < NEWS_SHARE else {}
+        job = self._submit(" ".join(words), label, max_tokens=length, n=n, **news)
+        if job is None:
+            return
         with self._verdict.lock:
             self._verdict.accepted += 1
         cancel_at = self._random.randrange(length * n) if self._random.random() < 0.1 else None
         texts = self._follow(job, n, cancel_at)
-        self._judge(self._client.get(job.id), texts, words, cancel_at is not None)
+        job = self._client.get(job.id)
+        self._judge(job, texts, words, cancel_at is not None)
+        if news:
+            workers = [attempt["worker"] for attempt in job.fields["attempts"]]
+            assert not any(name in worker for worker in workers for name in self._old_releases), workers
+
+    def _submit(self, prompt: str, label: str, **options: Any) -> Job | None:
+        """None where the server says that nothing in the fleet can run it."""
+        try:
+            return self._client.submit(prompt, idempotency_key=label, **options)
+        except InvalidRequestError as error:
+            reasons = {one["field"] for one in error.errors}
+        assert reasons <= {"n", NEW_FIELD} & options.keys(), reasons
+        with self._verdict.lock:
+            self._verdict.refused += 1
+        return None
 
     def _follow(self, job: Job, n: int, cancel_at: int | None) -> list[str]:
         """Each choice's text from the stream, whose events must be numbered without gaps."""
@@ -86,14 +132,19 @@ class ChaosClient:
         right = " ".join(words)
         output = [choice["text"] for choice in job.fields["output"]]
         assert output == texts, f"polled {output!r}, streamed {texts!r}"
+        is_fragile = UNENCODABLE in words or UNDECODABLE in words
         if job.status == "cancelled":
             assert may_be_cancelled
             assert all(right.startswith(text) for text in texts), texts
+        elif is_fragile:
+            assert (job.status, job.fields["error"]["code"]) == ("failed", "engine_error"), job.fields
+            assert all(right.partition(UNDECODABLE)[0].startswith(text) for text in texts), texts
         else:
             assert job.status == "completed", (job.status, job.error)
             assert texts == [right] * len(texts), texts
         with self._verdict.lock:
             self._verdict.completed += job.status == "completed"
             self._verdict.cancelled += job.status == "cancelled"
+            self._verdict.failed += job.status == "failed"
             self._verdict.continued += len(job.fields["attempts"]) > 1
             self._verdict.tokens += sum(len(text.split()) for text in texts)

@@ -1,15 +1,19 @@
 """The product as processes that can be killed, paused, started again and cut off: Redis, web and workers.
 
-Web and each worker reach Redis through a network of their own that fails when told to.
+Web and each worker reach Redis through a network of their own that fails when told to. Each process is of one
+of the fleet's releases.
 """
 
 from __future__ import annotations
 
 import signal
 import subprocess
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from types import MappingProxyType
 
+from tests.chaos.releases import CURRENT, Release
 from tests.conftest import free_port, start_redis
 from tests.integration.product import Web
 from tests.integration.workers import WorkerProcess
@@ -29,20 +33,32 @@ class Fleet:
     """`dead` are workers that ended without being told to: there must be none.
 
     settings: environment variables of web and workers that are not to be as in SETTINGS.
+    choices: the releases, of which the first one starts. app: the workers' Celery app.
     """
 
-    def __init__(self, folder: Path, workers: int, appendfsync: str = "always", **settings: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        workers: int,
+        settings: Mapping[str, str] = MappingProxyType({}),
+        *,
+        appendfsync: str = "always",
+        choices: Sequence[Release] = (CURRENT,),
+        app: str = "worker.app",
+    ) -> None:
         self._folder = folder
+        self._app = app
+        self.releases = choices
         self._redis_port = free_port()
         self._redis_options = ("--appendonly", "yes", "--appendfsync", appendfsync)
         self._redis, self.redis_url = self._start_redis()
-        self._settings = SETTINGS | settings
+        self._settings = {**SETTINGS, **settings}
         self._networks = ExitStack()
         self.web_network = self._networks.enter_context(Proxy(self.redis_url))
         self.worker_networks = [self._networks.enter_context(Proxy(self.redis_url)) for _ in range(workers)]
         self.web = Web(self.web_network.url, folder, self._settings)
-        self.workers = [self._start_worker(i, f"w{i}-0") for i in range(workers)]
         self._generation = 0
+        self.workers = [self._start_worker(i) for i in range(workers)]
         self.dead: list[str] = []
         for worker in self.workers:
             worker.wait_until_ready()
@@ -67,20 +83,28 @@ class Fleet:
                 )
                 self._replace(index)
 
+    def is_running(self, worker: str) -> bool:
+        """worker: Celery's node name."""
+        return any(one.id == worker and one.process.poll() is None for one in self.workers)
+
+    def logs(self) -> list[Path]:
+        return [*self._folder.glob("*.log")]
+
     # --- violence
 
-    def kill_worker(self, index: int) -> None:
+    def kill_worker(self, index: int, slots: int | None = None, release: Release | None = None) -> None:
+        """Another one takes its place: with so many slots, of that release."""
         self.look_for_dead()
         self.workers[index].process.kill()
         self.workers[index].process.wait()
-        self._replace(index)
+        self._replace(index, slots, release)
 
-    def roll_worker(self, index: int) -> None:
+    def roll_worker(self, index: int, slots: int | None = None, release: Release | None = None) -> None:
         """A rolling restart's step: told to end, it drains, and another one takes its place."""
         self.look_for_dead()
         self.workers[index].signal(signal.SIGTERM)
         self.workers[index].wait()
-        self._replace(index)
+        self._replace(index, slots, release)
 
     def pause_worker(self, index: int) -> None:
         self.workers[index].signal(signal.SIGSTOP)
@@ -91,7 +115,8 @@ class Fleet:
     def kill_web(self) -> None:
         self.web.kill()
 
-    def start_web(self) -> None:
+    def start_web(self, release: Release | None = None) -> None:
+        self.web.root = (release or self.releases[0]).root
         self.web.start()
 
     def kill_redis(self) -> None:
@@ -110,10 +135,16 @@ class Fleet:
     def _start_redis(self) -> tuple[subprocess.Popen[bytes], str]:
         return start_redis(self._folder, *self._redis_options, port=self._redis_port)
 
-    def _start_worker(self, index: int, name: str) -> WorkerProcess:
+    def _start_worker(
+        self, index: int, slots: int | None = None, release: Release | None = None
+    ) -> WorkerProcess:
+        release = release or self.releases[0]
         variables = self._settings | {"REDIS_URL": self.worker_networks[index].url}
-        return WorkerProcess(name, variables, self._folder / f"{name}.log")
+        if slots is not None:
+            variables["MAX_NUM_SEQS"] = str(slots)
+        name = f"w{index}-{self._generation}-{release.name}"
+        return WorkerProcess(name, variables, self._folder / f"{name}.log", self._app, root=release.root)
 
-    def _replace(self, index: int) -> None:
+    def _replace(self, index: int, slots: int | None = None, release: Release | None = None) -> None:
         self._generation += 1
-        self.workers[index] = self._start_worker(index, f"w{index}-{self._generation}")
+        self.workers[index] = self._start_worker(index, slots, release)

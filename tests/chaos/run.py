@@ -13,11 +13,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.chaos.clients import ChaosClient, Verdict
+from tests.chaos.doubter import Doubter
 from tests.chaos.fleet import Fleet
+from tests.chaos.releases import Release, releases
+from tests.chaos.watch import Watch
 from tests.reliability.proxy import Proxy
 
 CLIENTS = 12
 WORKERS = 3
+SLOTS = (2, 4, 8)
+"""Of a worker; jobs take up to 4."""
 PAUSE_BETWEEN_SECONDS = (0.5, 3.0)
 OUTAGE_SECONDS = (0.1, 4.0)
 """Of a paused or killed process before it goes on; leases are 1 s."""
@@ -51,6 +56,8 @@ class Chaos:
             self.cut_off_web,
             self.hang_up,
             self.slow_down,
+            self.narrow,
+            self.lose_answers,
         ]
         while time.monotonic() < deadline:
             time.sleep(self._random.uniform(*PAUSE_BETWEEN_SECONDS))
@@ -59,11 +66,24 @@ class Chaos:
             act()
         self._fleet.look_for_dead()
 
+    def mend(self) -> None:
+        """At the end: workers that can run whatever was accepted."""
+        for index in range(WORKERS):
+            self._fleet.roll_worker(index, max(SLOTS), self._fleet.releases[-1])
+
     def kill_worker(self) -> None:
-        self._fleet.kill_worker(self._any_worker())
+        """The next one may have other slots, and be of another release."""
+        self._fleet.kill_worker(self._any_worker(), self._any_slots(), self._any_release())
 
     def roll_worker(self) -> None:
-        self._fleet.roll_worker(self._any_worker())
+        self._fleet.roll_worker(self._any_worker(), self._any_slots(), self._any_release())
+
+    def narrow(self) -> None:
+        """The wide workers leave, and those of the newest release: for a while nobody can run some jobs."""
+        for index in range(WORKERS):
+            self._fleet.kill_worker(index, min(SLOTS), self._fleet.releases[0])
+        self._outage()
+        self._fleet.roll_worker(self._any_worker(), max(SLOTS), self._fleet.releases[-1])
 
     def pause_worker(self) -> None:
         index = self._any_worker()
@@ -72,9 +92,10 @@ class Chaos:
         self._fleet.resume_worker(index)
 
     def restart_web(self) -> None:
+        """It may be of another release then."""
         self._fleet.kill_web()
         self._outage()
-        self._fleet.start_web()
+        self._fleet.start_web(self._any_release())
 
     def restart_redis(self) -> None:
         self._fleet.kill_redis()
@@ -98,6 +119,14 @@ class Chaos:
         for network in self._networks():
             network.cut()
 
+    def lose_answers(self) -> None:
+        """Redis does what web asks for, and web never learns of it."""
+        network = self._fleet.web_network
+        network.hold_answers()
+        self._outage()
+        network.cut()
+        network.heal()
+
     def slow_down(self) -> None:
         """Redis answers late."""
         for network in self._networks():
@@ -117,29 +146,48 @@ class Chaos:
     def _any_worker(self) -> int:
         return self._random.randrange(WORKERS)
 
+    def _any_slots(self) -> int:
+        return self._random.choice(SLOTS)
+
+    def _any_release(self) -> Release:
+        return self._random.choice(self._fleet.releases)
+
     def _outage(self) -> None:
         time.sleep(self._random.uniform(*OUTAGE_SECONDS))
 
 
 def run(folder: Path, seconds: float, seed: int) -> tuple[Verdict, Counter[str]]:
     """The verdict, faults of the fleet included, and what was done."""
-    fleet = Fleet(folder, WORKERS)
+    choices = releases(folder)
+    fleet = Fleet(folder, WORKERS, choices=choices, app="tests.chaos.fragile")
     verdict, stop = Verdict(), threading.Event()
-    clients = [ChaosClient(fleet.web.url, f"c{i}", seed, verdict, stop) for i in range(CLIENTS)]
-    chaos = Chaos(fleet, seed)
+    url = fleet.web.url
+    clients = [ChaosClient(url, f"c{i}", seed, verdict, stop, choices) for i in range(CLIENTS)]
+    doubter = Doubter(url, verdict, stop)
+    chaos, watch = Chaos(fleet, seed), Watch(fleet, verdict)
+    threads = [*(client.thread for client in clients), doubter.thread]
     try:
-        for client in clients:
-            client.thread.start()
+        watch.start()
+        for thread in threads:
+            thread.start()
         chaos.rage(seconds)
+        chaos.mend()
     finally:
         stop.set()
-        for client in clients:
-            client.thread.join(LAST_JOBS_SECONDS)
+        for thread in threads:
+            thread.join(LAST_JOBS_SECONDS)
+        watch.stop()
+    verdict.faults += [f"{thread.name} still waits" for thread in threads if thread.is_alive()]
+    try:
+        doubter.judge()
+    finally:
+        doubter.close()
         fleet.stop()
-    verdict.faults += [f"{client.thread.name} still waits" for client in clients if client.thread.is_alive()]
     verdict.faults += fleet.dead
-    if verdict.accepted != verdict.completed + verdict.cancelled and not verdict.faults:
+    ended = verdict.completed + verdict.cancelled + verdict.failed
+    if verdict.accepted != ended and not verdict.faults:
         verdict.faults.append("a client ended without a verdict on its job")
+    verdict.notes += [f"answers believed: {doubter}", f"deaths noticed by lifelines: {watch.severed}"]
     return verdict, chaos.acts
 
 

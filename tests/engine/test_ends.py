@@ -142,8 +142,10 @@ def job_text(kind: EngineKind, folder: Path, logged: Sequence[Entry] = (), **opt
     """Text of a job on TEXT, from an engine of its own, what was logged before included."""
     engine = load_saved(kind, folder)
     request = parse_request({"prompt": TEXT, "max_tokens": 12, "temperature": 0, **options})
-    run = JobRun(Claim("job_1", "token", request, False, [StatusEntry(1), *logged]))
-    for sequence in run.start(engine):
+    run = JobRun(
+        Claim("job_1", "token", request, False, [entry.encode() for entry in (StatusEntry(1), *logged)])
+    )
+    for sequence in run.begin(run.prepare(engine)):
         engine.add_request(sequence)
     while not run.finish:
         for output in engine.step():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -99,3 +100,12 @@ def test_messages_without_a_token(tmp_path: Path) -> None:
     model = encoder(tmp_path, "{{ '' }}")
     with pytest.raises(InvalidMessagesError, match="the messages hold no token"):
         encode(model, USER)
+
+
+def test_a_templates_date_is_that_of_the_jobs_first_start(tmp_path: Path) -> None:
+    """So that an attempt after midnight continues the same prompt."""
+    model = encoder(tmp_path, "{{ strftime_now('%Y-%m-%d %H:%M') }} {{ messages[0].content }}")
+    request = JobRequest.model_validate({"messages": [USER]})
+    assert text_of(model.encode(request, now=86_399.5)) == "1970-01-01 23:59 a fox"
+    assert text_of(model.encode(request, now=86_400.5)) == "1970-01-02 00:00 a fox"
+    assert text_of(model.encode(request)).startswith(f"{datetime.now(UTC):%Y}")

@@ -28,6 +28,8 @@ class Web:
     folder: Path
     environment: dict[str, str] = field(default_factory=dict)
     port: int = field(default_factory=free_port)
+    root: Path = ROOT
+    """Of the checkout that it runs."""
     _process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -45,7 +47,7 @@ class Web:
         with (self.folder / f"web-{self.port}.log").open("ab") as output:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "gunicorn", "-c", "web/gunicorn.conf.py", "web:create_app()"],
-                cwd=ROOT,
+                cwd=self.root,
                 env=os.environ | own,
                 stdout=output,
                 stderr=output,
@@ -74,9 +76,14 @@ class Web:
         os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
-    def stop(self) -> None:
+    def terminate(self) -> None:
+        """Told to end: streams are closed, and calls in progress have their time."""
         assert self._process is not None
         self._process.terminate()
+
+    def stop(self) -> None:
+        self.terminate()
+        assert self._process is not None
         self._process.wait(PATIENCE_SECONDS)
 
 

@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from threading import Barrier
 
+import pytest
 from redis import Redis
 
-from tasks.connection import MAX_CONNECTIONS, connect
+from tasks.connection import MAX_CONNECTIONS, connect, refuse_eviction
 from tasks.settings import Settings
+from tests.conftest import free_port
+from tests.integration.web_harness import RedisServer
+from tests.integration.workers import ROOT
 
 CALLERS = 3 * MAX_CONNECTIONS
 HOLD_SECONDS = 0.1
+
+
+@pytest.fixture
+def redis_of_its_own(tmp_path: Path) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path)
+    server.start()
+    yield server
+    server.kill()
 
 
 def test_a_burst_of_calls_is_served_by_few_connections(settings: Settings, redis: Redis) -> None:
@@ -27,3 +44,41 @@ def test_a_burst_of_calls_is_served_by_few_connections(settings: Settings, redis
         assert list(pool.map(call, range(CALLERS))) == [None] * CALLERS
     assert len(redis.client_list()) - before == MAX_CONNECTIONS
     client.close()
+
+
+@pytest.mark.parametrize("policy", ["allkeys-lru", "allkeys-random"])
+def test_a_redis_that_would_drop_jobs_is_refused(redis_of_its_own: RedisServer, policy: str) -> None:
+    """By each of the processes, in one line."""
+    with Redis.from_url(redis_of_its_own.url) as redis:
+        redis.config_set("maxmemory-policy", policy)
+    environment = os.environ | {"REDIS_URL": redis_of_its_own.url, "ENGINE": "echo"}
+    for command in (
+        ["gunicorn", "-c", "web/gunicorn.conf.py", "web:create_app()"],
+        ["celery", "-A", "worker.app", "worker"],
+    ):
+        ended = subprocess.run(
+            [sys.executable, "-m", *command],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        output = ended.stdout + ended.stderr
+        assert ended.returncode == 1, output
+        assert f"REDIS_URL: with maxmemory-policy {policy} this Redis would drop jobs" in output
+        assert "Traceback" not in output
+
+
+@pytest.mark.parametrize("policy", ["noeviction", "volatile-lru"])
+def test_a_redis_that_keeps_jobs_is_used(redis_of_its_own: RedisServer, policy: str) -> None:
+    """Jobs have no time to live of Redis' own, so a volatile policy drops none."""
+    with Redis.from_url(redis_of_its_own.url) as redis:
+        redis.config_set("maxmemory-policy", policy)
+        refuse_eviction(redis)
+
+
+def test_a_redis_that_is_away_is_not_refused(caplog: pytest.LogCaptureFixture) -> None:
+    with Redis(port=free_port()) as redis:
+        refuse_eviction(redis)
+    assert "could not ask Redis for its maxmemory-policy" in caplog.text

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from redis import Redis
 
 from tasks import keys
-from tests.integration.web_harness import RedisServer, assert_problem, serving
+from tests.integration.web_harness import Player, RedisServer, assert_problem, serving
 from tests.waiting import PATIENCE_SECONDS, eventually
 
 pytest_plugins = ["tests.integration.web_fixtures"]
 
 BODY = {"prompt": "x", "max_tokens": 1}
+
+
+ROUTES: dict[str, dict[str, Any]] = {
+    "/v1/jobs": BODY,
+    "/basic_generate": {"prompt": "x"},
+    "/generate": {"prompts": ["x", "y"]},
+    "/generate_stream": {"prompt": "x"},
+}
 
 
 @pytest.fixture(autouse=True)
@@ -29,15 +38,18 @@ def jobs_in(server: RedisServer) -> int:
         return len(redis.keys(keys.job("*")))
 
 
-def post(url: str, **headers: str) -> httpx.Response:
-    return httpx.post(f"{url}/v1/jobs", json=BODY, headers=headers, timeout=PATIENCE_SECONDS)
+def post(url: str, path: str = "/v1/jobs", body: dict[str, Any] = BODY, **headers: str) -> httpx.Response:
+    return httpx.post(url + path, json=body, headers=headers, timeout=PATIENCE_SECONDS)
 
 
-def test_what_never_reached_redis_was_not_accepted(redis_of_web: RedisServer, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("path", "body"), ROUTES.items())
+def test_what_never_reached_redis_was_not_accepted(
+    redis_of_web: RedisServer, tmp_path: Path, path: str, body: dict[str, Any]
+) -> None:
     redis_of_web.kill()
     try:
         with serving(redis_of_web.url, tmp_path) as server:
-            answer = post(server.url)
+            answer = post(server.url, path, body)
     finally:
         redis_of_web.start()
     assert_problem(answer, 503)
@@ -61,3 +73,16 @@ def test_an_accepted_job_is_never_called_refused(redis_of_web: RedisServer, tmp_
         assert answer.json()["status"] == "queued"
         assert answer.headers["Location"] == answer.json()["urls"]["self"]
         assert httpx.get(answer.headers["Location"]).json()["id"] == answer.json()["id"]
+
+
+def test_a_demo_route_waits_while_redis_is_away(
+    redis_of_web: RedisServer, player: Player, tmp_path: Path
+) -> None:
+    with serving(redis_of_web.url, tmp_path) as server, ThreadPoolExecutor() as threads:
+        coming = threads.submit(post, server.url, "/generate", {"prompts": ["x", "y"]})
+        eventually(lambda: jobs_in(redis_of_web) == 2)
+        redis_of_web.kill()
+        redis_of_web.start()
+        for job in httpx.get(f"{server.url}/v1/jobs").json()["data"]:
+            player.start(job["id"]).complete("z")
+        assert coming.result(PATIENCE_SECONDS).json() == {"generated_texts": ["z", "z"]}

@@ -25,13 +25,16 @@ class WorkerProcess:
         log: Path,
         app: str = "worker.app",
         python: str = sys.executable,
+        *,
+        root: Path = ROOT,
     ) -> None:
+        """root: of the checkout that it runs."""
         self.id = f"{name}@test"
         self._log = log
         with log.open("wb") as output:
             self.process = subprocess.Popen(
                 [python, "-m", "celery", "-A", app, "worker", "-E", "-l", "info", "-n", self.id],
-                cwd=ROOT,
+                cwd=root,
                 env=os.environ | environment,
                 stdout=output,
                 stderr=subprocess.STDOUT,

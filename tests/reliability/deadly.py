@@ -23,8 +23,8 @@ DEADLY_IDS = (-1,)
 class DeadlyEngine(EchoEngine):
     _is_doomed = False
 
-    def encode(self, request: JobRequest) -> Prompt:
-        prompt = super().encode(request)
+    def encode(self, request: JobRequest, now: float | None = None) -> Prompt:
+        prompt = super().encode(request, now)
         is_deadly = (request.prompt or "").startswith(MARKER)
         return replace(prompt, token_ids=DEADLY_IDS) if is_deadly else prompt
 

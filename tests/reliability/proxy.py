@@ -41,6 +41,11 @@ class Proxy:
         self.cut()
         self.heal()
 
+    def forward_to(self, url: str) -> None:
+        """From the next connection on, as a load balancer does during a roll-out."""
+        parts = urlsplit(url)
+        self._target = (parts.hostname or "", parts.port or 0)
+
     def blackhole(self) -> None:
         """A partition: connections stay open, nothing passes. As in a real one, what is sent arrives late."""
         self._requests_pass.clear()

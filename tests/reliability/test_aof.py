@@ -26,7 +26,7 @@ LOST_BYTES = 16 * 1024
 
 @pytest.fixture
 def fleet(tmp_path: Path) -> Iterator[Fleet]:
-    running = Fleet(tmp_path, workers=2, MAX_NUM_SEQS=str(SLOTS), LEASE_SECONDS="2")
+    running = Fleet(tmp_path, 2, {"MAX_NUM_SEQS": str(SLOTS), "LEASE_SECONDS": "2"})
     yield running
     running.stop()
 

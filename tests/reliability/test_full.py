@@ -31,7 +31,7 @@ NEARLY, TRULY = 1 / 0.9, 0.9
 
 @pytest.fixture
 def fleet(tmp_path: Path) -> Iterator[Fleet]:
-    running = Fleet(tmp_path, workers=2, MAX_NUM_SEQS=str(SLOTS), LEASE_SECONDS="2")
+    running = Fleet(tmp_path, 2, {"MAX_NUM_SEQS": str(SLOTS), "LEASE_SECONDS": "2"})
     yield running
     running.stop()
 
@@ -104,7 +104,7 @@ def test_a_full_redis_refuses_jobs_whole_and_lets_running_ones_end(
 
 def test_a_full_redis_recovers_as_ended_jobs_are_forgotten(tmp_path: Path) -> None:
     """By itself: what the reaper removes makes room."""
-    fleet = Fleet(tmp_path, workers=1, LEASE_SECONDS="2", JOB_RETENTION_SECONDS="10")
+    fleet = Fleet(tmp_path, 1, {"LEASE_SECONDS": "2", "JOB_RETENTION_SECONDS": "10"})
     try:
         with Redis.from_url(fleet.redis_url) as redis, Client(fleet.web.url) as client:
             room = used_memory(redis) + LARGE_BYTES * LARGE_JOBS // 2

@@ -26,7 +26,7 @@ SETTINGS = {"LEASE_SECONDS": str(LEASE_SECONDS), "MAX_NUM_SEQS": str(SLOTS), "ST
 
 @pytest.fixture
 def fleet(tmp_path: Path) -> Iterator[Fleet]:
-    running = Fleet(tmp_path, workers=2, **SETTINGS)
+    running = Fleet(tmp_path, 2, SETTINGS)
     yield running
     running.stop()
 

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 import pytest
 
 from tasks import keys
-from tasks.job import Attempt, Status
+from tasks.job import Attempt, JobError, Status
 from tasks.store import Store
 from tests.integration.conftest import ECHO, StartWorkers, Submit
 from tests.integration.jobs import assert_echoed, ended, started, words
@@ -192,3 +192,24 @@ def test_a_job_on_a_draining_worker_can_be_cancelled(
         assert job.output[0].text.startswith("a b")
         assert worker.wait() == 0, "and with it the reason to stay is gone"
         assert "Traceback" not in worker.output()
+
+
+def test_a_prompt_that_hangs_its_tokenizer_fails_and_the_others_go_on(
+    start_echo_workers: StartWorkers, store: Store, submit: Submit
+) -> None:
+    """Its thread cannot be ended, so the process is; the other jobs go on elsewhere."""
+    prompt = words("w", 120)
+    with start_echo_workers("w1", app="tests.reliability.endless", STEP_TIMEOUT_SECONDS="1", **UNHURRIED) as (
+        worker,
+    ):
+        companion = submit(prompt, max_tokens=120)
+        started(store, companion)
+        endless = submit("endless prompt", max_tokens=4)
+        assert worker.wait() == 1
+        failed = store.get(endless)
+        assert (failed.status, len(failed.attempts)) == (Status.FAILED, 1)
+        assert failed.error == JobError("engine_error", "the prompt could not be prepared within 1 s")
+    with start_echo_workers("w2"):
+        ended(store, companion)
+        attempts = assert_echoed(store, companion, prompt).attempts
+        assert [attempt.reason for attempt in attempts] == ["drained", None]

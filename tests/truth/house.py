@@ -38,8 +38,15 @@ class House:
     def submit(self, owner: str = "ada", **options: Any) -> str:
         return self.store.submit(parse_request({"prompt": "x", **options}), owner).job_id
 
-    def worker(self, slots: int, name: str = "w1", lifeline: str = "") -> None:
-        self.leases.heartbeat(WorkerInfo(name, "m", "echo", slots, 0, 0.0, lifeline=lifeline))
+    def worker(
+        self,
+        slots: int,
+        name: str = "w1",
+        lifeline: str = "",
+        length: int | None = None,
+        version: int = keys.RECORD_VERSION,
+    ) -> None:
+        self.leases.heartbeat(WorkerInfo(name, "m", "echo", slots, 0, 0.0, length, lifeline, version))
 
     def claim(self, job_id: str, token: str = "t", worker: str = "w1") -> Claim:
         claim = self.leases.claim(job_id, token, worker, "echo:m", free_slots=8, held=0)

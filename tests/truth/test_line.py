@@ -13,10 +13,11 @@ from tasks.errors import (
     IdempotencyConflictError,
     InvalidRequestError,
     JobNotFoundError,
+    OverShareError,
     QueueFullError,
     UnavailableError,
 )
-from tasks.job import Status
+from tasks.job import JobError, Status
 from tasks.leases import Claim, Finish, Refusal, Word, WorkerInfo, Write
 from tasks.log import TokenEntry
 from tasks.request import parse_request
@@ -364,6 +365,100 @@ def test_an_idempotency_key_leads_to_the_same_job(house: House) -> None:
         house.store.submit(parse_request({"prompt": "y"}), "ada", "key")
 
 
+def test_several_jobs_are_accepted_together_or_not_at_all(redis: Redis, settings: Settings) -> None:
+    house = House(redis, settings.model_copy(update={"max_queued_jobs": 3}))
+    requests = [parse_request({"prompt": prompt}) for prompt in "ab"]
+    first = house.store.submit_all(requests, "ada", "key")
+    with pytest.raises(QueueFullError):
+        house.store.submit_all(requests, "ada", "another")
+    assert house.store.counts()["queued"] == 2
+    house.worker(2)
+    assert house.rung == [one.job_id for one in first]
+    house.submit()
+    assert house.store.submit_all(requests, "bob", "another"), "a refused call leaves its key free"
+
+
+def test_a_key_leads_to_all_jobs_of_its_call_while_one_of_them_is_there(house: House) -> None:
+    house.worker(2)
+    requests = [parse_request({"prompt": prompt}) for prompt in "ab"]
+    first, second = (one.job_id for one in house.store.submit_all(requests, "ada", "key"))
+    assert [one.job_id for one in house.store.submit_all(requests, "ada", "key")] == [first, second]
+    with pytest.raises(IdempotencyConflictError):
+        house.store.submit_all(requests[:1], "ada", "key")
+    house.finish(house.claim(first))
+    house.store.delete(first, "ada")
+    assert [one.job_id for one in house.store.submit_all(requests, "ada", "key")] == [first, second]
+    house.finish(house.claim(second))
+    house.store.delete(second, "ada")
+    assert all(one.created for one in house.store.submit_all(requests, "ada", "key"))
+
+
+def test_a_job_is_not_charged_for_more_than_the_models_length(house: House) -> None:
+    house.worker(1, length=100)
+    in_service = house.submit("ada")
+    greedy = house.submit("ada", max_tokens=2**31 - 1)
+    later = house.submit("ada")
+    others = [house.submit("bob", max_tokens=64) for _ in range(3)]
+    assert house.rung == [in_service]
+    assert line(house) == [others[0], greedy, others[1], others[2], later]
+
+
+def test_what_a_job_did_not_use_is_given_back_to_its_owner(house: House) -> None:
+    house.worker(1, length=1000)
+    claim = house.claim(house.submit("ada", max_tokens=1000))
+    others = [house.submit("bob", max_tokens=100) for _ in range(3)]
+    finish = Finish(Status.COMPLETED, completion_tokens=50)
+    house.leases.flush([Write(claim.job_id, claim.token, 1, 1, (), finish)])
+    assert house.rung[-1] == others[0]
+    ada = house.submit("ada")
+    assert line(house) == [ada, *others[1:]]
+
+
+def test_an_owners_jobs_take_no_more_than_their_share_of_the_memory(redis: Redis, settings: Settings) -> None:
+    config = {"api_keys": {"a": "ada", "b": "bob"}, "owner_memory_share": 0.01}
+    house = House(redis, settings.model_copy(update=config))
+    house.worker(8)
+    try:
+        house.redis.config_set("maxmemory", 100 * 1024 * 1024)
+        house.reap()
+        big = house.submit(prompt="x" * 900_000)
+        with pytest.raises(OverShareError):
+            house.submit(prompt="x" * 900_000)
+        house.submit("bob", prompt="x" * 900_000)
+        claim = house.claim(big)
+        house.leases.flush([_futile(claim)])
+        house.make_due(keys.PREFIX + "unpacked", big)
+        house.submit(prompt="x" * 900_000)
+    finally:
+        house.redis.config_set("maxmemory", 0)
+    house.reap()
+
+
+def test_a_request_that_can_never_run_is_kept_cut_short(house: House) -> None:
+    house.worker(8)
+    messages = [{"role": "user", "content": "é" * 100_000}] * 10
+    jobs = [house.submit(prompt="x" * 900_000), house.submit(prompt=None, messages=messages)]
+    for job_id in jobs:
+        house.leases.flush([_futile(house.claim(job_id, token=job_id))])
+        assert not house.store.get(job_id).is_request_truncated
+        house.make_due(keys.PREFIX + "unpacked", job_id)
+        assert house.redis.memory_usage(keys.job(job_id), samples=0) < 8_000
+        with pytest.raises(ConflictError, match="prompt_too_long, so its whole request was not kept"):
+            house.store.retry(job_id, "ada")
+    of_prompt, of_messages = (house.store.get(job_id) for job_id in jobs)
+    assert of_prompt.request["prompt"] == "x" * 200
+    assert [len(message["content"]) for message in of_messages.request["messages"]] == [200] * 4
+    assert of_prompt.is_request_truncated
+    for job_id in jobs:
+        house.store.delete(job_id, "ada")
+    assert not house.redis.exists(keys.PREFIX + "bytes")
+
+
+def _futile(claim: Claim) -> Write:
+    finish = Finish(Status.FAILED, JobError("prompt_too_long", "in words"))
+    return Write(claim.job_id, claim.token, len(claim.log), 1, (), finish)
+
+
 def test_a_full_line_says_when_to_come_back(redis: Redis, settings: Settings) -> None:
     house = House(redis, settings.model_copy(update={"max_queued_jobs": 2}))
     house.submit()
@@ -477,14 +572,16 @@ def test_retention_removes_every_trace(house: House) -> None:
     of_the_house = {
         "alive",
         "capacity",
+        "classes",
         "counts",
+        "maxmemory",
         "models_since",
         "pools",
         "reaped_at",
         "run",
         "stats",
+        "versions",
         "widest",
-        "widths",
         "workers",
     }
     assert left <= of_the_house | {"finish", "virtual"}

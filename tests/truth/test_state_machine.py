@@ -1,6 +1,6 @@
 """Any interleaving of the transitions keeps the invariant: a job that has not ended is in exactly one of
-line, offered and leases, of an engine that it may run on; nothing is written without the token; no log entry
-is lost or repeated."""
+line, offered and leases, of an engine that it may run on and a worker that understands it; nothing is written
+without the token; no log entry is lost or repeated."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from hypothesis.stateful import (
 )
 from redis import Redis
 
-from tasks import keys
+from tasks import keys, request
 from tasks.errors import (
     ConflictError,
     IdempotencyConflictError,
@@ -44,9 +44,11 @@ NAMES = st.sampled_from(sorted(WORKERS))
 POOLS = sorted({keys.pool(MODEL, engine) for engine in WORKERS.values()})
 QUEUES = [keys.queue(MODEL), keys.queue(MODEL, EngineKind.VLLM)]
 WIDTHS = range(1, 5)
-LINES = {(queue, width): keys.line(queue, width) for queue, width in product(QUEUES, WIDTHS)}
+OLD, NEW = keys.RECORD_VERSION, keys.RECORD_VERSION + 1
+VERSIONS = [OLD, NEW]
+LINES = {line: keys.line(*line) for line in product(QUEUES, WIDTHS, VERSIONS)}
 INDEXES = {
-    "line": [f"{queue}:{width}" for queue, width in LINES],
+    "line": [f"{queue}:{width}:{version}" for queue, width, version in LINES],
     "offered": POOLS,
     "leases": POOLS,
 }
@@ -80,8 +82,10 @@ class Transitions(RuleBasedStateMachine):
         self.tokens: dict[str, str] = {}
         self.ended: dict[str, Status] = {}
         self.claim_number = 0
+        self.versions: dict[str, int] = {}
+        """What each worker's release understands."""
         for worker in WORKERS:
-            self.heartbeat(worker, 4)
+            self.heartbeat(worker, 4, OLD)
 
     def rang(self, offers: Sequence[Offer]) -> None:
         for worker, job_id in offers:
@@ -90,6 +94,7 @@ class Transitions(RuleBasedStateMachine):
             record = self.redis.hgetall(keys.job(job_id))
             assert record["queue"] in (keys.queue(MODEL), pool)
             assert (record["pool"], record["worker"]) == (pool, worker)
+            assert int(record["version"]) <= self.versions[worker]
 
     # --- what clients do
 
@@ -102,22 +107,28 @@ class Transitions(RuleBasedStateMachine):
         timeout=st.none() | st.just(3600),
         engine=st.none() | st.just("vllm"),
         key=st.none() | st.sampled_from(["k1", "k2"]),
+        count=st.integers(1, 3),
     )
-    def submit(self, owner: str, key: str | None, **options: Any) -> None:
+    def submit(self, owner: str, key: str | None, count: int, **options: Any) -> None:
+        """`timeout` is a field of the new release."""
         body = {"prompt": "x", "seed": 1, **{k: v for k, v in options.items() if v is not None}}
         waiting = sum(self.redis.zcard(line) for line in LINES.values())
         widest = self.widest(options["engine"])
         try:
-            submission = self.store.submit(parse_request(body), owner, key)
+            submissions = self.store.submit_all([parse_request(body)] * count, owner, key)
         except QueueFullError:
-            assert waiting == 8
+            assert waiting + count > 8
         except IdempotencyConflictError:
             assert key is not None
         except InvalidRequestError:
             assert widest < options["n"]
         else:
-            assert submission.created == (submission.job_id not in self.logs)
-            self.logs.setdefault(submission.job_id, [])
+            created = {submission.created for submission in submissions}
+            assert len(submissions) == count
+            assert created == {not any(submission.job_id in self.logs for submission in submissions)} or key
+            for submission in submissions:
+                if submission.created:
+                    self.logs[submission.job_id] = []
 
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
@@ -156,19 +167,29 @@ class Transitions(RuleBasedStateMachine):
                 self.check_position(job)
 
     def check_position(self, job: Job) -> None:
-        queue, n = self.queue(job.id), job.request["n"]
-        own = self.line(queue, n)
-        widest = self.widest(None if queue == keys.queue(MODEL) else EngineKind.VLLM)
-        others = [self.line(*line) for line in LINES if line != (queue, n) and line[1] <= (widest or 4)]
+        place = (self.queue(job.id), job.request["n"], job.version)
+        own = self.line(place)
+        engine = None if place[0] == keys.queue(MODEL) else EngineKind.VLLM
+        widest = self.widest(engine, job.version)
+        others = [
+            self.line((queue, width, version))
+            for queue, width, version in LINES
+            if (queue, width, version) != place and width <= (widest or 4) and version <= job.version
+        ]
         before_it = sum(tag < own[job.id] for line in others for tag in line.values())
         assert job.queue_position == before_it + [*own].index(job.id)
-        assert (job.reason or "").startswith("no worker ") == (n > widest)
+        reason = job.reason or ""
+        assert reason.startswith(("no worker ", "the workers ")) == (job.request["n"] > widest)
+        assert reason.startswith("the workers ") == (widest == 0 and self.widest(engine) > 0)
 
     # --- what workers do
 
-    @rule(worker=NAMES, slots=st.sampled_from([0, 1, 2, 4]))
-    def heartbeat(self, worker: str, slots: int) -> None:
-        self.leases.heartbeat(WorkerInfo(worker, MODEL, WORKERS[worker], slots, 0, 0.0))
+    @rule(worker=NAMES, slots=st.sampled_from([0, 1, 2, 4]), version=st.sampled_from(VERSIONS))
+    def heartbeat(self, worker: str, slots: int, version: int) -> None:
+        """It may have been started again, with other slots and of another release."""
+        self.versions[worker] = version
+        info = WorkerInfo(worker, MODEL, WORKERS[worker], slots, 0, 0.0, version=version)
+        self.leases.heartbeat(info)
 
     @rule(worker=NAMES)
     def goodbye(self, worker: str) -> None:
@@ -309,7 +330,8 @@ class Transitions(RuleBasedStateMachine):
         for job_id in self.logs:
             place = self.place(job_id)
             record = self.redis.hgetall(keys.job(job_id))
-            name = f"{record['queue']}:{record['n']}" if place == "line" else record.get("pool")
+            line = f"{record['queue']}:{record['n']}:{record['version']}"
+            name = line if place == "line" else record.get("pool")
             found = [where for where, jobs in members.items() if job_id in jobs]
             assert found == ([] if job_id in self.ended else [(place, name)])
             assert (place == "ended") == (job_id in self.ended)
@@ -338,6 +360,9 @@ class Transitions(RuleBasedStateMachine):
         for record in records.values():
             index = keys.owner_jobs_by_status(record["owner"], record["status"])
             assert self.redis.zscore(index, record["id"]) is not None
+        for owner in ("ada", "bob", "eve"):
+            own_bytes = sum(int(record["bytes"]) for record in records.values() if record["owner"] == owner)
+            assert int(self.redis.hget(keys.PREFIX + "bytes", owner) or 0) == own_bytes
         everything = sum(self.redis.zcard(keys.owner_jobs(owner)) for owner in ("ada", "bob", "eve"))
         assert everything == len(records)
 
@@ -347,9 +372,9 @@ class Transitions(RuleBasedStateMachine):
             pool = keys.pool(MODEL, WORKERS[worker])
             if not slots or self.redis.hget(keys.slots(pool), worker):
                 continue
-            for queue, width in LINES:
-                if queue in (keys.queue(MODEL), pool) and width <= slots:
-                    assert not self.line(queue, width)
+            for queue, width, version in LINES:
+                if queue in (keys.queue(MODEL), pool) and width <= slots and version <= self.versions[worker]:
+                    assert not self.line((queue, width, version))
 
     @invariant()
     def nothing_is_left_of_forgotten_jobs(self) -> None:
@@ -370,7 +395,8 @@ class Transitions(RuleBasedStateMachine):
     @invariant()
     def idempotency_keys_live_with_their_job(self) -> None:
         for key in self.redis.keys(keys.PREFIX + "idempotency:*"):
-            assert self.redis.get(key) in self.logs
+            jobs, left = self.redis.hmget(key, "jobs", "left")
+            assert sum(job_id in self.logs for job_id in jobs.split(",")) == int(left) > 0
 
     # --- helpers
 
@@ -381,8 +407,8 @@ class Transitions(RuleBasedStateMachine):
     def queue(self, job_id: str) -> str:
         return str(self.redis.hget(keys.job(job_id), "queue"))
 
-    def line(self, queue: str, width: int) -> dict[str, float]:
-        return dict(self.redis.zrange(LINES[queue, width], 0, -1, withscores=True))
+    def line(self, line: tuple[str, int, int]) -> dict[str, float]:
+        return dict(self.redis.zrange(LINES[line], 0, -1, withscores=True))
 
     def is_offered(self, job_id: str, worker: str) -> bool:
         return self.place(job_id) == "offered" and self.redis.hget(keys.job(job_id), "worker") == worker
@@ -396,10 +422,14 @@ class Transitions(RuleBasedStateMachine):
             if self.redis.zscore(keys.alive(pool), worker) is not None
         }
 
-    def widest(self, engine: str | None) -> int:
-        """Slots of the widest worker of an engine, or of any; 0 where none lives."""
-        live = self.live_workers()
-        return max((live[worker] for worker in live if engine in (None, WORKERS[worker])), default=0)
+    def widest(self, engine: str | None, version: int = OLD) -> int:
+        """Slots of the widest worker of an engine, or of any, that knows a version; 0 where none lives."""
+        slots = [
+            slots
+            for worker, slots in self.live_workers().items()
+            if engine in (None, WORKERS[worker]) and self.versions[worker] >= version
+        ]
+        return max(slots, default=0)
 
     def statuses(self, job_id: str) -> int:
         return sum(isinstance(entry, StatusEntry) for entry in self.logs[job_id])
@@ -415,7 +445,8 @@ class Transitions(RuleBasedStateMachine):
 
 @pytest.mark.timeout(600)  # A failure is shrunk before it is shown, which takes longer than finding it.
 @pytest.mark.parametrize("scripts", [Scripts, DoubledScripts])
-def test_transitions(redis: Redis, scripts: type[Scripts]) -> None:
+def test_transitions(redis: Redis, scripts: type[Scripts], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request, "SINCE_VERSION", {"timeout": NEW})
     machine = type("Machine", (Transitions,), {"redis": redis, "scripts": scripts})
     run_state_machine_as_test(
         machine,

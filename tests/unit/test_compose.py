@@ -23,7 +23,12 @@ SCRIPTS = CHECKOUT / "deploy" / "compose"
 COMPOSE: dict[str, Any] = yaml.safe_load((CHECKOUT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 
-MADE_INSIDE = {"redis_url": "by with-redis-url", "port": "published", "data_dir": "of the embedded Redis"}
+MADE_INSIDE = {
+    "redis_url": "by with-redis-url",
+    "port": "published",
+    "data_dir": "of the embedded Redis",
+    "redis_maxmemory": "in Redis' command",
+}
 """Settings that Compose does not hand through."""
 
 OTHERS = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -209,9 +210,9 @@ def test_prompts_that_take_leases_to_tokenize_cost_none(settings: Settings) -> N
     """Many long ones at once, as after another worker's death: what is claimed is renewed in between."""
 
     class SlowTokenizer(EchoEngine):
-        def encode(self, request: JobRequest) -> Prompt:
+        def encode(self, request: JobRequest, now: float | None = None) -> Prompt:
             time.sleep(settings.lease_seconds / 2)
-            return super().encode(request)
+            return super().encode(request, now)
 
     worker = Worker(settings, engine=SlowTokenizer(settings))
     reaper = Reaper(connect(settings), settings, worker.ring)
@@ -225,14 +226,61 @@ def test_prompts_that_take_leases_to_tokenize_cost_none(settings: Settings) -> N
     worker.end()
 
 
+def test_a_prompt_that_takes_leases_to_tokenize_costs_nobody_else_a_lease(settings: Settings) -> None:
+    """Nor does it keep others from their tokens."""
+    is_let_go = threading.Event()
+
+    class SlowTokenizer(EchoEngine):
+        def encode(self, request: JobRequest, now: float | None = None) -> Prompt:
+            if request.prompt == "slow":
+                assert is_let_go.wait(PATIENCE_SECONDS)
+            return super().encode(request, now)
+
+    worker = Worker(settings, engine=SlowTokenizer(settings))
+    worker.flusher.start()
+    companion = worker.submit(**LONG)
+    worker.started(companion)
+    slow = worker.submit(prompt="slow", max_tokens=1)
+    tokens = worker.store.get(companion).completion_tokens
+    score = eventually(lambda: worker.redis.zscore(keys.leases("echo:echo"), slow))
+    eventually(
+        lambda: worker.redis.zscore(keys.leases("echo:echo"), slow) > score + 2 * settings.lease_seconds
+    )
+    assert worker.store.get(companion).completion_tokens > tokens
+    is_let_go.set()
+    assert worker.wait(slow) == Finish(Status.COMPLETED)
+    worker.store.cancel(companion)
+    assert worker.wait(companion) == Finish(Status.CANCELLED)
+    assert [len(worker.store.get(job_id).attempts) for job_id in (companion, slow)] == [1, 1]
+    worker.end()
+
+
+def test_a_job_is_cancelled_while_its_prompt_is_tokenized(settings: Settings) -> None:
+    is_let_go = threading.Event()
+
+    class SlowTokenizer(EchoEngine):
+        def encode(self, request: JobRequest, now: float | None = None) -> Prompt:
+            assert is_let_go.wait(PATIENCE_SECONDS)
+            return super().encode(request, now)
+
+    worker = Worker(settings, engine=SlowTokenizer(settings))
+    worker.flusher.start()
+    job_id = worker.submit()
+    eventually(lambda: worker.store.get(job_id).status is Status.IN_PROGRESS)
+    worker.store.cancel(job_id)
+    assert worker.wait(job_id) == Finish(Status.CANCELLED)
+    is_let_go.set()
+    worker.end()
+
+
 def test_a_prompt_that_cannot_be_tokenized_fails_alone(settings: Settings) -> None:
     """With a reason, also where the exception says nothing but its type."""
 
     class Fragile(EchoEngine):
-        def encode(self, request: JobRequest) -> Prompt:
+        def encode(self, request: JobRequest, now: float | None = None) -> Prompt:
             if request.prompt == "too much":
                 raise MemoryError
-            return super().encode(request)
+            return super().encode(request, now)
 
     worker = Worker(settings, engine=Fragile(settings))
     worker.flusher.start()
@@ -248,8 +296,8 @@ def test_a_prompt_that_cannot_be_tokenized_fails_alone(settings: Settings) -> No
 
 def test_output_that_cannot_be_decoded_fails_alone(settings: Settings) -> None:
     class Fragile(EchoEngine):
-        def encode(self, request: JobRequest) -> Prompt:
-            prompt = super().encode(request)
+        def encode(self, request: JobRequest, now: float | None = None) -> Prompt:
+            prompt = super().encode(request, now)
             if request.prompt != "wrong":
                 return prompt
             calls = count()

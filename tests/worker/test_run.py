@@ -24,7 +24,8 @@ def engine() -> EchoEngine:
 
 def job_run(entries: list[Entry] | None = None, **body: Any) -> JobRun:
     request = parse_request({"prompt": "a b c", "max_tokens": 6, **body})
-    return JobRun(Claim("job_1", "token", request, False, entries or [StatusEntry(1)]))
+    log = [entry.encode() for entry in entries or [StatusEntry(1)]]
+    return JobRun(Claim("job_1", "token", request, False, log))
 
 
 def step(run: JobRun, engine: EchoEngine) -> list[str]:
@@ -34,7 +35,7 @@ def step(run: JobRun, engine: EchoEngine) -> list[str]:
 
 
 def start(run: JobRun, engine: EchoEngine) -> list[EngineRequest]:
-    requests = run.start(engine)
+    requests = run.begin(run.prepare(engine))
     for request in requests:
         engine.add_request(request)
     return requests
@@ -56,8 +57,8 @@ def test_each_step_becomes_an_entry(engine: EchoEngine) -> None:
 @pytest.mark.parametrize("is_drawn", [False, True])
 def test_the_engine_knows_whether_the_client_gave_the_seed(engine: EchoEngine, is_drawn: bool) -> None:
     request = parse_request({"prompt": "a", "seed": 5, "n": 2})
-    run = JobRun(Claim("job_1", "token", request, False, [StatusEntry(1)], is_seed_drawn=is_drawn))
-    sampling = [sequence.sampling for sequence in run.start(engine)]
+    run = JobRun(Claim("job_1", "token", request, False, ['["s",1]'], is_seed_drawn=is_drawn))
+    sampling = [sequence.sampling for sequence in run.begin(run.prepare(engine))]
     assert [(one.seed, one.is_seed_drawn) for one in sampling] == [(5, is_drawn)] * 2
 
 
@@ -88,7 +89,7 @@ def test_the_last_entry_carries_the_end(engine: EchoEngine) -> None:
     step(run, engine)
     write = run.next_write()
     assert write.entries == [TokenEntry(0, (0, 1), "a b", FinishReason.LENGTH)]
-    assert write.finish == Finish(Status.COMPLETED)
+    assert write.finish == Finish(Status.COMPLETED, completion_tokens=2)
 
 
 def test_choices_are_sequences_of_their_own(engine: EchoEngine) -> None:
@@ -121,7 +122,7 @@ def test_killed_between_the_last_token_and_the_end_only_ends(engine: EchoEngine)
     run = job_run([StatusEntry(1), ended, StatusEntry(2)])
     assert start(run, engine) == []
     write = run.next_write()
-    assert (write.base, write.entries, write.finish) == (3, [], Finish(Status.COMPLETED))
+    assert (write.base, write.entries, write.finish) == (3, [], Finish(Status.COMPLETED, completion_tokens=6))
 
 
 def test_a_stop_string_ends_the_choice_and_shows_nothing_of_itself(engine: EchoEngine) -> None:
@@ -171,7 +172,7 @@ def test_cancel_keeps_what_there_is_the_held_back_text_included(engine: EchoEngi
     run.cut_off(FinishReason.CANCELLED, Finish(Status.CANCELLED))
     write = run.next_write()
     assert write.entries == [TokenEntry(0, (0, 1), "a b", FinishReason.CANCELLED)]
-    assert write.finish == Finish(Status.CANCELLED)
+    assert write.finish == Finish(Status.CANCELLED, completion_tokens=2)
     assert step(run, engine) == []
     assert run.next_write() == write
 
@@ -234,10 +235,10 @@ def test_another_workers_longer_output_is_not_added_to(engine: EchoEngine) -> No
     ]
     run = job_run(log, max_tokens=30)
     assert start(run, engine) == []
-    assert run.next_write().finish == Finish(Status.COMPLETED)
+    assert run.next_write().finish == Finish(Status.COMPLETED, completion_tokens=18)
     assert run.next_write().entries == [TokenEntry(0, (), "", FinishReason.LENGTH)]
 
 
 def test_a_prompt_that_leaves_no_room_is_refused_with_the_numbers(engine: EchoEngine) -> None:
     with pytest.raises(PromptTooLongError, match=r"20 tokens.* 20"):
-        job_run(prompt="w " * 20).start(engine)
+        job_run(prompt="w " * 20).prepare(engine)

@@ -131,9 +131,11 @@ class Engine(Protocol):
     def max_model_len(self) -> int:
         """Prompt and output tokens of one sequence together, at most."""
 
-    def encode(self, request: JobRequest) -> Prompt:
+    def encode(self, request: JobRequest, now: float | None = None) -> Prompt:
         """Tokenize `prompt`, or render `messages` with the model's chat template.
 
+        now: Unix time that a template takes for the present, so that all attempts at a job have the same
+            prompt; None is the real one.
         Called from another thread than `step`. Raises InvalidMessagesError where the model has no chat
         template, or one that refuses the messages.
         """

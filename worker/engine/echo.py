@@ -49,7 +49,7 @@ class EchoEngine:
     def max_model_len(self) -> int:
         return self._max_model_len
 
-    def encode(self, request: JobRequest) -> Prompt:
+    def encode(self, request: JobRequest, now: float | None = None) -> Prompt:  # noqa: ARG002
         """The words of the prompt, or of all messages' contents. White space alone is one empty word."""
         text = request.prompt or " ".join(message.text for message in request.messages or ())
         words = text.split() or [""]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from tasks.errors import EngineError, InvalidMessagesError, first_line
@@ -17,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class PromptEncoder:
-    """Used from two threads, to encode and to decode: `tokenizers` locks its state itself."""
+    """Used from several threads, to encode and to decode: `tokenizers` locks its state itself."""
 
     def __init__(self, tokenizer: Any, model: str) -> None:
         """tokenizer: of Hugging Face transformers. model: the model's id as clients name it."""
@@ -29,13 +30,13 @@ class PromptEncoder:
         """Whether an id has a text, of those that were asked about."""
         self._special_tokens = self._find_special_tokens()
 
-    def encode(self, request: JobRequest) -> Prompt:
+    def encode(self, request: JobRequest, now: float | None = None) -> Prompt:
         """See `Engine.encode`. Raises EngineError also where there is nothing to feed the model."""
         if request.messages is None:
             token_ids = self._tokenize(request.prompt or "", with_special_tokens=True)
         else:
             # What a template writes is complete, first and last tokens included.
-            token_ids = self._tokenize(self._render(request.messages), with_special_tokens=False)
+            token_ids = self._tokenize(self._render(request.messages, now), with_special_tokens=False)
         if not token_ids:
             bos = self._tokenizer.bos_token_id
             if bos is None and request.messages is not None:
@@ -51,21 +52,25 @@ class PromptEncoder:
         token_ids: list[int] = encoded["input_ids"]
         return token_ids
 
-    def _render(self, messages: Sequence[Message]) -> str:
+    def _render(self, messages: Sequence[Message], now: float | None) -> str:
         """A conversation as the model reads it. Raises InvalidMessagesError where that cannot be."""
         if self._tokenizer.chat_template is None:
             raise InvalidMessagesError(f"the model {self._model} has no chat template; send `prompt`")
         to_content = _parts if self._wants_parts() else str
         turns = [{"role": message.role, "content": to_content(message.text)} for message in messages]
         try:
-            return self._apply_template(turns)
+            return self._apply_template(turns, now)
         except Exception as error:
             # A template is a program: it refuses by raising, and its faults may raise anything.
             reason = f"the model's chat template refuses these messages: {first_line(error)}"
             raise InvalidMessagesError(reason) from error
 
-    def _apply_template(self, turns: Sequence[dict[str, Any]]) -> str:
-        text: str = self._tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    def _apply_template(self, turns: Sequence[dict[str, Any]], now: float | None = None) -> str:
+        """Some templates tell the model today's date: with `strftime_now`, which transformers provides."""
+        moment = datetime.now(UTC) if now is None else datetime.fromtimestamp(now, UTC)
+        text: str = self._tokenizer.apply_chat_template(
+            turns, add_generation_prompt=True, tokenize=False, strftime_now=moment.strftime
+        )
         return text
 
     def _wants_parts(self) -> bool:

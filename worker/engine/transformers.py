@@ -80,8 +80,8 @@ class TransformersEngine:
     def max_model_len(self) -> int:
         return self._max_model_len
 
-    def encode(self, request: JobRequest) -> Prompt:
-        return self._prompts.encode(request)
+    def encode(self, request: JobRequest, now: float | None = None) -> Prompt:
+        return self._prompts.encode(request, now)
 
     def warm_up(self) -> None:
         """One prefill and one decode. Raises EngineError where the model does not run."""

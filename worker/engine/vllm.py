@@ -104,8 +104,8 @@ class VllmEngine:
     def max_model_len(self) -> int:
         return self._max_model_len
 
-    def encode(self, request: JobRequest) -> Prompt:
-        return self._prompts.encode(request)
+    def encode(self, request: JobRequest, now: float | None = None) -> Prompt:
+        return self._prompts.encode(request, now)
 
     def warm_up(self) -> None:
         """What vLLM's own start leaves: with its CPU build the first tokens take seconds."""

@@ -1,0 +1,72 @@
+"""Two releases of the product for one fleet: this checkout, and one that is older or newer."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.integration.workers import ROOT
+
+PARTS = ("tasks", "web", "worker", "tests")
+NEW_FIELD = "novelty"
+"""A field of the submit body that only the next release knows."""
+
+NEXT_RELEASE = {
+    "tasks/keys.py": {"RECORD_VERSION = 1": "RECORD_VERSION = 2"},
+    "tasks/request.py": {
+        "SINCE_VERSION: Mapping[str, int] = {}": f'SINCE_VERSION: Mapping[str, int] = {{"{NEW_FIELD}": 2}}',
+        "    ignore_eos: bool": f"    {NEW_FIELD}: str | None = None\n    ignore_eos: bool",
+    },
+}
+"""What makes this checkout the next release: by file, texts to replace."""
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A checkout. knows_new_field: whether it takes NEW_FIELD and runs jobs that have it."""
+
+    name: str
+    root: Path
+    knows_new_field: bool = False
+
+
+CURRENT = Release("current", ROOT)
+
+
+def releases(folder: Path) -> list[Release]:
+    """This checkout, and beside it the last tag; where there is none, what might be the next release."""
+    tag = _last_tag()
+    return [CURRENT, _next_release(folder) if tag is None else _tagged(tag, folder)]
+
+
+def _last_tag() -> str | None:
+    found = subprocess.run(
+        ["git", "describe", "--tags", "--abbrev=0"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    return found.stdout.strip() if found.returncode == 0 else None
+
+
+def _tagged(tag: str, folder: Path) -> Release:
+    root, archive = folder / "last-release", folder / "last-release.tar"
+    subprocess.run(["git", "archive", "--output", str(archive), tag], cwd=ROOT, check=True)
+    with tarfile.open(archive) as files:
+        files.extractall(root, filter="data")
+    return Release(tag, root)
+
+
+def _next_release(folder: Path) -> Release:
+    root = folder / "next-release"
+    for part in PARTS:
+        shutil.copytree(
+            ROOT / part, root / part, ignore=shutil.ignore_patterns("__pycache__", "*.safetensors")
+        )
+    for name, changes in NEXT_RELEASE.items():
+        text = (root / name).read_text()
+        for before, after in changes.items():
+            assert text.count(before) == 1, f"{name} has changed: {before!r} is not there once"
+            text = text.replace(before, after)
+        (root / name).write_text(text)
+    return Release("next", root, knows_new_field=True)

@@ -1,0 +1,16 @@
+-- Behind the prelude: jobs that wait although a worker could run them, as 'job worker' texts.
+--
+-- Each script that frees a slot dispatches, so nobody should ever see one. And jobs on offer, as 'offered job worker'.
+local time, found = now(), {}
+for _, model in ipairs(redis.call('HKEYS', PREFIX .. 'models_since')) do
+  for _, worker in ipairs(workers_of(model, 'any:' .. model, time)) do
+    local head = head_of(worker, model, {})
+    if head and head.needs <= worker.free then found[#found + 1] = head.id .. ' ' .. worker.name end
+  end
+  for _, pool in ipairs(pools_of(model)) do
+    for _, id in ipairs(redis.call('ZRANGE', key('offered', pool), 0, -1)) do
+      found[#found + 1] = 'offered ' .. id .. ' ' .. redis.call('HGET', key('job', id), 'worker')
+    end
+  end
+end
+return found

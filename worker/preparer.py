@@ -1,0 +1,69 @@
+"""The preparer thread: tokenizes prompts and decodes logs while others renew leases: it may take seconds."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tasks.errors import EngineError, UnreadableRecordError, first_line
+from worker.engine.base import Engine
+from worker.run import JobRun, Preparation
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """preparation: None where it failed, and then code and message say why."""
+
+    run: JobRun
+    preparation: Preparation | None
+    code: str = ""
+    message: str = ""
+
+
+class Preparer:
+    """Prepares jobs in the order of their claims. `deliver` gets each one, on the preparer's thread."""
+
+    def __init__(self, engine: Engine, deliver: Callable[[Prepared], None]) -> None:
+        self._engine = engine
+        self._deliver = deliver
+        self._inbox: queue.SimpleQueue[JobRun] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="preparer", daemon=True)
+        self._jobs = 0
+        self.current: JobRun | None = None
+        """The job that is being prepared."""
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def prepare(self, run: JobRun) -> None:
+        self._inbox.put(run)
+
+    @property
+    def step_number(self) -> int | None:
+        """Which job is being prepared, counted from the first one; None between jobs."""
+        return self._jobs if self.current else None
+
+    def _run(self) -> None:
+        while True:
+            run = self._inbox.get()
+            self._jobs += 1
+            self.current = run
+            prepared = self._prepare(run)
+            self.current = None
+            self._deliver(prepared)
+
+    def _prepare(self, run: JobRun) -> Prepared:
+        try:
+            return Prepared(run, run.prepare(self._engine))
+        except (EngineError, UnreadableRecordError) as error:
+            return Prepared(run, None, error.code, error.detail)
+        except Exception as error:  # Whatever a tokenizer raises concerns this prompt only.
+            logger.exception("%s could not be tokenized", run.job_id)
+            return Prepared(
+                run, None, "engine_error", f"the prompt could not be tokenized: {first_line(error)}"
+            )
