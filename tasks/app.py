@@ -13,6 +13,7 @@ from kombu.exceptions import OperationalError
 
 from tasks import keys
 from tasks.connection import CALL_TIMEOUT_SECONDS, CONNECT_TIMEOUT_SECONDS
+from tasks.redis_url import for_celery
 from tasks.scripts import Offer
 from tasks.settings import Settings
 
@@ -53,9 +54,10 @@ class JobApp(Celery):
     amqp_cls = "tasks.app:PromptAMQP"
 
     def __init__(self, settings: Settings) -> None:
+        broker, tls = for_celery(settings.required_redis_url)
         super().__init__(
             "tokenrelay",
-            broker=settings.required_redis_url,
+            broker=broker,
             backend="tasks.backend:RecordBackend",
             set_as_current=not _state._apps,  # type: ignore[attr-defined]
         )
@@ -78,6 +80,7 @@ class JobApp(Celery):
             task_send_sent_event=True,
             broker_connection_retry_on_startup=True,
             broker_connection_max_retries=None,
+            broker_use_ssl=tls or False,
             broker_transport_options={
                 "socket_connect_timeout": CONNECT_TIMEOUT_SECONDS,
                 "socket_timeout": CALL_TIMEOUT_SECONDS,

@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from tasks.errors import SettingsError
+from tasks.redis_url import checked_url
 
 ANONYMOUS = "anonymous"
 """The owner of every job while API_KEYS is unset."""
@@ -26,12 +27,20 @@ class EngineKind(StrEnum):
 
 
 class Settings(BaseSettings):
-    """One field per variable; a field's description is the README's and `--help`'s text."""
+    """One field per variable; a field's description is the README's and `--help`'s text.
 
-    model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True, extra="ignore")
+    A field that may hold a secret has `repr=False`: its value is shown neither here nor in an error.
+    """
+
+    model_config = SettingsConfigDict(
+        frozen=True, env_ignore_empty=True, extra="ignore", hide_input_in_errors=True
+    )
 
     redis_url: str | None = Field(
-        None, description="Redis to use; unset: `make serve` starts an embedded one"
+        None,
+        repr=False,
+        description="Redis to use, `redis://` or, with TLS, `rediss://`; unset: `make serve` starts an "
+        "embedded one",
     )
     redis_maxmemory: str = Field(
         "1gb",
@@ -79,7 +88,9 @@ class Settings(BaseSettings):
         "model's length shortens that, see the log",
     )
     engine_args: Annotated[dict[str, Any], NoDecode] = Field(
-        default_factory=dict, description='JSON: more arguments for vLLM, `{"tensor_parallel_size": 2}`'
+        default_factory=dict,
+        repr=False,
+        description='JSON: more arguments for vLLM, `{"tensor_parallel_size": 2}`',
     )
     lease_seconds: float = Field(
         5, ge=0.5, le=3600, description="a worker silent for this long loses its jobs to another"
@@ -99,7 +110,7 @@ class Settings(BaseSettings):
         60, ge=1, description="an engine step longer than this ends the worker"
     )
     api_keys: Annotated[dict[str, str], NoDecode] = Field(
-        default_factory=dict, description="`name:key,name2:key2`; unset: no authentication"
+        default_factory=dict, repr=False, description="`name:key,name2:key2`; unset: no authentication"
     )
     allow_anonymous: bool = Field(
         False, description="`1` binds other than loopback addresses without API_KEYS"
@@ -125,10 +136,8 @@ class Settings(BaseSettings):
 
     @field_validator("redis_url")
     @classmethod
-    def _redis_scheme(cls, url: str | None) -> str | None:
-        if url is not None and not url.startswith(("redis://", "rediss://")):
-            raise ValueError("accepts redis:// and rediss:// URLs")
-        return url
+    def _check_redis_url(cls, url: str | None) -> str | None:
+        return None if url is None else checked_url(url)
 
     @field_validator("api_keys", mode="before")
     @classmethod
@@ -141,6 +150,10 @@ class Settings(BaseSettings):
             name, colon, key = pair.strip().partition(":")
             if not (name and colon and key) or key in names_by_key or name == ANONYMOUS:
                 raise ValueError(f"accepts name:key,name2:key2 with distinct keys and no name '{ANONYMOUS}'")
+            if not pair.strip().isprintable():
+                raise ValueError(
+                    "accepts only keys that an HTTP header can hold, without a line end and the like"
+                )
             names_by_key[key] = name
         return names_by_key
 
@@ -202,7 +215,11 @@ def get_settings() -> Settings:
 
 def _describe(error: Any) -> str:
     message = str(error["msg"]).removeprefix("Value error, ")
-    return f"{str(error['loc'][0]).upper()}={error['input']!r}: {message}" if error["loc"] else message
+    if not error["loc"]:
+        return message
+    name = str(error["loc"][0])
+    value = f"={error['input']!r}" if Settings.model_fields[name].repr else ""
+    return f"{name.upper()}{value}: {message}"
 
 
 def _is_loopback(host: str) -> bool:

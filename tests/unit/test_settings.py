@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from tasks.errors import SettingsError
 from tasks.settings import EngineKind, Settings, get_settings
@@ -31,6 +32,8 @@ def only_these_variables(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ("API_KEYS", "name", "accepts name:key,name2:key2"),
         ("API_KEYS", "a:k,b:k", "distinct keys"),
         ("API_KEYS", "anonymous:k", "no name 'anonymous'"),
+        ("API_KEYS", "a:k\ney", "an HTTP header can hold"),
+        ("API_KEYS", "a:k\udcff", "an HTTP header can hold"),
         ("HOST", "0.0.0.0", "ALLOW_ANONYMOUS=1"),
         ("LEASE_SECONDS", "0", "LEASE_SECONDS='0'"),
         ("MAX_NUM_SEQS", "", None),
@@ -49,6 +52,58 @@ def test_wrong_values(monkeypatch: pytest.MonkeyPatch, name: str, value: str, me
             get_settings()
         assert message in caught.value.detail
         assert name in caught.value.detail
+
+
+SECRET = "hidden"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("API_KEYS", f"ann {SECRET}"),
+        ("API_KEYS", f"ann:{SECRET},ben:{SECRET}"),
+        ("API_KEYS", f"ann:{SECRET}\nkey"),
+        ("ENGINE_ARGS", f'{{"hf_token": "{SECRET}"'),
+        ("ENGINE_ARGS", f'["{SECRET}"]'),
+        ("REDIS_URL", f"http://:{SECRET}@redis:6379/0"),
+        ("REDIS_URL", f"redis://:{SECRET}"),
+        ("REDIS_URL", f"redis://:{SECRET}@redis:none/0"),
+        ("REDIS_URL", f"redis://:{SECRET}@redis:65536/0"),
+        ("REDIS_URL", f"redis://:{SECRET}@redis:6379/zero"),
+        ("REDIS_URL", f"redis://:{SECRET}/1@redis:6379/0"),
+        ("REDIS_URL", f"redis://:1{SECRET}?1@redis:6379/0"),
+        ("REDIS_URL", f"redis://:1?{SECRET}=1@redis:6379/0"),
+        ("REDIS_URL", f"redis://:1#{SECRET}@redis:6379/0"),
+        ("REDIS_URL", f"redis://[:{SECRET}@redis:6379/0"),
+        ("REDIS_URL", f"redis://redis:6379/0?password={SECRET}"),
+        ("REDIS_URL", f"redis://redis:6379/0?{SECRET}=1"),
+        ("REDIS_URL", f"redis://:{SECRET}@redis:6379/0?db=x"),
+        ("REDIS_URL", f"redis://:{SECRET}@redis:6379/0?db="),
+        ("REDIS_URL", f"redis://:{SECRET}@redis:6379/0?socket_timeout=5"),
+        ("REDIS_URL", f"redis://:{SECRET}@redis:6379/0?ssl_cert_reqs=none"),
+        ("REDIS_URL", f"rediss://:{SECRET}@redis:6379/0?ssl_cert_reqs=never"),
+    ],
+)
+def test_a_wrong_value_that_may_hold_a_secret_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError) as caught:
+        get_settings()
+    assert caught.value.detail.startswith(f"{name}: ")
+    assert SECRET not in caught.value.detail
+    with pytest.raises(ValidationError) as bare:
+        Settings()
+    assert SECRET not in str(bare.value)
+
+
+def test_settings_that_are_shown_hide_secrets() -> None:
+    settings = Settings(
+        redis_url=f"redis://:{SECRET}@redis", api_keys={SECRET: "ann"}, engine=EngineKind.VLLM
+    )
+    settings = settings.model_copy(update={"engine_args": {"hf_token": SECRET}})
+    assert "engine=" in repr(settings)
+    assert SECRET not in f"{settings!r} {settings}"
 
 
 def test_eight_bits_are_not_for_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
