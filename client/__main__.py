@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 import threading
@@ -18,6 +19,8 @@ LOOK_SECONDS = 1.0
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # A terminal that is not UTF-8 lacks some characters.
     parser = _parser()
     options = parser.parse_args(arguments)
     if (options.prompt is None) == (options.watch is None):

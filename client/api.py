@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -20,7 +21,7 @@ from client.errors import (
 )
 from client.job import Job, JobPage
 from client.patience import Patience
-from client.stream import Event, events
+from client.stream import Event, events, without_password
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 POLL_SECONDS = 30
@@ -40,12 +41,12 @@ class Client:
     def __init__(
         self, base_url: str = DEFAULT_URL, api_key: str | None = None, *, patience_seconds: float = 60.0
     ) -> None:
-        if not base_url.startswith(("http://", "https://")):
-            raise ClientError(f"{base_url!r} is not a server's address: it begins with http:// or https://")
-        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._headers = _authorization(api_key)
         self._patience_seconds = patience_seconds
         self._http = httpx.Client(
-            base_url=base_url.rstrip("/"), headers=self._headers, timeout=CALL_SECONDS + POLL_SECONDS
+            base_url=_checked_url(base_url),
+            headers=[(name.encode(), value.encode()) for name, value in self._headers.items()],
+            timeout=CALL_SECONDS + POLL_SECONDS,
         )
 
     def __enter__(self) -> Client:
@@ -114,14 +115,16 @@ class Client:
         return Job(self._call("POST", path, headers=headers, json=body).json())
 
     def _call(self, method: str, path: str, **arguments: Any) -> httpx.Response:
-        """Raises ApiError and UnreachableError."""
+        """Raises ApiError and UnreachableError, and ClientError for what cannot be sent as JSON and UTF-8."""
         patience = Patience(self._patience_seconds)
         while True:
             try:
                 response = self._http.request(method, path, **arguments)
+            except (httpx.InvalidURL, ValueError) as refusal:
+                raise ClientError(f"the request cannot be sent: {refusal}") from None
             except httpx.TransportError as trouble:
                 error: ApiError | UnreachableError = UnreachableError(
-                    f"{self._http.base_url}: {trouble or type(trouble).__name__}"
+                    f"{without_password(self._http.base_url)}: {trouble or type(trouble).__name__}"
                 )
                 asked = 0.0
             else:
@@ -132,6 +135,27 @@ class Client:
                     raise error
             if not patience.pause(at_least=asked):
                 raise error
+
+
+def _authorization(api_key: str | None) -> dict[str, str]:
+    """The header for a key, which may have white space around it. Raises ClientError."""
+    key = (api_key or "").strip()
+    if not key.isprintable():
+        raise ClientError("the API key holds a character that cannot be sent, such as a line end")
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def _checked_url(base_url: str) -> str:
+    """Raises ClientError. Its text does not show the URL, which may hold a password."""
+    url = base_url.strip().rstrip("/")
+    try:
+        urlsplit(url)  # httpx lets an unclosed bracket pass.
+        parts = httpx.URL(url)
+    except (httpx.InvalidURL, ValueError):
+        parts = httpx.URL()
+    if parts.scheme not in ("http", "https") or not parts.host:
+        raise ClientError("the server's address must be a URL such as http://127.0.0.1:8000")
+    return url
 
 
 def _retry_after(response: httpx.Response) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import httpx
 import websocket
 
 from client.errors import ApiError, InvalidRequestError, NotFoundError, UnauthorizedError, UnreachableError
@@ -30,6 +31,11 @@ TRY_AGAIN_STATUSES = frozenset({429, 500, 502, 503, 504})
 """Of the handshake: a proxy's while the server restarts, or the server's own."""
 
 
+def without_password(url: httpx.URL | str) -> str:
+    """For messages: proxies may want a name and a password, which stand in the URL."""
+    return str(httpx.URL(url).copy_with(userinfo=b""))
+
+
 class _InterruptedError(Exception):
     """The connection broke, and may be made again."""
 
@@ -48,7 +54,7 @@ def events(url: str, headers: dict[str, str], after: int, patience: Patience) ->
             return
         except _InterruptedError as interruption:
             if not patience.pause():
-                raise UnreachableError(f"{url}: {interruption}") from None
+                raise UnreachableError(f"{without_password(url)}: {interruption}") from None
 
 
 def _connection(url: str, headers: dict[str, str], patience: Patience) -> Iterator[Event]:
@@ -76,7 +82,8 @@ def _connected(url: str, headers: dict[str, str]) -> Iterator[Any]:
     except websocket.WebSocketBadStatusException as refusal:
         if refusal.status_code in TRY_AGAIN_STATUSES:
             raise _InterruptedError(f"HTTP {refusal.status_code}") from None
-        raise ApiError(refusal.status_code, f"no WebSocket at {url}: HTTP {refusal.status_code}") from None
+        place = without_password(url)
+        raise ApiError(refusal.status_code, f"no WebSocket at {place}: HTTP {refusal.status_code}") from None
     except (OSError, websocket.WebSocketException) as error:
         raise _InterruptedError(str(error)) from None
     finally:

@@ -20,7 +20,7 @@ from tests.waiting import PATIENCE_SECONDS
 pytest_plugins = ["tests.integration.product_fixtures"]
 
 
-def command(url: str, *arguments: str) -> subprocess.Popen[str]:
+def command(url: str, *arguments: str | bytes) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "client", *arguments],
         cwd=ROOT,
@@ -31,7 +31,7 @@ def command(url: str, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def run(url: str, *arguments: str) -> tuple[int, str, str]:
+def run(url: str, *arguments: str | bytes) -> tuple[int, str, str]:
     """The exit code, what it printed and what it said on stderr."""
     with command(url, *arguments) as process:
         printed, said = process.communicate(timeout=PATIENCE_SECONDS)
@@ -121,6 +121,36 @@ def test_a_refused_request_says_why(product: Web) -> None:
     assert (code, printed) == (1, "")
     assert "max_tokens" in said
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (b"\xff",),
+        (b"hello", b"--model", b"\xff"),
+        (b"--watch", b"\xff"),
+        (b"--watch", b"\x01"),
+        (b"hello", b"--api-key", b"\xff"),
+        (b"hello", b"--url", b"http://\xff"),
+        (b"hello", b"--temperature", b"nan"),
+    ],
+)
+def test_what_cannot_be_sent_is_one_line(arguments: tuple[bytes, ...]) -> None:
+    code, printed, said = run(f"http://127.0.0.1:{free_port()}", *arguments)
+    assert (code, printed) == (1, "")
+    assert "sent" in said or "must be a URL" in said
+    assert said.count("\n") == 1
+
+
+def test_a_key_with_a_line_end_is_refused_at_once_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKENRELAY_API_KEY", "ses\name")
+    code, _, said = run(f"http://127.0.0.1:{free_port()}", "hello")
+    assert (code, said) == (1, "the API key holds a character that cannot be sent, such as a line end\n")
+
+
+def test_a_terminal_without_a_character_shows_another(product: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    assert run(product.url, "née à", "--max-tokens", "2") == (0, "n?e ?\n", "")
 
 
 @pytest.mark.parametrize("arguments", [(), ("hello", "--watch", "job_1"), ("--max-tokens", "many", "hello")])

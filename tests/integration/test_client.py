@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ from client import (
     WaitTimeoutError,
 )
 from tests.conftest import free_port
-from tests.integration.product import Web
+from tests.integration.product import Web, running
 
 pytest_plugins = ["tests.integration.product_fixtures"]
 
@@ -257,6 +258,49 @@ def test_a_wait_longer_than_ones_patience_is_not_begun() -> None:
         pytest.raises(UnavailableError, match="busy"),
     ):
         client.submit("hello")
+
+
+@pytest.mark.parametrize("key", ["ses\name", "sesame\n\u200b", "ses\x00ame", "ses\udcffame"])
+def test_a_key_that_cannot_be_sent_is_refused_at_once_and_not_shown(key: str) -> None:
+    with pytest.raises(ClientError) as refusal:
+        Client(f"http://127.0.0.1:{free_port()}", key)
+    assert str(refusal.value) == "the API key holds a character that cannot be sent, such as a line end"
+
+
+def test_a_key_may_be_any_text_and_have_white_space_around_it(tmp_path: Path) -> None:
+    with (
+        running(tmp_path, API_KEYS="ali:clé à=1") as web,
+        Client(f" {web.url}/\n", "\tclé à=1 \r\n") as client,
+    ):
+        job = client.submit("let me in", max_tokens=3)
+        assert text_of(list(client.stream(job.id))) == "let me in"
+
+
+@pytest.mark.parametrize(
+    "url", ["user:hidden@host", "http://", "http://[hidden", "ftp://:hidden@host", "http://host:hidden"]
+)
+def test_an_address_that_is_none_is_refused_at_once_and_not_shown(url: str) -> None:
+    with pytest.raises(ClientError, match="must be a URL such as http://") as refusal:
+        Client(url)
+    assert "hidden" not in str(refusal.value)
+
+
+def test_a_password_in_the_address_is_not_shown() -> None:
+    url = f"http://ali:hidden@127.0.0.1:{free_port()}"
+    with Client(url, patience_seconds=0) as client:
+        for call in (lambda: client.submit("hello"), lambda: list(client.stream("job_x"))):
+            with pytest.raises(UnreachableError) as refusal:
+                call()
+            assert "hidden" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("options", [{"prompt": "\udcff"}, {"prompt": "x", "temperature": float("nan")}])
+def test_what_cannot_be_sent_is_refused_at_once(options: dict[str, Any]) -> None:
+    with (
+        Client(f"http://127.0.0.1:{free_port()}") as client,
+        pytest.raises(ClientError, match="the request cannot be sent"),
+    ):
+        client.submit(**options)
 
 
 def test_a_server_error_is_not_tried_again() -> None:
