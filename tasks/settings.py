@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
+import re
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,9 @@ from tasks.redis_url import checked_url
 
 ANONYMOUS = "anonymous"
 """The owner of every job while API_KEYS is unset."""
+
+HOST_NAME = re.compile(r"\*|(\*\.)?[a-z0-9-]+(\.[a-z0-9-]+)*")
+"""One of ALLOWED_HOSTS."""
 
 
 class EngineKind(StrEnum):
@@ -115,6 +119,11 @@ class Settings(BaseSettings):
     allow_anonymous: bool = Field(
         False, description="`1` binds other than loopback addresses without API_KEYS"
     )
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="`name,*.name2`: host names that requests may be addressed to, besides `localhost`, HOST "
+        "and IP addresses; `*`: any; unset: with API_KEYS any, without only those",
+    )
     echo_step_seconds: float = Field(0.02, ge=0, description="duration of the echo engine's step")
 
     @property
@@ -156,6 +165,16 @@ class Settings(BaseSettings):
                 )
             names_by_key[key] = name
         return names_by_key
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _parse_allowed_hosts(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        names = tuple(name.strip().lower() for name in value.split(","))
+        if not all(HOST_NAME.fullmatch(name) for name in names):
+            raise ValueError("accepts host names without a port, as in `name,*.name2`, or `*`")
+        return names
 
     @field_validator("engine_args", mode="before")
     @classmethod

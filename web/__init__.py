@@ -8,7 +8,7 @@ from tasks.app import JobApp
 from tasks.connection import connect
 from tasks.settings import Settings, get_settings
 from tasks.store import Store
-from web import auth, demo, docs, errors, health, jobs, log, models, site, stream
+from web import auth, demo, docs, errors, health, hosts, jobs, log, models, site, stream
 from web.hub import Hub
 from web.log import JobLog
 from web.services import Services, install
@@ -28,6 +28,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     install(app, Services(settings, store, relay_log, Hub(url), ring))
 
     errors.register(app)
+    hosts.register(app)
     auth.register(app)
     app.after_request(_no_sniffing)
     for blueprint in (jobs.bp, stream.bp, models.bp, demo.bp, health.bp, docs.bp, site.bp):

@@ -36,6 +36,14 @@ class ForbiddenOriginError(TokenrelayError):
     title = "Forbidden origin"
 
 
+class ForbiddenHostError(TokenrelayError):
+    """This server does not go by the name in the Host header; ALLOWED_HOSTS can add it."""
+
+    status = 403
+    code = "forbidden_host"
+    title = "Forbidden host"
+
+
 def register(app: Flask) -> None:
     app.register_error_handler(TokenrelayError, problem)
     app.register_error_handler(RedisError, _redis_failed)

@@ -105,7 +105,8 @@ def test_forwarded_headers_are_believed_from_named_proxies_only(
     headers = {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "evil.example"}
     job = client.post("/v1/jobs", json={"prompt": "x"}, headers=headers).json()
     assert job["urls"]["self"].startswith(server.url)
-    with serving(redis_of_web.url, tmp_path, FORWARDED_ALLOW_IPS="127.0.0.1") as behind:
+    variables = {"FORWARDED_ALLOW_IPS": "127.0.0.1", "ALLOWED_HOSTS": "api.example"}
+    with serving(redis_of_web.url, tmp_path, **variables) as behind:
         headers["Host"] = "api.example"
         job = httpx.post(f"{behind.url}/v1/jobs", json={"prompt": "x"}, headers=headers).json()
     assert job["urls"]["self"].startswith("https://api.example/v1/jobs/")

@@ -103,7 +103,7 @@ def slow_socket(server: Server, path: str, *headers: str) -> socket.socket:
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     opened.settimeout(PATIENCE_SECONDS)
     opened.connect(server.address)
-    lines = [f"GET {path} HTTP/1.1", "Host: test", *headers, "", ""]
+    lines = [f"GET {path} HTTP/1.1", "Host: localhost", *headers, "", ""]
     opened.sendall("\r\n".join(lines).encode())
     return opened
 

@@ -17,7 +17,7 @@ def table_row(name: str) -> str:
     field = Settings.model_fields[name]
     default = field.get_default(call_default_factory=True, validated_data={})
     assert default is not PydanticUndefined
-    shown = "" if default in (None, {}) else f"`{int(default) if isinstance(default, bool) else default}`"
+    shown = "" if default in (None, {}, ()) else f"`{int(default) if isinstance(default, bool) else default}`"
     return f"| `{name.upper()}` | {shown} | {field.description} |"
 
 

@@ -34,6 +34,8 @@ def only_these_variables(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ("API_KEYS", "anonymous:k", "no name 'anonymous'"),
         ("API_KEYS", "a:k\ney", "an HTTP header can hold"),
         ("API_KEYS", "a:k\udcff", "an HTTP header can hold"),
+        ("ALLOWED_HOSTS", "api.example:8443", "accepts host names without a port"),
+        ("ALLOWED_HOSTS", "api.example,", "accepts host names without a port"),
         ("HOST", "0.0.0.0", "ALLOW_ANONYMOUS=1"),
         ("LEASE_SECONDS", "0", "LEASE_SECONDS='0'"),
         ("MAX_NUM_SEQS", "", None),
@@ -104,6 +106,11 @@ def test_settings_that_are_shown_hide_secrets() -> None:
     settings = settings.model_copy(update={"engine_args": {"hf_token": SECRET}})
     assert "engine=" in repr(settings)
     assert SECRET not in f"{settings!r} {settings}"
+
+
+def test_hosts_are_read_as_clients_send_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALLOWED_HOSTS", "API.example, *.inner.example")
+    assert get_settings().allowed_hosts == ("api.example", "*.inner.example")
 
 
 def test_eight_bits_are_not_for_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
