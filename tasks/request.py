@@ -22,6 +22,9 @@ from tasks.settings import EngineKind
 
 MAX_SEED = 2**63 - 1
 
+LEAST_REPETITION_PENALTY = 1e-6
+"""Logits are divided by it: with much less, the quotient exceeds what a float32 holds."""
+
 STRING, PARTS = "[string]", "[parts]"
 """The two forms of a message's content, as pydantic names them in an error's location."""
 
@@ -111,7 +114,7 @@ class JobRequest(BaseModel):
         default_factory=list
     )
     min_p: float = Field(0, ge=0, le=1)
-    repetition_penalty: float = Field(1, gt=0, le=2)
+    repetition_penalty: float = Field(1, ge=LEAST_REPETITION_PENALTY, le=2)
     presence_penalty: float = Field(0, ge=-2, le=2)
     frequency_penalty: float = Field(0, ge=-2, le=2)
     seed: int | None = Field(None, ge=0, le=MAX_SEED)

@@ -28,11 +28,11 @@ def read_json() -> Any:
         raise MalformedRequestError(f"the body is not UTF-8: {error.reason} at byte {error.start}") from None
     try:
         body = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique)
+        _refuse_half_characters(text, body)
     except RecursionError:
         raise MalformedRequestError("the body is nested too deeply") from None
     except ValueError as error:
         raise MalformedRequestError(f"the body is not valid JSON: {error}") from None
-    _refuse_half_characters(text, body)
     return body
 
 

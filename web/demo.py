@@ -31,6 +31,9 @@ from web.wait import make_reader, wait_for_all
 MAX_PROMPTS = 256
 """Each is a job of its own."""
 
+MAX_IDS_IN_HEADER = 64
+"""In X-Job-ID, 2 KiB of them. By default nginx takes 4 KiB of headers, and answers 502 to more."""
+
 VLLM_RETRY_SECONDS = 10
 
 STATUS_BY_ERROR_CODE = {"prompt_too_long": 422, "timeout": 504, "expired": 504, "model_not_available": 503}
@@ -145,7 +148,10 @@ class _Jobs:
         return response
 
     def named_in(self, response: Response) -> Response:
-        response.headers["X-Job-ID"] = ",".join(self.ids)
+        """Names the jobs in X-Job-ID, or the first of many; then the body names all of them, as `job_ids`."""
+        response.headers["X-Job-ID"] = ",".join(self.ids[:MAX_IDS_IN_HEADER])
+        if len(self.ids) > MAX_IDS_IN_HEADER:
+            response.set_data(to_json({**json.loads(response.get_data()), "job_ids": self.ids}))
         return response
 
 

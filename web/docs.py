@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from tasks.request import JobRequest
-from web.demo import PromptBody, PromptsBody
+from web.demo import MAX_IDS_IN_HEADER, PromptBody, PromptsBody
 from web.render import json_response
 from web.schema import ListQuery, StreamQuery, WaitQuery
 from web.site import CONTENT_SECURITY_POLICY
@@ -49,6 +49,10 @@ REFUSED = {
 }
 BODY_REFUSED = {400: "not JSON", 413: "over 1 MiB", 415: "not application/json", **REFUSED}
 NOT_AWAITED = {202: "accepted, but Redis went away: `Location` and `jobs` say where to ask"}
+TEXTS = (
+    '`{"generated_texts"}`; X-Job-ID names the jobs, or with more than '
+    f"{MAX_IDS_IN_HEADER} prompts the first of them, and `job_ids` in the body names all"
+)
 NO_JOB = {404: "no such job of yours"}
 JOB = "/v1/jobs/{job_id}"
 
@@ -110,7 +114,7 @@ ROUTES = (
         "/generate",
         "Several prompts",
         {
-            200: '`{"generated_texts"}`',
+            200: TEXTS,
             **NOT_AWAITED,
             502: "a job failed",
             504: "one took too long",
@@ -124,7 +128,7 @@ ROUTES = (
         "/generate_vllm",
         "Several prompts, on vLLM workers only",
         {
-            200: '`{"generated_texts"}`',
+            200: TEXTS,
             **NOT_AWAITED,
             502: "a job failed",
             504: "one took too long",

@@ -93,8 +93,16 @@ def _refuse_foreign_page() -> None:
     origin = request.headers.get("Origin")
     if origin is None or services().settings.api_keys:
         return
-    if urlsplit(origin).netloc.lower() != request.host.lower():
+    if _host_of(origin) != request.host.lower():
         raise ForbiddenOriginError
+
+
+def _host_of(origin: str) -> str | None:
+    """None where there is none to be found, as in `http://[`."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None
 
 
 @sock.route("/v1/jobs/<job_id>/stream", bp=bp)  # type: ignore[untyped-decorator]

@@ -14,7 +14,20 @@ from tests.integration.web_sockets import HANDSHAKE, read_to_close, slow_socket,
 
 pytest_plugins = ["tests.integration.web_fixtures"]
 
-KEYS = "ann:key-of-ann,bob:clé-de-bob,bob:bobs-other-key"
+ODD_KEYS = (
+    "a=b",
+    "a==",
+    "=",
+    'a="b"',
+    "a b",
+    "a=b c=d",
+    "a:b",
+    "Bearer",
+    '"',
+    "%3D",
+    "~!@#$%^&*()_+{}|<>?;'`\\/",
+)
+KEYS = "ann:key-of-ann,bob:clé-de-bob,bob:bobs-other-key," + ",".join(f"odd:{key}" for key in ODD_KEYS)
 ANN = {"Authorization": "Bearer key-of-ann"}
 BOB = {"Authorization": "Bearer bobs-other-key"}
 
@@ -90,6 +103,12 @@ def test_two_keys_of_one_name_are_one_owner(client: httpx.Client) -> None:
     assert client.get(f"/v1/jobs/{job_id}", headers=other_key).status_code == 200
 
 
+@pytest.mark.parametrize("key", ODD_KEYS)
+def test_a_key_may_hold_any_character_that_a_header_can(client: httpx.Client, key: str) -> None:
+    assert client.get("/v1/jobs", headers={"Authorization": f"Bearer {key}"}).status_code == 200
+    assert_unauthorized(client.get("/v1/jobs", headers={"Authorization": f"Bearer {key}x"}))
+
+
 def test_an_idempotency_key_belongs_to_its_owner(client: httpx.Client, ann: httpx.Client) -> None:
     headers = {"Idempotency-Key": "k"}
     ann.post("/v1/jobs", json={"prompt": "x"}, headers=headers)
@@ -139,6 +158,10 @@ def test_an_expired_ticket_is_no_ticket(client: httpx.Client, ann: httpx.Client,
     assert ticket not in key
     web_redis.delete(key)
     assert_unauthorized(client.get(f"/v1/jobs/{job_id}/events?ticket={ticket}"))
+
+
+def test_with_keys_any_host_is_served(client: httpx.Client) -> None:
+    assert client.get("/v1/jobs", headers={**ANN, "Host": "api.example"}).status_code == 200
 
 
 def test_with_keys_a_page_may_come_from_anywhere(server: Server, ann: httpx.Client) -> None:

@@ -17,6 +17,7 @@ from tasks import keys
 from tasks.job import JobError, Status
 from tests.integration.web_harness import Player, Server, assert_problem
 from tests.waiting import PATIENCE_SECONDS, eventually
+from web.demo import MAX_IDS_IN_HEADER, MAX_PROMPTS
 
 pytest_plugins = ["tests.integration.web_fixtures"]
 
@@ -67,6 +68,34 @@ def test_several_prompts_are_several_jobs_answered_in_their_order(
     answer = reply.result(PATIENCE_SECONDS)
     assert answer.json() == {"generated_texts": ["after a", "after b", "after c"]}
     assert answer.headers["X-Job-ID"] == ",".join(ids)
+
+
+def test_the_headers_of_many_prompts_stay_within_what_proxies_take(
+    client: httpx.Client, web_redis: Redis, pool: ThreadPoolExecutor
+) -> None:
+    """nginx answers 502 where an answer's headers exceed a page of memory."""
+    reply = sent(pool, client, "/generate", prompts=["x"] * MAX_PROMPTS)
+    ids = waiting_jobs(web_redis, MAX_PROMPTS)
+    for job_id in ids:
+        client.post(f"/v1/jobs/{job_id}/cancel")
+    answer = reply.result(PATIENCE_SECONDS)
+    assert_problem(answer, 409)
+    assert answer.headers["X-Job-ID"].split(",") == answer.json()["job_ids"][:MAX_IDS_IN_HEADER]
+    assert sorted(answer.json()["job_ids"]) == sorted(ids)
+    assert sum(len(name) + len(value) + 4 for name, value in answer.headers.raw) < 4096
+
+
+def test_the_texts_of_many_prompts_come_with_their_jobs(
+    client: httpx.Client, player: Player, web_redis: Redis, pool: ThreadPoolExecutor
+) -> None:
+    count = MAX_IDS_IN_HEADER + 1
+    reply = sent(pool, client, "/generate", prompts=["x"] * count)
+    ids = waiting_jobs(web_redis, count)
+    for job_id in ids:
+        player.start(job_id).complete("y")
+    answer = reply.result(PATIENCE_SECONDS)
+    assert answer.json() == {"generated_texts": ["y"] * count, "job_ids": ids}
+    assert answer.headers["X-Job-ID"].split(",") == ids[:MAX_IDS_IN_HEADER]
 
 
 def test_a_stream_of_tokens_ends_with_done(
@@ -131,9 +160,9 @@ def test_a_client_that_leaves_cancels_its_jobs(
     server: Server, client: httpx.Client, web_redis: Redis, path: str
 ) -> None:
     body = json.dumps({"prompts": ["a", "b"]} if path == "/generate" else {"prompt": "a"})
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json"
     with socket.create_connection(server.address) as leaver:
-        leaver.sendall(f"{head}\r\n\r\n{body}".encode())
+        leaver.sendall(f"{head}\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
         ids = waiting_jobs(web_redis, 2 if path == "/generate" else 1)
         eventually(web_redis.pubsub_channels)
     for job_id in ids:

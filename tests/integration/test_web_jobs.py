@@ -84,6 +84,14 @@ def test_a_body_that_is_not_json_is_400(client: httpx.Client, body: bytes) -> No
     assert_problem(client.post("/v1/jobs", content=body, headers=JSON), 400)
 
 
+def test_a_surrogate_pair_at_any_depth_is_400_or_422(client: httpx.Client) -> None:
+    """How deep is too deep depends on the stack at hand, and is not the same for each look at the body."""
+    for depth in range(900, 1001):
+        nested = b'{"prompt": %s"\\ud83d\\ude00"%s}' % (b"[" * depth, b"]" * depth)
+        answer = client.post("/v1/jobs", content=nested, headers=JSON)
+        assert answer.status_code in (400, 422), f"{depth} deep: {answer.text}"
+
+
 def test_a_whole_surrogate_pair_is_fine(client: httpx.Client) -> None:
     answer = client.post("/v1/jobs", content=b'{"prompt": "\\ud83d\\ude00"}', headers=JSON)
     assert answer.json()["request"]["prompt"] == "\U0001f600"
@@ -194,7 +202,7 @@ def test_a_long_poll_ends_with_the_job(client: httpx.Client, player: Player, web
 def test_a_long_poll_that_is_left_is_let_go(server: Server, client: httpx.Client, web_redis: Redis) -> None:
     job_id = submit(client)
     with socket.create_connection(server.address) as leaver:
-        leaver.sendall(f"GET /v1/jobs/{job_id}?wait=60 HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        leaver.sendall(f"GET /v1/jobs/{job_id}?wait=60 HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         eventually(lambda: web_redis.pubsub_channels())
     eventually(lambda: not web_redis.pubsub_channels())
 

@@ -57,6 +57,8 @@ def refused_fields(**body: Any) -> list[str]:
         ({"prompt": "a", "engine": "llama"}, ["engine"]),
         ({"prompt": "a", "repetition_penalty": 0}, ["repetition_penalty"]),
         ({"prompt": "a", "repetition_penalty": 2.1}, ["repetition_penalty"]),
+        ({"prompt": "a", "repetition_penalty": 5e-324}, ["repetition_penalty"]),
+        ({"prompt": "a", "repetition_penalty": 1e-40}, ["repetition_penalty"]),
         ({"prompt": "a", "presence_penalty": -2.1}, ["presence_penalty"]),
         ({"prompt": "a", "frequency_penalty": 2.1}, ["frequency_penalty"]),
         ({"prompt": "a", "logprobs": 6}, ["logprobs"]),
