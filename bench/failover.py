@@ -177,7 +177,7 @@ def measure_upgrades(streams: int, repeats: int) -> list[float]:
             time.sleep(SETTLE_SECONDS)
             workers.root = release.root
             newer = webs.enter_context(started_web(workers))
-            balancer.forward_to(newer.url)
+            balancer.lead_to(newer.url)
             web.terminate()
             web = newer
             for _ in range(ROLLED_WORKERS):

@@ -16,6 +16,7 @@ from tasks.connection import CALL_TIMEOUT_SECONDS, CONNECT_TIMEOUT_SECONDS
 from tasks.redis_url import for_celery
 from tasks.scripts import Offer
 from tasks.settings import Settings
+from tasks.transport import PrimaryTransport
 
 TASK = "tokenrelay.generate"
 """The one task: `generate(job_id)`, an attempt at a job. Its task id is the job's id."""
@@ -37,7 +38,13 @@ def celery_queue(worker: str) -> Queue:
 
 
 class PromptConnection(Connection):
-    """Looks for a broker that was away every second or two: Celery's own pause grows to half a minute."""
+    """Looks for a broker that was away every second or two: Celery's own pause grows to half a minute.
+
+    It leaves a broker that has become a replica.
+    """
+
+    def get_transport_cls(self) -> type[PrimaryTransport]:
+        return PrimaryTransport
 
     def ensure_connection(self, *args: Any, **kwargs: Any) -> Self:
         pauses = {"interval_start": 0.5, "interval_step": 0.5, "interval_max": 2.0}

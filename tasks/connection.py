@@ -21,6 +21,7 @@ from redis.exceptions import (
 from redis.retry import Retry
 
 from tasks.errors import SettingsError
+from tasks.failover import connection_class
 from tasks.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ def is_away(error: RedisError) -> bool:
     return isinstance(error, ConnectionError | TimeoutError) or PASSING.search(str(error)) is not None
 
 
-NOT_SENT = re.compile("connecting to|No connection available|loading the dataset")
+NOT_SENT = re.compile("connecting to|No connection available|loading the dataset|^READONLY")
 """What redis-py says where it sent no command, or Redis took none."""
 
 _failures: ContextVar[list[Exception] | None] = ContextVar("failures", default=None)
@@ -107,6 +108,7 @@ def connect(settings: Settings) -> Redis:
     """A client with a pool of its own; threads and greenlets may share it."""
     pool = BlockingConnectionPool.from_url(
         settings.required_redis_url,
+        connection_class=connection_class(settings.required_redis_url),
         max_connections=MAX_CONNECTIONS,
         timeout=CALL_TIMEOUT_SECONDS,
         decode_responses=True,

@@ -22,6 +22,7 @@ from redis.exceptions import RedisError, TimeoutError
 from redis.retry import Retry
 
 from tasks import keys
+from tasks.failover import connection_class
 from tasks.job import Job
 from web.render import Batch
 
@@ -111,6 +112,7 @@ class Hub:
     def __init__(self, redis_url: str) -> None:
         pool = ConnectionPool.from_url(
             redis_url,
+            connection_class=connection_class(redis_url),
             decode_responses=True,
             protocol=2,  # RESP3's push messages take a detour through redis-py's debug log.
             socket_connect_timeout=TIMEOUT_SECONDS,

@@ -8,6 +8,7 @@ from redis import BlockingConnectionPool, Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from tasks.failover import connection_class
 from tasks.job import Job, Status
 from tasks.store import Glance, Store
 from web.render import Batch
@@ -26,6 +27,7 @@ def connect(redis_url: str) -> Redis:
     """A client for reads by the relay: less patient than `tasks.connection`, and bounded."""
     pool = BlockingConnectionPool.from_url(
         redis_url,
+        connection_class=connection_class(redis_url),
         decode_responses=True,
         max_connections=MAX_CONNECTIONS,
         timeout=TIMEOUT_SECONDS,

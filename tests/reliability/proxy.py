@@ -17,7 +17,7 @@ class Proxy:
 
     def __init__(self, redis_url: str) -> None:
         parts = urlsplit(redis_url)
-        self._target = (parts.hostname or "", parts.port or 0)
+        self.lead_to(redis_url)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = urlunsplit(parts._replace(netloc=f"127.0.0.1:{self._listener.getsockname()[1]}"))
         self._requests_pass, self._answers_pass = threading.Event(), threading.Event()
@@ -41,9 +41,9 @@ class Proxy:
         self.cut()
         self.heal()
 
-    def forward_to(self, url: str) -> None:
-        """From the next connection on, as a load balancer does during a roll-out."""
-        parts = urlsplit(url)
+    def lead_to(self, redis_url: str) -> None:
+        """Forward new connections to this Redis; those that are there stay where they are."""
+        parts = urlsplit(redis_url)
         self._target = (parts.hostname or "", parts.port or 0)
 
     def blackhole(self) -> None:
