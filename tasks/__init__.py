@@ -6,10 +6,12 @@ Imports neither Flask nor torch.
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import Any, cast
+
+from celery import _state
+from celery.local import Proxy
 
 from tasks.app import JobApp
-from tasks.connection import connect
 from tasks.request import parse_request
 from tasks.settings import ANONYMOUS, get_settings
 from tasks.store import Store
@@ -23,10 +25,9 @@ def get_app() -> JobApp:
     return JobApp(get_settings())
 
 
-@cache
 def get_store() -> Store:
     """The process' store, by the environment's settings. Raises SettingsError."""
-    return Store(connect(get_settings()), get_settings(), get_app().ring)
+    return get_app().store
 
 
 def submit(
@@ -43,3 +44,18 @@ def submit(
     """
     body = options if prompt is None else {"prompt": prompt, **options}
     return get_store().submit(parse_request(body), owner, idempotency_key).job_id
+
+
+def _offer_default_app() -> None:
+    """Make `get_app` Celery's default for the whole process, unless the process has chosen another one.
+
+    `AsyncResult(job_id)` asks for the current app, which Celery keeps by thread, and then for the default.
+    The app itself is made when it is first used: whoever imports this package need not have settings.
+    """
+    default = _state.default_app  # type: ignore[attr-defined]
+    is_fallback = default is not None and default.main == "default" and not default.set_as_current
+    if default is None or is_fallback:
+        _state.set_default_app(cast(JobApp, Proxy(get_app)))
+
+
+_offer_default_app()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, Self
 
 from celery import Celery, _state
@@ -12,10 +13,11 @@ from kombu import Connection, Queue
 from kombu.exceptions import OperationalError
 
 from tasks import keys
-from tasks.connection import CALL_TIMEOUT_SECONDS, CONNECT_TIMEOUT_SECONDS
+from tasks.connection import CALL_TIMEOUT_SECONDS, CONNECT_TIMEOUT_SECONDS, connect
 from tasks.redis_url import for_celery
 from tasks.scripts import Offer
 from tasks.settings import Settings
+from tasks.store import Store
 from tasks.transport import PrimaryTransport
 
 TASK = "tokenrelay.generate"
@@ -93,6 +95,11 @@ class JobApp(Celery):
                 "socket_timeout": CALL_TIMEOUT_SECONDS,
             },
         )
+
+    @cached_property
+    def store(self) -> Store:
+        """The store of all threads and greenlets that use this app, and of its result backend."""
+        return Store(connect(self.settings), self.settings, self.ring)
 
     def ring(self, offers: Sequence[Offer]) -> None:
         """Tell each worker of its offers. One that cannot be sent now is made again by the reaper."""

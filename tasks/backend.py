@@ -8,10 +8,8 @@ from celery import states
 from celery.backends.base import BaseBackend
 from celery.exceptions import TaskRevokedError
 
-from tasks.connection import connect
 from tasks.errors import JobNotFoundError
 from tasks.job import Job, Status
-from tasks.store import Store
 
 STATES = {
     Status.QUEUED: states.PENDING,
@@ -33,9 +31,12 @@ class RecordBackend(BaseBackend):
     Serves a `tasks.app.JobApp`.
     """
 
+    # Celery would build a backend for each thread otherwise, in the web a thread is a connection's greenlet.
+    thread_safe = True
+
     def __init__(self, app: Any, **kwargs: Any) -> None:
         super().__init__(app, **kwargs)
-        self._store = Store(connect(app.settings), app.settings, app.ring)
+        self._store = app.store
 
     def _store_result(self, _task_id: str, result: Any, _state: str, *_: Any, **__: Any) -> Any:
         """Nothing to store: the record said it first, and says it better."""

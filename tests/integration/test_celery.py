@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from celery.exceptions import TaskRevokedError
 from celery.result import AsyncResult
 
 from tasks.app import TASK, JobApp, celery_queue
-from tasks.backend import JobFailedError
+from tasks.backend import JobFailedError, RecordBackend
 from tasks.job import FinishReason, Status
 from tasks.log import StatusEntry
 from tasks.store import Store
 from tests.integration.conftest import StartWorkers, Submit
 from tests.integration.jobs import ended, started
-from tests.integration.workers import WorkerProcess
+from tests.integration.workers import ROOT, WorkerProcess
 from tests.waiting import PATIENCE_SECONDS, eventually
 
 LONG = {"max_tokens": 3000}
@@ -87,6 +91,60 @@ def test_async_result_tells_the_truth(
         with pytest.raises(TaskRevokedError):
             running.get(timeout=20)
         assert str(running.state) == "REVOKED"
+
+
+READ_IN_A_POOL = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from celery.result import AsyncResult
+import tasks
+
+with ThreadPoolExecutor(4) as pool:
+    results = pool.map(lambda job_id: AsyncResult(job_id).get(timeout=20)["output"][0]["text"], sys.argv[1:])
+    print(*results, sep=",")
+print(AsyncResult(sys.argv[1]).state)
+"""
+
+
+def test_async_result_works_in_every_thread_of_a_process_that_only_reads(
+    start_echo_workers: StartWorkers, redis_url: str, submit: Submit
+) -> None:
+    jobs = [submit(f"job{i}", max_tokens=1) for i in range(8)]
+    with start_echo_workers("w1"):
+        reading = subprocess.run(
+            [sys.executable, "-c", READ_IN_A_POOL, *jobs],
+            cwd=ROOT,
+            env=os.environ | {"REDIS_URL": redis_url},
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_SECONDS,
+            check=False,
+        )
+    assert reading.stdout.split() == [",".join(f"job{i}" for i in range(8)), "SUCCESS"], reading.stderr
+
+
+def test_a_process_may_have_a_default_app_of_its_own() -> None:
+    """And one that has none needs no settings to import `tasks`."""
+    code = (
+        "import celery; own = celery.Celery('own'); own.set_default(); import tasks; "
+        "assert celery._state.default_app is own"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=PATIENCE_SECONDS)
+    bare = {name: value for name, value in os.environ.items() if name != "REDIS_URL"}
+    code = "import tasks, celery; app = celery.current_app; app.conf"
+    asked = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=bare, capture_output=True, text=True, check=False
+    )
+    assert "REDIS_URL is not set" in asked.stderr
+    subprocess.run([sys.executable, "-c", "import tasks"], cwd=ROOT, env=bare, check=True)
+
+
+def test_all_threads_share_one_store_and_one_backend(celery_app: JobApp) -> None:
+    """A thread is a connection in the web; each would build 14 scripts and a pool."""
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: (celery_app.backend, celery_app.store), range(64)))
+    assert len({id(part) for pair in found for part in pair}) == 2
+    assert cast(RecordBackend, celery_app.backend)._store is celery_app.store
 
 
 def test_revoking_a_running_task_cancels_its_job(
