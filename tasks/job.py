@@ -7,6 +7,9 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
+SUMMARY_CHARACTERS = 200
+"""Of a job's prompt in lists."""
+
 
 class Status(StrEnum):
     QUEUED = "queued"
@@ -149,6 +152,29 @@ class Job:
             "first_token_seconds": _rounded(first_token_seconds),
             "run_seconds": _rounded(run_seconds),
             "tokens_per_second": round(self.completion_tokens / run_seconds, 1) if run_seconds else None,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class JobSummary:
+    """What lists show of a job. `prompt`: its first SUMMARY_CHARACTERS, those of its messages included."""
+
+    id: str
+    status: Status
+    model: str
+    created_at: float
+    queue_position: int | None
+    prompt: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """The contract's summary."""
+        return {
+            "id": self.id,
+            "status": self.status,
+            "model": self.model,
+            "created_at": iso8601(self.created_at),
+            "queue_position": self.queue_position,
+            "prompt": self.prompt,
         }
 
 

@@ -32,6 +32,10 @@ HEARTBEATS_PER_LEASE = 3
 MAX_JOBS_PER_CALL = 128
 """Jobs in one script call at most: Redis is single-threaded, and 128 hold it for about 2 ms."""
 
+LONG_ANSWER_BYTES = 1024 * 1024
+"""A script that reads jobs stops after the one that brings its answer to this size. A job may be about as
+long by itself: its prompt is at most 1 MiB."""
+
 
 def job(job_id: str) -> str:
     """Hash: the record."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from tasks.job import Attempt, Choice, FinishReason, Job, JobError, Status
+from tasks.job import SUMMARY_CHARACTERS, Attempt, Choice, FinishReason, Job, JobError, Status
 from tasks.log import choices, parse_entry, unpack
 
 PACKED_LOG = "packed_log"
@@ -42,6 +43,18 @@ def job_from_record(record: Mapping[str, str], log: Sequence[str], read_at: floa
         version=int(record["version"]),
         is_waiting=record["place"] in ("line", "offered"),
     )
+
+
+def prompt_start(request: Mapping[str, Any]) -> str:
+    """The first SUMMARY_CHARACTERS of a request's prompt, or of its messages' texts, a line for each."""
+    if request.get("prompt") is not None:
+        return str(request["prompt"])[:SUMMARY_CHARACTERS]
+    texts = "\n".join(_message_text(message["content"]) for message in request["messages"])
+    return texts[:SUMMARY_CHARACTERS]
+
+
+def _message_text(content: str | Sequence[Mapping[str, str]]) -> str:
+    return content if isinstance(content, str) else "".join(part["text"] for part in content)
 
 
 def _close(output: Sequence[Choice], status: Status, error: JobError | None) -> None:

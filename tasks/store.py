@@ -9,7 +9,7 @@ import hashlib
 import json
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -29,9 +29,9 @@ from tasks.errors import (
     QueueFullError,
     UnavailableError,
 )
-from tasks.job import TERMINAL_STATUSES, Choice, Job, Status
+from tasks.job import TERMINAL_STATUSES, Choice, Job, JobSummary, Status
 from tasks.log import Entry, parse_entry, unpack
-from tasks.record import job_from_record
+from tasks.record import job_from_record, prompt_start
 from tasks.request import JobRequest, Priority, version_of
 from tasks.scripts import Argument, Ring, Scripts, as_offers
 from tasks.settings import Settings
@@ -47,6 +47,10 @@ REDIS_RETRY_SECONDS = 2
 MEMORY_RETRY_SECONDS = 30
 """Memory comes back as ended jobs pass their retention: not soon."""
 
+SHORT_REQUEST_CHARACTERS = 2_000
+"""A request as JSON of at most this length is read whole for a list; of a longer one the start of its prompt
+is kept for that, once more."""
+
 MAX_DRAWN_SEED = 2**53
 """JavaScript's numbers are exact up to here: a client shall be able to send a drawn seed back."""
 
@@ -61,6 +65,14 @@ class Submission:
     @property
     def created(self) -> bool:
         return self.job is not None
+
+
+@dataclass(frozen=True, slots=True)
+class IdPage:
+    """has_more: whether the owner has jobs after the last of these."""
+
+    ids: list[str]
+    has_more: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +92,9 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Glance:
-    """A job's status and the length of its log."""
+    """A job's owner, its status and the length of its log."""
 
+    owner: str
     status: Status
     log_length: int
 
@@ -144,7 +157,7 @@ class Store:
 
     def get(self, job_id: str, owner: str | None = None) -> Job:
         """The job now; `owner` None reads anybody's. Raises JobNotFoundError."""
-        jobs = self._read([job_id])
+        jobs = [job for part in self.read([job_id]) for job in part]
         if not jobs or (owner is not None and jobs[0].owner != owner):
             raise JobNotFoundError(f"there is no job {job_id}")
         return jobs[0]
@@ -152,7 +165,14 @@ class Store:
     def list_jobs(
         self, owner: str, status: Status | None = None, limit: int = 20, after: str | None = None
     ) -> Page:
-        """An owner's jobs, newest first, those behind the job `after` if given.
+        """An owner's jobs, newest first. Raises what `list_ids` raises."""
+        page = self.list_ids(owner, status, limit, after)
+        return Page([job for part in self.read(page.ids) for job in part], page.has_more)
+
+    def list_ids(
+        self, owner: str, status: Status | None = None, limit: int = 20, after: str | None = None
+    ) -> IdPage:
+        """The ids of an owner's jobs, newest first, of those after the job `after` if given.
 
         Raises InvalidRequestError where the owner has no job `after`.
         """
@@ -160,7 +180,39 @@ class Store:
         before = "+inf" if after is None else f"({self._creation_score(owner, after)}"
         found = self.redis.zrevrangebyscore(index, before, "-inf", start=0, num=limit + 1)
         ids = cast("list[str]", found)
-        return Page(self._read(ids[:limit]), has_more=len(ids) > limit)
+        return IdPage(ids[:limit], has_more=len(ids) > limit)
+
+    def read(self, job_ids: Sequence[str]) -> Iterator[list[Job]]:
+        """Those of the jobs that exist, in the order given.
+
+        They come in parts, of which none holds Redis or this process for long.
+        """
+        rest = list(job_ids)
+        while rest:
+            now, *found = self._scripts.call("read", keys.LONG_ANSWER_BYTES, *rest)
+            del rest[: len(found)]
+            records = [(dict(zip(fields[::2], fields[1::2], strict=True)), log) for fields, log in found]
+            jobs = [job_from_record(record, log, float(now)) for record, log in records if record]
+            yield self._with_positions(jobs)
+
+    def summaries(self, job_ids: Sequence[str]) -> list[JobSummary]:
+        """What lists show of those of the jobs that exist, in the order given."""
+        rows: list[Sequence[str]] = []
+        while len(rows) < len(job_ids):
+            rows += self._scripts.call("summaries", keys.LONG_ANSWER_BYTES, *job_ids[len(rows) :])
+        found = [(job_id, row) for job_id, row in zip(job_ids, rows, strict=True) if row[0]]
+        positions = self._positions([job_id for job_id, row in found if row[0] == Status.QUEUED])
+        return [
+            JobSummary(
+                job_id,
+                Status(status),
+                model,
+                float(created_at),
+                max(positions[job_id][0], 0) if job_id in positions else None,
+                start or prompt_start(json.loads(request)),
+            )
+            for job_id, (status, model, created_at, start, request) in found
+        ]
 
     def cancel(self, job_id: str, owner: str | None = None) -> None:
         """End a waiting job; tell the worker of a running one. Raises JobNotFoundError."""
@@ -182,7 +234,7 @@ class Store:
         found_owner, status, length, _, _ = self._scripts.call("page", job_id)
         if not found_owner or (owner is not None and found_owner != owner):
             raise JobNotFoundError(f"there is no job {job_id}")
-        return Glance(Status(status), length)
+        return Glance(found_owner, Status(status), length)
 
     def read_log(self, job_id: str) -> list[Entry]:
         """The whole log; empty also where there is no such job."""
@@ -288,20 +340,14 @@ class Store:
                 detail = "Redis cannot be reached at present; nothing was accepted"
                 raise UnavailableError(detail, retry_after=REDIS_RETRY_SECONDS) from error
 
-    def _read(self, job_ids: Sequence[str]) -> list[Job]:
-        """Those of the jobs that exist, in the order given."""
-        now, *found = self._scripts.call("read", *job_ids)
-        records = [(dict(zip(fields[::2], fields[1::2], strict=True)), log) for fields, log in found]
-        jobs = [job_from_record(record, log, float(now)) for record, log in records if record]
-        return self._with_positions(jobs)
-
     def _with_positions(self, jobs: Sequence[Job]) -> list[Job]:
         """The same jobs; those that wait know where they stand, or why they do."""
-        waiting = [job.id for job in jobs if job.is_waiting]
-        if not waiting:
-            return [*jobs]
-        positions = dict(zip(waiting, self._scripts.call("positions", *waiting), strict=True))
+        positions = self._positions([job.id for job in jobs if job.is_waiting])
         return [replace(job, **_position(job, *positions[job.id])) if job.is_waiting else job for job in jobs]
+
+    def _positions(self, waiting: Sequence[str]) -> dict[str, Any]:
+        """Where waiting jobs stand, by id, as positions.lua answers."""
+        return dict(zip(waiting, self._scripts.call("positions", *waiting), strict=True)) if waiting else {}
 
     def _creation_score(self, owner: str, job_id: str) -> str:
         # Redis' clock gives no two jobs the same microsecond, so the score alone is a cursor.
@@ -330,10 +376,10 @@ class _Draft:
 
     def arguments(self) -> list[Argument]:
         """Its part of submit.lua's."""
-        request = self.request
+        request, encoded = self.request, json.dumps(self.request, ensure_ascii=False)
         return [
             _new_job_id(),
-            json.dumps(request, ensure_ascii=False),
+            encoded,
             self.version,
             request["n"],
             request["max_tokens"],
@@ -341,6 +387,7 @@ class _Draft:
             request.get("expires_in", ""),
             request.get("timeout", ""),
             int(self.is_seed_drawn),
+            prompt_start(request) if len(encoded) > SHORT_REQUEST_CHARACTERS else "",
         ]
 
     def job(self, job_id: str, owner: str, created_at: float) -> Job:

@@ -5,12 +5,13 @@
 -- Arguments: owner, queue, model, idempotency key ('' for none), hash of the request's body, most jobs that may
 --            wait, 1 if the model is this server's own, share of Redis' memory that an owner may take;
 --            then for each job: id, request, version of its record, n, most tokens of a choice, head start in
---            tokens, expires_in and timeout ('' for none), 1 if the seed was drawn
+--            tokens, expires_in and timeout ('' for none), 1 if the seed was drawn, the start of a long prompt ('' of a
+--            short one)
 -- Answers: {word, detail, offers, with 'created' the time}; word: created, exists, conflict, full, over_share,
 --          nearly_full (Redis' memory), unknown (no worker ever served this queue) or too_wide
 --          detail: with 'created' and 'exists' the jobs' ids, with commas; with 'full' the seconds until a place
 --          should be free; with 'too_wide' the slots of the widest worker
-local FIRST_JOB, ARGUMENTS_PER_JOB = 13, 9
+local FIRST_JOB, ARGUMENTS_PER_JOB = 13, 10
 local RECORD_BYTES = 2500 -- Beside the request: indexes, the attempts and the short log of a usual job.
 local UNKNOWN_LENGTH = 8192 -- Of a model that no worker announced yet.
 local owner, queue, model = ARGV[5], ARGV[6], ARGV[7]
@@ -23,6 +24,7 @@ for i = FIRST_JOB, #ARGV, ARGUMENTS_PER_JOB do
     id = ARGV[i], owner = owner, queue = queue, model = model, request = ARGV[i + 1], version = tonumber(ARGV[i + 2]),
     n = tonumber(ARGV[i + 3]), max_tokens = tonumber(ARGV[i + 4]), bonus = tonumber(ARGV[i + 5]),
     expires_in = ARGV[i + 6], timeout = ARGV[i + 7], is_seed_drawn = ARGV[i + 8] == '1',
+    prompt_start = ARGV[i + 9],
     bytes = #ARGV[i + 1] + RECORD_BYTES,
   }
   jobs[#jobs + 1], ids[#ids + 1] = job, job.id
@@ -88,6 +90,8 @@ local function create(job, created_at)
     'score', job.score, 'created_at', created_at, 'attempts', '[]', 'fails', 0, 'bytes', job.bytes)
   if job.timeout ~= '' then redis.call('HSET', record, 'timeout', job.timeout) end
   if job.is_seed_drawn then redis.call('HSET', record, 'seed_drawn', 1) end
+  -- For lists: they need not read all of the prompt.
+  if job.prompt_start ~= '' then redis.call('HSET', record, 'prompt_start', job.prompt_start) end
   if idempotency_key ~= '' then redis.call('HSET', record, 'idempotency_key', idempotency_key) end
   if job.expires_in ~= '' then
     job.expires_at = time + tonumber(job.expires_in)

@@ -522,6 +522,42 @@ def test_listing_pages_through_an_owners_jobs(house: House) -> None:
         house.store.list_jobs("bob", after=jobs[0])
 
 
+def test_many_long_jobs_are_read_in_parts(house: House) -> None:
+    """One script call would hold Redis, and its answer this process, for as long as all of them take."""
+    prompts = ["a" * 600_000, "b" * 600_000, "c", "d" * 2_000_000, "e", "f"]
+    jobs = [house.submit(prompt=prompt) for prompt in prompts]
+    jobs.insert(4, "job_nope")
+    parts = list(house.store.read(jobs))
+    assert [[job.request["prompt"][0] for job in part] for part in parts] == [
+        ["a", "b"],
+        ["c", "d"],
+        ["e", "f"],
+    ]
+    assert [job.id for part in parts for job in part] == [job_id for job_id in jobs if job_id != "job_nope"]
+    assert [job.queue_position for part in parts for job in part] == [*range(6)]
+    assert list(house.store.read([])) == []
+
+
+def test_summaries_bring_no_long_prompts_along(house: House) -> None:
+    jobs = [house.submit(prompt=letter * 500_000) for letter in "ab"] + [
+        house.submit(prompt="short"),
+        "job_nope",
+    ]
+    found = house.store.summaries(jobs)
+    assert [(job.id, job.prompt, job.queue_position) for job in found] == [
+        (jobs[0], "a" * 200, 0),
+        (jobs[1], "b" * 200, 1),
+        (jobs[2], "short", 2),
+    ]
+    answer = house.store._scripts.call("summaries", keys.LONG_ANSWER_BYTES, *jobs)
+    assert sum(len(text) for row in answer for text in row) < 3000
+    # Records of a version that kept no start of the prompt: these are read whole, and so in parts.
+    for job_id in jobs[:2]:
+        house.redis.hdel(keys.job(job_id), "prompt_start")
+    assert house.store.summaries(jobs) == found
+    assert len(house.store._scripts.call("summaries", 400_000, *jobs)) == 1
+
+
 def test_retry_is_a_new_job_with_the_same_request(house: House) -> None:
     job_id = house.submit(temperature=0.5, metadata={"k": "v"})
     with pytest.raises(ConflictError):
