@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any, Self
 
 from celery import Celery, _state
@@ -71,6 +70,8 @@ class JobApp(Celery):
             set_as_current=not _state._apps,  # type: ignore[attr-defined]
         )
         self.settings = settings
+        self.store = Store(connect(settings), settings, self.ring)
+        """Of all threads and greenlets that use this app, and of its result backend."""
         self.conf.update(
             # A message is a bell: what it rings for stands in the record, and a lost one is sent again.
             # So it needs no acknowledgement: see `tasks.generate.Bell`.
@@ -84,6 +85,8 @@ class JobApp(Celery):
             worker_hijack_root_logger=False,
             task_serializer="json",
             result_serializer="json",
+            # Celery would build one for each thread otherwise, and in the web each connection is a thread.
+            result_backend_thread_safe=True,
             accept_content=["json"],
             task_track_started=True,
             task_send_sent_event=True,
@@ -95,11 +98,6 @@ class JobApp(Celery):
                 "socket_timeout": CALL_TIMEOUT_SECONDS,
             },
         )
-
-    @cached_property
-    def store(self) -> Store:
-        """The store of all threads and greenlets that use this app, and of its result backend."""
-        return Store(connect(self.settings), self.settings, self.ring)
 
     def ring(self, offers: Sequence[Offer]) -> None:
         """Tell each worker of its offers. One that cannot be sent now is made again by the reaper."""

@@ -31,9 +31,6 @@ class RecordBackend(BaseBackend):
     Serves a `tasks.app.JobApp`.
     """
 
-    # Celery would build a backend for each thread otherwise, in the web a thread is a connection's greenlet.
-    thread_safe = True
-
     def __init__(self, app: Any, **kwargs: Any) -> None:
         super().__init__(app, **kwargs)
         self._store = app.store
