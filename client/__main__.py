@@ -83,7 +83,7 @@ def _watch(client: Client, job: Job) -> int:
             if event["type"] == "token" and event["index"] == 0:
                 print(event["text"], end="", flush=True)
             elif event["type"] == "done":
-                job = Job(event["job"])
+                job = Job(event["job"])  # Without its output, which has been printed.
     finally:
         started.set()
     print(flush=True)

@@ -90,7 +90,10 @@ class Client:
                 raise WaitTimeoutError(f"{job_id} is {job.status} after {timeout} s")
 
     def stream(self, job_id: str, after: int = 0) -> Iterator[Event]:
-        """The job's events behind number `after`, to the end, each once, though the server restart."""
+        """The job's events behind number `after`, to the end, each once, though the server restart.
+
+        The job in the last one, `done`, lacks its request and its output, which `get` returns.
+        """
         base = str(self._http.base_url).rstrip("/")
         url = f"ws{base.removeprefix('http')}/v1/jobs/{job_id}/stream"
         return events(url, self._headers, after, Patience(self._patience_seconds))

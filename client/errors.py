@@ -49,13 +49,14 @@ class ConflictError(ApiError):
 
 
 class UnavailableError(ApiError):
-    """429 or 503, still: the server takes no jobs at present."""
+    """408, 429 or 503, still: the server takes no jobs at present, or the network is too slow."""
 
 
 ERRORS_BY_STATUS: dict[int, type[ApiError]] = {
     400: InvalidRequestError,
     401: UnauthorizedError,
     404: NotFoundError,
+    408: UnavailableError,
     409: ConflictError,
     413: InvalidRequestError,
     415: InvalidRequestError,

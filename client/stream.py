@@ -14,7 +14,10 @@ from client.errors import ApiError, InvalidRequestError, NotFoundError, Unauthor
 from client.patience import Patience
 
 Event = dict[str, Any]
-"""`{"seq", "type": "status" | "token" | "done", ...}`, as the server's documentation has it."""
+"""`{"seq", "type": "status" | "token" | "done", ...}`, as the server's documentation has it.
+
+The job in `done` lacks `request` and `output`: the text has come already, and `Client.get` has the whole job.
+"""
 
 SILENCE_SECONDS = 45.0
 """The server says something every 15 s; after three times that the connection is dead."""
@@ -44,7 +47,7 @@ def events(url: str, headers: dict[str, str], after: int, patience: Patience) ->
     """The events behind number `after`. Raises ApiError, and UnreachableError when patience ends."""
     while True:
         try:
-            for event in _connection(f"{url}?after={after}", headers, patience):
+            for event in _connection(f"{url}?done=short&after={after}", headers, patience):
                 if event["seq"] <= after:
                     continue
                 if event["seq"] > after + 1:

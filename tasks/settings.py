@@ -102,6 +102,12 @@ class Settings(BaseSettings):
     max_queued_jobs: int = Field(
         10_000, ge=1, description="waiting jobs per model; beyond it submits get 429"
     )
+    max_streams_per_key: int = Field(
+        2_000,
+        ge=1,
+        description="streams and waiting calls that one owner (a name in API_KEYS) may hold open in each web "
+        "process; beyond it they get 429, WebSockets 4429",
+    )
     job_retention_seconds: float = Field(86_400, ge=1, description="how long an ended job is kept")
     owner_memory_share: float = Field(
         0.5,

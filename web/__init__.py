@@ -5,10 +5,10 @@ from __future__ import annotations
 from flask import Flask, Response
 
 from tasks.app import JobApp
-from tasks.connection import connect
 from tasks.settings import Settings, get_settings
 from tasks.store import Store
 from web import auth, demo, docs, errors, health, hosts, jobs, log, models, site, stream
+from web.caps import StreamCap
 from web.hub import Hub
 from web.log import JobLog
 from web.services import Services, install
@@ -22,10 +22,10 @@ def create_app(settings: Settings | None = None) -> Flask:
     # A redirect would answer with a page of HTML.
     app.url_map.merge_slashes = False
 
-    url, ring = settings.required_redis_url, JobApp(settings).ring
-    store = Store(connect(settings), settings, ring)
-    relay_log = JobLog(Store(log.connect(url), settings, ring))
-    install(app, Services(settings, store, relay_log, Hub(url), ring))
+    url, jobs_app = settings.required_redis_url, JobApp(settings)
+    relay_log = JobLog(Store(log.connect(url), settings, jobs_app.ring))
+    streams = StreamCap(settings.max_streams_per_key)
+    install(app, Services(settings, jobs_app.store, relay_log, Hub(url), jobs_app.ring, streams))
 
     errors.register(app)
     hosts.register(app)

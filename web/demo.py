@@ -25,7 +25,7 @@ from web import auth, errors, schema
 from web.body import read_json
 from web.render import Event, json_response, to_json
 from web.services import base_url, services
-from web.sse import sse_response
+from web.sse import held_until_closed, sse_response
 from web.wait import make_reader, wait_for_all
 
 MAX_PROMPTS = 256
@@ -104,8 +104,10 @@ def generate_vllm() -> Response:
 @bp.post("/generate_stream")
 def generate_stream() -> Response:
     body = _parse(PromptBody)
-    jobs = _submit([body.job_request(body.prompt)])
-    response = sse_response(make_reader(jobs.ids[0], stays=True), _as_tokens)
+    with held_until_closed(services().streams.hold(auth.owner())) as until_closed:
+        jobs = _submit([body.job_request(body.prompt)])
+        reader = make_reader(jobs.ids[0], stays=True, is_done_short=True)
+        response = until_closed(sse_response(reader, _as_tokens))
     # Without effect where the job has ended, as it has unless the client left first.
     response.call_on_close(jobs.cancel)
     return jobs.named_in(response)
@@ -170,6 +172,11 @@ def _submit(requests: Sequence[JobRequest]) -> _Jobs:
 
 def _answer(requests: Sequence[JobRequest], render: Callable[[Texts], object]) -> Response:
     """Run the jobs and answer with their texts, or with what kept the first one from completing."""
+    with services().streams.hold(auth.owner()):
+        return _run(requests, render)
+
+
+def _run(requests: Sequence[JobRequest], render: Callable[[Texts], object]) -> Response:
     jobs = _submit(requests)
     try:
         if not wait_for_all(jobs.ids):

@@ -19,7 +19,7 @@ from web.schema import ListQuery, StreamQuery, WaitQuery
 from web.site import CONTENT_SECURITY_POLICY
 
 SCHEMAS = "#/components/schemas/"
-PROBLEM_STATUSES = {400, 401, 404, 405, 409, 413, 415, 422, 429, 500, 502, 503, 504}
+PROBLEM_STATUSES = {400, 401, 404, 405, 408, 409, 413, 415, 422, 429, 500, 502, 503, 504}
 
 bp = Blueprint("docs", __name__)
 
@@ -44,16 +44,23 @@ SUBMIT_HEADERS = {**IDEMPOTENCY, "Prefer": "`wait=N` holds the reply until the j
 SUBMITTED = {202: "a new job", 200: "the job has ended, or an earlier one came back"}
 REFUSED = {
     422: "names each bad field",
-    429: "the queue is full",
+    429: "the queue is full, or with `too_many_streams` the key holds too many streams and waiting calls",
     503: "nothing was accepted; with the code `outcome_unknown` it may have been",
 }
-BODY_REFUSED = {400: "not JSON", 413: "over 1 MiB", 415: "not application/json", **REFUSED}
+BODY_REFUSED = {
+    400: "not JSON",
+    408: "the body did not come in time",
+    413: "over 1 MiB",
+    415: "not application/json",
+    **REFUSED,
+}
 NOT_AWAITED = {202: "accepted, but Redis went away: `Location` and `jobs` say where to ask"}
 TEXTS = (
     '`{"generated_texts"}`; X-Job-ID names the jobs, or with more than '
     f"{MAX_IDS_IN_HEADER} prompts the first of them, and `job_ids` in the body names all"
 )
 NO_JOB = {404: "no such job of yours"}
+TOO_MANY = {429: "the key holds too many streams and waiting calls"}
 JOB = "/v1/jobs/{job_id}"
 
 ROUTES = (
@@ -61,7 +68,9 @@ ROUTES = (
         "post", "/v1/jobs", "Submit a job", {**SUBMITTED, **BODY_REFUSED}, JobRequest, None, SUBMIT_HEADERS
     ),
     Route("get", "/v1/jobs", "List your jobs, newest first", {200: "a page"}, query=ListQuery),
-    Route("get", JOB, "A job now, or when it has ended", {200: "the job", **NO_JOB}, query=WaitQuery),
+    Route(
+        "get", JOB, "A job now, or when it has ended", {200: "the job", **NO_JOB, **TOO_MANY}, query=WaitQuery
+    ),
     Route("delete", JOB, "Delete an ended job", {204: "gone", 409: "it has not ended", **NO_JOB}),
     Route("post", f"{JOB}/cancel", "Cancel a job", {200: "the job", **NO_JOB}),
     Route(
@@ -76,7 +85,12 @@ ROUTES = (
         "get",
         f"{JOB}/events",
         "The job's events as Server-Sent Events",
-        {200: "events, to the end of the job", 204: "it has ended, with nothing after that", **NO_JOB},
+        {
+            200: "events, to the end of the job",
+            204: "it has ended, with nothing after that",
+            **NO_JOB,
+            **TOO_MANY,
+        },
         query=StreamQuery,
         headers={"Last-Event-ID": "resume after this event"},
         content="text/event-stream",
@@ -86,8 +100,8 @@ ROUTES = (
         f"{JOB}/stream",
         "The same events over a WebSocket, one JSON text frame each",
         {
-            101: "closes with 1000 after `done`, 4400 bad `after`, 4401 not authorised, 4404 no such job, "
-            "1001 server going away, 1008 reader too slow",
+            101: "closes with 1000 after `done`, 4400 bad `after` or `done`, 4401 not authorised, 4404 no "
+            "such job, 4429 too many streams, 1001 server going away, 1008 reader too slow",
             400: "not a WebSocket handshake",
             403: "a page from elsewhere, while the server has no API keys",
         },

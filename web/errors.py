@@ -28,6 +28,22 @@ class UnsupportedMediaTypeError(TokenrelayError):
     title = "Unsupported media type"
 
 
+class BodyTimeoutError(TokenrelayError):
+    """The body of the request did not come in time; nothing was accepted."""
+
+    status = 408
+    code = "request_timeout"
+    title = "Request timeout"
+
+
+class TooManyStreamsError(TokenrelayError):
+    """Too many streams and waiting calls of this key are open."""
+
+    status = 429
+    code = "too_many_streams"
+    title = "Too many streams"
+
+
 class ForbiddenOriginError(TokenrelayError):
     """Without API keys, only pages of this server may open its streams."""
 

@@ -15,9 +15,10 @@ from tasks.store import REDIS_RETRY_SECONDS, Submission
 from web import auth, schema
 from web.body import read_json
 from web.errors import problem
+from web.listing import list_response
 from web.render import job_body, json_response
 from web.services import base_url, services
-from web.wait import wait_for_end
+from web.wait import place_to_wait, wait_for_end
 
 logger = logging.getLogger(__name__)
 
@@ -28,23 +29,20 @@ bp = Blueprint("jobs", __name__, url_prefix="/v1/jobs")
 def submit() -> Response:
     key = schema.idempotency_key()
     wait = schema.preferred_wait()
-    submission = services().store.submit(parse_request(read_json()), auth.owner(), key)
-    return _submitted(submission, wait)
+    body = parse_request(read_json())
+    with place_to_wait(auth.owner(), wait):
+        return _submitted(services().store.submit(body, auth.owner(), key), wait)
 
 
 @bp.get("")
 def list_jobs() -> Response:
     query = schema.parse_query(schema.ListQuery)
-    page = services().store.list_jobs(auth.owner(), query.status, query.limit, query.after)
-    ids = [job.id for job in page.jobs]
-    listing = {
-        "object": "list",
-        "data": [job_body(job, base_url()) for job in page.jobs],
-        "has_more": page.has_more,
-        "first_id": ids[0] if ids else None,
-        "last_id": ids[-1] if ids else None,
-    }
-    return json_response(listing)
+    store, url = services().store, base_url()
+    page = store.list_ids(auth.owner(), query.status, query.limit, query.after)
+    if query.fields == "summary":
+        return list_response([[job.to_dict() for job in store.summaries(page.ids)]], has_more=page.has_more)
+    parts = ([job_body(job, url) for job in part] for part in store.read(page.ids))
+    return list_response(parts, has_more=page.has_more)
 
 
 @bp.get("/<job_id>")
@@ -52,7 +50,8 @@ def get(job_id: str) -> Response:
     wait = schema.parse_query(schema.WaitQuery).wait
     job = services().store.get(job_id, auth.owner())
     if wait and not job.is_ended:
-        wait_for_end(job_id, wait)
+        with place_to_wait(auth.owner(), wait):
+            wait_for_end(job_id, wait)
         job = services().store.get(job_id, auth.owner())
     return _job(job)
 
@@ -61,7 +60,8 @@ def get(job_id: str) -> Response:
 def retry(job_id: str) -> Response:
     key = schema.idempotency_key()
     wait = schema.preferred_wait()
-    return _submitted(services().store.retry(job_id, auth.owner(), key), wait)
+    with place_to_wait(auth.owner(), wait):
+        return _submitted(services().store.retry(job_id, auth.owner(), key), wait)
 
 
 @bp.post("/<job_id>/cancel")

@@ -52,6 +52,7 @@ class Reader:
         base_url: str,
         until: float = inf,
         stays: bool = False,
+        is_done_short: bool = False,
     ) -> None:
         self._hub = hub
         self._log = log
@@ -60,6 +61,7 @@ class Reader:
         self._base_url = base_url
         self._until = until
         self._stays = stays
+        self._is_done_short = is_done_short
         self.has_left = False
         self._is_finished = False
         self._read_log_at = inf
@@ -132,7 +134,8 @@ class Reader:
             except (ConnectionError, TimeoutError) as error:
                 self._read_later(error)
                 return
-            events = [*events[:-1], done_event(events[-1], job, self._base_url)]
+            done = done_event(events[-1], job, self._base_url, is_short=self._is_done_short)
+            events = [*events[:-1], done]
         self._is_finished = batch.ends_job
         if events:
             self._last = events[-1].seq

@@ -72,9 +72,16 @@ class Batch:
         return bool(self.entries) and isinstance(self.entries[-1], DoneEntry)
 
 
-def done_event(done: Event, job: Job, base_url: str) -> Event:
-    """`done` with its job."""
-    fields = {"seq": done.seq, "type": done.type, "status": job.status, "job": job_body(job, base_url)}
+LONG_FIELDS = frozenset({"request", "output"})
+"""Those of a job that have no bound worth the name; a short `done` lacks them."""
+
+
+def done_event(done: Event, job: Job, base_url: str, *, is_short: bool = False) -> Event:
+    """`done` with its job, or with the job without its long fields."""
+    body = job_body(job, base_url)
+    if is_short:
+        body = {name: value for name, value in body.items() if name not in LONG_FIELDS}
+    fields = {"seq": done.seq, "type": done.type, "status": job.status, "job": body}
     return Event(done.seq, done.type, to_json(fields))
 
 

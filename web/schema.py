@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from flask import request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -32,12 +32,23 @@ class ListQuery(_Query):
     status: Status | None = Field(None, description="only jobs of this status")
     limit: int = Field(20, ge=1, le=100, description="jobs per page")
     after: str | None = Field(None, min_length=1, description="id of the last job of the page before")
+    fields: Literal["all", "summary"] = Field(
+        "all",
+        description="`summary`: of each job only id, status, model, created_at, queue_position and `prompt`, "
+        "the first 200 characters of its prompt or messages",
+    )
 
 
 class StreamQuery(_Query):
-    """For the documentation: `resume_after` and `web.auth` read these, each with an answer of its own."""
+    """For the documentation: `resume_after`, `wants_short_done` and `web.auth` read these.
+
+    Each has an answer of its own.
+    """
 
     after: int = Field(0, ge=0, description="seq of the last event already seen")
+    done: Literal["full", "short"] = Field(
+        "full", description="`short`: the job in the `done` event lacks `request` and `output`"
+    )
     ticket: str | None = Field(None, description="instead of a key")
 
 
@@ -83,6 +94,14 @@ def resume_after() -> int:
     if header:
         return _parse_seq("Last-Event-ID", header)
     return _parse_seq("after", request.args.get("after", "0"))
+
+
+def wants_short_done() -> bool:
+    """Whether the job in a stream's `done` event is to lack its long fields. Raises InvalidRequestError."""
+    form = request.args.get("done", "full")
+    if form not in ("full", "short"):
+        raise InvalidRequestError([FieldError("done", "must be 'full' or 'short'")])
+    return form == "short"
 
 
 def _parse_seq(field: str, text: str) -> int:

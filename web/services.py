@@ -10,6 +10,7 @@ from flask import Flask, current_app, request
 from tasks.scripts import Ring
 from tasks.settings import Settings
 from tasks.store import Store
+from web.caps import StreamCap
 from web.hub import Hub
 from web.log import JobLog
 
@@ -23,6 +24,7 @@ class Services:
     log: JobLog
     hub: Hub
     ring: Ring
+    streams: StreamCap
 
 
 def install(app: Flask, services: Services) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 
 from flask import Response
 
@@ -26,6 +26,22 @@ def sse_response(reader: Reader, render: Render) -> Response:
     """A stream of `render`ed events, with keep-alives; it ends with the reader."""
     stream = _stream(reader, render, request_socket())
     return Response(stream, mimetype="text/event-stream", headers=SSE_HEADERS)
+
+
+@contextmanager
+def held_until_closed(place: AbstractContextManager[None]) -> Iterator[Callable[[Response], Response]]:
+    """Enter `place`, and leave it when the response that was given to the yielded function is closed.
+
+    Where the block gives it none, because it raises, `place` is left at its end.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(place)
+
+        def until_closed(response: Response) -> Response:
+            response.call_on_close(stack.pop_all().close)
+            return response
+
+        yield until_closed
 
 
 def _stream(reader: Reader, render: Render, client: socket.socket | None) -> Iterator[bytes]:

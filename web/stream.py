@@ -22,11 +22,11 @@ from tasks.errors import (
 )
 from web import auth, schema
 from web.departure import request_socket
-from web.errors import ForbiddenOriginError
+from web.errors import ForbiddenOriginError, TooManyStreamsError
 from web.reader import GoingAwayError, Reader
 from web.render import Event
 from web.services import services
-from web.sse import SSE_HEADERS, sse_response
+from web.sse import SSE_HEADERS, held_until_closed, sse_response
 from web.wait import make_reader
 from web.wire import StalledError, Wire
 
@@ -44,6 +44,7 @@ CLOSE_CODES: dict[type[Exception], int] = {
     InvalidRequestError: 4400,
     UnauthorizedError: 4401,
     JobNotFoundError: 4404,
+    TooManyStreamsError: 4429,
     GoingAwayError: GOING_AWAY,
     StalledError: POLICY_VIOLATION,
 }
@@ -60,12 +61,15 @@ sock = Sock()
 def events(job_id: str) -> Response:
     owner = auth.readable_owner(job_id)
     after = schema.resume_after()
-    if services().log.glance(job_id, owner).has_nothing_after(after):
+    is_done_short = schema.wants_short_done()
+    glance = services().log.glance(job_id, owner)
+    if glance.has_nothing_after(after):
         return Response(status=204)
     if request.method == "HEAD":
         return Response(mimetype="text/event-stream", headers=SSE_HEADERS)
-    reader = make_reader(job_id, after=after)
-    return sse_response(reader, _as_sse)
+    with held_until_closed(services().streams.hold(glance.owner)) as until_closed:
+        reader = make_reader(job_id, after=after, is_done_short=is_done_short)
+        return until_closed(sse_response(reader, _as_sse))
 
 
 def _as_sse(events: Sequence[Event]) -> bytes:
@@ -109,9 +113,10 @@ def _host_of(origin: str) -> str | None:
 def stream(ws: Server, job_id: str) -> None:
     ws.input_buffer = _Discarded()
     try:
-        reader = _open(job_id)
-        ws.sock.when_closed(reader.leave)
-        _relay(ws, reader)
+        owner, reader = _open(job_id)
+        with services().streams.hold(owner):
+            ws.sock.when_closed(reader.leave)
+            _relay(ws, reader)
         _close(ws, NORMAL)
     except tuple(CLOSE_CODES) as error:
         _close(ws, *_close_code(error))
@@ -125,12 +130,16 @@ def stream(ws: Server, job_id: str) -> None:
         pass  # The client has left, or is about to.
 
 
-def _open(job_id: str) -> Reader:
-    """Raises TokenrelayError and redis.exceptions.RedisError where the request is wrong or cannot be met."""
+def _open(job_id: str) -> tuple[str, Reader]:
+    """The job's owner, who answers for tickets as well, and a reader.
+
+    Raises TokenrelayError and redis.exceptions.RedisError where the request is wrong or cannot be met.
+    """
     owner = auth.readable_owner(job_id)
     after = schema.resume_after()
-    services().log.glance(job_id, owner)
-    return make_reader(job_id, after=after)
+    is_done_short = schema.wants_short_done()
+    glance = services().log.glance(job_id, owner)
+    return glance.owner, make_reader(job_id, after=after, is_done_short=is_done_short)
 
 
 def _relay(ws: Server, reader: Reader) -> None:

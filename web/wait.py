@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from math import inf
 
 from web.departure import on_departure, request_socket
 from web.reader import LOG_END, GoingAwayError, Reader
 from web.services import base_url, services
+
+
+def place_to_wait(owner: str, seconds: float | None) -> AbstractContextManager[None]:
+    """One of the owner's places for streams and waiting calls, if the call is to wait at all.
+
+    Entering it raises TooManyStreamsError.
+    """
+    return services().streams.hold(owner) if seconds else nullcontext()
 
 
 def wait_for_end(job_id: str, seconds: float) -> None:
@@ -36,10 +44,26 @@ def wait_for_all(job_ids: Sequence[str]) -> bool:
     return not any(reader.has_left for reader in readers)
 
 
-def make_reader(job_id: str, *, after: int = 0, until: float = inf, stays: bool = False) -> Reader:
+def make_reader(
+    job_id: str,
+    *,
+    after: int = 0,
+    until: float = inf,
+    stays: bool = False,
+    is_done_short: bool = False,
+) -> Reader:
     """A reader on the request's app."""
     s = services()
-    return Reader(s.hub, s.log, job_id, after=after, base_url=base_url(), until=until, stays=stays)
+    return Reader(
+        s.hub,
+        s.log,
+        job_id,
+        after=after,
+        base_url=base_url(),
+        until=until,
+        stays=stays,
+        is_done_short=is_done_short,
+    )
 
 
 def _exhaust(reader: Reader) -> None:

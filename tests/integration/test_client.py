@@ -55,6 +55,8 @@ def test_a_job_from_submit_to_its_end(client: Client) -> None:
     events = list(client.stream(job.id))
     assert_whole(events)
     assert text_of(events) == "once upon a time once upon"
+    assert events[-1]["job"]["usage"]["completion_tokens"] == 6
+    assert not events[-1]["job"].keys() & {"request", "output"}
     ended = client.wait(job.id)
     assert ended.is_ended
     assert (ended.status, ended.text, ended.error) == ("completed", text_of(events), None)

@@ -18,6 +18,7 @@ from tests.integration.web_harness import (
     Player,
     RedisServer,
     Server,
+    assert_problem,
     serving,
     submit,
 )
@@ -81,6 +82,32 @@ def test_server_sent_events_carry_the_same(client: httpx.Client, player: Player,
     assert_gapless(events)
     assert [event["type"] for event in events] == ["status", "token", "token", "done"]
     assert events[-1]["job"] == client.get(f"/v1/jobs/{job_id}").json()
+
+
+def test_a_short_done_lacks_the_request_and_the_output(
+    server: Server, client: httpx.Client, player: Player, web_redis: Redis
+) -> None:
+    """For readers with a limit for a line or a frame; whether they are there at the end or come later."""
+    prompt = "x" * 100_000
+    job_id = submit(client, prompt)
+    run = player.start(job_id)
+    with websocket(server, job_id, "?done=short") as short, websocket(server, job_id, "?done=full") as full:
+        eventually(lambda: subscribers(web_redis, job_id) == 1)
+        run.complete("y" * 100_000)
+        live, whole = read_to_close(short)[0], read_to_close(full)[0]
+    job = client.get(f"/v1/jobs/{job_id}").json()
+    assert {**whole[-1]["job"], "urls": None} == {**job, "urls": None}
+    bare = {name: value for name, value in job.items() if name not in ("request", "output")}
+    for events in (live, sse(client, job_id, "?done=short")):
+        assert events[:-1] == [event for event in whole if event["type"] != "done"]
+        assert same(events)[-1] == same([{**whole[-1], "job": bare}])[0]
+        assert len(json.dumps(events[-1])) < 2000
+
+
+def test_an_unknown_form_of_done_is_4400_or_422(server: Server, client: httpx.Client) -> None:
+    job_id = submit(client)
+    assert close_code(server, job_id, "?done=long") == 4400
+    assert_problem(client.get(f"/v1/jobs/{job_id}/events?done=long"), 422, "done")
 
 
 def test_a_stream_has_the_headers_that_keep_it_flowing(client: httpx.Client, player: Player) -> None:

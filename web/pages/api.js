@@ -30,6 +30,7 @@ export async function streamUrl(jobId, after) {
   const url = new URL(`/v1/jobs/${jobId}/stream`, location.href);
   url.protocol = url.protocol.replace("http", "ws");
   url.searchParams.set("after", after);
+  url.searchParams.set("done", "short");
   if (hasKey()) {
     // A browser's WebSocket sends no headers.
     const { ticket } = await call("POST", `/v1/jobs/${jobId}/ticket`);

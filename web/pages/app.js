@@ -94,7 +94,7 @@ function textOf({ content }) {
 async function refresh() {
   const [health, recent, waiting] = await Promise.all([
     call("GET", "/health"),
-    call("GET", `/v1/jobs?limit=${RECENT_JOBS}`),
+    call("GET", `/v1/jobs?fields=summary&limit=${RECENT_JOBS}`),
     current?.status === "queued" ? call("GET", `/v1/jobs/${current.id}`) : null,
   ]);
   showHealth(health);
@@ -135,10 +135,10 @@ function recentJob(job) {
   button.dataset.job = job.id;
   button.append(
     span(job.status, job.status.replace("_", " ")),
-    span("prompt", promptOf(job)),
+    span("prompt", job.prompt),
     span("time", new Date(job.created_at).toLocaleTimeString()),
   );
-  button.onclick = () => show(job);
+  button.onclick = () => attempt(async () => show(await call("GET", `/v1/jobs/${job.id}`)));
   const item = document.createElement("li");
   item.append(button);
   return item;

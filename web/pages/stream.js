@@ -5,8 +5,8 @@ import { ApiError, streamUrl } from "./api.js";
 const FIRST_PAUSE_MS = 250;
 const LONGEST_PAUSE_MS = 5000;
 const NORMAL = 1000;
-// 4400, 4401, 4404: it would be the same the next time.
-const isFinal = (code) => code >= 4400 && code < 4500;
+// It would be the same the next time, which is not so with 4429: too many streams.
+const FINAL_CODES = new Set([4400, 4401, 4404]);
 
 /**
  * Calls onEvent(event) for every event, onTrouble(true) when the connection breaks, onTrouble(false) when it is
@@ -34,7 +34,7 @@ export function follow(jobId, { onEvent, onTrouble, onRefused }) {
     socket.onmessage = ({ data }) => receive(JSON.parse(data));
     socket.onclose = ({ code, reason }) => {
       if (stopped || code === NORMAL) return;
-      if (isFinal(code)) onRefused(reason);
+      if (FINAL_CODES.has(code)) onRefused(reason);
       else comeAgain();
     };
   }
