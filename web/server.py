@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from types import FrameType
 from typing import Any
@@ -11,11 +12,21 @@ import gevent
 from gunicorn.workers.ggevent import GeventWorker
 
 from tasks.reaper import Reaper
+from web.departure import notice_silence
+from web.incoming import LAST_BODY_SECONDS, ClientBody
+from web.interrupts import Interruptible
+from web.reader import GoingAwayError
 from web.render import to_json
 from web.services import services_of
 
 LAST_CALL_SECONDS = 0.2
 """While the server stops: time for a request that is on its way on a connection just opened."""
+
+GOODBYE_SECONDS = 1.0
+"""For close frames to leave before a process ends that its master has left behind."""
+
+GONE = frozenset({errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ECONNABORTED})
+"""How the kernel says that a client has vanished."""
 
 
 class Worker(GeventWorker):  # type: ignore[misc]
@@ -26,11 +37,26 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._idle: set[gevent.Greenlet] = set()
+        self._idle = Interruptible()
+        self._receiving = Interruptible()
+        self._has_said_goodbye = False
 
     def timeout_ctx(self) -> _Idle:
-        """Around the wait for a connection's next request."""
+        """Around the wait for a connection's next request, headers included."""
         return _Idle(self._idle, self.cfg.keepalive if self.alive else LAST_CALL_SECONDS)
+
+    def notify(self) -> None:
+        """gunicorn calls it every second, to the end.
+
+        A signal is not the only end: after `max_requests` gunicorn just stops accepting connections, and
+        where the master was killed it exits at once.
+        """
+        is_orphaned = self.ppid != os.getppid()
+        if is_orphaned or not self.alive:
+            self._say_goodbye()
+        if is_orphaned:
+            gevent.sleep(GOODBYE_SECONDS)
+        super().notify()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         super().handle_exit(sig, frame)
@@ -40,38 +66,57 @@ class Worker(GeventWorker):  # type: ignore[misc]
         gevent.spawn(self._say_goodbye)
         super().handle_quit(sig, frame)
 
-    def handle_request(self, *args: Any) -> Any:
+    def handle(self, listener: Any, client: socket.socket, addr: Any) -> None:
+        notice_silence(client)
+        super().handle(listener, client, addr)
+
+    def handle_request(self, listener_name: Any, req: Any, *args: Any) -> Any:
+        body = req.body
+        req.body = ClientBody(req, self._receiving, is_stopping=not self.alive)
         try:
-            return super().handle_request(*args)
-        except TimeoutError as error:
-            # A stalled reader is nobody's fault here; this kind gunicorn does not log with a traceback.
-            raise ConnectionResetError(errno.ECONNRESET, "the reader stalled") from error
+            return super().handle_request(listener_name, req, *args)
+        except OSError as error:
+            # A stalled reader, or one that vanished, is nobody's fault here; this kind gunicorn does not log
+            # with a traceback.
+            if isinstance(error, TimeoutError) or error.errno in GONE:
+                raise ConnectionResetError(errno.ECONNRESET, str(error) or "the reader stalled") from error
+            raise
+        finally:
+            # gunicorn discards what no view has read, within its limit for idle connections.
+            req.body = body
 
     def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: BaseException) -> None:
         """What does not even parse as HTTP gets a problem, too."""
         super().handle_error(req, _ProblemSocket(client), addr, exc)
 
     def _say_goodbye(self) -> None:
+        if self._has_said_goodbye:
+            return
+        self._has_said_goodbye = True
         if self.booted:
             services_of(self.wsgi).hub.close()
-        for greenlet in list(self._idle):
-            greenlet.kill(StopIteration, block=False)  # gunicorn's way to end a connection.
+        self._idle.interrupt(StopIteration)  # gunicorn's way to end a connection.
+        gevent.spawn_later(LAST_BODY_SECONDS, self._receiving.interrupt, _body_cut_off)
+
+
+def _body_cut_off() -> GoingAwayError:
+    return GoingAwayError("the server stops and the body had not come; nothing was accepted", retry_after=1)
 
 
 class _Idle:
-    """gunicorn's limit for an idle connection, and the list of those that are idle."""
+    """gunicorn's limit for an idle connection, which the server's stop ends as well."""
 
-    def __init__(self, idle: set[gevent.Greenlet], seconds: float) -> None:
-        self._idle = idle
+    def __init__(self, idle: Interruptible, seconds: float) -> None:
+        self._waiting = idle.waiting()
         self._timeout = gevent.Timeout(seconds, False)
 
     def __enter__(self) -> None:
-        self._idle.add(gevent.getcurrent())
+        self._waiting.__enter__()
         self._timeout.start()
 
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> bool:
-        self._idle.discard(gevent.getcurrent())
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
         self._timeout.close()
+        self._waiting.__exit__(None, None, None)
         return error is self._timeout
 
 

@@ -23,12 +23,6 @@ STALL_SECONDS = 20.0
 SEND_BUFFER_BYTES = 64 * 1024
 """What the kernel holds for a reader (Linux doubles it); the rest waits in the log, where all share it."""
 
-UNACKNOWLEDGED_MILLISECONDS = 60_000
-"""A peer that vanished without a word is noticed when it has not acknowledged a ping for this long.
-
-Where the system has no such option, as macOS, its own limit for retransmissions ends the connection later.
-"""
-
 
 class StalledError(OSError):
     """The reader takes nothing any more."""
@@ -49,8 +43,6 @@ class Wire:
         self._poll.register(client.fileno(), select.POLLOUT)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         if client.family in (socket.AF_INET, socket.AF_INET6):
-            if hasattr(socket, "TCP_USER_TIMEOUT"):
-                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MILLISECONDS)
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def send(self, frames: bytes) -> int:

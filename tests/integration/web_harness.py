@@ -124,9 +124,13 @@ SOON_SECONDS = 0.3
 def timed_app() -> Any:
     """The product's app with other patience than in production."""
     import web
-    from web import reader, wire
+    from web import departure, incoming, reader, wire
 
     wire.STALL_SECONDS = 2.0
+    incoming.BODY_SECONDS = float(os.environ.get("TEST_BODY_SECONDS", incoming.BODY_SECONDS))
+    if silent_seconds := int(os.environ.get("TEST_SILENT_SECONDS", 0)):
+        departure.SILENT_SECONDS = departure.PROBE_SECONDS = silent_seconds
+        departure.UNANSWERED_SECONDS = 2 * silent_seconds
     reader.KEEP_ALIVE_SECONDS = float(os.environ.get("TEST_KEEP_ALIVE_SECONDS", NEVER_SECONDS))
     return web.create_app()
 

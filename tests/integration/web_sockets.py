@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import socket
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -106,6 +108,18 @@ def slow_socket(server: Server, path: str, *headers: str) -> socket.socket:
     lines = [f"GET {path} HTTP/1.1", "Host: localhost", *headers, "", ""]
     opened.sendall("\r\n".join(lines).encode())
     return opened
+
+
+SO_ATTACH_FILTER = 26  # asm-generic/socket.h, as Python's socket module lacks it
+DROP_ALL = struct.pack("HBBI", 0x06, 0, 0, 0)
+"""linux/filter.h: one instruction, which keeps no byte of a packet."""
+
+
+def vanish(client: socket.socket) -> None:
+    """From now on nothing reaches this socket and nothing is acknowledged, as if its host had lost power."""
+    instruction = ctypes.create_string_buffer(DROP_ALL)
+    program = struct.pack("HP", 1, ctypes.addressof(instruction))
+    client.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
 
 
 HANDSHAKE = (
