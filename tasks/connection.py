@@ -33,6 +33,15 @@ CALL_TIMEOUT_SECONDS = 5.0
 RETRIES = 3
 """Every script may be run twice, so a call whose answer was lost is simply made again."""
 
+LONGEST_PAUSE_SECONDS = 0.5
+"""Before a call or a connection is tried again."""
+
+LONGEST_CALL_SECONDS = CALL_TIMEOUT_SECONDS + (RETRIES + 1) * (
+    (RETRIES + 1) * (CONNECT_TIMEOUT_SECONDS + LONGEST_PAUSE_SECONDS)
+    + (CALL_TIMEOUT_SECONDS + LONGEST_PAUSE_SECONDS)
+)
+"""What a call may take in all: the wait for a connection, then each attempt, which may have to connect."""
+
 MAX_CONNECTIONS = 32
 """Redis makes one call at a time anyway, and a pool never shrinks: a burst of a thousand requests would leave
 a thousand connections open. Beyond this many, callers wait for their turn."""
@@ -114,7 +123,7 @@ def connect(settings: Settings) -> Redis:
         decode_responses=True,
         socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
         socket_timeout=CALL_TIMEOUT_SECONDS,
-        retry=NotedRetry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), RETRIES),
+        retry=NotedRetry(ExponentialWithJitterBackoff(base=0.05, cap=LONGEST_PAUSE_SECONDS), RETRIES),
         retry_on_error=[ConnectionError, TimeoutError],
         health_check_interval=15,
     )

@@ -117,7 +117,7 @@ class Settings(BaseSettings):
     )
     drain_seconds: float = Field(30, ge=0, description="how long a worker told to stop lets its jobs run on")
     step_timeout_seconds: float = Field(
-        60, ge=1, description="an engine step longer than this ends the worker"
+        60, ge=1, description="a worker whose engine does not move on for this long ends"
     )
     api_keys: Annotated[dict[str, str], NoDecode] = Field(
         default_factory=dict, repr=False, description="`name:key,name2:key2`; unset: no authentication"

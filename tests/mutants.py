@@ -433,9 +433,9 @@ MUTANTS = [
     ),
     Mutant(
         "the watchdog ends a worker whose engine hangs",
-        "worker/flusher.py",
-        "if self._watchdog.is_overdue():",
-        "if False:",
+        "worker/watchdog.py",
+        "elif stillness.look() > one.timeout_seconds:",
+        "elif False:",
         "tests/integration/test_celery.py::test_an_engine_that_hangs_is_ended",
     ),
     Mutant(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import queue
 import secrets
 import threading
@@ -15,20 +14,24 @@ from typing import Protocol
 
 from redis.exceptions import RedisError
 
-from tasks.connection import is_away
+from tasks.connection import LONGEST_CALL_SECONDS, is_away
 from tasks.errors import EngineError, UnreadableRecordError, first_line
 from tasks.job import FinishReason, JobError, Status
 from tasks.leases import Claim, Finish, Leases, Refusal, Word, Write, Written
 from tasks.settings import Settings
 from worker.announcer import Announcer
+from worker.ending import end_process
 from worker.engine.base import Engine, RequestOutput
 from worker.loop import EngineLoop
 from worker.preparer import Prepared, Preparer
 from worker.run import JobRun, token_of
-from worker.watchdog import Watchdog
+from worker.watchdog import Activity, Stillness, Watchdog, Watched
 
 RETRY_PAUSE_SECONDS = 0.2
 """Between two calls to a Redis that is away, beyond what the client's own retries take."""
+
+STOP_SECONDS = 5.0
+"""How long a step may go on when nobody waits for it any more."""
 
 logger = logging.getLogger(__name__)
 
@@ -91,14 +94,15 @@ class Flusher:
         self._engine = engine
         self._leases = leases
         self._hearing = hearing
-        self._step_timeout_seconds = settings.step_timeout_seconds
         self._drain_seconds = settings.drain_seconds
+        self._step_timeout_seconds = settings.step_timeout_seconds
         self._announcer = Announcer(engine, leases, settings, worker, lifeline)
         self._news: queue.SimpleQueue[News] = queue.SimpleQueue()
         self._loop = EngineLoop(engine, lambda outputs: self._news.put(Step(outputs)))
-        self._watchdog = Watchdog(self._loop, settings)
         self._preparer = Preparer(engine, self._news.put)
-        self._preparer_watchdog = Watchdog(self._preparer, settings)
+        self._preparer_stillness = Stillness(lambda: self._preparer.progress, settings.lease_seconds)
+        self._activity = Activity()
+        self._watchdog = self._made_watchdog()
         self._waiting: deque[tuple[Ticket, str]] = deque()
         """With the token to claim it under: the same when an answer was lost and the claim is made again."""
         self._held: dict[str, Held] = {}
@@ -114,6 +118,7 @@ class Flusher:
         self._loop.start()
         self._preparer.start()
         self._thread.start()
+        self._watchdog.start()
 
     def submit(self, ticket: Ticket) -> None:
         """Claim the ticket's job as soon as slots are free."""
@@ -138,20 +143,19 @@ class Flusher:
                 self._take_news(self._patience())
                 self._guard(self._turn)
             self._guard(self._release_rest)
-            self._loop.stop()
-            self._engine.shutdown()
+            self._stop_engine()
             if self._must_end_process:
-                _end_process()
-        except Exception:
-            logger.critical("the flusher failed, the worker ends", exc_info=True)
-            _end_process()
+                end_process("the worker has drained and ends, to be started again")
+            self._watchdog.stop()
+        except BaseException:  # noqa: BLE001  # SystemExit too: it would end this thread only.
+            end_process("the flusher failed, the worker ends", exc_info=True)
 
     def _turn(self) -> None:
         is_due = time.monotonic() >= self._announcer.due_at
         if is_due or self._has_writes():
             self._flush()
         if is_due:
-            self._watch_engine()
+            self._check_engine()
             self._watch_preparer()
             self._watch_hearing()
             slots = 0 if self._is_draining() else self._engine.max_num_seqs
@@ -160,6 +164,7 @@ class Flusher:
 
     def _guard(self, work: Callable[[], None]) -> None:
         """Everything here may be done again, so a Redis that is away costs time and nothing else."""
+        self._activity.moved_on()
         try:
             work()
         except RedisError as error:
@@ -167,7 +172,7 @@ class Flusher:
                 logger.warning("Redis is away, trying again: %s", error)
             else:
                 logger.exception("Redis refused a call, trying again")
-            self._watch_engine()
+            self._check_engine()
             time.sleep(RETRY_PAUSE_SECONDS)
 
     def _patience(self) -> float:
@@ -180,11 +185,17 @@ class Flusher:
     def _take_news(self, patience: float) -> None:
         """Wait for news, then take all there are: the steps that Redis was too slow for become one."""
         try:
-            self._digest(self._news.get(timeout=patience) if patience else self._news.get_nowait())
+            self._digest(self._wait_for_news(patience))
             while True:
                 self._digest(self._news.get_nowait())
         except queue.Empty:
             return
+
+    def _wait_for_news(self, patience: float) -> News:
+        if not patience:
+            return self._news.get_nowait()
+        with self._activity.idle():
+            return self._news.get(timeout=patience)
 
     def _digest(self, news: News) -> None:
         match news:
@@ -246,6 +257,7 @@ class Flusher:
     def _claim(self, job_id: str, token: str, free_slots: int) -> Claim | Refusal | None:
         """None where the job cannot be run by anybody, or Redis says that the call is wrong."""
         worker, pool = self._announcer.worker, self._announcer.pool
+        self._activity.moved_on()
         try:
             return self._leases.claim(job_id, token, worker, pool, free_slots, len(self._held))
         except UnreadableRecordError as error:
@@ -298,6 +310,7 @@ class Flusher:
     def _flush_one_by_one(self, held: Sequence[Held]) -> None:
         """One of them, perhaps a damaged record, lets the script fail. It is left alone, the others go on."""
         for one in held:
+            self._activity.moved_on()
             try:
                 [answer] = self._leases.flush([one.run.next_write()])
             except RedisError as error:
@@ -381,12 +394,11 @@ class Flusher:
 
     def _watch_preparer(self) -> None:
         """A prompt fails where its tokenizer or template hangs. Only a new process is rid of that thread."""
-        run = self._preparer.current
-        if not self._preparer_watchdog.is_overdue() or run is None or run.token not in self._held:
+        run, seconds = self._preparer.current, self._step_timeout_seconds
+        if self._preparer_stillness.look() <= seconds or run is None or run.token not in self._held:
             return
-        seconds = self._step_timeout_seconds
         logger.critical(
-            "preparing %s takes longer than STEP_TIMEOUT_SECONDS=%s, the worker ends", run.job_id, seconds
+            "preparing %s takes longer than STEP_TIMEOUT_SECONDS=%g, the worker ends", run.job_id, seconds
         )
         reason = f"the prompt could not be prepared within {seconds:g} s"
         run.fail("engine_error", reason, FinishReason.ERROR)
@@ -394,21 +406,31 @@ class Flusher:
         self._must_end_process = True
         self._drain_deadline = time.monotonic()
 
-    def _watch_engine(self) -> None:
+    def _check_engine(self) -> None:
         try:
             self._engine.check_health()
         except EngineError as error:
-            logger.critical("%s; the worker ends", error)
-            _end_process()
-        if self._watchdog.is_overdue():
-            logger.critical(
-                "an engine step took longer than STEP_TIMEOUT_SECONDS=%s, the worker ends",
-                self._step_timeout_seconds,
-            )
-            _end_process()
+            end_process("%s; the worker ends", error)
 
+    def _stop_engine(self) -> None:
+        """The jobs are given back by now, so an engine that hangs or is slow holds up nobody."""
+        if not self._loop.stop(STOP_SECONDS):
+            end_process("a step of the engine did not end within %s s, the worker ends", STOP_SECONDS)
+        self._engine.shutdown()
 
-def _end_process() -> None:
-    """End at once and release nothing: what is in memory is in doubt, what is in Redis is not."""
-    logging.shutdown()
-    os._exit(1)
+    def _made_watchdog(self) -> Watchdog:
+        """Of the engine's thread and this one, which waits for Redis too."""
+        timeout_seconds = self._step_timeout_seconds
+        limit = f"STEP_TIMEOUT_SECONDS={timeout_seconds:g}"
+        engine = Watched("engine thread", self._loop.progress, timeout_seconds, limit, self._is_engine_alive)
+        flusher = Watched(
+            "flusher thread",
+            lambda: self._activity.progress,
+            timeout_seconds + LONGEST_CALL_SECONDS,
+            f"{limit} and {LONGEST_CALL_SECONDS:g} s for Redis",
+            self.is_alive,
+        )
+        return Watchdog([engine, flusher])
+
+    def _is_engine_alive(self) -> bool:
+        return self._loop.is_alive() or self._is_drained()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import queue
 import threading
 from collections.abc import Callable
@@ -11,12 +9,12 @@ from dataclasses import dataclass
 
 from tasks.errors import EngineError
 from tasks.job import FinishReason
+from worker.ending import end_process
 from worker.engine.base import Engine, EngineRequest, RequestOutput
+from worker.watchdog import Activity
 
 MAX_UNFLUSHED_STEPS = 64
 """Decoding pauses when Redis is this many steps behind: seconds at most, and little memory."""
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +39,20 @@ class EngineLoop:
         self._inbox: queue.SimpleQueue[Order] = queue.SimpleQueue()
         self._unflushed = threading.Semaphore(MAX_UNFLUSHED_STEPS)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
-        self._steps = 0
-        self._is_stepping = False
+        self._activity = Activity()
 
     def start(self) -> None:
         self._thread.start()
 
-    def stop(self) -> None:
-        """End the thread behind the step under way."""
+    def stop(self, seconds: float) -> bool:
+        """End the thread after the step under way. Returns False where that takes more than `seconds`."""
         self._inbox.put(Stop())
         self._unflushed.release()
-        self._thread.join()
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
 
     def add_request(self, request: EngineRequest) -> None:
         """Let the sequence join before the next step."""
@@ -65,30 +66,27 @@ class EngineLoop:
         """A delivered step is in Redis: the engine may run further ahead."""
         self._unflushed.release()
 
-    @property
-    def step_number(self) -> int | None:
-        """Which step is under way; None between steps."""
-        return self._steps if self._is_stepping else None
+    def progress(self) -> tuple[int, int] | None:
+        """For any thread. Changes whenever the engine moves on, within a step too; None while it is idle."""
+        calls = self._activity.progress
+        return None if calls is None else (calls, self._engine.progress())
 
     def _run(self) -> None:
         try:
             while self._take_orders():
                 self._step()
-        except Exception as error:
+        except EngineError as error:
+            end_process("%s; the worker ends", error)
+        except BaseException:  # noqa: BLE001  # SystemExit too: it would end this thread only.
             # An engine that raised is in an unknown state, and its jobs are safe in Redis: end at once,
             # so that their leases run out and a whole worker takes them.
-            if isinstance(error, EngineError):
-                logger.critical("%s; the worker ends", error)
-            else:
-                logger.critical("the engine failed, the worker ends", exc_info=True)
-            logging.shutdown()
-            os._exit(1)
+            end_process("the engine failed, the worker ends", exc_info=True)
 
     def _take_orders(self) -> bool:
         """Carry out what has come in, waiting for it while there is nothing to decode. False: stop."""
         while True:
             try:
-                order = self._inbox.get(block=not self._engine.has_unfinished_requests())
+                order = self._next_order(block=not self._engine.has_unfinished_requests())
             except queue.Empty:
                 return True
             match order:
@@ -99,19 +97,24 @@ class EngineLoop:
                 case Stop():
                     return False
 
+    def _next_order(self, *, block: bool) -> Order:
+        with self._activity.idle():
+            return self._inbox.get(block=block)
+
     def _add(self, request: EngineRequest) -> None:
         try:
             self._engine.add_request(request)
         except MemoryError:
             reason = "memory did not suffice to add this sequence"
             failure = RequestOutput(request.request_id, (), FinishReason.ERROR, reason)
-            self._unflushed.acquire()
+            self._wait_for_flusher()
             self._deliver([failure])
 
     def _step(self) -> None:
-        self._unflushed.acquire()
-        self._steps += 1
-        self._is_stepping = True
-        outputs = self._engine.step()
-        self._is_stepping = False
-        self._deliver(outputs)
+        self._wait_for_flusher()
+        self._deliver(self._engine.step())
+
+    def _wait_for_flusher(self) -> None:
+        """Waits while Redis is too many steps behind."""
+        with self._activity.idle():
+            self._unflushed.acquire()

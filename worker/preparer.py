@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from tasks.errors import EngineError, UnreadableRecordError, first_line
 from worker.engine.base import Engine
 from worker.run import JobRun, Preparation
+from worker.watchdog import Activity
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ class Preparer:
         self._deliver = deliver
         self._inbox: queue.SimpleQueue[JobRun] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="preparer", daemon=True)
-        self._jobs = 0
+        self._activity = Activity()
         self.current: JobRun | None = None
         """The job that is being prepared."""
 
@@ -44,14 +45,14 @@ class Preparer:
         self._inbox.put(run)
 
     @property
-    def step_number(self) -> int | None:
-        """Which job is being prepared, counted from the first one; None between jobs."""
-        return self._jobs if self.current else None
+    def progress(self) -> int | None:
+        """For any thread. Another number for each job; None while there is none."""
+        return self._activity.progress
 
     def _run(self) -> None:
         while True:
-            run = self._inbox.get()
-            self._jobs += 1
+            with self._activity.idle():
+                run = self._inbox.get()
             self.current = run
             prepared = self._prepare(run)
             self.current = None

@@ -49,7 +49,7 @@ def test_the_numbers_worth_trying(most: int, counts: list[int]) -> None:
 class Machine:
     """A forward on a machine whose speed is known: a pass takes what `seconds` says of threads and tokens."""
 
-    pads, draws = False, True
+    pads, draws, progress = False, True, 0
 
     def __init__(self, cores: int, seconds: Callable[[int, int], float]) -> None:
         self.now = 0.0

@@ -152,7 +152,7 @@ def test_a_model_that_asks_for_its_weights_type_runs_packed(tmp_path: Path) -> N
 class Wrong:
     """A forward that is right but for one thing."""
 
-    pads, draws = True, False
+    pads, draws, progress = True, False, 0
 
     def __init__(self, forward: TorchForward, fault: str) -> None:
         self._forward, self._fault = forward, fault

@@ -40,7 +40,7 @@ def test_a_request_that_there_is_no_memory_to_add_fails_alone() -> None:
             if output.finish_reason is not None:
                 finished[output.request_id] = output
         loop.step_flushed()
-    loop.stop()
+    assert loop.stop(SECONDS)
     assert finished.pop("healthy").finish_reason is FinishReason.LENGTH
     assert {(one.finish_reason, one.error) for one in finished.values()} == {
         (FinishReason.ERROR, "memory did not suffice to add this sequence")

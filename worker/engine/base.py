@@ -161,6 +161,12 @@ class Engine(Protocol):
 
     def has_unfinished_requests(self) -> bool: ...
 
+    def progress(self) -> int:
+        """For any thread, and at once. A number that changes when a step moves on before it is over.
+
+        So a slow step is not taken for one that hangs.
+        """
+
     def check_health(self) -> None:
         """For any thread. Raises EngineError where the engine has died, even in the middle of a step."""
 
@@ -168,10 +174,10 @@ class Engine(Protocol):
         """Let go of processes and devices. Behind the last step."""
 
 
-def decode_once(engine: Engine, token_id: int) -> None:
+def decode_once(engine: Engine, prompt_ids: tuple[int, ...]) -> None:
     """Let an idle engine run what is slow the first time. Raises EngineError where it cannot decode."""
     sampling = SamplingParams(max_tokens=2, ignore_eos=True)
-    engine.add_request(EngineRequest("warm-up", (token_id,), (), sampling))
+    engine.add_request(EngineRequest("warm-up", prompt_ids, (), sampling))
     try:
         while engine.has_unfinished_requests():
             for output in engine.step():

@@ -80,6 +80,10 @@ class Forward(Rows, Protocol):
     draws: bool
     """Whether it takes chunks with a `draw`."""
 
+    @property
+    def progress(self) -> int:
+        """For any thread. A number that changes with each layer that has run."""
+
     def run(self, chunks: Sequence[Chunk]) -> Answer:
         """Run chunks of consecutive rows: of one token each, or all from the start on, or one alone.
 

@@ -153,6 +153,8 @@ class SlotCache(Cache):
 
     def __init__(self, states: SlotStates) -> None:
         self.states = states
+        self.updates = 0
+        """How many layers have written to it so far."""
         super().__init__(layers=[_SlotLayer(self, index) for index in range(len(states.layers))])
         self.open(Window(0, torch.zeros(0, 1, dtype=torch.long), 0))
 
@@ -186,6 +188,7 @@ class _SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         keys, values = cache.states.layers[self._index]
         for states, new in ((keys, key_states), (values, value_states)):
             states[cache.row_index, :, window.positions] = new.transpose(1, 2)
+        cache.updates += 1
         return keys[window.rows, :, : window.length], values[window.rows, :, : window.length]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:  # noqa: ARG002

@@ -121,6 +121,10 @@ class FittingThreads:
         choice.learn(self._clock() - began)
         return answer
 
+    @property
+    def progress(self) -> int:
+        return self.inner.progress
+
     def fits(self, lengths: Sequence[int]) -> bool:
         return self.inner.fits(lengths)
 

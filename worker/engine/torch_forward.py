@@ -31,6 +31,10 @@ class TorchForward:
         self._cache = SlotCache(states)
         self._masks = masks
 
+    @property
+    def progress(self) -> int:
+        return self._cache.updates
+
     def fits(self, lengths: Sequence[int]) -> bool:
         return self._states.fits(lengths)
 

@@ -85,7 +85,7 @@ class TransformersEngine:
 
     def warm_up(self) -> None:
         """One prefill and one decode. Raises EngineError where the model does not run."""
-        decode_once(self, next(iter(self._eos_ids), 0))
+        decode_once(self, (next(iter(self._eos_ids), 0),))
 
     def add_request(self, request: EngineRequest) -> None:
         penalties = Penalties.of(request.sampling, request.prompt_ids, request.output_ids)
@@ -112,6 +112,9 @@ class TransformersEngine:
 
     def has_unfinished_requests(self) -> bool:
         return not self._scheduler.is_idle()
+
+    def progress(self) -> int:
+        return self._forward.progress
 
     def check_health(self) -> None:
         """What could die lives in this process."""

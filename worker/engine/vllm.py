@@ -109,7 +109,7 @@ class VllmEngine:
 
     def warm_up(self) -> None:
         """What vLLM's own start leaves: with its CPU build the first tokens take seconds."""
-        decode_once(self, 0)
+        decode_once(self, (0,))
 
     def add_request(self, request: EngineRequest) -> None:
         if request.request_id in self._running:
@@ -153,6 +153,10 @@ class VllmEngine:
             if output.finish_reason is not None:
                 del self._running[output.request_id]
         return outputs
+
+    def progress(self) -> int:
+        """A step ends with each of the core's, see `vllm_core`."""
+        return 0
 
     def check_health(self) -> None:
         # Without VLLM_ENABLE_V1_MULTIPROCESSING the core lives in this process.

@@ -117,7 +117,7 @@ static void run(const model* m, const layer* layers, const row_states* cache, in
   const int64_t tokens = ROWS * count;
   int32_t rows[tokens], positions[tokens], asked[ROWS], logit_rows[ROWS];
   noise noises[ROWS] = {0};
-  int64_t best[ROWS], answered = 0;
+  int64_t best[ROWS], answered = 0, layers_done = 0;
   for (int64_t t = 0; t < tokens; t++) {
     rows[t] = t / count;
     positions[t] = start + t % count;
@@ -144,6 +144,7 @@ static void run(const model* m, const layer* layers, const row_states* cache, in
       .logits = logits,
       .best = best,
       .answered = &answered,
+      .layers_done = &layers_done,
       .scratch = memory(scratch_bytes(m, tokens, ROWS, THREADS)),
   };
   decode(m, layers, &b);

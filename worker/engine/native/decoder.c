@@ -226,6 +226,7 @@ void decode(const model* m, const layer* layers, const batch* b) {
       multiply_share(p, &up, &down, p->inputs);
       projection.layers = l[1].projections;
       multiply_share(p, &down, is_last ? end : &projection, p->outputs);
+      if (omp_get_thread_num() == 0) ++*b->layers_done;
     }
     norm_all(p, &m->final_norm);
     if (p->listed_count) answer_listed(p);

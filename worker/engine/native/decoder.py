@@ -99,7 +99,7 @@ class _Batch(ctypes.Structure):
                 "sines",
             )
         ),
-        *((name, _Address) for name in ("hidden", "logits", "best", "answered", "scratch")),
+        *((name, _Address) for name in ("hidden", "logits", "best", "answered", "layers_done", "scratch")),
     )
 
 
@@ -123,6 +123,7 @@ class Decoder:
         self._shortlists = Shortlists()
         self._panels = large_zeros(sum(sizes), dtype=self._dtype)
         """All linear layers' weights, one behind the other, which C reads."""
+        self._layers_done = ctypes.c_int64()
         self._packed = 0
         """How many elements of them are taken."""
         inner = weights.layers[0].up.weight.shape[0]
@@ -212,12 +213,18 @@ class Decoder:
             logits=logits.data_ptr(),
             best=best.data_ptr(),
             answered=ctypes.addressof(answered),
+            layers_done=ctypes.addressof(self._layers_done),
             scratch=scratch.data_ptr(),
         )
         self._library.decode(ctypes.byref(self._model), self._layers, ctypes.byref(batch))
         if may_shortlist:
             self._shortlists.saw(answered.value, plain - answered.value)
         return best.tolist(), logits
+
+    @property
+    def layers_done(self) -> int:
+        """How many layers have run so far, of all passes. For any thread, in the middle of a pass too."""
+        return self._layers_done.value
 
     def _scratch_for(self, *sizes: int) -> Tensor:
         """Memory for a call with so many tokens, asked tokens and threads.

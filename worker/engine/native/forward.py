@@ -19,6 +19,10 @@ class NativeForward:
         self._decoder = decoder
         self._states = states
 
+    @property
+    def progress(self) -> int:
+        return self._decoder.layers_done
+
     def fits(self, lengths: Sequence[int]) -> bool:
         return self._states.fits(lengths)
 

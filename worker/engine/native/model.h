@@ -35,8 +35,8 @@ typedef struct {
 // where the highest is not finite. logit_rows: where the logits go, -1 where nobody wants them.
 // may_shortlist: whether `rounded_head` may spare the head's product for tokens whose logits nobody wants;
 // answered: for how many it did. cosines, sines: [tokens, head_dim], NULL where positions are in the
-// embeddings. hidden: [tokens, hidden], float32, the embeddings; it is overwritten. scratch: `scratch_bytes`
-// of it.
+// embeddings. hidden: [tokens, hidden], float32, the embeddings; it is overwritten. layers_done: counts on,
+// for other threads to see that the pass moves on. scratch: `scratch_bytes` of it.
 typedef struct {
   int64_t tokens, asked_tokens, threads, may_shortlist;
   const row_states* cache;
@@ -44,7 +44,7 @@ typedef struct {
   const noise* noises;
   const float *cosines, *sines;
   float *hidden, *logits;
-  int64_t *best, *answered;
+  int64_t *best, *answered, *layers_done;
   char* scratch;
 } batch;
 

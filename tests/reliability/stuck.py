@@ -1,0 +1,53 @@
+"""`celery -A tests.reliability.stuck worker`: the product's worker, whose threads some prompts stop.
+
+Begin a prompt with two words: `engine` or `flusher`, then `hangs` or `exits`.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+
+from tasks.request import JobRequest
+from worker import bootstep, flusher
+from worker.app import app
+from worker.engine.base import EngineRequest, Prompt
+from worker.engine.echo import EchoEngine
+
+__all__ = ["app"]
+
+STUCK_IDS = {"hangs": (-1,), "exits": (-2,)}
+
+
+def stop(how: str) -> None:
+    if how == "exits":
+        sys.exit("a library's way to end a process")
+    threading.Event().wait()
+
+
+class StuckEngine(EchoEngine):
+    def encode(self, request: JobRequest) -> Prompt:
+        prompt = super().encode(request)
+        where, how, *_ = [*(request.prompt or "").split(), "", ""]
+
+        def decode(_: Sequence[int]) -> str:
+            stop(how)
+            raise AssertionError("it does not come back")
+
+        if where == "flusher":
+            return replace(prompt, decode=decode)
+        return replace(prompt, token_ids=STUCK_IDS[how]) if where == "engine" else prompt
+
+    def add_request(self, request: EngineRequest) -> None:
+        """Not in a step: any of the engine's calls may hang."""
+        for how, token_ids in STUCK_IDS.items():
+            if request.prompt_ids == token_ids:
+                stop(how)
+        super().add_request(request)
+
+
+vars(bootstep)["load_engine"] = StuckEngine
+# There is no Redis that makes it wait.
+vars(flusher)["LONGEST_CALL_SECONDS"] = 0.0
