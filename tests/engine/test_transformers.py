@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -157,9 +158,14 @@ def test_a_failing_prefill_takes_no_other_down(
     assert [outputs.token_ids["first"], outputs.token_ids["last"]] == expected
 
 
-def long_model(folder: Path, shape: dict[str, Any]) -> TransformersEngine:
+def long_model(
+    folder: Path, shape: dict[str, Any], clock: Callable[[], float] = lambda: 0.0
+) -> TransformersEngine:
+    """On a machine that takes no time, unless there is another clock."""
     save_model(folder, "llama", max_position_embeddings=PREFILL_TOKENS + 100, **shape)
-    return TransformersEngine(settings_for(folder))
+    engine = TransformersEngine(settings_for(folder), clock)
+    engine.warm_up()
+    return engine
 
 
 def test_a_long_prompt_is_prefilled_in_chunks_while_others_run(tmp_path: Path, shape: dict[str, Any]) -> None:
@@ -184,6 +190,95 @@ def test_a_long_prompt_alone_is_prefilled_at_once(tmp_path: Path, shape: dict[st
     assert outputs_of_steps(Outputs(engine), 1) == [{"fits"}]
     engine.add_request(engine_request("does not", (6,) * (PREFILL_TOKENS + 1), max_tokens=1))
     assert outputs_of_steps(Outputs(engine), 2) == [set(), {"does not"}]
+
+
+class SlowMachine:
+    """The time, of which a pass takes as much as its tokens do."""
+
+    def __init__(self, seconds_per_token: float) -> None:
+        self.now = 0.0
+        self.seconds_per_token = seconds_per_token
+        self.longest_pass = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def slow_down(self, engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+        run = engine._forward.run
+
+        def run_slowly(chunks: Sequence[Chunk]) -> Answer:
+            seconds = self.seconds_per_token * sum(len(chunk.token_ids) for chunk in chunks)
+            self.now += seconds
+            self.longest_pass = max(self.longest_pass, seconds)
+            return run(chunks)
+
+        monkeypatch.setattr(engine._forward, "run", run_slowly)
+
+
+def test_chunks_follow_the_speed_of_the_machine(
+    tmp_path: Path, shape: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one becomes slower and faster again. The tokens stay the same."""
+    machine = SlowMachine(0.0)
+    engine = long_model(tmp_path, shape, machine)
+    prompt = tuple(10 + i % 250 for i in range(900))
+    requests = [engine_request("long", prompt), engine_request("sampled", prompt[:300], temperature=1.0)]
+    expected = generate(engine, *requests)
+    machine.slow_down(engine, monkeypatch)
+    # Each pass but the first, which finds out, shall take half a second, and no more than twice as long.
+    for seconds_per_token, longest in [(0.004, 5.0), (0.004, 1.0), (0.02, 3.0), (0.02, 1.0), (0.0, 0.0)]:
+        machine.seconds_per_token, machine.longest_pass = seconds_per_token, 0.0
+        assert generate(engine, *requests) == expected
+        assert machine.longest_pass <= longest
+    for _ in range(3):
+        generate(engine, requests[0])
+    outputs = Outputs(engine)
+    engine.add_request(requests[0])
+    assert outputs_of_steps(outputs, 1) == [{"long"}], "in one chunk again"
+    outputs.run()
+
+
+def test_a_slow_machine_is_known_when_it_is_warm(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first prompt must not have to find out."""
+    machine = SlowMachine(0.01)
+    engine = TransformersEngine(settings_for(folder), machine)
+    machine.slow_down(engine, monkeypatch)
+    engine.warm_up()
+    machine.longest_pass = 0.0
+    for index in range(4):
+        engine.add_request(engine_request(str(index), (5, 6) * 40))
+    Outputs(engine).run()
+    assert machine.longest_pass <= 0.5
+
+
+def test_prompts_that_memory_does_not_suffice_for_while_it_warms_up(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It serves with shorter chunks."""
+    engine = TransformersEngine(settings_for(folder), lambda: 0.0)
+    run = engine._forward.run
+
+    def out_of_memory_with_long_prompts(chunks: Sequence[Chunk]) -> Answer:
+        if max(len(chunk.token_ids) for chunk in chunks) > 40:
+            raise torch.OutOfMemoryError("no memory")
+        return run(chunks)
+
+    monkeypatch.setattr(engine._forward, "run", out_of_memory_with_long_prompts)
+    engine.warm_up()
+    assert "prompts are prefilled 32 tokens at a time: " in caplog.text
+    assert "memory did not suffice for this sequence: no memory" in caplog.text
+    assert len(generate(engine, engine_request("long", (5, 6) * 40))[0]) == 12
+
+
+def test_each_layer_is_a_sign_of_life(engine: TransformersEngine) -> None:
+    """Or a pass that takes long would be taken for one that hangs."""
+    engine.add_request(engine_request("one", (5, 6, 7), max_tokens=3))
+    seen = [engine.progress()]
+    while engine.has_unfinished_requests():
+        engine.step()
+        seen.append(engine.progress())
+    layers = 2
+    assert [after - before for before, after in pairwise(seen)] == [layers] * 3
 
 
 def test_an_aborted_chunk_leaves_nothing_behind(tmp_path: Path, shape: dict[str, Any]) -> None:

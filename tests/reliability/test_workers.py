@@ -5,15 +5,20 @@ from __future__ import annotations
 import signal
 import time
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
 from tasks import keys
+from tasks.app import JobApp
+from tasks.connection import connect
 from tasks.job import Attempt, JobError, Status
+from tasks.request import parse_request
+from tasks.settings import ANONYMOUS, Settings
 from tasks.store import Store
 from tests.integration.conftest import ECHO, StartWorkers, Submit
 from tests.integration.jobs import assert_echoed, ended, started, words
-from tests.integration.workers import WorkerProcess
+from tests.integration.workers import WorkerProcess, start_workers
 from tests.reliability.proxy import Proxy
 from tests.waiting import eventually
 
@@ -104,6 +109,45 @@ def test_a_pause_is_not_taken_for_an_engine_that_hangs(
         assert worker.process.poll() is None
 
 
+@pytest.mark.parametrize("how", ["hangs", "exits"])
+@pytest.mark.parametrize("thread", ["engine", "flusher"])
+def test_a_thread_that_hangs_or_ends_takes_the_process_with_it(
+    start_echo_workers: StartWorkers, store: Store, submit: Submit, thread: str, how: str
+) -> None:
+    """Otherwise the process would stand there with nobody to start it again."""
+    stuck = {"app": "tests.reliability.stuck", "STEP_TIMEOUT_SECONDS": "1"}
+    prompt = f"{thread} {how} here"
+    with start_echo_workers("w1", **stuck) as (worker,):
+        job_id = submit(prompt, max_tokens=3)
+        assert worker.wait() == 1
+        said = {
+            "hangs": f"the {thread} thread stood still for longer than STEP_TIMEOUT_SECONDS=1",
+            "exits": f"the {thread} failed, the worker ends",
+        }
+        assert said[how] in worker.output()
+    with start_echo_workers("w2"):
+        ended(store, job_id)
+        assert_echoed(store, job_id, prompt)
+
+
+def test_a_drain_does_not_wait_for_an_engine_that_hangs(
+    start_echo_workers: StartWorkers, store: Store, submit: Submit
+) -> None:
+    hangs = {"ECHO_STEP_SECONDS": "3600", "STEP_TIMEOUT_SECONDS": "3600", "DRAIN_SECONDS": "0.2"}
+    with start_echo_workers("w1", **hangs) as (worker,):
+        job_id = submit("a b", max_tokens=2)
+        eventually(lambda: store.get(job_id).attempts)
+        worker.signal(signal.SIGTERM)
+        assert worker.wait() == 1
+        assert "a step of the engine did not end within 5.0 s, the worker ends" in worker.output()
+    with start_echo_workers("w2"):
+        ended(store, job_id)
+        assert [attempt.reason for attempt in assert_echoed(store, job_id, "a b").attempts] == [
+            "drained",
+            None,
+        ]
+
+
 def test_a_long_step_costs_no_lease(start_echo_workers: StartWorkers, store: Store, submit: Submit) -> None:
     """A long prefill or a compilation: the leases are renewed all the same."""
     lease = float(ECHO["LEASE_SECONDS"])
@@ -114,6 +158,37 @@ def test_a_long_step_costs_no_lease(start_echo_workers: StartWorkers, store: Sto
         assert len(job.attempts) == 1
         assert (job.ended_at or 0) - (job.started_at or 0) > 3 * lease, "a step outlasted its leases"
         assert_echoed(store, job_id, "a b")
+
+
+@pytest.mark.parametrize(
+    ("slow", "prompt", "max_tokens"),
+    [("tokens", "Once upon a time, there was a fox. " * 80, 3), ("layers", "Once", 2)],
+)
+def test_a_slow_model_is_not_taken_for_one_that_hangs(
+    redis_url: str, tmp_path: Path, slow: str, prompt: str, max_tokens: int
+) -> None:
+    """A prompt in one step would take longer than that may; a pass does, but its layers move on."""
+    environment = {
+        "REDIS_URL": redis_url,
+        "MAX_NUM_SEQS": "4",
+        "LEASE_SECONDS": "1",
+        "STEP_TIMEOUT_SECONDS": "2",
+        "NATIVE_ISA": "none",
+        "SLOW": slow,
+    }
+    with JobApp(Settings(redis_url=redis_url, max_num_seqs=4)) as app:
+        store = Store(connect(app.settings), app.settings, app.ring)
+        body = {"prompt": prompt, "max_tokens": max_tokens, "ignore_eos": True}
+        jobs = [store.submit(parse_request(body), ANONYMOUS).job_id for _ in range(4)]
+        slow_app = "tests.reliability.slow"
+        with start_workers("w1", folder=tmp_path, app=slow_app, **environment) as (worker,):
+            eventually(
+                lambda: worker.process.poll() is not None or all(store.get(j).is_ended for j in jobs),
+                patience=60,
+            )
+            assert worker.process.poll() is None, worker.output()
+        for job in map(store.get, jobs):
+            assert (job.status, job.completion_tokens, len(job.attempts)) == ("completed", max_tokens, 1)
 
 
 def test_a_job_that_kills_its_workers_is_poison_and_costs_its_companions_only_time(

@@ -2,17 +2,19 @@
 
 A step advances all running sequences by one token and lets waiting ones join: their prompts are prefilled and
 give their first token in the same step. Nobody waits for the slowest sequence, and a long prompt is prefilled
-in chunks, a chunk a step. Who joins, and who waits for memory, is up to `Scheduler`.
+in chunks, a chunk a step: as much as the machine does in half a second, see `Pace`. Who joins, and who waits
+for memory, is up to `Scheduler`.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
+from tasks.errors import EngineError
 from tasks.job import FinishReason
 from tasks.request import JobRequest
 from tasks.settings import Settings
@@ -27,17 +29,20 @@ from worker.engine.forward import Answer, Chunk
 from worker.engine.loading import load_model
 from worker.engine.memory import memory_errors
 from worker.engine.next_tokens import OUT_OF_MEMORY, REASONS, NextToken, next_tokens
+from worker.engine.pace import Pace
 from worker.engine.prompts import PromptEncoder
 from worker.engine.sampling import Penalties, Row
 from worker.engine.scheduler import Scheduler
 from worker.engine.sequence import SequenceState
 
 PREFILL_TOKENS = 2048
-"""Tokens of prompts, padding included, that are prefilled in one step while nobody decodes."""
+"""Tokens of prompts, padding included, that are prefilled in one step at most while nobody decodes."""
 
 PREFILL_TOKENS_BESIDE = 128
 """The same while others decode and wait for it: on a CPU about as long as a step of a full batch."""
 
+PACE_TRIES = 2
+"""So many prompts of one length tell the speed: with the first one kernels may be loaded or tuned."""
 
 YIELD_LOG_SECONDS = 60.0
 """Between two lines in the log about sequences that wait for memory."""
@@ -51,8 +56,11 @@ logger = logging.getLogger(__name__)
 class TransformersEngine:
     """See the module."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Loads the model. Raises SettingsError or EngineError, see `load_model`."""
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.perf_counter) -> None:
+        """Loads the model. Raises SettingsError or EngineError, see `load_model`.
+
+        clock: in seconds, of the machine's speed.
+        """
         loaded = load_model(settings)
         self._model_id = settings.model
         self._max_num_seqs = settings.max_num_seqs
@@ -65,6 +73,8 @@ class TransformersEngine:
         self._scheduler = Scheduler(
             loaded.forward, settings.max_num_seqs, loaded.max_model_len, pads=loaded.forward.pads
         )
+        self._clock = clock
+        self._pace = Pace(PREFILL_TOKENS)
         self._log_yields_at = 0.0
         """Monotonic time from which on a yield may be logged."""
 
@@ -84,8 +94,25 @@ class TransformersEngine:
         return self._prompts.encode(request, now)
 
     def warm_up(self) -> None:
-        """One prefill and one decode. Raises EngineError where the model does not run."""
-        decode_once(self, (next(iter(self._eos_ids), 0),))
+        """Decode, and find out how fast prompts are. Raises EngineError where the model does not run."""
+        token_id = next(iter(self._eos_ids), 0)
+        decode_once(self, (token_id,))
+        self._find_pace(token_id)
+        # The longest prompt's memory is for those who come now.
+        self._forward.release(0)
+
+    def _find_pace(self, token_id: int) -> None:
+        """Prefill longer and longer prompts, until one takes as long as a step should."""
+        tries = 0
+        while tries < PACE_TRIES and self._pace.tokens < min(PREFILL_TOKENS, self._max_model_len):
+            tokens = min(self._pace.tokens, self._max_model_len - 1)
+            try:
+                decode_once(self, (token_id,) * tokens)
+            except EngineError as error:
+                logger.warning("prompts are prefilled %d tokens at a time: %s", tokens // 2, error)
+                self._pace.limit(tokens // 2)
+                return
+            tries = 0 if self._pace.tokens > tokens else tries + 1
 
     def add_request(self, request: EngineRequest) -> None:
         penalties = Penalties.of(request.sampling, request.prompt_ids, request.output_ids)
@@ -127,7 +154,9 @@ class TransformersEngine:
         """See `Engine.step`. An exception in it concerns all running sequences."""
         failed: list[RequestOutput] = []
         answers = self._decode()
-        budget = PREFILL_TOKENS_BESIDE if self._scheduler.running else PREFILL_TOKENS
+        budget = self._pace.tokens
+        if self._scheduler.running:
+            budget = min(budget, PREFILL_TOKENS_BESIDE)
         self._prefill(budget, answers, failed)
         # Joined sequences stand behind the others, as their answers do.
         return failed + self._advance_all(answers) if answers else failed
@@ -149,6 +178,15 @@ class TransformersEngine:
         with memory_errors():
             self._forward.make_room(lengths)
             return self._forward.run(chunks)
+
+    def _run_prompts(self, chunks: Sequence[Chunk], lengths: Sequence[int]) -> Answer:
+        """The same, with an eye on the time that prompts take."""
+        began = self._clock()
+        answer = self._run(chunks, lengths)
+        counts = [len(chunk.token_ids) for chunk in chunks]
+        tokens = max(counts) * len(counts) if self._forward.pads else sum(counts)
+        self._pace.learn(tokens, self._clock() - began)
+        return answer
 
     def _wait_for_memory(self, sequence: SequenceState, reason: str) -> None:
         scheduler = self._scheduler
@@ -189,7 +227,7 @@ class TransformersEngine:
         rows = range(len(scheduler.running), len(scheduler.running) + len(group))
         try:
             chunks = [sequence.rest(row) for row, sequence in zip(rows, group, strict=True)]
-            answers.append(self._run(chunks, scheduler.lengths(group)))
+            answers.append(self._run_prompts(chunks, scheduler.lengths(group)))
             scheduler.joined(group)
             return
         except FAILURES as error:
@@ -210,7 +248,7 @@ class TransformersEngine:
             return
         chunk = sequence.rest(len(self._scheduler.running), budget)
         try:
-            answer = self._run([chunk], [*self._scheduler.lengths()[:-1], chunk.end])
+            answer = self._run_prompts([chunk], [*self._scheduler.lengths()[:-1], chunk.end])
         except FAILURES as error:
             self._give_up(sequence, error, failed)
             return
