@@ -176,16 +176,23 @@ def test_aborts_leave_the_whole_budget(engine: TransformersEngine) -> None:
 
 
 class OutOfMemoryBeyond:
-    """A forward on a device whose memory suffices for so many tokens in one pass."""
+    """A forward on a device whose memory suffices for so many tokens in one pass, or in the cache."""
 
     def __init__(self, engine: TransformersEngine, tokens: int) -> None:
         self.tokens = tokens
-        self._run = engine._forward.run
+        self._run, self._make_room = engine._forward.run, engine._forward.make_room
 
-    def __call__(self, chunks: Sequence[Chunk]) -> Answer:
-        if sum(chunk.end for chunk in chunks) > self.tokens:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore lines.")
+    def run(self, chunks: Sequence[Chunk]) -> Answer:
+        self._take(sum(chunk.end for chunk in chunks))
         return self._run(chunks)
+
+    def make_room(self, lengths: Sequence[int]) -> None:
+        self._take(sum(lengths))
+        self._make_room(lengths)
+
+    def _take(self, tokens: int) -> None:
+        if tokens > self.tokens:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore lines.")
 
 
 def test_a_pass_without_memory_runs_again_without_the_youngest(
@@ -193,7 +200,7 @@ def test_a_pass_without_memory_runs_again_without_the_youngest(
 ) -> None:
     requests = [engine_request(f"r{index}", (5, 6, 7 + index), max_tokens=40) for index in range(4)]
     alone = [generate(engine, request)[0] for request in requests]
-    monkeypatch.setattr(engine._forward, "run", OutOfMemoryBeyond(engine, 100))
+    monkeypatch.setattr(engine._forward, "run", OutOfMemoryBeyond(engine, 100).run)
     for request in requests:
         engine.add_request(request)
     outputs = Outputs(engine)
@@ -204,12 +211,14 @@ def test_a_pass_without_memory_runs_again_without_the_youngest(
     assert [outputs.token_ids[request.request_id] for request in requests] == alone
 
 
+@pytest.mark.parametrize("where", ["run", "make_room"])
 def test_a_sequence_that_has_no_memory_even_alone_fails_alone(
-    engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
+    engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
+    """As its prompt is added or its cache grows, by torch's own error, which is no MemoryError."""
     short = [engine_request(f"r{index}", (5, 6, 7 + index), max_tokens=30) for index in range(3)]
     alone = [generate(engine, request)[0] for request in short]
-    monkeypatch.setattr(engine._forward, "run", OutOfMemoryBeyond(engine, 100))
+    monkeypatch.setattr(engine._forward, where, getattr(OutOfMemoryBeyond(engine, 100), where))
     grows = engine_request("grows", (5,) * 60, max_tokens=100)
     joins = engine_request("joins", (5,) * 130, max_tokens=3)
     for request in (short[0], grows, short[1], joins, short[2]):
@@ -229,14 +238,7 @@ def test_a_prompt_without_memory_waits_for_a_sequence_to_end(
     """On a device with memory for 100 tokens, whatever the budget says."""
     requests = [engine_request("first", (5,) * 60, max_tokens=30), engine_request("second", (6,) * 50)]
     alone = [generate(engine, request)[0] for request in requests]
-    make_room = engine._forward.make_room
-
-    def make_room_for_100(lengths: Sequence[int]) -> None:
-        if sum(lengths) > 100:
-            raise torch.OutOfMemoryError("no memory")
-        make_room(lengths)
-
-    monkeypatch.setattr(engine._forward, "make_room", make_room_for_100)
+    monkeypatch.setattr(engine._forward, "make_room", OutOfMemoryBeyond(engine, 100).make_room)
     assert generate(engine, *requests) == alone
 
 
