@@ -154,6 +154,6 @@ class InvalidMessagesError(EngineError):
     title = "Invalid messages"
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """What an exception says, as part of one line of ours."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -63,7 +63,7 @@ class Preparer:
             return Prepared(run, run.prepare(self._engine))
         except (EngineError, UnreadableRecordError) as error:
             return Prepared(run, None, error.code, error.detail)
-        except Exception as error:  # Whatever a tokenizer raises concerns this prompt only.
+        except BaseException as error:  # Whatever a tokenizer raises concerns this prompt only.
             logger.exception("%s could not be tokenized", run.job_id)
             return Prepared(
                 run, None, "engine_error", f"the prompt could not be tokenized: {first_line(error)}"

@@ -51,7 +51,7 @@ def no_channels(redis: Redis) -> bool:
     return redis.pubsub_channels() == []
 
 
-POST = "POST /v1/jobs HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n"
+POST = "POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 
 
 def answer_to(
@@ -102,7 +102,7 @@ def test_a_body_that_trickles_is_408(server: Server) -> None:
 def test_a_body_that_nobody_reads_is_not_waited_for(server: Server, client: httpx.Client) -> None:
     path = f"/v1/jobs/{submit(client)}/cancel"
     with socket.create_connection(server.address, PATIENCE_SECONDS) as opened:
-        opened.sendall(f"POST {path} HTTP/1.1\r\nHost: test\r\nContent-Length: 100\r\n\r\n".encode())
+        opened.sendall(f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n".encode())
         assert read_all(opened).startswith(b"HTTP/1.1 200 ")
 
 
@@ -187,7 +187,7 @@ def test_a_client_that_vanishes_is_noticed(
     assert callable(request_of)
     first, *headers = request_of(submit(client))
     with socket.create_connection(server.address, PATIENCE_SECONDS) as opened:
-        opened.sendall("\r\n".join([first, "Host: test", *headers, "", '{"prompt": "x"}']).encode())
+        opened.sendall("\r\n".join([first, "Host: localhost", *headers, "", '{"prompt": "x"}']).encode())
         eventually(lambda: not no_channels(web_redis))
         vanish(opened)
         eventually(lambda: no_channels(web_redis))
