@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from client.api import DEFAULT_URL, Client
 from client.errors import ClientError
 from client.job import Job
+from client.notices import Notices, say
 
 LOOK_SECONDS = 1.0
 """How often a waiting job's place in the line is looked up."""
@@ -25,11 +26,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if (options.prompt is None) == (options.watch is None):
         parser.error("give a PROMPT, or --watch ID")
+    notices = Notices(options.url)
     try:
-        with Client(options.url, options.api_key) as client:
-            return _run(client, options)
+        with Client(options.url, options.api_key, on_trouble=notices.trouble) as client:
+            return _run(client, notices, options)
     except ClientError as error:
-        _say(str(error))
+        say(str(error))
         return 1
     except KeyboardInterrupt:
         return 1
@@ -53,30 +55,36 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run(client: Client, options: argparse.Namespace) -> int:
+def _run(client: Client, notices: Notices, options: argparse.Namespace) -> int:
     if options.watch is not None:
-        return _watch(client, client.get(options.watch))
+        with notices.expecting():
+            job = client.get(options.watch)
+        return _watch(client, notices, job)
     fields = {name: getattr(options, name) for name in ("max_tokens", "temperature", "seed", "model")}
-    job = client.submit(options.prompt, **{n: value for n, value in fields.items() if value is not None})
+    with notices.expecting():
+        job = client.submit(options.prompt, **{n: value for n, value in fields.items() if value is not None})
     if options.detach:
         print(job.id)
         return 0
     try:
-        return _watch(client, job)
+        return _watch(client, notices, job)
     except KeyboardInterrupt:
-        _say(f"\n{job.id} is {client.cancel(job.id).status}")
+        with notices.expecting():
+            job = client.cancel(job.id)
+        say(f"\n{job.id} is {job.status}")
         return 1
     except BrokenPipeError:
         # Whoever read the text has left. Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        client.cancel(job.id)
+        with notices.expecting():
+            client.cancel(job.id)
         return 1
 
 
-def _watch(client: Client, job: Job) -> int:
+def _watch(client: Client, notices: Notices, job: Job) -> int:
     """Print the first choice's text to the end of the job."""
     started = threading.Event()
-    threading.Thread(target=_report_place, args=(client, job, started), daemon=True).start()
+    threading.Thread(target=_report_place, args=(client, notices, job, started), daemon=True).start()
     try:
         for event in client.stream(job.id):
             started.set()
@@ -88,21 +96,22 @@ def _watch(client: Client, job: Job) -> int:
         started.set()
     print(flush=True)
     if job.status != "completed":
-        _say(f"{job.id} is {job.status}: {job.error or 'no error'}")
+        say(f"{job.id} is {job.status}: {job.error or 'no error'}")
     return 0 if job.status == "completed" else 1
 
 
-def _report_place(client: Client, job: Job, started: threading.Event) -> None:
+def _report_place(client: Client, notices: Notices, job: Job, started: threading.Event) -> None:
     """Until it starts, say where the job stands in the line, whenever that changes."""
     told = ""
     while not started.wait(LOOK_SECONDS):
         try:
-            job = client.get(job.id)
+            with notices.expecting():
+                job = client.get(job.id)
         except (ClientError, RuntimeError):
             return  # The stream will tell; or the client is closed already.
         place = _place(job)
         if place not in ("", told) and not started.is_set():
-            _say(place)
+            say(place)
             told = place
 
 
@@ -111,10 +120,6 @@ def _place(job: Job) -> str:
         return ""
     eta = "" if job.eta_seconds is None else f", about {job.eta_seconds:.0f} s"
     return f"queued: {job.fields['reason'] or f'place {job.queue_position}'}{eta}"
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from client.errors import (
     api_error,
 )
 from client.job import Job, JobPage
-from client.patience import Patience
+from client.patience import OnTrouble, Patience
 from client.stream import Event, events, without_password
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -36,17 +36,24 @@ class Client:
 
     patience_seconds: how long calls and streams try again while the server is away, restarts or is full.
     A call that is made again never doubles a job.
+    on_trouble: is called with each failure after which there will be another try, in the thread of the call.
     """
 
     def __init__(
-        self, base_url: str = DEFAULT_URL, api_key: str | None = None, *, patience_seconds: float = 60.0
+        self,
+        base_url: str = DEFAULT_URL,
+        api_key: str | None = None,
+        *,
+        patience_seconds: float = 60.0,
+        on_trouble: OnTrouble | None = None,
     ) -> None:
         self._headers = _authorization(api_key)
         self._patience_seconds = patience_seconds
+        self._on_trouble = on_trouble
         self._http = httpx.Client(
             base_url=_checked_url(base_url),
             headers=[(name.encode(), value.encode()) for name, value in self._headers.items()],
-            timeout=CALL_SECONDS + POLL_SECONDS,
+            timeout=httpx.Timeout(CALL_SECONDS + POLL_SECONDS, connect=CALL_SECONDS),
         )
 
     def __enter__(self) -> Client:
@@ -75,7 +82,7 @@ class Client:
 
     def get(self, job_id: str) -> Job:
         """Raises NotFoundError."""
-        return Job(self._call("GET", f"/v1/jobs/{job_id}").json())
+        return Job(self._call("GET", f"/v1/jobs/{job_id}"))
 
     def wait(self, job_id: str, timeout: float | None = None) -> Job:
         """The job when it has ended. Raises WaitTimeoutError after `timeout` seconds."""
@@ -83,7 +90,7 @@ class Client:
         while True:
             left = POLL_SECONDS if deadline is None else deadline - time.monotonic()
             seconds = max(0.0, min(left, POLL_SECONDS))
-            job = Job(self._call("GET", f"/v1/jobs/{job_id}", params={"wait": f"{seconds:.3f}"}).json())
+            job = Job(self._call("GET", f"/v1/jobs/{job_id}", params={"wait": f"{seconds:.3f}"}))
             if job.is_ended:
                 return job
             if left <= 0:
@@ -96,30 +103,37 @@ class Client:
         """
         base = str(self._http.base_url).rstrip("/")
         url = f"ws{base.removeprefix('http')}/v1/jobs/{job_id}/stream"
-        return events(url, self._headers, after, Patience(self._patience_seconds))
+        return events(url, self._headers, after, self._patience())
 
     def cancel(self, job_id: str) -> Job:
         """Without effect on a job that has ended."""
-        return Job(self._call("POST", f"/v1/jobs/{job_id}/cancel").json())
+        return Job(self._call("POST", f"/v1/jobs/{job_id}/cancel"))
 
     def list(self, status: str | None = None, limit: int = 20, after: str | None = None) -> JobPage:
         given = {"status": status, "limit": limit, "after": after}
         params = {name: value for name, value in given.items() if value is not None}
-        page = self._call("GET", "/v1/jobs", params=params).json()
+        page = self._call("GET", "/v1/jobs", params=params)
         return JobPage([Job(fields) for fields in page["data"]], page["has_more"])
 
     def delete(self, job_id: str) -> None:
         """Raises ConflictError while the job has not ended."""
         self._call("DELETE", f"/v1/jobs/{job_id}")
 
+    def _patience(self) -> Patience:
+        return Patience(self._patience_seconds, self._on_trouble)
+
     def _made(self, path: str, idempotency_key: str | None, body: dict[str, Any] | None) -> Job:
         # One key for all tries of this call: where only the answer was lost, the job comes back.
         headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
-        return Job(self._call("POST", path, headers=headers, json=body).json())
+        return Job(self._call("POST", path, headers=headers, json=body))
 
-    def _call(self, method: str, path: str, **arguments: Any) -> httpx.Response:
-        """Raises ApiError and UnreachableError, and ClientError for what cannot be sent as JSON and UTF-8."""
-        patience = Patience(self._patience_seconds)
+    def _call(self, method: str, path: str, **arguments: Any) -> Any:
+        """Returns the answer's JSON, None where it has no content.
+
+        Raises ApiError and UnreachableError, and ClientError for what cannot be sent as JSON and UTF-8.
+        """
+        patience = self._patience()
+        is_repeated = False
         while True:
             try:
                 response = self._http.request(method, path, **arguments)
@@ -132,12 +146,24 @@ class Client:
                 asked = 0.0
             else:
                 if response.is_success:
-                    return response
-                error, asked = api_error(response), _retry_after(response)
+                    return _decoded(response)
+                if response.status_code == 404 and method == "DELETE" and is_repeated:
+                    return None  # An earlier try deleted it, and only its answer was lost.
+                error, asked = api_error(response.status_code, response.content), _retry_after(response)
                 if not isinstance(error, UnavailableError):
                     raise error
-            if not patience.pause(at_least=asked):
+            if not patience.pause(error, at_least=asked):
                 raise error
+            is_repeated = True
+
+
+def _decoded(response: httpx.Response) -> Any:
+    if response.status_code == 204:
+        return None
+    try:
+        return response.json()
+    except ValueError:
+        raise ClientError(f"{response.url} did not answer with JSON; is it a Tokenrelay server?") from None
 
 
 def _authorization(api_key: str | None) -> dict[str, str]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from http import HTTPStatus
 from typing import Any
-
-import httpx
 
 
 class ClientError(Exception):
@@ -49,7 +49,7 @@ class ConflictError(ApiError):
 
 
 class UnavailableError(ApiError):
-    """408, 429 or 503, still: the server takes no jobs at present, or the network is too slow."""
+    """408, 429, 502, 503 or 504, still: the server, or a proxy before it, cannot serve this at present."""
 
 
 ERRORS_BY_STATUS: dict[int, type[ApiError]] = {
@@ -62,16 +62,39 @@ ERRORS_BY_STATUS: dict[int, type[ApiError]] = {
     415: InvalidRequestError,
     422: InvalidRequestError,
     429: UnavailableError,
+    502: UnavailableError,
     503: UnavailableError,
+    504: UnavailableError,
 }
 
 
-def api_error(response: httpx.Response) -> ApiError:
-    """The error that a response of 4xx or 5xx stands for; a proxy's need not be a problem in JSON."""
+def api_error(status: int, body: bytes | None) -> ApiError:
+    """Returns the error that an answer of 4xx or 5xx stands for.
+
+    A proxy's answer need not be a problem in JSON.
+    """
+    problem = _problem(body or b"")
+    detail, errors = problem.get("detail"), problem.get("errors")
+    kind = ERRORS_BY_STATUS.get(status, ApiError)
+    return kind(
+        status,
+        # One line, whatever the server sends: it goes to terminals and logs.
+        " ".join(detail.split()) if isinstance(detail, str) and detail.strip() else _phrase(status),
+        str(problem.get("code", "")),
+        errors if isinstance(errors, list) else (),
+    )
+
+
+def _problem(body: bytes) -> dict[str, Any]:
     try:
-        problem = response.json()
-        detail, code, errors = problem["detail"], problem.get("code", ""), problem.get("errors", [])
-    except (ValueError, KeyError, TypeError):
-        detail, code, errors = f"HTTP {response.status_code} {response.reason_phrase}", "", []
-    kind = ERRORS_BY_STATUS.get(response.status_code, ApiError)
-    return kind(response.status_code, detail, code, errors)
+        problem = json.loads(body)
+    except ValueError:
+        return {}
+    return problem if isinstance(problem, dict) else {}
+
+
+def _phrase(status: int) -> str:
+    try:
+        return f"HTTP {status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        return f"HTTP {status}"

@@ -10,7 +10,15 @@ from typing import Any
 import httpx
 import websocket
 
-from client.errors import ApiError, InvalidRequestError, NotFoundError, UnauthorizedError, UnreachableError
+from client.errors import (
+    ApiError,
+    InvalidRequestError,
+    NotFoundError,
+    UnauthorizedError,
+    UnavailableError,
+    UnreachableError,
+    api_error,
+)
 from client.patience import Patience
 
 Event = dict[str, Any]
@@ -29,9 +37,6 @@ ERRORS_BY_CLOSE_CODE: dict[int, tuple[type[ApiError], int]] = {
     4404: (NotFoundError, 404),
 }
 """With the status that HTTP would have had. Other codes than these and 1000 mean: come again."""
-
-TRY_AGAIN_STATUSES = frozenset({429, 500, 502, 503, 504})
-"""Of the handshake: a proxy's while the server restarts, or the server's own."""
 
 
 def without_password(url: httpx.URL | str) -> str:
@@ -56,8 +61,9 @@ def events(url: str, headers: dict[str, str], after: int, patience: Patience) ->
                 yield event
             return
         except _InterruptedError as interruption:
-            if not patience.pause():
-                raise UnreachableError(f"{without_password(url)}: {interruption}") from None
+            error = UnreachableError(f"{without_password(url)}: {interruption}")
+            if not patience.pause(error):
+                raise error from None
 
 
 def _connection(url: str, headers: dict[str, str], patience: Patience) -> Iterator[Event]:
@@ -83,12 +89,13 @@ def _connected(url: str, headers: dict[str, str]) -> Iterator[Any]:
         )
         yield socket
     except websocket.WebSocketBadStatusException as refusal:
-        if refusal.status_code in TRY_AGAIN_STATUSES:
-            raise _InterruptedError(f"HTTP {refusal.status_code}") from None
-        place = without_password(url)
-        raise ApiError(refusal.status_code, f"no WebSocket at {place}: HTTP {refusal.status_code}") from None
-    except (OSError, websocket.WebSocketException) as error:
-        raise _InterruptedError(str(error)) from None
+        error = api_error(refusal.status_code, refusal.resp_body)
+        # A handshake changes nothing, so that it is repeated after a 500 as well.
+        if isinstance(error, UnavailableError) or error.status == 500:
+            raise _InterruptedError(str(error)) from None
+        raise error from None
+    except (OSError, websocket.WebSocketException) as trouble:
+        raise _InterruptedError(str(trouble) or type(trouble).__name__) from None
     finally:
         if socket is not None:
             socket.shutdown()  # type: ignore[no-untyped-call]

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from http import HTTPStatus
 
 import httpx
 import pytest
 
 from client import Client
 from tests.conftest import free_port
+from tests.integration.moody import JOB, Answer, moody_server
 from tests.integration.product import Web, running
 from tests.integration.workers import ROOT
 from tests.waiting import PATIENCE_SECONDS
@@ -164,3 +168,57 @@ def test_the_key_comes_from_the_environment(locked_product: Web, monkeypatch: py
     assert run(locked_product.url, "hello")[0] == 1
     monkeypatch.setenv("TOKENRELAY_API_KEY", "sesame")
     assert run(locked_product.url, "hello", "--max-tokens", "1") == (0, "hello\n", "")
+
+
+def first_line(process: subprocess.Popen[str]) -> str:
+    """The next line on stderr."""
+    assert process.stderr is not None
+    return process.stderr.readline()
+
+
+def test_a_server_that_is_away_is_reported_while_the_command_waits_for_it(product: Web) -> None:
+    product.kill()
+    with command(product.url, "hello", "--max-tokens", "1") as process:
+        for _ in range(2):
+            line = first_line(process)
+            assert line.startswith(product.url)
+            assert line.endswith("; trying again\n")
+        product.start()
+        printed, _ = process.communicate(timeout=PATIENCE_SECONDS)
+    assert (process.returncode, printed) == (0, "hello\n")
+
+
+@pytest.mark.parametrize("arguments", [("hello",), ("--watch", "job_1")])
+def test_a_server_that_takes_the_call_and_stays_silent_is_reported(arguments: tuple[str, ...]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with command(url, *arguments) as process:
+            assert first_line(process) == f"{url}: no answer yet; waiting\n"
+            process.kill()
+
+
+REFUSALS = [401, 403, 404, 408, 413, 422, 429, 500, 502, 503, 504]
+NOT_NOW = {"Retry-After": "3600"}
+"""Longer than the command is willing to wait."""
+
+
+@pytest.mark.parametrize("status", REFUSALS)
+@pytest.mark.parametrize("arguments", [("hello",), ("hello", "--detach"), ("--watch", "job_1")])
+def test_every_refusal_is_one_line(arguments: tuple[str, ...], status: int) -> None:
+    with moody_server((status, NOT_NOW), (status, NOT_NOW, b"<html>")) as server:
+        assert run(server.url, *arguments) == (1, "", "busy, come later\n")
+        assert run(server.url, *arguments) == (1, "", f"HTTP {status} {HTTPStatus(status).phrase}\n")
+
+
+@pytest.mark.parametrize("status", REFUSALS)
+def test_every_refusal_of_the_stream_is_one_line(status: int) -> None:
+    job: Answer = (200, {}, json.dumps(JOB).encode())
+    with (
+        moody_server(job, fixed={"/stream": (status, {}), "/job_1": job, "/cancel": job}) as server,
+        command(server.url, "hello") as process,
+    ):
+        line = first_line(process)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=PATIENCE_SECONDS)
+    assert line.removesuffix("; trying again\n").rstrip().endswith("busy, come later")
+    assert line.endswith("; trying again\n") == (status in (408, 429, 500, 502, 503, 504))

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +23,7 @@ from client import (
     WaitTimeoutError,
 )
 from tests.conftest import free_port
+from tests.integration.moody import Answer, moody_server
 from tests.integration.product import Web, running
 
 pytest_plugins = ["tests.integration.product_fixtures"]
@@ -197,44 +194,10 @@ def test_with_api_keys_the_key_opens_calls_and_streams(locked_product: Web) -> N
             list(stranger.stream(job.id))
 
 
-class Moody(BaseHTTPRequestHandler):
-    """Gives the answers of its server's list, one after the other, and notes what it was asked."""
-
-    def do_POST(self) -> None:
-        server: Any = self.server
-        server.asked.append((self.headers["Idempotency-Key"], server.answers[0][0]))
-        self.rfile.read(int(self.headers["Content-Length"]))
-        status, headers = server.answers.pop(0)
-        if status is None:
-            # The job may be there, but the answer is lost.
-            self.connection.shutdown(socket.SHUT_RDWR)
-            return
-        body = json.dumps({"id": "job_1", "detail": "busy", "code": "busy"}).encode()
-        self.send_response(status)
-        for name, value in {**headers, "Content-Length": str(len(body))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@contextmanager
-def moody_server(*answers: tuple[int | None, dict[str, str]]) -> Iterator[Any]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Moody) as server:
-        vars(server).update(answers=list(answers), asked=[])
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
-
-
 def test_all_tries_of_a_submit_carry_one_idempotency_key() -> None:
     with (
         moody_server((503, {"Retry-After": "0"}), (429, {}), (None, {}), (202, {})) as server,
-        Client(f"http://127.0.0.1:{server.server_port}") as client,
+        Client(server.url) as client,
     ):
         assert client.submit("hello").id == "job_1"
     keys, statuses = zip(*server.asked, strict=True)
@@ -246,7 +209,7 @@ def test_all_tries_of_a_submit_carry_one_idempotency_key() -> None:
 def test_two_submits_carry_two_keys() -> None:
     with (
         moody_server((202, {}), (202, {})) as server,
-        Client(f"http://127.0.0.1:{server.server_port}") as client,
+        Client(server.url) as client,
     ):
         client.submit("hello")
         client.submit("hello")
@@ -256,7 +219,7 @@ def test_two_submits_carry_two_keys() -> None:
 def test_a_wait_longer_than_ones_patience_is_not_begun() -> None:
     with (
         moody_server((429, {"Retry-After": "3600"})) as server,
-        Client(f"http://127.0.0.1:{server.server_port}") as client,
+        Client(server.url) as client,
         pytest.raises(UnavailableError, match="busy"),
     ):
         client.submit("hello")
@@ -308,8 +271,72 @@ def test_what_cannot_be_sent_is_refused_at_once(options: dict[str, Any]) -> None
 def test_a_server_error_is_not_tried_again() -> None:
     with (
         moody_server((500, {})) as server,
-        Client(f"http://127.0.0.1:{server.server_port}") as client,
+        Client(server.url) as client,
         pytest.raises(ApiError, match="busy"),
     ):
         client.submit("hello")
     assert len(server.asked) == 1
+
+
+Call = Callable[[Client], object]
+CALLS: dict[str, Call] = {
+    "submit": lambda client: client.submit("hello"),
+    "retry": lambda client: client.retry("job_1"),
+    "get": lambda client: client.get("job_1"),
+    "wait": lambda client: client.wait("job_1", timeout=0),
+    "cancel": lambda client: client.cancel("job_1"),
+    "delete": lambda client: client.delete("job_1"),
+}
+ENDED: Answer = (200, {}, b'{"id": "job_1", "status": "completed"}')
+
+
+@pytest.mark.parametrize("status", [408, 429, 502, 503, 504])
+@pytest.mark.parametrize("name", CALLS)
+def test_a_call_is_repeated_while_the_server_or_its_proxy_is_busy(name: str, status: int) -> None:
+    troubles: list[ClientError] = []
+    with (
+        moody_server((status, {}), ENDED) as server,
+        Client(server.url, on_trouble=troubles.append) as client,
+    ):
+        CALLS[name](client)
+    keys, statuses = zip(*server.asked, strict=True)
+    assert statuses == (status, 200)
+    assert len(set(keys)) == 1
+    assert [str(trouble) for trouble in troubles] == ["busy, come later"]
+
+
+@pytest.mark.parametrize("lost", [(504, {}), (None, {})])
+def test_a_delete_whose_answer_was_lost_has_deleted(lost: tuple[int | None, dict[str, str]]) -> None:
+    with moody_server(lost, (404, {})) as server, Client(server.url) as client:
+        client.delete("job_1")
+    with moody_server((404, {})) as server, Client(server.url) as client, pytest.raises(NotFoundError):
+        client.delete("job_1")
+
+
+def test_a_stream_that_is_refused_says_what_the_server_says() -> None:
+    with (
+        moody_server((403, {})) as server,
+        Client(server.url) as client,
+        pytest.raises(ApiError, match=r"^busy, come later$") as refusal,
+    ):
+        list(client.stream("job_1"))
+    assert (refusal.value.status, refusal.value.code) == (403, "busy")
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"", b"[]", b'{"detail": [{"loc": "x"}]}', b'{"detail": " "}'])
+def test_a_refusal_without_a_text_is_named_by_its_status(body: bytes) -> None:
+    with (
+        moody_server((502, {"Retry-After": "3600"}, body)) as server,
+        Client(server.url) as client,
+        pytest.raises(UnavailableError, match=r"^HTTP 502 Bad Gateway$"),
+    ):
+        client.submit("hello")
+
+
+def test_a_page_in_place_of_an_answer_is_an_error() -> None:
+    with (
+        moody_server((200, {}, b"<html>Sign in to this network</html>")) as server,
+        Client(server.url) as client,
+        pytest.raises(ClientError, match="did not answer with JSON"),
+    ):
+        client.get("job_1")

@@ -1,0 +1,61 @@
+"""What the command line says on stderr while nothing comes from the server."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import inf
+
+from client.errors import ClientError
+
+FIRST_NOTICE_SECONDS = 1.0
+"""A server that takes longer for an answer is mentioned: people lose confidence after about two seconds."""
+
+NOTICE_PAUSE_SECONDS = 5.0
+"""Between two notices. It is the longest pause between two tries of the client as well."""
+
+
+class Notices:
+    """Says why nothing happens: soon after the beginning, then every few seconds. For threads to share."""
+
+    def __init__(self, url: str) -> None:
+        self._silence = self._line = f"{url}: no answer yet; waiting"
+        self._told_at = -inf
+        self._lock = threading.Lock()
+
+    def trouble(self, error: ClientError) -> None:
+        """A try has failed, and the client will try again."""
+        self._line = f"{error}; trying again"
+        self._tell()
+
+    @contextmanager
+    def expecting(self) -> Iterator[None]:
+        """Watches over a call to a server that may take a connection and then stay silent."""
+        answered = threading.Event()
+        threading.Thread(target=self._report_silence, args=(answered,), daemon=True).start()
+        try:
+            yield
+        finally:
+            answered.set()
+            self._line = self._silence
+
+    def _report_silence(self, answered: threading.Event) -> None:
+        pause = FIRST_NOTICE_SECONDS
+        while not answered.wait(pause):
+            self._tell()
+            pause = NOTICE_PAUSE_SECONDS
+
+    def _tell(self) -> None:
+        with self._lock:
+            now = time.monotonic()
+            if now - self._told_at < NOTICE_PAUSE_SECONDS:
+                return
+            self._told_at = now
+        say(self._line)
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

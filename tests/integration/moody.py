@@ -1,0 +1,73 @@
+"""A server that gives the answers that a test tells it to give."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+JOB = {"id": "job_1", "status": "in_progress"}
+PROBLEM = {"detail": "busy,\n come later", "code": "busy"}
+BODY = json.dumps(JOB | PROBLEM).encode()
+"""Passes for a job and for a problem."""
+
+Headers = dict[str, str]
+Answer = tuple[int | None, Headers] | tuple[int | None, Headers, bytes]
+"""Status, headers and body. Without a status the connection breaks instead."""
+
+
+class Moody(BaseHTTPRequestHandler):
+    """Gives the answers of its server's list, one after the other, and notes what it was asked.
+
+    A path that ends with one of `fixed` always gets the same answer.
+    """
+
+    def do_POST(self) -> None:
+        server: Any = self.server
+        self.rfile.read(int(self.headers["Content-Length"] or 0))
+        status, headers, body = (*self._answer(), BODY)[:3]
+        server.asked.append((self.headers["Idempotency-Key"], status))
+        if status is None:
+            # The job may be there, but the answer is lost.
+            self.connection.shutdown(socket.SHUT_RDWR)
+            return
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_GET(self) -> None:
+        self.do_POST()
+
+    def do_DELETE(self) -> None:
+        self.do_POST()
+
+    def _answer(self) -> Answer:
+        server: Any = self.server
+        path = self.path.partition("?")[0]
+        for ending, answer in server.fixed.items():
+            if path.endswith(ending):
+                found: Answer = answer
+                return found
+        popped: Answer = server.answers.pop(0)
+        return popped
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def moody_server(*answers: Answer, fixed: Mapping[str, Answer] | None = None) -> Iterator[Any]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Moody) as server:
+        url = f"http://127.0.0.1:{server.server_port}"
+        vars(server).update(answers=list(answers), fixed=fixed or {}, asked=[], url=url)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
