@@ -5,18 +5,23 @@ Imports neither Flask nor torch.
 
 from __future__ import annotations
 
+import logging
 from functools import cache
 from typing import Any, cast
 
-from celery import _state
+from celery import Celery, _state
 from celery.local import Proxy
 
 from tasks.app import JobApp
+from tasks.errors import SettingsError
 from tasks.request import parse_request
 from tasks.settings import ANONYMOUS, get_settings
 from tasks.store import Store
 
 __all__ = ["get_app", "get_store", "submit"]
+
+
+logger = logging.getLogger(__name__)
 
 
 @cache
@@ -46,6 +51,25 @@ def submit(
     return get_store().submit(parse_request(body), owner, idempotency_key).job_id
 
 
+def _default_app() -> Celery:
+    """`get_app`, or an app without a result backend where the settings do not allow that.
+
+    It must not raise: some libraries, vLLM among them, look at all attributes of all modules, and those of
+    Celery lead here.
+    """
+    try:
+        return get_app()
+    except SettingsError as error:
+        return _app_without_settings(error.detail)
+
+
+@cache
+def _app_without_settings(reason: str) -> Celery:
+    """As Celery makes it where there is no app."""
+    logger.warning("Celery's default app has no result backend: %s", reason)
+    return Celery("default", fixups=[], set_as_current=False)
+
+
 def _offer_default_app() -> None:
     """Make `get_app` Celery's default for the whole process, unless the process has chosen another one.
 
@@ -55,7 +79,7 @@ def _offer_default_app() -> None:
     default = _state.default_app  # type: ignore[attr-defined]
     is_fallback = default is not None and default.main == "default" and not default.set_as_current
     if default is None or is_fallback:
-        _state.set_default_app(cast(JobApp, Proxy(get_app)))
+        _state.set_default_app(cast(Celery, Proxy(_default_app)))
 
 
 _offer_default_app()
