@@ -85,6 +85,33 @@ def test_each_start_draws_other_noise(tmp_path: Path) -> None:
     assert tokens[0] != tokens[1]
 
 
+def test_the_chunks_of_a_prompt_draw_no_noise(tmp_path: Path) -> None:
+    """Seeded tokens stay the same, in however many chunks the prompt goes through."""
+    engine = load(EngineKind.VLLM, tmp_path, "llama")
+    prompt = tuple(10 + i % 250 for i in range(80))
+    requests = [
+        engine_request(name, prompt, temperature=2.0, seed=3, max_tokens=8) for name in ("first", "last")
+    ]
+    first = generate(engine, requests[0])  # In short chunks: nothing has told the core its speed yet.
+    for index in range(8):
+        generate(engine, engine_request(str(index), (5, 6) * 40, max_tokens=1))
+    assert generate(engine, requests[1]) == first
+    engine.shutdown()
+
+
+def test_a_step_that_brings_no_token_says_so(tmp_path: Path) -> None:
+    """Each chunk of a long prompt: else a slow prefill would be taken for a core that hangs."""
+    engine = load(EngineKind.VLLM, tmp_path, "llama")
+    engine.add_request(engine_request("long", (5, 6) * 45, max_tokens=1))
+    steps = []
+    while engine.has_unfinished_requests():
+        steps.append(len(engine.step()))
+    engine.shutdown()
+    # No prompt has told the core how fast it is, so it begins with short chunks.
+    assert len(steps) > 1
+    assert steps == [*[0] * (len(steps) - 1), 1]
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import Any
 
 from torch import Tensor
+from vllm.platforms import current_platform
+from vllm.v1.engine import EngineCoreOutputs
 from vllm.v1.engine.core import EngineCoreProc
 from vllm.v1.executor.multiproc_executor import WorkerProc
 from vllm.v1.sample.logits_processor import AdapterLogitsProcessor
 
 from worker.engine.base import SamplingParams
 from worker.engine.bound import Bound
+from worker.engine.pace import Pace
 from worker.engine.sampling import Penalties
 
 CONTINUED = "continued"
@@ -20,6 +24,7 @@ repetition, presence and frequency penalty."""
 
 _run_engine_core = EngineCoreProc.run_engine_core
 _run_worker = WorkerProc.worker_main
+_process_engine_step = EngineCoreProc._process_engine_step
 
 
 def bind_processes() -> None:
@@ -36,8 +41,88 @@ def run_engine_core(*args: Any, **kwargs: Any) -> None:
     It is out of the reach of a Ctrl-C, which tells our worker to drain.
     """
     os.setpgid(0, 0)
-    WorkerProc.worker_main = Bound(_run_worker)
+    WorkerProc.worker_main = Bound(run_worker)
+    EngineCoreProc._process_engine_step = process_engine_step
+    _spare_generators()
     _run_engine_core(*args, **kwargs)
+
+
+def run_worker(*args: Any, **kwargs: Any) -> None:
+    """vLLM's worker, whose model runner on CPUs takes chunks of prompts that have a seed."""
+    _spare_generators()
+    _run_worker(*args, **kwargs)
+
+
+def _spare_generators() -> None:
+    """vLLM draws a token after each chunk of a prompt, discards it, and sets the sequence's generator back.
+
+    A CPU's generator cannot be set back, and the attempt ends vLLM's processes.
+    """
+    if current_platform.is_cpu():
+        from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+
+        sample_tokens = CPUModelRunner.sample_tokens
+
+        def sample_tokens_without_them(runner: Any, *args: Any, **kwargs: Any) -> Any:
+            generators: dict[int, Any] = runner.input_batch.generators
+            is_discarded = runner.discard_request_mask.np
+            spared = {row: generators.pop(row) for row in list(generators) if is_discarded[row]}
+            try:
+                return sample_tokens(runner, *args, **kwargs)
+            finally:
+                generators.update(spared)
+
+        CPUModelRunner.sample_tokens = sample_tokens_without_them
+
+
+def process_engine_step(core: Any) -> Any:
+    """vLLM's, with a core whose steps are `Steps`."""
+    if not isinstance(core.step_fn, Steps):
+        core.step_fn = Steps(core)
+    return _process_engine_step(core)
+
+
+class Steps:
+    """Steps of vLLM's engine core that say so when they are over, and on CPUs take half a second.
+
+    vLLM says nothing of a step that brings no token, as each chunk of a long prompt but the last. To our
+    watchdog that would look like a core that hangs.
+    """
+
+    def __init__(self, core: Any) -> None:
+        self._step = core.step_fn
+        self._scheduler = core.scheduler
+        self._tokens = 0
+        """Of the step under way."""
+        self._most: int = core.scheduler.max_num_scheduled_tokens
+        self._pace = Pace(self._most) if _needs_pace(core) else None
+        if self._pace is not None:
+            self._schedule = core.scheduler.schedule
+            core.scheduler.schedule = self._schedule_at_pace
+
+    def __call__(self) -> tuple[dict[int, Any] | None, bool]:
+        began = time.perf_counter()
+        outputs, model_executed = self._step()
+        if self._pace is not None and self._tokens:
+            self._pace.learn(self._tokens, time.perf_counter() - began)
+        if outputs is not None and not outputs and model_executed:
+            outputs = {0: EngineCoreOutputs()}  # To the only client, which is our process.
+        return outputs, model_executed
+
+    def _schedule_at_pace(self, *args: Any, **kwargs: Any) -> Any:
+        """With tokens for prompts, beside one for each sequence that has its prompt behind it."""
+        assert self._pace is not None
+        scheduler = self._scheduler
+        scheduler.max_num_scheduled_tokens = min(self._most, self._pace.tokens + len(scheduler.running))
+        output = self._schedule(*args, **kwargs)
+        self._tokens = output.total_num_scheduled_tokens
+        return output
+
+
+def _needs_pace(core: Any) -> bool:
+    """Whether a step may take too long, and can be made shorter."""
+    is_chunked = core.scheduler.scheduler_config.enable_chunked_prefill
+    return current_platform.is_cpu() and is_chunked and core.batch_queue is None
 
 
 class ContinuedPenalties(AdapterLogitsProcessor):  # type: ignore[misc]  # vLLM has an environment of its own.
