@@ -10,6 +10,7 @@ from flask import Blueprint, Response, request
 from flask_sock import Sock
 from redis.exceptions import RedisError
 from simple_websocket import ConnectionClosed, Server
+from werkzeug.routing.exceptions import WebsocketMismatch
 from wsproto.events import Ping
 from wsproto.utilities import LocalProtocolError
 
@@ -87,6 +88,13 @@ def prepare_handshake() -> None:
     client = request_socket()
     if client is not None:
         request.environ["gunicorn.socket"] = Wire(client)
+
+
+@bp.before_app_request
+def explain_refusal() -> None:
+    """Tells a foreign page why, when it asks by plain HTTP: of a handshake it only learns that it failed."""
+    if isinstance(request.routing_exception, WebsocketMismatch):
+        _refuse_foreign_page()
 
 
 def _refuse_foreign_page() -> None:

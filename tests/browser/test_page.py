@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
+from collections.abc import Callable
 
 import httpx
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from client import Client
 from tests.integration.product import Web
+from tests.reliability.proxy import Proxy
 from tests.waiting import PATIENCE_SECONDS
+from web.errors import ForbiddenOriginError
 
 pytest_plugins = ["tests.integration.product_fixtures"]
 
@@ -117,6 +121,103 @@ def test_a_key_is_asked_for_and_used(page: Page, locked_product: Web) -> None:
     generate(page, "let me in", 3)
     expect(page.locator("#output")).to_have_text("let me in")
     assert page.evaluate("localStorage.length") == 0
+
+
+def job_count(web: Web) -> int:
+    return int(sum(httpx.get(f"{web.url}/health").json()["jobs"].values()))
+
+
+def test_a_double_click_makes_one_job(page: Page, product: Web) -> None:
+    page.goto(product.url)
+    before = job_count(product)
+    page.get_by_label("Max tokens").fill("3")
+    page.get_by_role("button", name="Generate").dblclick()
+    expect(page.locator("#status")).to_contain_text("completed · 3 tokens")
+    assert job_count(product) == before + 1
+    page.get_by_label("Max tokens").fill("2")
+    page.get_by_role("button", name="Generate").click()
+    expect(page.locator("#status")).to_contain_text("completed · 2 tokens")
+    assert job_count(product) == before + 2
+
+
+def test_a_submit_whose_answer_was_lost_makes_one_job(page: Page, product: Web) -> None:
+    def lose_the_answer(route: Route) -> None:
+        route.fetch()
+        route.abort()
+
+    page.goto(product.url)
+    before = job_count(product)
+    page.route("**/v1/jobs", lose_the_answer)
+    generate(page, "once more", 2)
+    expect(page.get_by_role("alert")).to_have_text("the server cannot be reached")
+    page.unroute("**/v1/jobs")
+    page.get_by_role("button", name="Generate").click()
+    expect(page.locator("#output")).to_have_text("once more")
+    assert job_count(product) == before + 1
+
+
+REFUSALS = [401, 403, 404, 408, 413, 422, 429, 500, 502, 503, 504]
+NOT_TODAY = json.dumps({"detail": "not today"})
+CALLS = {"submit": "**/v1/jobs", "cancel": "**/cancel", "open": "**/v1/jobs/job_*"}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_every_refusal_of_a_call_is_told(page: Page, product: Web, name: str) -> None:
+    with Client(product.url) as client:
+        job_id = client.submit("tick", max_tokens=4000).id
+        for status in REFUSALS:
+            for body, text in (
+                (NOT_TODAY, "not today"),
+                ("<html>", f"HTTP {status}"),
+            ):
+                page.goto("about:blank")
+                page.route(CALLS[name], _refusing(status, body))
+                page.goto(product.url if name == "submit" else f"{product.url}/#{job_id}")
+                if name != "open":
+                    page.locator({"submit": "#generate", "cancel": "#cancel"}[name]).click()
+                expect(page.get_by_role("alert")).to_contain_text(text)
+                expect(page.locator("#key-form")).to_be_visible(visible=status == 401)
+                page.unroute_all()
+        client.cancel(job_id)
+
+
+def _refusing(status: int, body: str) -> Callable[[Route], None]:
+    """Answers every call so but that for the list of jobs."""
+
+    def refuse(route: Route) -> None:
+        if route.request.method == "GET" and route.request.url.partition("?")[0].endswith("/v1/jobs"):
+            route.continue_()
+        else:
+            route.fulfill(status=status, body=body)
+
+    return refuse
+
+
+@pytest.mark.parametrize("status", REFUSALS)
+def test_a_refusal_of_the_numbers_is_shown_in_their_place(page: Page, product: Web, status: int) -> None:
+    page.route("**/health", lambda route: route.fulfill(status=status, json={"detail": "not today"}))
+    page.goto(product.url)
+    expect(page.get_by_role("alert")).to_have_text("not today")
+    if status != 401:
+        expect(page.locator("#health")).to_contain_text("not today")
+    page.unroute_all()
+    expect(page.locator("#key-form")).to_be_visible(visible=status == 401)
+
+
+class RenamingProxy(Proxy):
+    """Asks the server under another name than its clients use, as many a reverse proxy does by default."""
+
+    def _passed_on(self, data: bytes) -> bytes:
+        return data.replace(b"\r\nHost: 127.0.0.1:", b"\r\nHost: localhost:")
+
+
+def test_a_stream_that_is_refused_says_what_the_server_says(page: Page, product: Web) -> None:
+    with RenamingProxy(product.url) as proxy:
+        page.goto(proxy.url)
+        generate(page, "hello", 2)
+        expect(page.get_by_role("alert")).to_have_text(ForbiddenOriginError().detail)
+        expect(page.locator("#status")).not_to_contain_text("connection lost")
+        page.goto("about:blank")
 
 
 @pytest.mark.parametrize("path", ["/", "/static/app.js", "/static/style.css"])

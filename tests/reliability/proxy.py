@@ -98,13 +98,17 @@ class Proxy:
         client.close()
         redis.close()
 
+    def _passed_on(self, data: bytes) -> bytes:
+        """What becomes of a piece of a request or an answer."""
+        return data
+
     def _pump(self, source: socket.socket, sink: socket.socket, may_pass: threading.Event) -> None:
         """One direction, to its end; then both are hung up."""
         with suppress(OSError):
             while data := source.recv(CHUNK_BYTES):
                 time.sleep(self._delay_seconds)
                 may_pass.wait()
-                sink.sendall(data)
+                sink.sendall(self._passed_on(data))
             may_pass.wait()
         _hang_up(source)
         _hang_up(sink)

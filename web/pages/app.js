@@ -1,14 +1,17 @@
 // The page: one job in view, and what the server does.
 
-import { ApiError, call, setKey } from "./api.js";
+import { ApiError, call, newKey, setKey } from "./api.js";
 import { follow } from "./stream.js";
 
 const REFRESH_MS = 2000;
 const RECENT_JOBS = 10;
+// Within this time after the answer, the same request again is the second half of a double click.
+const DOUBLE_CLICK_MS = 500;
 const ENDED = new Set(["completed", "failed", "cancelled", "expired"]);
 
 const $ = (id) => document.getElementById(id);
 let current = null; // { id, status, line, stop }
+let wish = null; // { body, key, until }: what was asked for last
 
 // --- the job in view ---
 
@@ -19,9 +22,18 @@ async function submit() {
     temperature: $("temperature").valueAsNumber,
   };
   if ($("seed").value !== "") request.seed = $("seed").valueAsNumber;
-  const job = await call("POST", "/v1/jobs", request);
+  const key = keyFor(request);
+  const job = await call("POST", "/v1/jobs", request, key);
+  if (wish.key === key) wish.until = performance.now() + DOUBLE_CLICK_MS;
   show(job);
-  refresh();
+  refreshQuietly();
+}
+
+/** One job for one wish: asked for twice, or once more because the answer was lost, it keeps its key. */
+function keyFor(request) {
+  const body = JSON.stringify(request);
+  if (wish?.body !== body || performance.now() > wish.until) wish = { body, key: newKey(), until: Infinity };
+  return wish.key;
 }
 
 function show(job) {
@@ -35,8 +47,11 @@ function show(job) {
   showStatus(job);
   current.stop = follow(job.id, {
     onEvent,
-    onTrouble: (isBroken) => say(isBroken ? "connection lost, trying again …" : current.line),
-    onRefused: tell,
+    onTrouble: (reason) => say(reason === null ? current.line : `${reason}, trying again …`),
+    onRefused: (reason) => {
+      say(current.line);
+      tell(reason);
+    },
   });
 }
 
@@ -45,7 +60,7 @@ function onEvent(event) {
   if (event.type === "status") showStatus(event);
   if (event.type === "done") {
     showStatus(event.job);
-    refresh();
+    refreshQuietly();
   }
 }
 
@@ -105,6 +120,8 @@ async function refresh() {
   }
 }
 
+const refreshQuietly = () => refresh().catch(showAway);
+
 function showHealth({ jobs, workers }) {
   $("health").classList.toggle("bad", workers.length === 0);
   if (workers.length === 0) {
@@ -155,19 +172,24 @@ function span(className, text) {
 
 /** Run it; what goes wrong is said on the page, and a missing key asked for. */
 async function attempt(action) {
+  // Not afterwards: the stream of a job may have been refused by then.
+  tell("");
   try {
     await action();
-    tell("");
   } catch (error) {
-    if (error instanceof ApiError && error.status === 401) $("key-form").hidden = false;
-    tell(error instanceof ApiError ? error.message : "the server cannot be reached");
+    askForKey(error);
+    tell(error.message);
   }
 }
 
 function showAway(error) {
-  const isRefused = error instanceof ApiError;
+  askForKey(error);
   $("health").classList.add("bad");
-  $("health").textContent = isRefused ? error.message : "the server cannot be reached, trying again …";
+  $("health").textContent = error.isFinal ? error.message : `${error.message}, trying again …`;
+}
+
+function askForKey(error) {
+  if (error instanceof ApiError && error.status === 401) $("key-form").hidden = false;
 }
 
 function tell(problem) {
@@ -199,5 +221,5 @@ async function begin() {
 
 attempt(begin);
 setInterval(() => {
-  if (!document.hidden && $("key-form").hidden) refresh().catch(showAway);
+  if (!document.hidden && $("key-form").hidden) refreshQuietly();
 }, REFRESH_MS);
