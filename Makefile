@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 # The environment is set up in two steps: first all but the model's part, which is torch, transformers and the tests'
 # tools. ENGINE=echo needs the first only; whoever asks for another engine later gets the second then.
 LIGHT_STAMP := $(VENV)/.installed-light
-LIGHT_REQUIREMENTS := deploy/requirements.txt web/requirements.txt tasks/requirements.txt
+LIGHT_REQUIREMENTS := deploy/requirements.txt web/requirements.txt tasks/requirements.txt constraints.txt
 STAMP := $(VENV)/.installed
 REQUIREMENTS := requirements.txt worker/requirements.txt
 NATIVE_STAMP := $(VENV)/.native
@@ -28,9 +28,14 @@ VLLM_STAMP := $(VLLM_VENV)/.installed
 BENCH_VENV := .venv-bench
 BENCH_BIN := $(BENCH_VENV)/bin
 BENCH_STAMP := $(BENCH_VENV)/.installed
-VLLM_REQUIREMENTS := requirements.txt deploy/requirements.txt tasks/requirements.txt worker/requirements-vllm-cpu.txt
+VLLM_REQUIREMENTS := requirements.txt deploy/requirements.txt tasks/requirements.txt \
+	worker/requirements-vllm-cpu.txt constraints.txt
+LOCK_VENV := .venv-lock
+# Every environment's needs, so that one lock fits all. Torch is not in it: its builds for CPUs and for GPUs need
+# different packages, and the requirements files pin it.
+LOCKED := requirements.txt worker/requirements-vllm.txt worker/requirements-vllm-cpu.txt bench/requirements.txt
 
-.PHONY: help setup serve flower test test-vllm bench-setup chaos mutants lint format clean
+.PHONY: help setup serve flower test test-vllm bench-setup chaos mutants lint format lock clean
 
 help:
 	@echo "make serve    web, worker and an embedded Redis in the foreground; Ctrl-C stops them"
@@ -42,6 +47,7 @@ help:
 	@echo "make chaos    kills, pauses and restarts under load;  SECONDS=1800 SEED=7  are yours to set"
 	@echo "make mutants  takes one guard at a time out of a copy and sees which test notices"
 	@echo "make lint     linters and types only;  make format  puts the code in form"
+	@echo "make lock     renews constraints.txt, the versions of all that is installed"
 	@echo "make setup    what the others do on first use;  make clean  takes it away again"
 
 setup: $(STAMP) $(NATIVE_STAMP)
@@ -81,8 +87,17 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The old lock is emptied first, or the new one would be bound to it. A failure leaves it empty: take it back from git.
+lock:
+	@$(PYTHON) -m venv $(LOCK_VENV)
+	@$(LOCK_VENV)/bin/pip install -qq --disable-pip-version-check pip-tools==7.6.2
+	@: > constraints.txt
+	@CUSTOM_COMPILE_COMMAND="make lock" $(LOCK_VENV)/bin/pip-compile --quiet --strip-extras --annotation-style=line \
+		--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-emit-options --unsafe-package=torch \
+		--output-file=constraints.txt $(LOCKED)
+
 clean:
-	rm -rf $(VENV) $(VLLM_VENV) $(BENCH_VENV)
+	rm -rf $(VENV) $(VLLM_VENV) $(BENCH_VENV) $(LOCK_VENV)
 
 $(LIGHT_STAMP): $(LIGHT_REQUIREMENTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -110,7 +125,7 @@ $(VLLM_STAMP): $(VLLM_REQUIREMENTS)
 	@touch $@
 
 # llama.cpp is compiled here, for this machine's processor: this takes a C++ compiler.
-$(BENCH_STAMP): bench/requirements.txt
+$(BENCH_STAMP): bench/requirements.txt constraints.txt
 	@echo "setting up $(BENCH_VENV), once: some minutes, since llama.cpp is compiled"
 	@$(PYTHON) -m venv $(BENCH_VENV)
 	@$(BENCH_BIN)/pip install -qq --disable-pip-version-check -r bench/requirements.txt

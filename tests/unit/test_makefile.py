@@ -28,7 +28,7 @@ def distributions(requirements: Path) -> set[str]:
     for line in requirements.read_text().splitlines():
         if included := re.match(r"-r (\S+)", line):
             names |= distributions(requirements.parent / included[1])
-        elif name := re.match(r"[\w-]+", line):
+        elif name := re.match(r"\w[\w-]*", line):
             names.add(name[0].lower())
     return names
 
