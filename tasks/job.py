@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
+
+if TYPE_CHECKING:
+    from tasks.answers import AttemptBody, ChoiceBody, JobFields, JobSummaryBody, MetricsBody, TokenLogprobs
 
 SUMMARY_CHARACTERS = 200
 """Of a job's prompt in lists."""
@@ -58,12 +61,14 @@ class Choice:
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
     finish_reason: FinishReason | None = None
-    logprobs: list[dict[str, Any]] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
     """One for each token, where the client asked for them."""
 
-    def to_dict(self, *, with_logprobs: bool) -> dict[str, Any]:
-        body = {"index": self.index, "text": self.text, "finish_reason": self.finish_reason}
-        return {**body, "logprobs": self.logprobs} if with_logprobs else body
+    def to_dict(self, *, with_logprobs: bool) -> ChoiceBody:
+        body: ChoiceBody = {"index": self.index, "text": self.text, "finish_reason": self.finish_reason}
+        if with_logprobs:
+            body["logprobs"] = self.logprobs
+        return body
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +116,7 @@ class Job:
             return None
         return (self.ended_at or self.read_at) - self.started_at
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JobFields:
         """The contract's job object, without `urls`, which only the web knows."""
         with_logprobs = self.request.get("logprobs") is not None
         return {
@@ -140,7 +145,7 @@ class Job:
             "metadata": self.request["metadata"],
         }
 
-    def _metrics(self) -> dict[str, float | None]:
+    def _metrics(self) -> MetricsBody:
         run_seconds = self.run_seconds
         queue_seconds = first_token_seconds = None
         if self.started_at is not None:
@@ -166,7 +171,7 @@ class JobSummary:
     queue_position: int | None
     prompt: str
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JobSummaryBody:
         """The contract's summary."""
         return {
             "id": self.id,
@@ -178,6 +183,10 @@ class JobSummary:
         }
 
 
+@overload
+def iso8601(seconds: float) -> str: ...
+@overload
+def iso8601(seconds: float | None) -> str | None: ...
 def iso8601(seconds: float | None) -> str | None:
     """Seconds since the epoch as the contract writes times: UTC, milliseconds, `Z`."""
     if seconds is None:
@@ -190,7 +199,7 @@ def _rounded(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds, 3)
 
 
-def _attempt_dict(attempt: Attempt) -> dict[str, Any]:
+def _attempt_dict(attempt: Attempt) -> AttemptBody:
     return {
         "number": attempt.number,
         "worker": attempt.worker,

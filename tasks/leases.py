@@ -11,6 +11,7 @@ from typing import Any
 from redis import Redis
 
 from tasks import keys
+from tasks.answers import WorkerBody
 from tasks.errors import UnreadableRecordError
 from tasks.job import JobError, Status
 from tasks.log import STATUS_MARK, TOKEN_MARK, Entry, TokenEntry, parse_entry
@@ -127,17 +128,16 @@ class WorkerInfo:
         return keys.pool(self.model, self.engine)
 
     def to_json(self) -> str:
-        return json.dumps(
-            {
-                "id": self.id,
-                "model": self.model,
-                "engine": self.engine,
-                "slots": self.slots,
-                "running": self.running,
-                "tokens_per_second": round(self.tokens_per_second, 1),
-                "max_model_len": self.max_model_len,
-            }
-        )
+        body: WorkerBody = {
+            "id": self.id,
+            "model": self.model,
+            "engine": self.engine,
+            "slots": self.slots,
+            "running": self.running,
+            "tokens_per_second": round(self.tokens_per_second, 1),
+            "max_model_len": self.max_model_len,
+        }
+        return json.dumps(body)
 
 
 class Leases:

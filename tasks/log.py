@@ -19,9 +19,12 @@ import json
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tasks.job import Choice, FinishReason, Status
+
+if TYPE_CHECKING:
+    from tasks.answers import EndEvent, StatusEvent, TokenEvent, TokenLogprobs
 
 STATUS_MARK, TOKEN_MARK = '["s"', '["t"'
 """How encoded entries begin."""
@@ -91,7 +94,7 @@ def unpack(packed: str) -> list[str]:
     return zlib.decompress(base64.b85decode(packed)).decode().split("\n")
 
 
-def event(seq: int, entry: Entry) -> dict[str, Any]:
+def event(seq: int, entry: Entry) -> StatusEvent | TokenEvent | EndEvent:
     """The contract's event. A `done` event still lacks `job`, which only its reader's side can render."""
     match entry:
         case StatusEntry(attempt):
@@ -108,7 +111,7 @@ def event(seq: int, entry: Entry) -> dict[str, Any]:
             return {"seq": seq, "type": "done", "status": status}
 
 
-def logprobs_body(logged: Sequence[LoggedLogprobs] | None) -> list[dict[str, Any]] | None:
+def logprobs_body(logged: Sequence[LoggedLogprobs] | None) -> list[TokenLogprobs] | None:
     """As clients read them: the shape of OpenAI's chat completions."""
     if logged is None:
         return None

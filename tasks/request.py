@@ -38,6 +38,7 @@ class Priority(StrEnum):
 Text = Annotated[str, Field(min_length=0)]
 """Any text, but no half of a surrogate pair: pydantic looks for these only where it has a length to check."""
 StopString = Annotated[str, Field(min_length=1, max_length=64)]
+StopInput = StopString | Annotated[list[StopString], Field(max_length=4)] | None
 MetadataKey = Annotated[str, Field(max_length=64)]
 MetadataValue = Annotated[str, Field(max_length=512)]
 
@@ -63,8 +64,8 @@ def _only(neutral: float | None) -> BeforeValidator:
 class TextPart(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    type: Literal["text"]
-    text: Text
+    type: Literal["text"] = Field(description="always `text`")
+    text: Text = Field(description="the text")
 
 
 def _content_kind(content: Any) -> str | None:
@@ -88,8 +89,10 @@ class Message(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Content
+    role: Literal["system", "developer", "user", "assistant", "tool"] = Field(
+        description="who speaks", examples=["user"]
+    )
+    content: Content = Field(description="a string, or a list of text parts", examples=["Tell me a tale."])
 
     @property
     def text(self) -> str:
@@ -101,33 +104,100 @@ class JobRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
-    prompt: str | None = Field(None, min_length=1)
-    messages: list[Message] | None = Field(None, min_length=1)
-    model: str | None = Field(None, min_length=1)
-    # JSON has no enums: a string is the strict form here.
-    engine: Annotated[EngineKind | None, Field(strict=False)] = None
-    max_tokens: int = Field(64, ge=1, le=2**31 - 1)
-    temperature: float = Field(1, ge=0, le=2)
-    top_p: float = Field(1, gt=0, le=1)
-    top_k: int = Field(0, ge=0, le=2**31 - 1)
-    stop: Annotated[list[StopString], Field(max_length=4), BeforeValidator(_listed)] = Field(
-        default_factory=list
+    prompt: str | None = Field(
+        None,
+        min_length=1,
+        description="the text to continue; either this or `messages`",
+        examples=["Once upon a time"],
     )
-    min_p: float = Field(0, ge=0, le=1)
-    repetition_penalty: float = Field(1, ge=LEAST_REPETITION_PENALTY, le=2)
-    presence_penalty: float = Field(0, ge=-2, le=2)
-    frequency_penalty: float = Field(0, ge=-2, le=2)
-    seed: int | None = Field(None, ge=0, le=MAX_SEED)
-    n: int = Field(1, ge=1, le=8)
-    logprobs: int | None = Field(None, ge=0, le=5)
-    ignore_eos: bool = False
-    priority: Annotated[Priority, Field(strict=False)] = Priority.NORMAL
-    expires_in: float | None = Field(None, gt=0, le=31_536_000)
-    timeout: float | None = Field(None, gt=0, le=31_536_000)
-    metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] = Field(default_factory=dict)
+    messages: list[Message] | None = Field(
+        None, min_length=1, description="a conversation, rendered by the model's chat template"
+    )
+    model: str | None = Field(
+        None,
+        min_length=1,
+        description="one of `/v1/models`; by default the server's own",
+        examples=["bundled"],
+    )
+    # JSON has no enums: a string is the strict form here.
+    engine: Annotated[EngineKind | None, Field(strict=False)] = Field(
+        None, description="only workers with this engine; by default any"
+    )
+    max_tokens: int = Field(64, ge=1, le=2**31 - 1, description="tokens to generate, for each choice")
+    temperature: float = Field(
+        1, ge=0, le=2, description="0 always takes the likeliest token", examples=[0.7]
+    )
+    top_p: float = Field(
+        1, gt=0, le=1, description="sample from the likeliest tokens whose probabilities add up to this"
+    )
+    top_k: int = Field(
+        0, ge=0, le=2**31 - 1, description="sample from this many of the likeliest tokens; 0 is off"
+    )
+    stop: Annotated[
+        list[StopString],
+        Field(max_length=4),
+        BeforeValidator(_listed, json_schema_input_type=StopInput),
+    ] = Field(
+        default_factory=list,
+        description="end before any of these strings, which do not become part of the output",
+        examples=[["\n\n"]],
+    )
+    min_p: float = Field(
+        0, ge=0, le=1, description="leave out tokens less likely than this times the likeliest one"
+    )
+    repetition_penalty: float = Field(
+        1,
+        ge=LEAST_REPETITION_PENALTY,
+        le=2,
+        description="above 1: tokens of the prompt and the output become less likely",
+    )
+    presence_penalty: float = Field(
+        0, ge=-2, le=2, description="above 0: tokens that the output has already become less likely"
+    )
+    frequency_penalty: float = Field(
+        0,
+        ge=-2,
+        le=2,
+        description="above 0: the more often the output has a token, the less likely it becomes",
+    )
+    seed: int | None = Field(
+        None,
+        ge=0,
+        le=MAX_SEED,
+        description="the same seed gives the same text; by default drawn",
+        examples=[1],
+    )
+    n: int = Field(1, ge=1, le=8, description="number of choices, each of which takes a slot of a worker")
+    logprobs: int | None = Field(
+        None,
+        ge=0,
+        le=5,
+        description="log probabilities of the tokens, and of this many of the likeliest ones beside each",
+    )
+    ignore_eos: bool = Field(False, description="go on to `max_tokens` where the model would end")
+    priority: Annotated[Priority, Field(strict=False)] = Field(
+        Priority.NORMAL, description="a head start in the line, or the opposite of it"
+    )
+    expires_in: float | None = Field(
+        None,
+        gt=0,
+        le=31_536_000,
+        description="seconds that the job may wait for its first start; then it expires",
+    )
+    timeout: float | None = Field(
+        None,
+        gt=0,
+        le=31_536_000,
+        description="seconds from its first start after which the job fails; its output so far is kept",
+    )
+    metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] = Field(
+        default_factory=dict, description="comes back with the job", examples=[{"customer": "17"}]
+    )
 
     # In the contract, not built yet: refused by name unless it asks for nothing.
-    webhook: Annotated[dict[str, Any] | None, _only(None)] = None
+    webhook: Annotated[dict[str, Any] | None, _only(None)] = Field(
+        None, description="not supported yet: only null is accepted"
+    )
 
     @model_validator(mode="after")
     def _prompt_or_messages(self) -> Self:

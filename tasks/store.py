@@ -17,6 +17,7 @@ from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from tasks import keys
+from tasks.answers import WorkerBody
 from tasks.connection import is_away, may_have_been_sent, noted_failures
 from tasks.errors import (
     ConflictError,
@@ -87,7 +88,7 @@ class Model:
 
     id: str
     since: float
-    workers: Sequence[Mapping[str, Any]]
+    workers: Sequence[WorkerBody]
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,12 +249,12 @@ class Store:
         entries = unpack(packed)[after:end] if packed else found
         return LogPage(Status(status) if status else None, [parse_entry(entry) for entry in entries])
 
-    def counts(self) -> dict[str, int]:
+    def counts(self) -> dict[Status, int]:
         """Jobs by status, statuses without jobs included."""
         found = cast("dict[str, str]", self.redis.hgetall(keys.COUNTS))
-        return {status.value: int(found.get(status, 0)) for status in Status}
+        return {status: int(found.get(status, 0)) for status in Status}
 
-    def workers(self) -> list[dict[str, Any]]:
+    def workers(self) -> list[WorkerBody]:
         """What the live workers announced last, in the contract's form."""
         announced = cast("dict[str, str]", self.redis.hgetall(keys.WORKERS))
         now = self._now()

@@ -14,6 +14,7 @@ from tasks import keys
 from tasks.errors import UnauthorizedError
 from tasks.job import iso8601
 from tasks.settings import ANONYMOUS
+from web.answers import TicketBody
 from web.services import services
 
 TICKET_SECONDS = 15 * 60
@@ -33,7 +34,7 @@ class Ticket:
     ticket: str
     expires_at: float
 
-    def to_dict(self) -> dict[str, str | None]:
+    def to_dict(self) -> TicketBody:
         return {"ticket": self.ticket, "expires_at": iso8601(self.expires_at)}
 
 

@@ -22,6 +22,14 @@ from tasks.request import JobRequest, field_errors, parse_request
 from tasks.settings import EngineKind
 from tasks.store import Store
 from web import auth, errors, schema
+from web.answers import (
+    DemoErrorBody,
+    DemoFailure,
+    DemoToken,
+    GeneratedTextBody,
+    GeneratedTextsBody,
+    NotAwaitedBody,
+)
 from web.body import read_json
 from web.render import Event, json_response, to_json
 from web.services import base_url, services
@@ -54,8 +62,8 @@ Body = TypeVar("Body", bound=BaseModel)
 class _Options(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
-    max_tokens: int | None = None
-    temperature: float | None = None
+    max_tokens: int | None = Field(None, description="as in a job")
+    temperature: float | None = Field(None, description="as in a job")
 
     def job_request(self, prompt: str, **defaults: Any) -> JobRequest:
         """Raises InvalidRequestError."""
@@ -64,11 +72,16 @@ class _Options(BaseModel):
 
 
 class PromptBody(_Options):
-    prompt: Annotated[str, Field(min_length=1)]
+    prompt: str = Field(min_length=1, description="the text to continue", examples=["Once upon a time"])
 
 
 class PromptsBody(_Options):
-    prompts: list[Annotated[str, Field(min_length=1)]] = Field(min_length=1, max_length=MAX_PROMPTS)
+    prompts: list[Annotated[str, Field(min_length=1)]] = Field(
+        min_length=1,
+        max_length=MAX_PROMPTS,
+        description="the texts to continue, each as a job of its own",
+        examples=[["Once upon a time", "One day"]],
+    )
 
 
 class JobFailedError(TokenrelayError):
@@ -85,7 +98,7 @@ class JobFailedError(TokenrelayError):
 @bp.post("/basic_generate")
 def basic_generate() -> Response:
     body = _parse(PromptBody)
-    return _answer([body.job_request(body.prompt, temperature=0)], lambda texts: {"generated_text": texts[0]})
+    return _answer([body.job_request(body.prompt, temperature=0)], _generated_text)
 
 
 @bp.post("/generate")
@@ -145,7 +158,8 @@ class _Jobs:
         """They are stored, and their ends cannot be told: where to ask for them."""
         urls = [f"{base_url()}/v1/jobs/{job_id}" for job_id in self.ids]
         detail = "Redis cannot be reached at present; the jobs were accepted and will end"
-        response = json_response({"detail": detail, "jobs": urls}, 202)
+        body: NotAwaitedBody = {"detail": detail, "jobs": urls}
+        response = json_response(body, 202)
         response.headers["Location"] = urls[0]
         return response
 
@@ -194,7 +208,11 @@ def _run(requests: Sequence[JobRequest], render: Callable[[Texts], object]) -> R
     return jobs.named_in(response)
 
 
-def _generated_texts(texts: Texts) -> dict[str, Texts]:
+def _generated_text(texts: Texts) -> GeneratedTextBody:
+    return {"generated_text": texts[0]}
+
+
+def _generated_texts(texts: Texts) -> GeneratedTextsBody:
     return {"generated_texts": texts}
 
 
@@ -217,10 +235,13 @@ def _token_data(event: dict[str, Any]) -> str | None:
     """None for an event that the demo's clients do not know."""
     match event:
         case {"type": "token", "text": text} if text:
-            return to_json({"token": text})
+            token: DemoToken = {"token": text}
+            return to_json(token)
         case {"type": "done", "status": Status.COMPLETED}:
             return "[DONE]"
         case {"type": "done", "status": status, "job": {"error": error}}:
-            return to_json({"error": error or {"code": status, "message": f"the job was {status}"}})
+            ended: DemoErrorBody = {"code": str(status), "message": f"the job was {status}"}
+            failure: DemoFailure = {"error": ended if error is None else error}
+            return to_json(failure)
         case _:
             return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 from flask import Flask, Response, request
 from redis.exceptions import RedisError
@@ -15,6 +14,7 @@ from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 from tasks.connection import is_away
 from tasks.errors import FieldError, InvalidRequestError, TokenrelayError, UnavailableError
 from tasks.store import REDIS_RETRY_SECONDS
+from web.answers import ProblemBody
 from web.render import to_json
 
 logger = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ def problem(error: TokenrelayError) -> Response:
 def _problem(
     status: int, code: str, title: str, detail: str, errors: tuple[FieldError, ...] = ()
 ) -> Response:
-    fields: dict[str, Any] = {
+    fields: ProblemBody = {
         "type": f"urn:tokenrelay:error:{code}",
         "title": title,
         "status": status,

@@ -6,6 +6,7 @@ from flask import Blueprint, Response
 from redis.exceptions import RedisError
 
 from tasks.errors import UnavailableError
+from web.answers import HealthBody, ProbeBody
 from web.render import json_response
 from web.services import services
 
@@ -39,7 +40,8 @@ def ready() -> Response:
 @bp.get("")
 def health() -> Response:
     store = services().store
-    return json_response({"jobs": store.counts(), "workers": store.workers()})
+    body: HealthBody = {"jobs": store.counts(), "workers": store.workers()}
+    return json_response(body)
 
 
 def _require_redis() -> None:
@@ -50,4 +52,5 @@ def _require_redis() -> None:
 
 
 def _ok() -> Response:
-    return json_response({"status": "ok"})
+    body: ProbeBody = {"status": "ok"}
+    return json_response(body)

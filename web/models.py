@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from flask import Blueprint, Response
 
 from tasks.errors import ModelNotFoundError
 from tasks.store import Model
+from web.answers import ModelBody, ModelListBody
 from web.render import json_response
 from web.services import services
 
@@ -17,7 +16,8 @@ bp = Blueprint("models", __name__, url_prefix="/v1/models")
 @bp.get("")
 def models() -> Response:
     """Those without a live worker included: their jobs wait."""
-    return json_response({"object": "list", "data": [_body(model) for model in services().store.models()]})
+    body: ModelListBody = {"object": "list", "data": [_body(model) for model in services().store.models()]}
+    return json_response(body)
 
 
 @bp.get("/<path:model_id>")
@@ -29,7 +29,7 @@ def model(model_id: str) -> Response:
     raise ModelNotFoundError(f"no worker ever announced {model_id!r}")
 
 
-def _body(model: Model) -> dict[str, Any]:
+def _body(model: Model) -> ModelBody:
     """OpenAI's four fields, and who serves it.
 
     max_model_len: the shortest that a worker takes, as any of them may get the job; null while none says.

@@ -6,12 +6,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 from flask import Response
 
 from tasks.job import Job
 from tasks.log import DoneEntry, Entry, event, parse_entry
+from web.answers import DoneEvent, JobBody, ShortJobBody, UrlsBody
 
 FINAL_TEXT = b"\x81"
 """RFC 6455, 5.2: a text message in one frame."""
@@ -78,10 +79,11 @@ LONG_FIELDS = frozenset({"request", "output"})
 
 def done_event(done: Event, job: Job, base_url: str, *, is_short: bool = False) -> Event:
     """`done` with its job, or with the job without its long fields."""
-    body = job_body(job, base_url)
+    body: JobBody | ShortJobBody = job_body(job, base_url)
     if is_short:
-        body = {name: value for name, value in body.items() if name not in LONG_FIELDS}
-    fields = {"seq": done.seq, "type": done.type, "status": job.status, "job": body}
+        short = {name: value for name, value in body.items() if name not in LONG_FIELDS}
+        body = cast("ShortJobBody", short)
+    fields: DoneEvent = {"seq": done.seq, "type": "done", "status": job.status, "job": body}
     return Event(done.seq, done.type, to_json(fields))
 
 
@@ -89,10 +91,10 @@ def json_response(body: object, status: int = 200) -> Response:
     return Response(to_json(body), status, mimetype="application/json")
 
 
-def job_body(job: Job, base_url: str) -> dict[str, Any]:
+def job_body(job: Job, base_url: str) -> JobBody:
     """The contract's job. `base_url`: scheme and host as the client sees them, without a final slash."""
     own_url = f"{base_url}/v1/jobs/{job.id}"
-    urls = {
+    urls: UrlsBody = {
         "self": own_url,
         "cancel": f"{own_url}/cancel",
         "events": f"{own_url}/events",

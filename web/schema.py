@@ -29,7 +29,7 @@ class WaitQuery(_Query):
 
 
 class ListQuery(_Query):
-    status: Status | None = Field(None, description="only jobs of this status")
+    status: Status | None = Field(None, description="only jobs of this status", examples=["completed"])
     limit: int = Field(20, ge=1, le=100, description="jobs per page")
     after: str | None = Field(None, min_length=1, description="id of the last job of the page before")
     fields: Literal["all", "summary"] = Field(

@@ -371,7 +371,7 @@ def test_several_jobs_are_accepted_together_or_not_at_all(redis: Redis, settings
     first = house.store.submit_all(requests, "ada", "key")
     with pytest.raises(QueueFullError):
         house.store.submit_all(requests, "ada", "another")
-    assert house.store.counts()["queued"] == 2
+    assert house.store.counts()[Status.QUEUED] == 2
     house.worker(2)
     assert house.rung == [one.job_id for one in first]
     house.submit()
@@ -466,7 +466,7 @@ def test_a_full_line_says_when_to_come_back(redis: Redis, settings: Settings) ->
     with pytest.raises(QueueFullError) as caught:
         house.submit()
     assert (caught.value.retry_after or 0) >= 1
-    assert house.store.counts()["queued"] == 2
+    assert house.store.counts()[Status.QUEUED] == 2
 
 
 def test_a_redis_that_is_nearly_full_takes_no_jobs_but_lets_running_ones_end(house: House) -> None:

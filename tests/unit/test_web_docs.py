@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
+from openapi_spec_validator import OpenAPIV31SpecValidator
 
 import web
 from tasks.settings import Settings
@@ -53,6 +54,39 @@ def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
         assert reference.removeprefix("#/components/schemas/") in document["components"]["schemas"]
 
 
+def test_the_document_is_openapi(document: dict[str, Any]) -> None:
+    assert document["openapi"].startswith("3.1.")
+    assert [error.message for error in OpenAPIV31SpecValidator(document).iter_errors()] == []
+
+
+def test_every_field_and_parameter_is_described(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    fields = {
+        f"{name}.{field}": schema
+        for name, parent in schemas.items()
+        for field, schema in parent.get("properties", {}).items()
+    }
+    assert {"JobRequest.prompt", "JobBody.status", "ProblemBody.detail", "TokenEvent.text"} <= fields.keys()
+    parameters = {
+        f"{path} {parameter['name']}": parameter
+        for path, item in document["paths"].items()
+        for operation in item.values()
+        for parameter in operation["parameters"]
+        if parameter["in"] != "path"
+    }
+    assert [name for name, part in (fields | parameters).items() if not part.get("description")] == []
+
+
+def test_every_answer_with_a_body_has_a_schema(document: dict[str, Any]) -> None:
+    for path, item in document["paths"].items():
+        for operation in item.values():
+            assert operation["responses"]
+            for status, answer in operation["responses"].items():
+                contents = answer.get("content", {}).values()
+                assert bool(contents) == (status != "204"), (path, status)
+                assert all(content["schema"] for content in contents), (path, status)
+
+
 def test_operation_ids_are_distinct(document: dict[str, Any]) -> None:
     ids = [operation["operationId"] for item in document["paths"].values() for operation in item.values()]
     assert len(set(ids)) == len(ids)
@@ -74,4 +108,8 @@ def test_the_page_needs_nothing_from_elsewhere(client: FlaskClient, document: di
     assert not re.search(r"<script|<style| style=|https?://", page.text)
     for path in document["paths"]:
         assert path in page.text
+    for name in document["components"]["schemas"]:
+        assert f'id="{name}"' in page.text
+    for anchor in re.findall('href="#([^"]+)"', page.text):
+        assert anchor in document["components"]["schemas"]
     assert json.dumps(document)
