@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 from tasks import keys
 
 RETRY_PAUSE_SECONDS = 0.05
-"""Short: until the subscription stands again, only this worker's writes say that it lives."""
+"""Between two tries. Short: until the subscription stands again, only writes say that this worker lives."""
 
 LISTEN_SECONDS = 10.0
 """How long one wait for messages, of which there are none, takes."""
@@ -36,11 +36,13 @@ class Lifeline:
 
     def _run(self) -> None:
         while True:
+            began = time.monotonic()
             try:
                 self._hold()
             except RedisError as error:
                 logger.warning("the lifeline broke, making it again: %s", error)
-                time.sleep(RETRY_PAUSE_SECONDS)
+                # One that stood for a while is made again at once.
+                time.sleep(max(0.0, began + RETRY_PAUSE_SECONDS - time.monotonic()))
 
     def _hold(self) -> None:
         """Raises RedisError as soon as the connection is gone."""

@@ -11,7 +11,7 @@
 local most, longest_gap = tonumber(ARGV[5]), tonumber(ARGV[6])
 local MAX_FAILS, MAX_ATTEMPTS = 4, 20
 local HIGH_WATER = 0.85
-local WATCH_SECONDS = 0.1 -- Between two looks at the lifelines, by whichever processes.
+local WATCH_SECONDS = 0.05 -- Between two looks at the lifelines, by whichever processes.
 local SEVERED_SECONDS = 0.2 -- A connection that broke is made again by then, or its worker has written.
 write_although_full()
 local time = now()

@@ -24,6 +24,14 @@ def test_a_step_takes_up_to_half_a_second(seconds_per_token: float, tokens: int)
     assert tokens * seconds_per_token <= STEP_SECONDS or tokens == LEAST_TOKENS
 
 
+@pytest.mark.parametrize(("seconds_per_token", "tokens"), [(0, MOST), (0.0001, 512), (0.01, 128)])
+def test_a_shorter_time_and_a_least_can_be_set(seconds_per_token: float, tokens: int) -> None:
+    pace = Pace(MOST, least=128, seconds=0.1)
+    assert pace.tokens == 128
+    run(pace, seconds_per_token)
+    assert pace.tokens == tokens
+
+
 def test_one_slow_step_is_enough_to_take_less_and_fast_ones_bring_it_back() -> None:
     pace = Pace(MOST)
     run(pace, 0)

@@ -33,7 +33,12 @@ from worker.engine.detokenizer import Detokenizer
 from worker.engine.forward import Answer, Chunk
 from worker.engine.native.forward import NativeForward
 from worker.engine.torch_forward import TorchForward
-from worker.engine.transformers import PREFILL_TOKENS, PREFILL_TOKENS_BESIDE, TransformersEngine
+from worker.engine.transformers import (
+    BESIDE_SECONDS,
+    PREFILL_TOKENS,
+    PREFILL_TOKENS_BESIDE,
+    TransformersEngine,
+)
 
 POISON_ID = 200
 """Its embedding is NaN in the `poisonous` model."""
@@ -168,8 +173,13 @@ def long_model(
     return engine
 
 
-def test_a_long_prompt_is_prefilled_in_chunks_while_others_run(tmp_path: Path, shape: dict[str, Any]) -> None:
-    engine = long_model(tmp_path, shape)
+def test_a_long_prompt_is_prefilled_in_chunks_while_others_run(
+    tmp_path: Path, shape: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # More than the least number of tokens would take longer than others should wait.
+    machine = SlowMachine(BESIDE_SECONDS / PREFILL_TOKENS_BESIDE)
+    engine = long_model(tmp_path, shape, machine)
+    machine.slow_down(engine, monkeypatch)
     prompt = tuple(10 + i % 250 for i in range(3 * PREFILL_TOKENS_BESIDE + 1))
     [expected] = generate(engine, engine_request("alone", prompt, max_tokens=5))
     outputs = Outputs(engine)
@@ -182,6 +192,16 @@ def test_a_long_prompt_is_prefilled_in_chunks_while_others_run(tmp_path: Path, s
     assert outputs_of_steps(outputs, 2) == [{"running", "long"}, {"running", "long", "late"}]
     outputs.run()
     assert outputs.token_ids["long"] == expected
+
+
+def test_while_others_run_a_fast_machine_takes_longer_chunks(tmp_path: Path, shape: dict[str, Any]) -> None:
+    engine = long_model(tmp_path, shape)
+    outputs = Outputs(engine)
+    engine.add_request(engine_request("running", (5,), max_tokens=30))
+    outputs.step()
+    engine.add_request(engine_request("long", (6,) * (3 * PREFILL_TOKENS_BESIDE), max_tokens=5))
+    assert outputs_of_steps(outputs, 1) == [{"running", "long"}]
+    outputs.run()
 
 
 def test_a_long_prompt_alone_is_prefilled_at_once(tmp_path: Path, shape: dict[str, Any]) -> None:
@@ -286,7 +306,7 @@ def test_an_aborted_chunk_leaves_nothing_behind(tmp_path: Path, shape: dict[str,
     outputs = Outputs(engine)
     engine.add_request(engine_request("running", (5,), max_tokens=10))
     outputs.step()
-    engine.add_request(engine_request("long", (6,) * (2 * PREFILL_TOKENS_BESIDE)))
+    engine.add_request(engine_request("long", (6,) * (PREFILL_TOKENS + 1)))
     outputs.step()
     engine.abort_request("long")
     outputs.run()

@@ -1,4 +1,4 @@
-"""How many tokens of prompts a step takes: about as many as the machine prefills in half a second.
+"""How many tokens of prompts a step takes: as many as the machine prefills in half a second, or in less.
 
 Between two steps sequences join, leave and are cancelled, so none may take long, however slow the machine.
 """
@@ -21,18 +21,18 @@ LEAST_TOKENS = 16
 class Pace:
     """A number of tokens that follows the measured speed in powers of two."""
 
-    def __init__(self, most: int) -> None:
-        """most: tokens, however fast the machine is."""
-        self._most = most
-        self.tokens = min(FIRST_TOKENS, most)
+    def __init__(self, most: int, *, least: int = LEAST_TOKENS, seconds: float = STEP_SECONDS) -> None:
+        """most, least: tokens, however fast or slow the machine is; seconds: what they should take."""
+        self._most, self._least, self._seconds = most, min(least, most), seconds
+        self.tokens = min(max(FIRST_TOKENS, least), most)
         """For the next step."""
 
     def learn(self, tokens: int, seconds: float) -> None:
         """So many tokens took so long. A few of them say little of many, so nothing grows by them."""
-        if seconds > TOLERANCE * STEP_SECONDS:
-            right = int(tokens * STEP_SECONDS / seconds)
-            self.tokens = min(self.tokens, max(LEAST_TOKENS, 1 << right.bit_length() - 1 if right else 0))
-        elif 2 * self.tokens * seconds <= STEP_SECONDS * tokens:
+        if seconds > TOLERANCE * self._seconds:
+            right = int(tokens * self._seconds / seconds)
+            self.tokens = min(self.tokens, max(self._least, 1 << right.bit_length() - 1 if right else 0))
+        elif 2 * self.tokens * seconds <= self._seconds * tokens:
             self.tokens = min(2 * self.tokens, self._most)
 
     def limit(self, most: int) -> None:

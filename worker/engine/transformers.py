@@ -39,7 +39,10 @@ PREFILL_TOKENS = 2048
 """Tokens of prompts, padding included, that are prefilled in one step at most while nobody decodes."""
 
 PREFILL_TOKENS_BESIDE = 128
-"""The same while others decode and wait for it: on a CPU about as long as a step of a full batch."""
+"""The least of them while others decode and wait, as far as half a second suffices for them."""
+
+BESIDE_SECONDS = 0.1
+"""What more than these may take: a pause that a reader hardly notices."""
 
 PACE_TRIES = 2
 """So many prompts of one length tell the speed: with the first one kernels may be loaded or tuned."""
@@ -75,6 +78,7 @@ class TransformersEngine:
         )
         self._clock = clock
         self._pace = Pace(PREFILL_TOKENS)
+        self._pace_beside = Pace(PREFILL_TOKENS, least=PREFILL_TOKENS_BESIDE, seconds=BESIDE_SECONDS)
         self._log_yields_at = 0.0
         """Monotonic time from which on a yield may be logged."""
 
@@ -111,6 +115,7 @@ class TransformersEngine:
             except EngineError as error:
                 logger.warning("prompts are prefilled %d tokens at a time: %s", tokens // 2, error)
                 self._pace.limit(tokens // 2)
+                self._pace_beside.limit(tokens // 2)
                 return
             tries = 0 if self._pace.tokens > tokens else tries + 1
 
@@ -156,7 +161,7 @@ class TransformersEngine:
         answers = self._decode()
         budget = self._pace.tokens
         if self._scheduler.running:
-            budget = min(budget, PREFILL_TOKENS_BESIDE)
+            budget = min(budget, self._pace_beside.tokens)
         self._prefill(budget, answers, failed)
         # Joined sequences stand behind the others, as their answers do.
         return failed + self._advance_all(answers) if answers else failed
@@ -185,7 +190,9 @@ class TransformersEngine:
         answer = self._run(chunks, lengths)
         counts = [len(chunk.token_ids) for chunk in chunks]
         tokens = max(counts) * len(counts) if self._forward.pads else sum(counts)
-        self._pace.learn(tokens, self._clock() - began)
+        seconds = self._clock() - began
+        for pace in (self._pace, self._pace_beside):
+            pace.learn(tokens, seconds)
         return answer
 
     def _wait_for_memory(self, sequence: SequenceState, reason: str) -> None:
