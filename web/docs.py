@@ -7,6 +7,7 @@ from http import HTTPStatus
 from typing import Any
 
 from flask import Blueprint, Response, render_template
+from markupsafe import Markup
 
 from tasks.request import JobRequest
 from web.answers import (
@@ -213,7 +214,9 @@ def document() -> Response:
 
 @bp.get("/docs")
 def page() -> Response:
-    html = render_template("docs.html", document=openapi(), phrase=_phrase, prefix=SCHEMAS, bounds=_bounds)
+    html = render_template(
+        "docs.html", document=openapi(), phrase=_phrase, prefix=SCHEMAS, bounds=_bounds, marked=_marked
+    )
     response = Response(html)
     response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
     return response
@@ -229,12 +232,20 @@ def _phrase(status: str) -> str:
     return HTTPStatus(int(status)).phrase
 
 
+def _marked(text: str) -> Markup:
+    """A description with its `names` as code."""
+    parts = text.split("`")
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if index % 2 else part for index, part in enumerate(parts)
+    )
+
+
 BOUNDS = {
     "minimum": "from {}",
     "exclusiveMinimum": "above {}",
     "maximum": "to {}",
-    "minLength": "at least {} characters",
-    "maxLength": "at most {} characters",
+    "minLength": "length from {}",
+    "maxLength": "length to {}",
     "minItems": "at least {}",
     "maxItems": "at most {}",
     "maxProperties": "at most {}",

@@ -113,3 +113,9 @@ def test_the_page_needs_nothing_from_elsewhere(client: FlaskClient, document: di
     for anchor in re.findall('href="#([^"]+)"', page.text):
         assert anchor in document["components"]["schemas"]
     assert json.dumps(document)
+
+
+def test_descriptions_are_shown_as_text_with_names_as_code(client: FlaskClient) -> None:
+    page = client.get("/docs").text
+    assert "either this or <code>messages</code>" in page
+    assert "`" not in page
