@@ -24,7 +24,7 @@ def encoder(folder: Path, template: str | None) -> PromptEncoder:
     save_model(folder, "llama", template=False)
     if template is not None:
         (folder / "chat_template.jinja").write_text(template)
-    return PromptEncoder(load_tokenizer(str(folder), "model"), "my-model")
+    return PromptEncoder(load_tokenizer(str(folder), "model"), "my-model", 4096)
 
 
 def encode(encoder: PromptEncoder, *messages: dict[str, Any]) -> Prompt:

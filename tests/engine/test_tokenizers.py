@@ -26,7 +26,7 @@ BYTE = 3
 
 
 def encoder(folder: Path) -> PromptEncoder:
-    return PromptEncoder(load_tokenizer(str(folder), str(folder)), "model")
+    return PromptEncoder(load_tokenizer(str(folder), str(folder)), "model", 4096)
 
 
 @pytest.fixture

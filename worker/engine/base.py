@@ -137,7 +137,7 @@ class Engine(Protocol):
         now: Unix time that a template takes for the present, so that all attempts at a job have the same
             prompt; None is the real one.
         Called from another thread than `step`. Raises InvalidMessagesError where the model has no chat
-        template, or one that refuses the messages.
+        template, or one that refuses the messages. May raise PromptTooLongError; the caller counts anyway.
         """
 
     def warm_up(self) -> None:

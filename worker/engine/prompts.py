@@ -7,12 +7,16 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from tasks.errors import EngineError, InvalidMessagesError, first_line
+from tasks.errors import EngineError, InvalidMessagesError, PromptTooLongError, first_line
 from tasks.request import JobRequest, Message
 from worker.engine.base import Prompt
+from worker.engine.longest_token import longest_token_bytes
 
 PROBE = "tokenrelay probe"
 """Content that no template has a reason to change."""
+
+QUICK_CHARACTERS = 2**16
+"""So many are tokenized in a moment, and then a refusal tells the number of tokens."""
 
 logger = logging.getLogger(__name__)
 
@@ -20,10 +24,12 @@ logger = logging.getLogger(__name__)
 class PromptEncoder:
     """Used from several threads, to encode and to decode: `tokenizers` locks its state itself."""
 
-    def __init__(self, tokenizer: Any, model: str) -> None:
+    def __init__(self, tokenizer: Any, model: str, max_model_len: int) -> None:
         """tokenizer: of Hugging Face transformers. model: the model's id as clients name it."""
         self._tokenizer = tokenizer
         self._model = model
+        self._max_model_len = max_model_len
+        self._longest_token = longest_token_bytes(tokenizer)
         self._takes_parts: bool | None = None
         """Whether the chat template wants content in parts; None: not tried yet."""
         self._known: dict[int, bool] = {}
@@ -31,7 +37,10 @@ class PromptEncoder:
         self._special_tokens = self._find_special_tokens()
 
     def encode(self, request: JobRequest, now: float | None = None) -> Prompt:
-        """See `Engine.encode`. Raises EngineError also where there is nothing to feed the model."""
+        """See `Engine.encode`. Raises EngineError also where there is nothing to feed the model.
+
+        Raises PromptTooLongError where the text's length alone says so: tokenizing it could take seconds.
+        """
         if request.messages is None:
             token_ids = self._tokenize(request.prompt or "", with_special_tokens=True)
         else:
@@ -47,10 +56,22 @@ class PromptEncoder:
         return Prompt(tuple(token_ids), self._decode_text, self._decode_token, self._special_tokens)
 
     def _tokenize(self, text: str, *, with_special_tokens: bool) -> list[int]:
+        self._check_length(text)
         # Not verbose: it would warn of a length that the loop checks anyway.
         encoded = self._tokenizer(text, add_special_tokens=with_special_tokens, verbose=False)
         token_ids: list[int] = encoded["input_ids"]
         return token_ids
+
+    def _check_length(self, text: str) -> None:
+        """Raises PromptTooLongError where a long text needs no tokenizing to see that."""
+        if self._longest_token is None or len(text) <= QUICK_CHARACTERS:
+            return
+        least = len(text.encode()) // self._longest_token
+        if least >= self._max_model_len:
+            raise PromptTooLongError(
+                f"the prompt has at least {least} tokens; the length served is {self._max_model_len}, "
+                "of which one must be left for the output"
+            )
 
     def _render(self, messages: Sequence[Message], now: float | None) -> str:
         """A conversation as the model reads it. Raises InvalidMessagesError where that cannot be."""

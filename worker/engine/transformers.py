@@ -70,7 +70,7 @@ class TransformersEngine:
         self._max_model_len = loaded.max_model_len
         self._eos_ids = loaded.eos_ids
         self._vocab_size = loaded.vocab_size
-        self._prompts = PromptEncoder(loaded.tokenizer, settings.model)
+        self._prompts = PromptEncoder(loaded.tokenizer, settings.model, loaded.max_model_len)
         self._forward = loaded.forward
         self._sample = loaded.sample
         self._scheduler = Scheduler(

@@ -82,10 +82,10 @@ class VllmEngine:
         source = model_source(settings)
         check_no_adapter(source, settings.model_id)
         tokenizer = load_tokenizer(source, settings.model_id)
-        self._prompts = PromptEncoder(tokenizer, settings.model)
         self._engine = _start(_engine_args(settings), settings)
         model_config = self._engine.model_config
         self._max_model_len: int = model_config.max_model_len
+        self._prompts = PromptEncoder(tokenizer, settings.model, self._max_model_len)
         self._vocab_size: int = model_config.get_vocab_size()
         self._eos_ids = sorted(find_eos_ids(source, tokenizer, self._vocab_size))
         self._running: dict[str, SamplingParams] = {}
