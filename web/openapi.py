@@ -50,7 +50,11 @@ class Route:
     @property
     def all_answers(self) -> dict[int, str]:
         """`answers`, with those that every route has which needs a key and Redis."""
-        common = {401: "the API key is missing or wrong", 503: "Redis cannot be reached"}
+        common = {
+            401: "the API key is missing or wrong",
+            403: "without API keys: the Host header is not a name of this server, see ALLOWED_HOSTS",
+            503: "Redis cannot be reached",
+        }
         found = {**common, **self.answers} if self.needs_key else self.answers
         return {status: found[status] for status in sorted(found)}
 

@@ -39,7 +39,7 @@ PREFILL_TOKENS = 2048
 """Tokens of prompts, padding included, that are prefilled in one step at most while nobody decodes."""
 
 PREFILL_TOKENS_BESIDE = 128
-"""The least of them while others decode and wait, as far as half a second suffices for them."""
+"""At least so many while others decode and wait for it, unless they take more than half a second."""
 
 BESIDE_SECONDS = 0.1
 """What more than these may take: a pause that a reader hardly notices."""

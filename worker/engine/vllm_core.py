@@ -110,7 +110,7 @@ class Steps:
         return outputs, model_executed
 
     def _schedule_at_pace(self, *args: Any, **kwargs: Any) -> Any:
-        """With tokens for prompts, beside one for each sequence that has its prompt behind it."""
+        """Lets a step take as many tokens of prompts as the pace allows, and one of each running sequence."""
         assert self._pace is not None
         scheduler = self._scheduler
         scheduler.max_num_scheduled_tokens = min(self._most, self._pace.tokens + len(scheduler.running))
