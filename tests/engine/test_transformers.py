@@ -176,8 +176,8 @@ def long_model(
 def test_a_long_prompt_is_prefilled_in_chunks_while_others_run(
     tmp_path: Path, shape: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # More than the least number of tokens would take longer than others should wait.
-    machine = SlowMachine(BESIDE_SECONDS / PREFILL_TOKENS_BESIDE)
+    # Even the least number of tokens takes longer than others should wait.
+    machine = SlowMachine(2 * BESIDE_SECONDS / PREFILL_TOKENS_BESIDE)
     engine = long_model(tmp_path, shape, machine)
     machine.slow_down(engine, monkeypatch)
     prompt = tuple(10 + i % 250 for i in range(3 * PREFILL_TOKENS_BESIDE + 1))
