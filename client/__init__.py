@@ -20,7 +20,7 @@ from client.errors import (
     UnreachableError,
     WaitTimeoutError,
 )
-from client.job import Job, JobPage
+from client.job import Job, JobPage, JobSummary, SummaryPage
 from client.stream import Event
 
 __all__ = [
@@ -32,7 +32,9 @@ __all__ = [
     "InvalidRequestError",
     "Job",
     "JobPage",
+    "JobSummary",
     "NotFoundError",
+    "SummaryPage",
     "UnauthorizedError",
     "UnavailableError",
     "UnreachableError",

@@ -1,4 +1,4 @@
-"""What can go wrong, by kind."""
+"""The errors that the client raises."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ class ClientError(Exception):
 
 
 class UnreachableError(ClientError):
-    """The server did not answer for as long as the client was willing to try."""
+    """The server did not answer within the time for retries."""
 
 
 class WaitTimeoutError(ClientError):
-    """The job had not ended in time; it goes on."""
+    """The job had not ended in time; it continues."""
 
 
 class ApiError(ClientError):
-    """The server's refusal. Its message is the server's own.
+    """The server refused the request; the message is the server's.
 
-    status: HTTP's. code: the server's word for it. errors: one {field, message} per bad field.
+    status: the HTTP status. code: the server's error code. errors: one {field, message} per bad field.
     """
 
     def __init__(self, status: int, detail: str, code: str = "", errors: Any = ()) -> None:
@@ -33,7 +33,7 @@ class ApiError(ClientError):
 
 
 class InvalidRequestError(ApiError):
-    """400, 413, 415 or 422: the request will not do as it is."""
+    """400, 413, 415 or 422: the request is invalid."""
 
 
 class UnauthorizedError(ApiError):
@@ -49,7 +49,7 @@ class ConflictError(ApiError):
 
 
 class UnavailableError(ApiError):
-    """408, 429, 502, 503 or 504, still: the server, or a proxy before it, cannot serve this at present."""
+    """408, 429, 502, 503 or 504 to the last retry: the server, or a proxy, cannot serve the request now."""
 
 
 ERRORS_BY_STATUS: dict[int, type[ApiError]] = {
@@ -69,9 +69,9 @@ ERRORS_BY_STATUS: dict[int, type[ApiError]] = {
 
 
 def api_error(status: int, body: bytes | None) -> ApiError:
-    """Returns the error that an answer of 4xx or 5xx stands for.
+    """Returns the error for an answer with status 4xx or 5xx.
 
-    A proxy's answer need not be a problem in JSON.
+    The answer of a proxy may be anything, not only a problem in JSON.
     """
     problem = _problem(body or b"")
     detail, errors = problem.get("detail"), problem.get("errors")

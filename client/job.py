@@ -1,4 +1,4 @@
-"""A job as the server describes it."""
+"""Jobs as the server describes them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ ENDED = frozenset({"completed", "failed", "cancelled", "expired"})
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One answer of the server about a job. `fields` is all of it; the properties are what is asked most."""
+    """One answer of the server about a job. `fields` is all of it; the properties are the most used."""
 
     fields: dict[str, Any]
 
@@ -56,7 +56,36 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class JobPage:
-    """Newest first. `jobs[-1].id` is the next page's `after` where has_more."""
+    """A page of jobs, newest first. Where `has_more`, `jobs[-1].id` is the `after` of the next page."""
 
     jobs: list[Job]
+    has_more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class JobSummary:
+    """A job as lists show it.
+
+    created_at: ISO 8601, UTC. queue_position: 0 is next; None once it has started.
+    prompt: the first 200 characters of its prompt or messages.
+    """
+
+    id: str
+    status: str
+    model: str
+    created_at: str
+    queue_position: int | None
+    prompt: str
+
+    @classmethod
+    def of(cls, fields: dict[str, Any]) -> JobSummary:
+        """Returns the summary in a server's answer. Fields of later servers are ignored."""
+        return cls(**{name: fields[name] for name in cls.__slots__})
+
+
+@dataclass(frozen=True, slots=True)
+class SummaryPage:
+    """A page of summaries, newest first. Where `has_more`, `jobs[-1].id` is the `after` of the next page."""
+
+    jobs: list[JobSummary]
     has_more: bool

@@ -1,4 +1,4 @@
-"""What the command line says on stderr while nothing comes from the server."""
+"""What the command line prints on stderr while the server does not answer."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from math import inf
 from client.errors import ClientError
 
 FIRST_NOTICE_SECONDS = 1.0
-"""A server that takes longer for an answer is mentioned: people lose confidence after about two seconds."""
+"""A server that takes longer for an answer is reported: people lose confidence after about two seconds."""
 
 NOTICE_PAUSE_SECONDS = 5.0
-"""Between two notices. It is the longest pause between two tries of the client as well."""
+"""Between two notices. It is also the longest pause between two tries of the client."""
 
 
 class Notices:
-    """Says why nothing happens: soon after the beginning, then every few seconds. For threads to share."""
+    """Says why nothing happens, first after a second, then every few seconds. Threads may share it."""
 
     def __init__(self, url: str) -> None:
         self._silence = self._line = f"{url}: no answer yet; waiting"
         self._told_at = -inf
         self._lock = threading.Lock()
 
-    def trouble(self, error: ClientError) -> None:
-        """A try has failed, and the client will try again."""
+    def retrying(self, error: ClientError) -> None:
+        """A try failed with `error`, and the client will retry."""
         self._line = f"{error}; trying again"
         self._tell()
 
     @contextmanager
     def expecting(self) -> Iterator[None]:
-        """Watches over a call to a server that may take a connection and then stay silent."""
+        """Watches over a call: the server may accept the connection and then not answer."""
         answered = threading.Event()
         threading.Thread(target=self._report_silence, args=(answered,), daemon=True).start()
         try:
@@ -58,4 +58,5 @@ class Notices:
 
 
 def say(line: str) -> None:
+    """Prints a line on stderr."""
     print(line, file=sys.stderr, flush=True)

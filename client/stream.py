@@ -1,4 +1,4 @@
-"""A job's events over a WebSocket, which may break: every event once, in order, to the end."""
+"""Reads a job's events over a WebSocket and reconnects: every event once, in order, to the end."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from client.errors import (
     UnreachableError,
     api_error,
 )
-from client.patience import Patience
+from client.retry import RetryPolicy
 
 Event = dict[str, Any]
 """`{"seq", "type": "status" | "token" | "done", ...}`, as the server's documentation has it.
@@ -28,7 +28,7 @@ The job in `done` lacks `request` and `output`: the text has come already, and `
 """
 
 SILENCE_SECONDS = 45.0
-"""The server says something every 15 s; after three times that the connection is dead."""
+"""The server sends something every 15 s at least. After three times that the connection is taken for dead."""
 
 NORMAL = 1000
 ERRORS_BY_CLOSE_CODE: dict[int, tuple[type[ApiError], int]] = {
@@ -36,23 +36,23 @@ ERRORS_BY_CLOSE_CODE: dict[int, tuple[type[ApiError], int]] = {
     4401: (UnauthorizedError, 401),
     4404: (NotFoundError, 404),
 }
-"""With the status that HTTP would have had. Other codes than these and 1000 mean: come again."""
+"""With the HTTP status of the same error. After any other code than these and 1000 the client reconnects."""
 
 
 def without_password(url: httpx.URL | str) -> str:
-    """For messages: proxies may want a name and a password, which stand in the URL."""
+    """Returns the URL as error messages may show it: it may hold a name and a password for a proxy."""
     return str(httpx.URL(url).copy_with(userinfo=b""))
 
 
 class _InterruptedError(Exception):
-    """The connection broke, and may be made again."""
+    """The connection broke; the client may reconnect."""
 
 
-def events(url: str, headers: dict[str, str], after: int, patience: Patience) -> Iterator[Event]:
-    """The events behind number `after`. Raises ApiError, and UnreachableError when patience ends."""
+def events(url: str, headers: dict[str, str], after: int, retry: RetryPolicy) -> Iterator[Event]:
+    """Yields the events after number `after`. Raises ApiError, and UnreachableError when retrying ends."""
     while True:
         try:
-            for event in _connection(f"{url}?done=short&after={after}", headers, patience):
+            for event in _connection(f"{url}?done=short&after={after}", headers, retry):
                 if event["seq"] <= after:
                     continue
                 if event["seq"] > after + 1:
@@ -62,26 +62,26 @@ def events(url: str, headers: dict[str, str], after: int, patience: Patience) ->
             return
         except _InterruptedError as interruption:
             error = UnreachableError(f"{without_password(url)}: {interruption}")
-            if not patience.pause(error):
+            if not retry.wait_for_retry(error):
                 raise error from None
 
 
-def _connection(url: str, headers: dict[str, str], patience: Patience) -> Iterator[Event]:
-    """What one connection brings, until the server says that this was all."""
+def _connection(url: str, headers: dict[str, str], retry: RetryPolicy) -> Iterator[Event]:
+    """Yields the events of one connection, until the server closes it normally."""
     with _connected(url, headers) as socket:
         while True:
             opcode, frame = socket.recv_data_frame(control_frame=True)
             if opcode == websocket.ABNF.OPCODE_CLOSE:
                 _closed(frame.data)
                 return
-            patience.renew()
+            retry.reset()
             if opcode == websocket.ABNF.OPCODE_TEXT:
                 yield json.loads(frame.data)
 
 
 @contextmanager
 def _connected(url: str, headers: dict[str, str]) -> Iterator[Any]:
-    """Raises _InterruptedError for whatever may pass, and ApiError for what will not."""
+    """Raises _InterruptedError for failures that may pass, and ApiError for others."""
     socket = None
     try:
         socket = websocket.create_connection(
@@ -90,19 +90,19 @@ def _connected(url: str, headers: dict[str, str]) -> Iterator[Any]:
         yield socket
     except websocket.WebSocketBadStatusException as refusal:
         error = api_error(refusal.status_code, refusal.resp_body)
-        # A handshake changes nothing, so that it is repeated after a 500 as well.
+        # A handshake changes nothing, so it is retried after a 500 as well.
         if isinstance(error, UnavailableError) or error.status == 500:
             raise _InterruptedError(str(error)) from None
         raise error from None
-    except (OSError, websocket.WebSocketException) as trouble:
-        raise _InterruptedError(str(trouble) or type(trouble).__name__) from None
+    except (OSError, websocket.WebSocketException) as failure:
+        raise _InterruptedError(str(failure) or type(failure).__name__) from None
     finally:
         if socket is not None:
             socket.shutdown()  # type: ignore[no-untyped-call]
 
 
 def _closed(payload: bytes) -> None:
-    """Returns where the stream has ended. Raises ApiError, or _InterruptedError to come again."""
+    """Returns if the stream has ended. Raises ApiError, or _InterruptedError to reconnect."""
     code, reason = int.from_bytes(payload[:2], "big"), payload[2:].decode(errors="replace")
     if code == NORMAL:
         return

@@ -1,4 +1,4 @@
-"""What can be known to go wrong before anything starts, each in one line."""
+"""Checks before the start: each failure is reported in one line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CONNECT_SECONDS = 5.0
 
 
 def check(settings: Settings) -> None:
-    """Raises SettingsError."""
+    """Runs all checks. Raises SettingsError."""
     check_port(settings.host, settings.port)
     if settings.engine is not EngineKind.ECHO:
         check_model(settings.model_id)
@@ -30,7 +30,7 @@ def check_port(host: str, port: int) -> None:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
-            # As gunicorn does: connections of an earlier run that linger are no obstacle.
+            # As gunicorn does, so that lingering connections of an earlier run do no harm.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
     except OSError as error:
@@ -38,7 +38,7 @@ def check_port(host: str, port: int) -> None:
 
 
 def check_model(model_id: str) -> None:
-    """A model of the hub is the worker's to look for; what lies on this disk can be seen from here."""
+    """Checks that a local model exists. Whether a hub has a model, the worker finds out."""
     if model_id == "bundled":
         if not (BUNDLED_MODEL / "config.json").is_file():
             raise SettingsError(f"MODEL_ID=bundled: there is no model in {BUNDLED_MODEL}")

@@ -1,4 +1,4 @@
-"""What `make serve` shows: each line with its process' name."""
+"""The output of `make serve`: each line begins with the name of its process."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ def prefix(name: str) -> str:
 
 
 class Console(io.TextIOBase):
-    """Standard output, for as long as somebody reads it: without a reader there are still DATA_DIR's logs."""
+    """Standard output, as long as somebody reads it; the logs in DATA_DIR have everything anyway."""
 
     def __init__(self) -> None:
         self._partial_lines: dict[str, bytes] = {}
         self.last_lines: dict[str, str] = {}
-        """By process, its latest line that is not empty."""
+        """The latest line of each process that is not empty."""
 
     def print_output(self, name: str, output: bytes) -> None:
-        """A piece of a process' output, cut anywhere."""
+        """Prints a piece of output, which may be cut anywhere: an incomplete line waits for its rest."""
         *lines, rest = (self._partial_lines.get(name, b"") + output).split(b"\n")
         self._partial_lines[name] = rest
         for line in lines:

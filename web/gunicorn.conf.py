@@ -14,6 +14,7 @@ import sys
 from tasks.connection import connect, refuse_eviction
 from tasks.errors import SettingsError
 from tasks.settings import get_settings
+from web.server import Worker, start_reaper
 
 try:
     _settings = get_settings()
@@ -25,7 +26,7 @@ except SettingsError as error:
 _host = f"[{_settings.host}]" if ":" in _settings.host else _settings.host
 bind = f"{_host}:{_settings.port}"
 
-worker_class = "web.server.Worker"
+worker_class = Worker
 worker_connections = 10_000
 """Streams and requests at once in a process; each is a greenlet and a file descriptor."""
 
@@ -56,6 +57,4 @@ except ValueError:
 
 def post_worker_init(worker):  # type: ignore[no-untyped-def]
     """In the worker process, with the app loaded."""
-    from web.server import start_reaper
-
     start_reaper(worker)

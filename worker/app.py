@@ -22,7 +22,7 @@ try:
 except SettingsError as error:
     sys.exit(f"worker: {error}")
 
-app.conf.worker_pool = "worker.pool:EnginePool"
+app.conf.worker_pool = f"{__package__}.pool:EnginePool"
 app.conf.worker_concurrency = app.settings.max_num_seqs
 app.steps["worker"].add(EngineStep)
 app.steps["consumer"].add(PulseStep)

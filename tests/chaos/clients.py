@@ -63,7 +63,7 @@ class ChaosClient:
         """releases: where one of them knows it, some jobs ask for NEW_FIELD."""
         self._old_releases = [release.name for release in releases if not release.knows_new_field]
         self._asks_for_news = any(release.knows_new_field for release in releases)
-        self._client = Client(url, patience_seconds=PATIENCE_SECONDS)
+        self._client = Client(url, retry_seconds=PATIENCE_SECONDS)
         self._name = name
         self._random = random.Random(f"{seed}-{name}")
         self._verdict = verdict

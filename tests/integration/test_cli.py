@@ -1,4 +1,4 @@
-"""`python -m client` against the whole product."""
+"""The client's commands against the whole product."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytest_plugins = ["tests.integration.product_fixtures"]
 
 def command(url: str, *arguments: str | bytes) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "client", *arguments],
+        [sys.executable, "-m", "tokenrelay", *arguments],
         cwd=ROOT,
         env=os.environ | {"TOKENRELAY_URL": url},
         stdout=subprocess.PIPE,
@@ -50,23 +50,23 @@ def single_slot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
 
 
 def test_the_text_goes_to_stdout_and_nothing_else_does(product: Web) -> None:
-    assert run(product.url, "one two", "--max-tokens", "5") == (0, "one two one two one\n", "")
+    assert run(product.url, "submit", "one two", "--max-tokens", "5") == (0, "one two one two one\n", "")
 
 
 def test_options_reach_the_server(product: Web) -> None:
-    code, job_id, _ = run(product.url, "hello", "--seed", "7", "--temperature", "0.5", "--detach")
+    code, job_id, _ = run(product.url, "submit", "hello", "--seed", "7", "--temperature", "0.5", "--detach")
     request = httpx.get(f"{product.url}/v1/jobs/{job_id.strip()}").json()["request"]
     assert code == 0
     assert (request["seed"], request["temperature"]) == (7, 0.5)
 
 
 def test_a_detached_job_can_be_watched_later(product: Web) -> None:
-    _, job_id, _ = run(product.url, "one two", "--max-tokens", "3", "--detach")
-    assert run(product.url, "--watch", job_id.strip()) == (0, "one two one\n", "")
+    _, job_id, _ = run(product.url, "submit", "one two", "--max-tokens", "3", "--detach")
+    assert run(product.url, "watch", job_id.strip()) == (0, "one two one\n", "")
 
 
 def test_text_is_shown_while_it_comes_and_an_interrupt_cancels(product: Web) -> None:
-    with command(product.url, "tick", "--max-tokens", "4000") as process:
+    with command(product.url, "submit", "tick", "--max-tokens", "4000") as process:
         assert process.stdout is not None
         assert process.stdout.read(4) == "tick"
         process.send_signal(signal.SIGINT)
@@ -79,8 +79,8 @@ def test_text_is_shown_while_it_comes_and_an_interrupt_cancels(product: Web) -> 
 
 
 def test_an_interrupt_leaves_a_watched_job_running(product: Web) -> None:
-    _, job_id, _ = run(product.url, "tick", "--max-tokens", "4000", "--detach")
-    with command(product.url, "--watch", job_id.strip()) as process:
+    _, job_id, _ = run(product.url, "submit", "tick", "--max-tokens", "4000", "--detach")
+    with command(product.url, "watch", job_id.strip()) as process:
         assert process.stdout is not None
         assert process.stdout.read(4) == "tick"
         process.send_signal(signal.SIGINT)
@@ -92,7 +92,7 @@ def test_an_interrupt_leaves_a_watched_job_running(product: Web) -> None:
 
 
 def test_a_reader_that_leaves_cancels(product: Web) -> None:
-    with command(product.url, "tick", "--max-tokens", "4000") as process:
+    with command(product.url, "submit", "tick", "--max-tokens", "4000") as process:
         assert process.stdout is not None
         process.stdout.read(4)
         process.stdout.close()
@@ -106,7 +106,7 @@ def test_a_reader_that_leaves_cancels(product: Web) -> None:
 def test_a_waiting_job_tells_its_place(single_slot: Web) -> None:
     with Client(single_slot.url) as client:
         first = client.submit("busy", max_tokens=4000)
-        with command(single_slot.url, "next", "--max-tokens", "1") as process:
+        with command(single_slot.url, "submit", "next", "--max-tokens", "1") as process:
             assert process.stderr is not None
             assert process.stderr.readline().startswith("queued: next in line")
             client.cancel(first.id)
@@ -114,14 +114,48 @@ def test_a_waiting_job_tells_its_place(single_slot: Web) -> None:
     assert (process.returncode, printed) == (0, "next\n")
 
 
+def test_jobs_are_listed_newest_first_and_page_by_page(product: Web) -> None:
+    ids = [
+        run(product.url, "submit", prompt, "--detach")[1].strip() for prompt in ("first one", "word " * 50)
+    ]
+    code, printed, said = run(product.url, "jobs", "--limit", "1")
+    assert (code, printed.split()[0]) == (0, ids[1])
+    assert printed.endswith("word word word word word word word word…\n")
+    assert said == f"there are older ones: --after {ids[1]}\n"
+    code, printed, _ = run(product.url, "jobs", "--limit", "1", "--after", ids[1])
+    assert (code, printed.split()[0]) == (0, ids[0])
+    assert printed.endswith("  echo  first one\n")
+
+
+def test_jobs_of_a_status_are_listed(product: Web) -> None:
+    with Client(product.url) as client:
+        job = client.cancel(client.submit("tick", max_tokens=4000).id)
+        client.wait(job.id)
+    _, printed, _ = run(product.url, "jobs", "--status", "cancelled")
+    assert printed.split()[:2] == [job.id, "cancelled"]
+    assert {line.split()[1] for line in printed.splitlines()} == {"cancelled"}
+    code, printed, said = run(product.url, "jobs", "--status", "lost")
+    assert (code, printed) == (1, "")
+    assert "status" in said
+
+
+def test_a_job_is_cancelled_by_its_id(product: Web) -> None:
+    _, job_id, _ = run(product.url, "submit", "tick", "--max-tokens", "4000", "--detach")
+    code, printed, said = run(product.url, "cancel", job_id.strip())
+    assert (code, said) == (0, "")
+    assert printed.strip() in ("in_progress", "queued", "cancelled")
+    with Client(product.url) as client:
+        assert client.wait(job_id.strip()).status == "cancelled"
+
+
 def test_a_job_that_fails_says_why(product: Web) -> None:
-    code, _, said = run(product.url, "word " * 5000)
+    code, _, said = run(product.url, "submit", "word " * 5000)
     assert code == 1
     assert "prompt_too_long" in said
 
 
 def test_a_refused_request_says_why(product: Web) -> None:
-    code, printed, said = run(product.url, "hello", "--max-tokens", "0")
+    code, printed, said = run(product.url, "submit", "hello", "--max-tokens", "0")
     assert (code, printed) == (1, "")
     assert "max_tokens" in said
     assert said.count("\n") == 1
@@ -130,13 +164,14 @@ def test_a_refused_request_says_why(product: Web) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        (b"\xff",),
-        (b"hello", b"--model", b"\xff"),
-        (b"--watch", b"\xff"),
-        (b"--watch", b"\x01"),
-        (b"hello", b"--api-key", b"\xff"),
-        (b"hello", b"--url", b"http://\xff"),
-        (b"hello", b"--temperature", b"nan"),
+        (b"submit", b"\xff"),
+        (b"submit", b"hello", b"--model", b"\xff"),
+        (b"watch", b"\xff"),
+        (b"watch", b"\x01"),
+        (b"cancel", b"\xff"),
+        (b"submit", b"hello", b"--api-key", b"\xff"),
+        (b"submit", b"hello", b"--url", b"http://\xff"),
+        (b"submit", b"hello", b"--temperature", b"nan"),
     ],
 )
 def test_what_cannot_be_sent_is_one_line(arguments: tuple[bytes, ...]) -> None:
@@ -148,16 +183,19 @@ def test_what_cannot_be_sent_is_one_line(arguments: tuple[bytes, ...]) -> None:
 
 def test_a_key_with_a_line_end_is_refused_at_once_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOKENRELAY_API_KEY", "ses\name")
-    code, _, said = run(f"http://127.0.0.1:{free_port()}", "hello")
+    code, _, said = run(f"http://127.0.0.1:{free_port()}", "submit", "hello")
     assert (code, said) == (1, "the API key holds a character that cannot be sent, such as a line end\n")
 
 
 def test_a_terminal_without_a_character_shows_another(product: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
-    assert run(product.url, "née à", "--max-tokens", "2") == (0, "n?e ?\n", "")
+    assert run(product.url, "submit", "née à", "--max-tokens", "2") == (0, "n?e ?\n", "")
 
 
-@pytest.mark.parametrize("arguments", [(), ("hello", "--watch", "job_1"), ("--max-tokens", "many", "hello")])
+@pytest.mark.parametrize(
+    "arguments",
+    [(), ("hello",), ("submit",), ("watch", "a", "b"), ("submit", "--max-tokens", "many", "hello")],
+)
 def test_wrong_usage_exits_with_2(arguments: tuple[str, ...]) -> None:
     code, _, said = run(f"http://127.0.0.1:{free_port()}", *arguments)
     assert code == 2
@@ -165,9 +203,9 @@ def test_wrong_usage_exits_with_2(arguments: tuple[str, ...]) -> None:
 
 
 def test_the_key_comes_from_the_environment(locked_product: Web, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert run(locked_product.url, "hello")[0] == 1
+    assert run(locked_product.url, "submit", "hello")[0] == 1
     monkeypatch.setenv("TOKENRELAY_API_KEY", "sesame")
-    assert run(locked_product.url, "hello", "--max-tokens", "1") == (0, "hello\n", "")
+    assert run(locked_product.url, "submit", "hello", "--max-tokens", "1") == (0, "hello\n", "")
 
 
 def first_line(process: subprocess.Popen[str]) -> str:
@@ -178,7 +216,7 @@ def first_line(process: subprocess.Popen[str]) -> str:
 
 def test_a_server_that_is_away_is_reported_while_the_command_waits_for_it(product: Web) -> None:
     product.kill()
-    with command(product.url, "hello", "--max-tokens", "1") as process:
+    with command(product.url, "submit", "hello", "--max-tokens", "1") as process:
         for _ in range(2):
             line = first_line(process)
             assert line.startswith(product.url)
@@ -188,7 +226,9 @@ def test_a_server_that_is_away_is_reported_while_the_command_waits_for_it(produc
     assert (process.returncode, printed) == (0, "hello\n")
 
 
-@pytest.mark.parametrize("arguments", [("hello",), ("--watch", "job_1")])
+@pytest.mark.parametrize(
+    "arguments", [("submit", "hello"), ("watch", "job_1"), ("jobs",), ("cancel", "job_1")]
+)
 def test_a_server_that_takes_the_call_and_stays_silent_is_reported(arguments: tuple[str, ...]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
@@ -203,7 +243,16 @@ NOT_NOW = {"Retry-After": "3600"}
 
 
 @pytest.mark.parametrize("status", REFUSALS)
-@pytest.mark.parametrize("arguments", [("hello",), ("hello", "--detach"), ("--watch", "job_1")])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("submit", "hello"),
+        ("submit", "hello", "--detach"),
+        ("watch", "job_1"),
+        ("jobs",),
+        ("cancel", "job_1"),
+    ],
+)
 def test_every_refusal_is_one_line(arguments: tuple[str, ...], status: int) -> None:
     with moody_server((status, NOT_NOW), (status, NOT_NOW, b"<html>")) as server:
         assert run(server.url, *arguments) == (1, "", "busy, come later\n")
@@ -215,7 +264,7 @@ def test_every_refusal_of_the_stream_is_one_line(status: int) -> None:
     job: Answer = (200, {}, json.dumps(JOB).encode())
     with (
         moody_server(job, fixed={"/stream": (status, {}), "/job_1": job, "/cancel": job}) as server,
-        command(server.url, "hello") as process,
+        command(server.url, "submit", "hello") as process,
     ):
         line = first_line(process)
         process.send_signal(signal.SIGINT)

@@ -104,7 +104,7 @@ def test_a_stream_outlives_an_orderly_restart(client: Client, product: Web) -> N
 
 def test_a_stream_gives_up_on_a_server_that_stays_away() -> None:
     with (
-        Client(f"http://127.0.0.1:{free_port()}", patience_seconds=0.5) as client,
+        Client(f"http://127.0.0.1:{free_port()}", retry_seconds=0.5) as client,
         pytest.raises(UnreachableError),
     ):
         list(client.stream("job_x"))
@@ -120,7 +120,7 @@ def test_a_call_waits_for_a_server_that_is_about_to_start(client: Client, produc
 
 def test_a_call_gives_up_on_a_server_that_stays_away() -> None:
     with (
-        Client(f"http://127.0.0.1:{free_port()}", patience_seconds=0.5) as client,
+        Client(f"http://127.0.0.1:{free_port()}", retry_seconds=0.5) as client,
         pytest.raises(UnreachableError),
     ):
         client.submit("hello")
@@ -252,7 +252,7 @@ def test_an_address_that_is_none_is_refused_at_once_and_not_shown(url: str) -> N
 
 def test_a_password_in_the_address_is_not_shown() -> None:
     url = f"http://ali:hidden@127.0.0.1:{free_port()}"
-    with Client(url, patience_seconds=0) as client:
+    with Client(url, retry_seconds=0) as client:
         for call in (lambda: client.submit("hello"), lambda: list(client.stream("job_x"))):
             with pytest.raises(UnreachableError) as refusal:
                 call()
@@ -296,7 +296,7 @@ def test_a_call_is_repeated_while_the_server_or_its_proxy_is_busy(name: str, sta
     troubles: list[ClientError] = []
     with (
         moody_server((status, {}), ENDED) as server,
-        Client(server.url, on_trouble=troubles.append) as client,
+        Client(server.url, on_retry=troubles.append) as client,
     ):
         CALLS[name](client)
     keys, statuses = zip(*server.asked, strict=True)

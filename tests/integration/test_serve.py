@@ -227,7 +227,7 @@ def test_a_second_interrupt_hurries(tmp_path: Path) -> None:
 
         def hurries() -> bool:
             serving.process.send_signal(signal.SIGINT)
-            return "worker has to hurry" in serving.output
+            return "worker stops at once" in serving.output
 
         eventually(hurries)
         assert serving.process.wait(PATIENCE_SECONDS) == 0

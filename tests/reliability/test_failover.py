@@ -129,7 +129,7 @@ def refusal_of_a_submit(web: Web) -> str | None:
 
 
 def assert_works(web: Web) -> None:
-    with Client(web.url, patience_seconds=PATIENCE_SECONDS) as client:
+    with Client(web.url, retry_seconds=PATIENCE_SECONDS) as client:
         job = client.submit(words("after", 20), max_tokens=20)
         assert client.wait(job.id, timeout=PATIENCE_SECONDS).text == words("after", 20)
         eventually(lambda: httpx.get(f"{web.url}/health/ready").status_code == 200)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -116,3 +117,15 @@ def test_the_lock_agrees_with_the_requirements_and_leaves_torch_and_the_index_to
     assert "torch" not in locked
     assert pins(ROOT / "requirements.txt")["torch"] == "2.13.0"
     assert "://" not in LOCK.read_text()
+
+
+def test_the_packages_ranges_hold_what_is_pinned() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    ranges = [Requirement(text) for extra in project["optional-dependencies"].values() for text in extra]
+    ranges += [Requirement(text) for text in project["dependencies"]]
+    pinned = pins(ROOT / "requirements.txt")
+    ours = [one for one in ranges if one.name != "tokenrelay"]
+    assert [str(one) for one in ours if pinned[canonicalize_name(one.name)] not in one.specifier] == []
+    named = {canonicalize_name(one.name) for one in ours}
+    run_time = pins(ROOT / "deploy/requirements.txt") | pins(ROOT / "worker/requirements.txt")
+    assert named == run_time.keys()

@@ -15,7 +15,7 @@ import torch
 from worker.engine.native.build import library_folders, library_stem
 from worker.engine.native.isa import AUTO, NONE, InstructionSet, supported
 
-BUILD_COMMAND = "python -m worker.engine.native.build"
+BUILD_COMMAND = f"python -m {__package__}.build"
 
 logger = logging.getLogger(__name__)
 
