@@ -4,8 +4,8 @@
 
 `tasks.store` and `tasks.leases` are called directly, without web and Celery; each backlog has a Redis of its
 own. The time is Redis' own for the script, as `INFO commandstats` counts it. "Takeover" is the time from a
-lease's end to the next claim, with one reaper and a bell that rings without Celery; up to 50 ms of it are the
-reaper's shortest pause.
+lease's end to the next claim, with one reaper and offers that do not go through Celery; up to 50 ms of it
+are the reaper's shortest pause.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from bench.stage import median, p99, print_table, redis_server
 from tasks import keys
 from tasks.connection import connect
 from tasks.job import FinishReason, Status
-from tasks.leases import Claim, Finish, Leases, WorkerInfo, Write
+from tasks.leases import Claim, Leases, Outcome, WorkerInfo, Write
 from tasks.log import TokenEntry
 from tasks.reaper import Reaper
 from tasks.request import parse_request
@@ -44,8 +44,8 @@ LEASE_SECONDS = 0.5
 REQUEST = parse_request({"prompt": "Once upon a time", "max_tokens": 64})
 MODEL = "m"
 WORKER = "w1"
-POOL = keys.pool(MODEL, "echo")
-TOKEN = "fencing token"
+ENGINE_POOL = keys.engine_pool(MODEL, "echo")
+LEASE_TOKEN = "lease token"
 
 
 class Bench:
@@ -58,13 +58,13 @@ class Bench:
         )
         self.redis: Redis = connect(settings)
         self.offers: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self.store = Store(self.redis, settings, self._ring)
-        self.leases = Leases(self.redis, settings, self._ring)
-        self.reaper = Reaper(connect(settings), settings, self._ring)
+        self.store = Store(self.redis, settings, self._send_offers)
+        self.leases = Leases(self.redis, settings, self._send_offers)
+        self.reaper = Reaper(connect(settings), settings, self._send_offers)
         self.costs: dict[str, list[float]] = {}
         """Transition -> microseconds in Redis, of each call."""
 
-    def _ring(self, offers: Sequence[Offer]) -> None:
+    def _send_offers(self, offers: Sequence[Offer]) -> None:
         for _, job_id in offers:
             self.offers.put(job_id)
 
@@ -74,8 +74,8 @@ class Bench:
     def heartbeat(self, slots: int) -> None:
         self.leases.heartbeat(WorkerInfo(WORKER, MODEL, "echo", slots, 0, 0.0))
 
-    def claim(self, job_id: str, token: str) -> Claim:
-        claim = self.leases.claim(job_id, token, WORKER, POOL, free_slots=1, held=0)
+    def claim(self, job_id: str, lease_token: str) -> Claim:
+        claim = self.leases.claim(job_id, lease_token, WORKER, ENGINE_POOL, free_slots=1, held=0)
         assert isinstance(claim, Claim), claim
         return claim
 
@@ -103,7 +103,7 @@ class Bench:
         self._count("heartbeat, no slot is free", partial(self.heartbeat, 0))
         self._count("dispatch (heartbeat, a slot is free)", partial(self.heartbeat, 1))
         job_id = self.offers.get()
-        self._count("claim", partial(self.claim, job_id, TOKEN))
+        self._count("claim", partial(self.claim, job_id, LEASE_TOKEN))
         self._count("flush (one token)", partial(self.leases.flush, [_token(job_id)]))
         self._count("flush (the end, and dispatch)", partial(self.leases.flush, [_end(job_id, 2)]))
         self.heartbeat(0)
@@ -125,11 +125,11 @@ class Bench:
             self.heartbeat(1)
             job_id = self.offers.get()
             self.claim(job_id, secrets.token_hex(8))
-            lease_end = float(self.redis.zscore(keys.leases(POOL), job_id) or 0)
+            lease_end = float(self.redis.zscore(keys.leases(ENGINE_POOL), job_id) or 0)
             time.sleep(LEASE_SECONDS / 2)
             self.heartbeat(1)
             assert self.offers.get() == job_id
-            self.claim(job_id, TOKEN)
+            self.claim(job_id, LEASE_TOKEN)
             found.append(1000 * (self.store.get(job_id).attempts[-1].started_at - lease_end))
             self.heartbeat(0)
             self.leases.flush([_end(job_id, 2)])
@@ -139,12 +139,12 @@ class Bench:
 
 
 def _token(job_id: str) -> Write:
-    return Write(job_id, TOKEN, 1, 4, (TokenEntry(0, (7,), " word"),))
+    return Write(job_id, LEASE_TOKEN, 1, 4, (TokenEntry(0, (7,), " word"),))
 
 
 def _end(job_id: str, log_length: int) -> Write:
     entry = TokenEntry(0, (8,), " end", FinishReason.LENGTH)
-    return Write(job_id, TOKEN, log_length, 4, (entry,), Finish(Status.COMPLETED))
+    return Write(job_id, LEASE_TOKEN, log_length, 4, (entry,), Outcome(Status.COMPLETED))
 
 
 def _cells(columns: Sequence[Sequence[float]], places: int) -> list[str]:

@@ -24,7 +24,7 @@ from tasks import keys
 from tasks.app import JobApp
 from tasks.connection import connect
 from tasks.job import Status
-from tasks.leases import Claim, Finish, Leases, WorkerInfo, Write
+from tasks.leases import Claim, Leases, Outcome, WorkerInfo, Write
 from tasks.log import TokenEntry
 from tasks.request import parse_request
 from tasks.scripts import Offer
@@ -37,7 +37,7 @@ SUBMITS, THREADS, FLUSHES = 500, 16, 500
 """Calls in one turn; the submits are made once by one client and once by all threads together."""
 
 MODEL = "m"
-POOL = keys.pool(MODEL, "echo")
+ENGINE_POOL = keys.engine_pool(MODEL, "echo")
 JOBS, TOKENS = 32, 500
 """Of a flush, and of the pipeline's turn."""
 
@@ -72,12 +72,12 @@ class Bench:
         self.figures = Figures()
         bare = Settings(redis_url=redis_url, model_id=MODEL, max_queued_jobs=10**6)
         self._offers: list[str] = []
-        self._store = Store(connect(bare), bare, self._ring)
-        self._leases = Leases(connect(bare), bare, self._ring)
+        self._store = Store(connect(bare), bare, self._send_offers)
+        self._leases = Leases(connect(bare), bare, self._send_offers)
         app = JobApp(Settings(redis_url=redis_url, engine=EngineKind.ECHO))
-        self._echo_store = Store(connect(app.settings), app.settings, app.ring)
+        self._echo_store = Store(connect(app.settings), app.settings, app.send_offers)
 
-    def _ring(self, offers: Sequence[Offer]) -> None:
+    def _send_offers(self, offers: Sequence[Offer]) -> None:
         self._offers += [job_id for _, job_id in offers]
 
     def turn(self) -> None:
@@ -106,17 +106,19 @@ class Bench:
             for position in range(FLUSHES):
                 entry = TokenEntry(0, (position,), " word")
                 with self.figures.call(name):
-                    self._leases.flush([Write(c.job_id, c.token, 1 + position, 4, (entry,)) for c in claims])
+                    self._leases.flush(
+                        [Write(c.job_id, c.lease_token, 1 + position, 4, (entry,)) for c in claims]
+                    )
         self._heartbeat(0)
-        done = Finish(Status.COMPLETED)
-        self._leases.flush([Write(c.job_id, c.token, 1 + FLUSHES, 4, (), done) for c in claims])
+        done = Outcome(Status.COMPLETED)
+        self._leases.flush([Write(c.job_id, c.lease_token, 1 + FLUSHES, 4, (), done) for c in claims])
         self._offers.clear()
 
     def _heartbeat(self, slots: int) -> None:
         self._leases.heartbeat(WorkerInfo("w", MODEL, "echo", slots, 0, 0.0))
 
     def _claim(self, job_id: str) -> Claim:
-        claim = self._leases.claim(job_id, secrets.token_hex(8), "w", POOL, free_slots=JOBS, held=0)
+        claim = self._leases.claim(job_id, secrets.token_hex(8), "w", ENGINE_POOL, free_slots=JOBS, held=0)
         assert isinstance(claim, Claim), claim
         return claim
 

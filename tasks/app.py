@@ -70,11 +70,11 @@ class JobApp(Celery):
             set_as_current=not _state._apps,  # type: ignore[attr-defined]
         )
         self.settings = settings
-        self.store = Store(connect(settings), settings, self.ring)
+        self.store = Store(connect(settings), settings, self.send_offers)
         """Of all threads and greenlets that use this app, and of its result backend."""
         self.conf.update(
-            # A message is a bell: what it rings for stands in the record, and a lost one is sent again.
-            # So it needs no acknowledgement: see `tasks.generate.Bell`.
+            # A message only tells a worker of an offer. The record decides, and a lost message is sent again.
+            # So it needs no acknowledgement: see `tasks.generate.OfferRequest`.
             task_queues=[Queue(DEFAULT_QUEUE, no_ack=True)],
             task_default_queue=DEFAULT_QUEUE,
             task_acks_late=False,
@@ -99,7 +99,7 @@ class JobApp(Celery):
             },
         )
 
-    def ring(self, offers: Sequence[Offer]) -> None:
+    def send_offers(self, offers: Sequence[Offer]) -> None:
         """Tell each worker of its offers. One that cannot be sent now is made again by the reaper."""
         for worker, job_id in offers:
             try:

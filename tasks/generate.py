@@ -12,13 +12,13 @@ from celery.worker.request import Request
 
 from tasks.app import TASK
 from tasks.backend import JobFailedError
-from tasks.leases import Finish
+from tasks.leases import Outcome
 
-outcomes: dict[str, Finish] = {}
+outcomes: dict[str, Outcome] = {}
 """How jobs ended whose task body runs next, by job id; only Celery's thread touches it."""
 
 
-class Bell(Request):
+class OfferRequest(Request):
     """A task message that is never acknowledged; its queue hands messages out for good (`no_ack`).
 
     An acknowledgement on the connection that brought the message, after Redis was away and the consumer has
@@ -36,9 +36,9 @@ def register(app: Celery) -> None:
     """Give a worker's app its task."""
 
     # throws: a failed job is no fault of the worker, its log shows a line and no traceback.
-    @app.task(name=TASK, throws=(JobFailedError,), Request=Bell)
+    @app.task(name=TASK, throws=(JobFailedError,), Request=OfferRequest)
     def generate(job_id: str) -> str:
-        finish = outcomes.pop(job_id)
-        if finish.error:
-            raise JobFailedError(f"{finish.error.code}: {finish.error.message}")
-        return finish.status
+        outcome = outcomes.pop(job_id)
+        if outcome.error:
+            raise JobFailedError(f"{outcome.error.code}: {outcome.error.message}")
+        return outcome.status

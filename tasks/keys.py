@@ -22,7 +22,7 @@ WORKERS = PREFIX + "workers"
 MODELS_SINCE = PREFIX + "models_since"
 """Hash: model -> when a worker announced it for the first time. It stays known when its workers are away."""
 
-RING_AGAIN_SECONDS = 2.0
+RESEND_OFFER_SECONDS = 2.0
 """An offer not claimed for this long is sent again: longer than a claim takes on a busy worker, short
 against a person's patience."""
 
@@ -62,13 +62,13 @@ def queue(model: str, engine: str | None = None) -> str:
     return f"{engine or 'any'}:{model}"
 
 
-def pool(model: str, engine: str) -> str:
+def engine_pool(model: str, engine: str) -> str:
     """The workers of one engine on one model: they take from `queue(model)` and `queue(model, engine)`."""
     return f"{engine}:{model}"
 
 
-def pools(model: str) -> str:
-    """Set: the model's pools that ever had a worker, or a job of their own."""
+def engine_pools(model: str) -> str:
+    """Set: the model's engine pools that ever had a worker, or a job of their own."""
     return f"{PREFIX}pools:{model}"
 
 
@@ -77,24 +77,24 @@ def line(queue: str, width: int = 1, version: int = 1) -> str:
     return f"{PREFIX}line:{queue}:{width}:{version}"
 
 
-def offered(pool: str) -> str:
+def offered(engine_pool: str) -> str:
     """Sorted set: jobs sent to Celery and not claimed, by the time to send them again."""
-    return f"{PREFIX}offered:{pool}"
+    return f"{PREFIX}offered:{engine_pool}"
 
 
-def leases(pool: str) -> str:
+def leases(engine_pool: str) -> str:
     """Sorted set: running jobs by lease end."""
-    return f"{PREFIX}leases:{pool}"
+    return f"{PREFIX}leases:{engine_pool}"
 
 
-def slots(pool: str) -> str:
+def slots(engine_pool: str) -> str:
     """Hash: worker -> slots that its offers and leases take; none where it has none."""
-    return f"{PREFIX}slots:{pool}"
+    return f"{PREFIX}slots:{engine_pool}"
 
 
-def alive(pool: str) -> str:
+def alive(engine_pool: str) -> str:
     """Sorted set: workers by the end of their heartbeat."""
-    return f"{PREFIX}alive:{pool}"
+    return f"{PREFIX}alive:{engine_pool}"
 
 
 def owner_jobs(owner: str) -> str:

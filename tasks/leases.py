@@ -16,7 +16,7 @@ from tasks.errors import UnreadableRecordError
 from tasks.job import JobError, Status
 from tasks.log import STATUS_MARK, TOKEN_MARK, Entry, TokenEntry, parse_entry
 from tasks.request import JobRequest
-from tasks.scripts import Argument, Ring, Scripts, as_offers
+from tasks.scripts import Argument, Scripts, SendOffers, as_offers
 from tasks.settings import Settings
 
 
@@ -31,7 +31,7 @@ class Claim:
     """
 
     job_id: str
-    token: str
+    lease_token: str
     request: JobRequest
     is_alone: bool
     log: Sequence[str]
@@ -66,7 +66,7 @@ class Refusal(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Finish:
+class Outcome:
     """completion_tokens: how many tokens the job's choices have; None where that is not known."""
 
     status: Status
@@ -78,18 +78,18 @@ class Finish:
 class Write:
     """One job's part of a flush: entries that follow the first `base` ones of its log, then perhaps its end.
 
-    Without entries and finish it renews the lease.
+    Without entries and outcome it renews the lease.
     """
 
     job_id: str
-    token: str
+    lease_token: str
     base: int
     prompt_tokens: int
     entries: Sequence[TokenEntry] = ()
-    finish: Finish | None = None
+    outcome: Outcome | None = None
 
 
-class Word(StrEnum):
+class WriteStatus(StrEnum):
     """flush.lua's answer for one job."""
 
     OK = "ok"
@@ -101,8 +101,8 @@ class Word(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
-    word: Word
+class WriteAnswer:
+    status: WriteStatus
     log_length: int
 
 
@@ -124,8 +124,8 @@ class WorkerInfo:
     """The newest version of a record that it understands."""
 
     @property
-    def pool(self) -> str:
-        return keys.pool(self.model, self.engine)
+    def engine_pool(self) -> str:
+        return keys.engine_pool(self.model, self.engine)
 
     def to_json(self) -> str:
         body: WorkerBody = {
@@ -143,72 +143,84 @@ class WorkerInfo:
 class Leases:
     """A worker's transitions. Every method may raise redis.exceptions.RedisError and may be repeated."""
 
-    def __init__(self, redis: Redis, settings: Settings, ring: Ring) -> None:
+    def __init__(self, redis: Redis, settings: Settings, send_offers: SendOffers) -> None:
         self._scripts = Scripts(redis, settings)
-        self._ring = ring
+        self._send_offers = send_offers
 
     def claim(
-        self, job_id: str, token: str, worker: str, pool: str, free_slots: int, held: int
+        self, job_id: str, lease_token: str, worker: str, engine_pool: str, free_slots: int, held: int
     ) -> Claim | Refusal:
-        """Take a job that is on offer to the worker, which is of the pool, under a fresh `token`.
+        """Take a job that is on offer to a worker of this engine pool, under a fresh lease token.
 
         held: jobs that the worker has already. Raises UnreadableRecordError where it has the job, but cannot
         read its request.
         """
-        word, *answer = self._scripts.call("claim", job_id, token, worker, pool, free_slots, held)
-        if word != "claimed":
-            return Refusal(word)
+        status, *answer = self._scripts.call(
+            "claim", job_id, lease_token, worker, engine_pool, free_slots, held
+        )
+        if status != "claimed":
+            return Refusal(status)
         body, is_alone, is_seed_drawn, started_at, log = answer
         try:
             request = JobRequest.model_validate_json(body)
         except ValueError as error:
             raise UnreadableRecordError(f"the job's request cannot be read: {error}") from error
-        return Claim(job_id, token, request, bool(is_alone), log, bool(is_seed_drawn), float(started_at))
+        return Claim(
+            job_id, lease_token, request, bool(is_alone), log, bool(is_seed_drawn), float(started_at)
+        )
 
-    def take_back(self, claim: Claim, worker: str, pool: str) -> bool:
+    def take_back(self, claim: Claim, worker: str, engine_pool: str) -> bool:
         """Make a claim again that Redis has forgotten; False where the job has moved on, ended or is gone."""
         number = sum(entry.startswith(STATUS_MARK) for entry in claim.log)
-        job_id, token = claim.job_id, claim.token
-        return bool(self._scripts.call("take_back", job_id, token, worker, pool, number, *claim.log))
+        job_id, lease_token = claim.job_id, claim.lease_token
+        return bool(
+            self._scripts.call("take_back", job_id, lease_token, worker, engine_pool, number, *claim.log)
+        )
 
-    def flush(self, writes: Sequence[Write]) -> list[Written]:
+    def flush(self, writes: Sequence[Write]) -> list[WriteAnswer]:
         """Write for the whole batch; the answers are in the order of the writes."""
-        written: list[Written] = []
+        written: list[WriteAnswer] = []
         for start in range(0, len(writes), keys.MAX_JOBS_PER_CALL):
             part = writes[start : start + keys.MAX_JOBS_PER_CALL]
             offers, *answers = self._scripts.call("flush", *(a for w in part for a in _arguments(w)))
-            written += [Written(Word(word), length) for word, length in answers]
-            self._ring(as_offers(offers))
+            written += [WriteAnswer(WriteStatus(status), length) for status, length in answers]
+            self._send_offers(as_offers(offers))
         return written
 
     def release(self, held: Sequence[tuple[str, str]], reason: str) -> int:
-        """Give (job id, token) pairs back to the front of the line; how many were still held."""
+        """Give (job id, lease token) pairs back to the front of the line; how many were still held."""
         if not held:
             return 0
         released, offers = self._scripts.call("release", reason, *(part for pair in held for part in pair))
-        self._ring(as_offers(offers))
+        self._send_offers(as_offers(offers))
         return int(released)
 
     def heartbeat(self, worker: WorkerInfo) -> None:
         """Say for one lease's time that the worker lives."""
-        arguments: list[Argument] = [worker.id, worker.pool, worker.model, worker.slots, worker.to_json()]
+        arguments: list[Argument] = [
+            worker.id,
+            worker.engine_pool,
+            worker.model,
+            worker.slots,
+            worker.to_json(),
+        ]
         arguments += [worker.version, worker.max_model_len or "", worker.lifeline]
         offers: Any = self._scripts.call("heartbeat", *arguments)
-        self._ring(as_offers(offers))
+        self._send_offers(as_offers(offers))
 
-    def goodbye(self, worker: WorkerInfo) -> None:
+    def deregister(self, worker: WorkerInfo) -> None:
         """Leave the books: the worker has stopped."""
-        offers: Any = self._scripts.call("goodbye", worker.id, worker.pool, worker.model)
-        self._ring(as_offers(offers))
+        offers: Any = self._scripts.call("deregister", worker.id, worker.engine_pool, worker.model)
+        self._send_offers(as_offers(offers))
 
 
 def _arguments(write: Write) -> Iterator[Argument]:
-    yield from (write.job_id, write.token, write.base, write.prompt_tokens, len(write.entries))
+    yield from (write.job_id, write.lease_token, write.base, write.prompt_tokens, len(write.entries))
     yield from (entry.encode() for entry in write.entries)
-    finish = write.finish
-    if finish is None:
+    outcome = write.outcome
+    if outcome is None:
         yield from ("", "", "", "")
         return
-    yield finish.status
-    yield from (finish.error.code, finish.error.message) if finish.error else ("", "")
-    yield "" if finish.completion_tokens is None else finish.completion_tokens
+    yield outcome.status
+    yield from (outcome.error.code, outcome.error.message) if outcome.error else ("", "")
+    yield "" if outcome.completion_tokens is None else outcome.completion_tokens

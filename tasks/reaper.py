@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 from tasks import keys
 from tasks.log import pack
 from tasks.request import Message
-from tasks.scripts import Ring, Scripts, as_offers
+from tasks.scripts import Scripts, SendOffers, as_offers
 from tasks.settings import Settings
 
 MAX_JOBS_PER_CALL = 100
@@ -43,10 +43,10 @@ class Reaper:
     Its thread is a greenlet in a gevent process.
     """
 
-    def __init__(self, redis: Redis, settings: Settings, ring: Ring) -> None:
+    def __init__(self, redis: Redis, settings: Settings, send_offers: SendOffers) -> None:
         self._redis = redis
         self._scripts = Scripts(redis, settings)
-        self._ring = ring
+        self._send_offers = send_offers
         self._lease_seconds = settings.lease_seconds
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reaper", daemon=True)
@@ -61,10 +61,10 @@ class Reaper:
     def reap(self) -> float:
         """Move on what is due; seconds until something is due again. Raises RedisError."""
         answer = self._scripts.call("reap", MAX_JOBS_PER_CALL, self._lease_seconds)
-        seconds, offers, ended, dangling, severed = answer
-        self._ring(as_offers(offers))
-        for worker in severed:
-            logger.warning("%s has ended without a word, its jobs go on elsewhere", worker)
+        seconds, offers, ended, dangling, dead = answer
+        self._send_offers(as_offers(offers))
+        for worker in dead:
+            logger.warning("%s died, its jobs continue on other workers", worker)
         for job_id in dangling:
             logger.error("the record of %s is missing or damaged, so the job is lost", job_id)
         for job_id in ended:

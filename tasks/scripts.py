@@ -18,7 +18,7 @@ Argument = str | int | float
 Offer = tuple[str, str]
 """(worker, job id): a job that the worker shall be told of through Celery."""
 
-Ring = Callable[[Sequence[Offer]], None]
+SendOffers = Callable[[Sequence[Offer]], None]
 """Sends offers to Celery. What it loses is offered again by the reaper."""
 
 
@@ -30,7 +30,7 @@ class Scripts:
         self._shared = (
             keys.PREFIX,
             settings.lease_seconds,
-            keys.RING_AGAIN_SECONDS,
+            keys.RESEND_OFFER_SECONDS,
             settings.job_retention_seconds,
         )
         self._scripts = {

@@ -34,7 +34,7 @@ from tasks.job import TERMINAL_STATUSES, Choice, Job, JobSummary, Status
 from tasks.log import Entry, parse_entry, unpack
 from tasks.record import job_from_record, prompt_start
 from tasks.request import JobRequest, Priority, version_of
-from tasks.scripts import Argument, Ring, Scripts, as_offers
+from tasks.scripts import Argument, Scripts, SendOffers, as_offers
 from tasks.settings import Settings
 
 PRIORITY_BONUS_TOKENS = {Priority.HIGH: 16_384, Priority.NORMAL: 0, Priority.LOW: -16_384}
@@ -92,7 +92,7 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
-class Glance:
+class JobHeader:
     """A job's owner, its status and the length of its log."""
 
     owner: str
@@ -114,11 +114,11 @@ class LogPage:
 class Store:
     """Reads and changes records. Every method may raise redis.exceptions.RedisError."""
 
-    def __init__(self, redis: Redis, settings: Settings, ring: Ring) -> None:
+    def __init__(self, redis: Redis, settings: Settings, send_offers: SendOffers) -> None:
         self.redis = redis
         self._settings = settings
         self._scripts = Scripts(redis, settings)
-        self._ring = ring
+        self._send_offers = send_offers
 
     def submit(self, request: JobRequest, owner: str, idempotency_key: str | None = None) -> Submission:
         """Accept a job: when this returns, the job is in Redis and will end.
@@ -220,7 +220,7 @@ class Store:
         found, offers = self._scripts.call("cancel", job_id, owner or "")
         if not found:
             raise JobNotFoundError(f"there is no job {job_id}")
-        self._ring(as_offers(offers))
+        self._send_offers(as_offers(offers))
 
     def delete(self, job_id: str, owner: str) -> None:
         """Remove an ended job. Raises JobNotFoundError, and ConflictError while it has not ended."""
@@ -230,12 +230,12 @@ class Store:
         if answer != "deleted":
             raise ConflictError(f"the job is {answer}; cancel it first")
 
-    def glance(self, job_id: str, owner: str | None = None) -> Glance:
+    def header(self, job_id: str, owner: str | None = None) -> JobHeader:
         """`owner` None reads anybody's. Raises JobNotFoundError."""
         found_owner, status, length, _, _ = self._scripts.call("page", job_id)
         if not found_owner or (owner is not None and found_owner != owner):
             raise JobNotFoundError(f"there is no job {job_id}")
-        return Glance(found_owner, Status(status), length)
+        return JobHeader(found_owner, Status(status), length)
 
     def read_log(self, job_id: str) -> list[Entry]:
         """The whole log; empty also where there is no such job."""
@@ -260,8 +260,8 @@ class Store:
         now = self._now()
         live: set[str] = set()
         for model in cast("list[str]", self.redis.hkeys(keys.MODELS_SINCE)):
-            for pool in cast("set[str]", self.redis.smembers(keys.pools(model))):
-                live.update(cast("list[str]", self.redis.zrangebyscore(keys.alive(pool), now, "+inf")))
+            for engine_pool in cast("set[str]", self.redis.smembers(keys.engine_pools(model))):
+                live.update(cast("list[str]", self.redis.zrangebyscore(keys.alive(engine_pool), now, "+inf")))
         return [json.loads(announced[worker]) for worker in sorted(live & announced.keys())]
 
     def models(self) -> list[Model]:
@@ -294,9 +294,9 @@ class Store:
         ]
         for draft in drafts:
             arguments += draft.arguments()
-        word, detail, offers, *created_at = self._call_submit(arguments)
-        self._ring(as_offers(offers))
-        match word:
+        status, detail, offers, *created_at = self._call_submit(arguments)
+        self._send_offers(as_offers(offers))
+        match status:
             case "created":
                 accepted = zip(detail.split(","), drafts, strict=True)
                 return [
@@ -324,7 +324,7 @@ class Store:
                 message = f"exceeds the {detail} slots of the widest worker of this model"
                 raise InvalidRequestError([FieldError("n", message)])
             case _:
-                raise AssertionError(f"submit.lua answered {word!r}")
+                raise AssertionError(f"submit.lua answered {status!r}")
 
     def _call_submit(self, arguments: Sequence[Argument]) -> Any:
         """Tells whether a call that failed can have been carried out."""

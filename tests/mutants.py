@@ -17,12 +17,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 LIMIT_SECONDS = 600.0
 
-LINE = "tests/truth/test_line.py::"
-POOLS = "tests/truth/test_pools.py::"
-LIFELINES = "tests/truth/test_lifelines.py::"
-ROLLBACK = "tests/truth/test_rollback.py::"
-MACHINE = "tests/truth/test_state_machine.py::test_transitions[Scripts]"
-DOUBLED = "tests/truth/test_state_machine.py::test_transitions[DoubledScripts]"
+LINE = "tests/transitions/test_line.py::"
+POOLS = "tests/transitions/test_pools.py::"
+LIFELINES = "tests/transitions/test_lifelines.py::"
+ROLLBACK = "tests/transitions/test_rollback.py::"
+MACHINE = "tests/transitions/test_state_machine.py::test_transitions[Scripts]"
+DOUBLED = "tests/transitions/test_state_machine.py::test_transitions[DoubledScripts]"
 FLUSHER = "tests/worker/test_flusher.py::"
 STREAM = "tests/integration/test_web_stream.py::"
 HUB = "tests/unit/test_web_hub.py::"
@@ -77,14 +77,14 @@ MUTANTS = [
     Mutant(
         "a flush without the token is refused",
         LUA + "flush.lua",
-        "if not job or job.token ~= token then",
+        "if not job or job.lease_token ~= lease_token then",
         "if not job then",
         LINE + "test_a_worker_that_lost_its_lease_can_do_nothing_any_more",
     ),
     Mutant(
         "a release without the token is refused",
         LUA + "release.lua",
-        "job.place == 'leases' and job.token == token",
+        "job.place == 'leases' and job.lease_token == lease_token",
         "job.place == 'leases'",
         LINE + "test_a_worker_that_lost_its_lease_can_do_nothing_any_more",
     ),
@@ -105,7 +105,7 @@ MUTANTS = [
     Mutant(
         "a flush renews the lease",
         LUA + "flush.lua",
-        "  redis.call('ZADD', key('leases', job.pool), precise(time + LEASE_SECONDS), id)\n",
+        "  redis.call('ZADD', key('leases', job.engine_pool), precise(time + LEASE_SECONDS), id)\n",
         "",
         FLUSHER + "test_leases_are_renewed_without_new_tokens",
     ),
@@ -161,7 +161,7 @@ MUTANTS = [
     Mutant(
         "a worker that shrinks is offered what fits",
         LUA + "heartbeat.lua",
-        "then withdraw_offers(pool, worker) end",
+        "then withdraw_offers(engine_pool, worker) end",
         "then end",
         LINE + "test_what_no_worker_can_hold_blocks_nobody_and_says_why",
     ),
@@ -182,7 +182,7 @@ MUTANTS = [
     Mutant(
         "a dead worker's jobs go on at once",
         LUA + "reap.lua",
-        "if believed and is_settled then watch(model, pool) end",
+        "if believed and is_settled then watch(model, engine_pool) end",
         "",
         LIFELINES + "test_a_dead_workers_jobs_go_on_at_once",
     ),
@@ -210,7 +210,7 @@ MUTANTS = [
     Mutant(
         "a repeated claim is one claim",
         LUA + "claim.lua",
-        "if not (job.place == 'leases' and job.token == token) then",
+        "if not (job.place == 'leases' and job.lease_token == lease_token) then",
         "if true then",
         DOUBLED,
     ),
@@ -271,11 +271,11 @@ MUTANTS = [
         LINE + "test_no_lease_is_believed_to_have_run_out_across_a_gap_in_time",
     ),
     Mutant(
-        "an offer that nobody claims is rung again",
+        "an offer that nobody claims is sent again",
         LUA + "reap.lua",
-        "for _, pool in ipairs(pools) do move_on(key('offered', pool), pool, ring_again) end\n",
+        "move_on(key('offered', engine_pool), engine_pool, resend_offer)",
         "",
-        LINE + "test_an_offer_that_nobody_claims_is_rung_again",
+        LINE + "test_an_offer_that_nobody_claims_is_sent_again",
     ),
     Mutant(
         "the reaper ends waiting jobs at their deadline",
@@ -359,7 +359,7 @@ MUTANTS = [
         LUA + "prelude.lua",
         " and class.version <= worker.version then",
         " then",
-        "tests/truth/test_versions.py::test_a_job_waits_for_a_worker_that_understands_it",
+        "tests/transitions/test_versions.py::test_a_job_waits_for_a_worker_that_understands_it",
     ),
     Mutant(
         "a prompt that hangs its tokenizer ends the process",
@@ -429,7 +429,7 @@ MUTANTS = [
         LUA + "reap.lua",
         "local is_done = job and pcall(how, job, id)",
         "local is_done = job and (how(job, id) or true)",
-        "tests/truth/test_dangling.py::test_a_damaged_one",
+        "tests/transitions/test_dangling.py::test_a_damaged_one",
     ),
     Mutant(
         "the watchdog ends a worker whose engine hangs",

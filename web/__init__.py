@@ -23,9 +23,9 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.url_map.merge_slashes = False
 
     url, jobs_app = settings.required_redis_url, JobApp(settings)
-    relay_log = JobLog(Store(log.connect(url), settings, jobs_app.ring))
+    relay_log = JobLog(Store(log.connect(url), settings, jobs_app.send_offers))
     streams = StreamCap(settings.max_streams_per_key)
-    install(app, Services(settings, jobs_app.store, relay_log, Hub(url), jobs_app.ring, streams))
+    install(app, Services(settings, jobs_app.store, relay_log, Hub(url), jobs_app.send_offers, streams))
 
     errors.register(app)
     hosts.register(app)

@@ -78,7 +78,7 @@ def delete(job_id: str) -> Response:
 
 @bp.post("/<job_id>/ticket")
 def ticket(job_id: str) -> Response:
-    services().log.glance(job_id, auth.owner())
+    services().log.header(job_id, auth.owner())
     issued = auth.issue_ticket(services().store.redis, job_id)
     return json_response(issued.to_dict())
 

@@ -10,7 +10,7 @@ from redis.retry import Retry
 
 from tasks.failover import connection_class
 from tasks.job import Job, Status
-from tasks.store import Glance, Store
+from tasks.store import JobHeader, Store
 from web.render import Batch
 
 PAGE_ENTRIES = 500
@@ -59,9 +59,9 @@ class JobLog:
     def ping(self) -> None:
         self._store.redis.ping()
 
-    def glance(self, job_id: str, owner: str | None) -> Glance:
+    def header(self, job_id: str, owner: str | None) -> JobHeader:
         """`owner` None reads anybody's. Raises JobNotFoundError."""
-        return self._store.glance(job_id, owner)
+        return self._store.header(job_id, owner)
 
     def job(self, job_id: str) -> Job:
         """Raises JobNotFoundError."""

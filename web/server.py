@@ -149,4 +149,4 @@ class _ProblemSocket:
 def start_reaper(worker: Worker) -> None:
     """Every web process reaps too, so that deadlines fire while no worker lives."""
     s = services_of(worker.wsgi)
-    Reaper(s.store.redis, s.settings, s.ring).start()
+    Reaper(s.store.redis, s.settings, s.send_offers).start()

@@ -7,7 +7,7 @@ from typing import cast
 
 from flask import Flask, current_app, request
 
-from tasks.scripts import Ring
+from tasks.scripts import SendOffers
 from tasks.settings import Settings
 from tasks.store import Store
 from web.caps import StreamCap
@@ -23,7 +23,7 @@ class Services:
     store: Store
     log: JobLog
     hub: Hub
-    ring: Ring
+    send_offers: SendOffers
     streams: StreamCap
 
 

@@ -63,12 +63,12 @@ def events(job_id: str) -> Response:
     owner = auth.readable_owner(job_id)
     after = schema.resume_after()
     is_done_short = schema.wants_short_done()
-    glance = services().log.glance(job_id, owner)
-    if glance.has_nothing_after(after):
+    header = services().log.header(job_id, owner)
+    if header.has_nothing_after(after):
         return Response(status=204)
     if request.method == "HEAD":
         return Response(mimetype="text/event-stream", headers=SSE_HEADERS)
-    with held_until_closed(services().streams.hold(glance.owner)) as until_closed:
+    with held_until_closed(services().streams.hold(header.owner)) as until_closed:
         reader = make_reader(job_id, after=after, is_done_short=is_done_short)
         return until_closed(sse_response(reader, _as_sse))
 
@@ -146,8 +146,8 @@ def _open(job_id: str) -> tuple[str, Reader]:
     owner = auth.readable_owner(job_id)
     after = schema.resume_after()
     is_done_short = schema.wants_short_done()
-    glance = services().log.glance(job_id, owner)
-    return glance.owner, make_reader(job_id, after=after, is_done_short=is_done_short)
+    header = services().log.header(job_id, owner)
+    return header.owner, make_reader(job_id, after=after, is_done_short=is_done_short)
 
 
 def _relay(ws: Server, reader: Reader) -> None:

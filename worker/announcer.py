@@ -20,7 +20,7 @@ class Announcer:
         self, engine: Engine, leases: Leases, settings: Settings, worker: str, lifeline: str
     ) -> None:
         self.worker = worker
-        self.pool = keys.pool(engine.model, settings.engine)
+        self.engine_pool = keys.engine_pool(engine.model, settings.engine)
         self._engine = engine
         self._engine_kind = settings.engine
         self._leases = leases
@@ -43,9 +43,9 @@ class Announcer:
         self._last, self._tokens = now, 0
         self.due_at = now + self._period
 
-    def goodbye(self) -> None:
+    def deregister(self) -> None:
         """Leave the books. Raises RedisError."""
-        self._leases.goodbye(self._info(0, 0, 0.0))
+        self._leases.deregister(self._info(0, 0, 0.0))
 
     def _smoothed_speed(self, now: float) -> float:
         elapsed = now - self._last

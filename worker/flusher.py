@@ -17,14 +17,14 @@ from redis.exceptions import RedisError
 from tasks.connection import LONGEST_CALL_SECONDS, is_away
 from tasks.errors import EngineError, UnreadableRecordError, first_line
 from tasks.job import FinishReason, JobError, Status
-from tasks.leases import Claim, Finish, Leases, Refusal, Word, Write, Written
+from tasks.leases import Claim, Leases, Outcome, Refusal, Write, WriteAnswer, WriteStatus
 from tasks.settings import Settings
 from worker.announcer import Announcer
 from worker.ending import end_process
 from worker.engine.base import Engine, RequestOutput
 from worker.loop import EngineLoop
 from worker.preparer import Prepared, Preparer
-from worker.run import JobRun, token_of
+from worker.run import JobRun, lease_token_of
 from worker.watchdog import Activity, Stillness, Watchdog, Watched
 
 RETRY_PAUSE_SECONDS = 0.2
@@ -45,7 +45,7 @@ class Ticket(Protocol):
     def accepted(self) -> None:
         """The job was claimed."""
 
-    def ended(self, finish: Finish | None) -> None:
+    def ended(self, outcome: Outcome | None) -> None:
         """This worker is done with the job; None where it was refused, fenced or released."""
 
 
@@ -106,7 +106,7 @@ class Flusher:
         self._waiting: deque[tuple[Ticket, str]] = deque()
         """With the token to claim it under: the same when an answer was lost and the claim is made again."""
         self._held: dict[str, Held] = {}
-        """By fencing token."""
+        """By lease token."""
         self._unflushed_steps = 0
         self._drain_deadline: float | None = None
         self._must_end_process = False
@@ -216,7 +216,7 @@ class Flusher:
                 self._waiting.append((news, secrets.token_hex(8)))
 
     def _push(self, output: RequestOutput) -> None:
-        held = self._held.get(token_of(output.request_id))
+        held = self._held.get(lease_token_of(output.request_id))
         if held is None:
             return  # The job left while the step was under way.
         self._announcer.count(len(output.token_ids))
@@ -239,31 +239,31 @@ class Flusher:
         Ends, with one claim at least, when what is held is to be renewed.
         """
         while self._waiting and (free_slots := self._claimable_slots()):
-            ticket, token = self._waiting[0]
-            claim = self._claim(ticket.job_id, token, free_slots)
+            ticket, lease_token = self._waiting[0]
+            claim = self._claim(ticket.job_id, lease_token, free_slots)
             if claim is Refusal.SETTLING or (claim is Refusal.BUSY and self._held):
                 return
             self._waiting.popleft()
             if isinstance(claim, Claim):
                 ticket.accepted()
                 run = JobRun(claim)
-                self._held[token] = Held(ticket, run)
+                self._held[lease_token] = Held(ticket, run)
                 self._preparer.prepare(run)
             else:
                 ticket.ended(None)
             if time.monotonic() >= self._announcer.due_at:
                 return
 
-    def _claim(self, job_id: str, token: str, free_slots: int) -> Claim | Refusal | None:
+    def _claim(self, job_id: str, lease_token: str, free_slots: int) -> Claim | Refusal | None:
         """None where the job cannot be run by anybody, or Redis says that the call is wrong."""
-        worker, pool = self._announcer.worker, self._announcer.pool
+        worker, engine_pool = self._announcer.worker, self._announcer.engine_pool
         self._activity.moved_on()
         try:
-            return self._leases.claim(job_id, token, worker, pool, free_slots, len(self._held))
+            return self._leases.claim(job_id, lease_token, worker, engine_pool, free_slots, len(self._held))
         except UnreadableRecordError as error:
             logger.error("%s: %s", job_id, error)
-            finish = Finish(Status.FAILED, JobError(error.code, error.detail))
-            self._leases.flush([Write(job_id, token, base=0, prompt_tokens=0, finish=finish)])
+            outcome = Outcome(Status.FAILED, JobError(error.code, error.detail))
+            self._leases.flush([Write(job_id, lease_token, base=0, prompt_tokens=0, outcome=outcome)])
         except RedisError as error:
             if is_away(error):
                 raise
@@ -272,7 +272,7 @@ class Flusher:
 
     def _start(self, prepared: Prepared) -> None:
         run = prepared.run
-        if run.token not in self._held:
+        if run.lease_token not in self._held:
             return  # The job left while it was prepared.
         if prepared.preparation is None:
             run.fail(prepared.code, prepared.message, FinishReason.ERROR)
@@ -321,26 +321,26 @@ class Flusher:
             else:
                 self._heed(one, answer)
 
-    def _heed(self, held: Held, answer: Written) -> None:
+    def _heed(self, held: Held, answer: WriteAnswer) -> None:
         run = held.run
-        match answer.word:
-            case Word.ENDED:
-                self._drop(held, run.finish)
-            case Word.FENCED if self._take_back(run, answer.log_length):
+        match answer.status:
+            case WriteStatus.ENDED:
+                self._drop(held, run.outcome)
+            case WriteStatus.FENCED if self._take_back(run, answer.log_length):
                 logger.warning("Redis forgot that %s is this worker's, going on with it", run.job_id)
-            case Word.FENCED:
+            case WriteStatus.FENCED:
                 logger.warning("%s is no longer this worker's, dropping it", run.job_id)
                 self._drop(held, None)
-            case Word.BEHIND:
+            case WriteStatus.BEHIND:
                 logger.warning("Redis lost entries of %s, sending them again", run.job_id)
                 run.flushed_up_to(answer.log_length)
-            case Word.CANCEL if run.can_be_cut_off:
+            case WriteStatus.CANCEL if run.can_be_cut_off:
                 run.flushed_up_to(answer.log_length)
-                run.cut_off(FinishReason.CANCELLED, Finish(Status.CANCELLED))
-            case Word.TIMEOUT if run.can_be_cut_off:
+                run.cut_off(FinishReason.CANCELLED, Outcome(Status.CANCELLED))
+            case WriteStatus.TIMEOUT if run.can_be_cut_off:
                 run.flushed_up_to(answer.log_length)
                 run.fail("timeout", "the job ran longer than its timeout", FinishReason.TIMEOUT)
-            case Word.OK | Word.CANCEL | Word.TIMEOUT:
+            case WriteStatus.OK | WriteStatus.CANCEL | WriteStatus.TIMEOUT:
                 run.flushed_up_to(answer.log_length)
 
     def _take_back(self, run: JobRun, log_length: int) -> bool:
@@ -349,18 +349,18 @@ class Flusher:
         A log only shrinks in this way: no job that moved on is taken for one.
         """
         claim_length = len(run.claim.log)
-        worker, pool = self._announcer.worker, self._announcer.pool
-        if log_length >= claim_length or not self._leases.take_back(run.claim, worker, pool):
+        worker, engine_pool = self._announcer.worker, self._announcer.engine_pool
+        if log_length >= claim_length or not self._leases.take_back(run.claim, worker, engine_pool):
             return False
         run.flushed_up_to(claim_length)
         return True
 
-    def _drop(self, held: Held, finish: Finish | None) -> None:
+    def _drop(self, held: Held, outcome: Outcome | None) -> None:
         """Every way out leads here: lease, sequences and ticket are free."""
-        del self._held[held.run.token]
+        del self._held[held.run.lease_token]
         for request_id in held.run.engine_request_ids():
             self._loop.abort_request(request_id)
-        held.ticket.ended(finish)
+        held.ticket.ended(outcome)
 
     # --- the end
 
@@ -376,8 +376,8 @@ class Flusher:
         held = [*self._held.values()]
         for one in held:
             self._drop(one, None)
-        self._announcer.goodbye()
-        self._leases.release([(one.run.job_id, one.run.token) for one in held], "drained")
+        self._announcer.deregister()
+        self._leases.release([(one.run.job_id, one.run.lease_token) for one in held], "drained")
 
     def _watch_hearing(self) -> None:
         """Tasks come through Celery. When none can come any more, somebody has to start this worker again."""
@@ -395,7 +395,7 @@ class Flusher:
     def _watch_preparer(self) -> None:
         """A prompt fails where its tokenizer or template hangs. Only a new process is rid of that thread."""
         run, seconds = self._preparer.current, self._step_timeout_seconds
-        if self._preparer_stillness.look() <= seconds or run is None or run.token not in self._held:
+        if self._preparer_stillness.look() <= seconds or run is None or run.lease_token not in self._held:
             return
         logger.critical(
             "preparing %s takes longer than STEP_TIMEOUT_SECONDS=%g, the worker ends", run.job_id, seconds

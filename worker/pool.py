@@ -20,7 +20,7 @@ from celery.worker import state as celery_state
 
 from tasks.generate import outcomes
 from tasks.job import Status
-from tasks.leases import Finish
+from tasks.leases import Outcome
 from worker.flusher import Flusher
 from worker.pulse import Pulse
 
@@ -51,21 +51,21 @@ class TaskTicket:
         self._accepted_at = time.monotonic()
         self._pool.on_celery_thread(lambda: self._accept(os.getpid(), self._accepted_at))
 
-    def ended(self, finish: Finish | None) -> None:
-        self._pool.on_celery_thread(lambda: self._conclude(finish))
+    def ended(self, outcome: Outcome | None) -> None:
+        self._pool.on_celery_thread(lambda: self._conclude(outcome))
 
     def terminate(self, signal: int) -> None:
         """Celery calls this on revoke; `worker.app` has cancelled the record by then."""
 
-    def _conclude(self, finish: Finish | None) -> None:
+    def _conclude(self, outcome: Outcome | None) -> None:
         self._pool.forget(self)
-        if finish is None:
+        if outcome is None:
             # A late or doubled message must not show STARTED and SUCCESS over the live run.
             self._callback((1, _exception_info(Ignore()), 0.0))
-        elif finish.status is Status.CANCELLED:
+        elif outcome.status is Status.CANCELLED:
             self._callback((1, _exception_info(Terminated("cancelled")), 0.0))
         else:
-            outcomes[self._job_id] = finish
+            outcomes[self._job_id] = outcome
             seconds = time.monotonic() - self._accepted_at
             failed, result, _ = self._run_body()
             self._callback((failed, result, seconds))

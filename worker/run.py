@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from tasks.errors import PromptTooLongError
 from tasks.job import Choice, FinishReason, JobError, Status
-from tasks.leases import Claim, Finish, Write
+from tasks.leases import Claim, Outcome, Write
 from tasks.log import LoggedLogprobs, TokenEntry, choices
 from worker.engine.base import (
     DecodeToken,
@@ -107,7 +107,7 @@ class JobRun:
 
     def __init__(self, claim: Claim) -> None:
         self.claim = claim
-        self.finish: Finish | None = None
+        self.outcome: Outcome | None = None
         self.prompt_tokens = 0
         self._first = len(claim.log)
         """Log length at the claim: where this attempt's entries begin."""
@@ -121,8 +121,8 @@ class JobRun:
         return self.claim.job_id
 
     @property
-    def token(self) -> str:
-        return self.claim.token
+    def lease_token(self) -> str:
+        return self.claim.lease_token
 
     @property
     def slots(self) -> int:
@@ -147,7 +147,7 @@ class JobRun:
     def begin(self, preparation: Preparation) -> list[EngineRequest]:
         """Returns the sequences that the engine shall run: none where the job has ended meanwhile."""
         self.prompt_tokens = preparation.prompt_tokens
-        if self.finish:
+        if self.outcome:
             return []
         self._choices = preparation.choices
         self._conclude()
@@ -161,7 +161,7 @@ class JobRun:
     def push(self, output: RequestOutput) -> bool:
         """Take what a step added to one of the choices. True: it ended here, the engine shall abort it."""
         choice = self._choices[_choice_index(output.request_id)]
-        if self.finish or not choice.is_running:
+        if self.outcome or not choice.is_running:
             return False  # Tokens behind a stop string or a cancel, from steps that were under way.
         choice.push(output)
         if choice.finish_reason is FinishReason.ERROR:
@@ -171,19 +171,19 @@ class JobRun:
         return output.finish_reason is None and not choice.is_running
 
     def fail(self, code: str, message: str, reason: FinishReason) -> None:
-        self.cut_off(reason, Finish(Status.FAILED, JobError(code, message)))
+        self.cut_off(reason, Outcome(Status.FAILED, JobError(code, message)))
 
-    def cut_off(self, reason: FinishReason, finish: Finish) -> None:
+    def cut_off(self, reason: FinishReason, outcome: Outcome) -> None:
         """End the job now; what its choices have is kept."""
         for choice in self._running():
             choice.end(reason)
-        self.finish = finish
+        self.outcome = outcome
 
     def break_off(self, message: str) -> None:
         """Fail a job whose text cannot be told: what was held back of it is lost."""
         for choice in self._running():
             choice.finish_reason, choice.is_end_unlogged = FinishReason.ERROR, True
-        self.finish = Finish(Status.FAILED, JobError("engine_error", message))
+        self.outcome = Outcome(Status.FAILED, JobError("engine_error", message))
 
     def engine_request_ids(self) -> list[str]:
         """All sequences of this job, ended ones too: aborting those does no harm."""
@@ -191,7 +191,7 @@ class JobRun:
 
     def has_news(self) -> bool:
         self._collect()
-        return self._flushed < len(self._entries) or self.finish is not None
+        return self._flushed < len(self._entries) or self.outcome is not None
 
     def next_write(self) -> Write:
         """What Redis lacks; without news a mere renewal of the lease."""
@@ -200,11 +200,11 @@ class JobRun:
         is_last = self._flushed + len(unflushed) == len(self._entries)
         return Write(
             self.job_id,
-            self.token,
+            self.lease_token,
             base=self._first + self._flushed,
             prompt_tokens=self.prompt_tokens,
             entries=unflushed,
-            finish=self._counted_finish() if is_last else None,
+            outcome=self._counted_outcome() if is_last else None,
         )
 
     def flushed_up_to(self, log_length: int) -> None:
@@ -233,25 +233,25 @@ class JobRun:
             prompt.token_ids, output_ids, len(choice.text), prompt.decode, request.stop, prompt.special_tokens
         )
         sequence = EngineRequest(
-            _request_id(self.token, choice.index), prompt.token_ids, output_ids, sampling
+            _request_id(self.lease_token, choice.index), prompt.token_ids, output_ids, sampling
         )
         run = ChoiceRun(sequence, detokenizer, prompt.decode_token, choice.finish_reason, len(output_ids))
         if run.is_running and len(output_ids) >= sampling.max_tokens:
             run.end(FinishReason.LENGTH)  # The worker before this one had room for more.
         return run
 
-    def _counted_finish(self) -> Finish | None:
-        if self.finish is None or not self._choices:
-            return self.finish
+    def _counted_outcome(self) -> Outcome | None:
+        if self.outcome is None or not self._choices:
+            return self.outcome
         tokens = sum(choice.completion_tokens for choice in self._choices)
-        return replace(self.finish, completion_tokens=tokens)
+        return replace(self.outcome, completion_tokens=tokens)
 
     def _running(self) -> Iterator[ChoiceRun]:
         return (choice for choice in self._choices if choice.is_running)
 
     def _conclude(self) -> None:
         if not any(self._running()):
-            self.finish = Finish(Status.COMPLETED)
+            self.outcome = Outcome(Status.COMPLETED)
 
     def _collect(self) -> None:
         for index, choice in enumerate(self._choices):
@@ -260,13 +260,13 @@ class JobRun:
                 self._entries.append(entry)
 
 
-def _request_id(token: str, choice: int) -> str:
-    # By token, not by job: the same worker may get the same job again.
-    return f"{token}:{choice}"
+def _request_id(lease_token: str, choice: int) -> str:
+    # By lease token, not by job: the same worker may get the same job again.
+    return f"{lease_token}:{choice}"
 
 
-def token_of(request_id: str) -> str:
-    """The fencing token of the job that a sequence belongs to."""
+def lease_token_of(request_id: str) -> str:
+    """The lease token of the job that a sequence belongs to."""
     return request_id.rsplit(":", 1)[0]
 
 

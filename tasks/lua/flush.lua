@@ -1,13 +1,13 @@
 -- One step of a worker's whole batch: fence, append, publish, renew, finish; reads cancels and deadlines.
 --
 -- For each job, in ARGV from 5 on:
---   id, token, base (log length that the entries follow), prompt tokens, number of entries, entries,
+--   id, lease token, base (log length that the entries follow), prompt tokens, number of entries, entries,
 --   final status ('' while it runs on), error code ('' for none), error message, tokens of its choices at the end
--- Answers: {offers, {word, log length}, ...}, a pair per job:
+-- Answers: {offers, {status, log length}, ...}, a pair per job:
 --   ok       written, lease renewed
 --   cancel   the same, and the job is to be cancelled
 --   timeout  the same, and its time is up
---   ended    the job has ended under this token
+--   ended    the job has ended under this lease token
 --   fenced   nothing written: the job is no longer this worker's
 --   behind   nothing written: Redis lost entries; send again from the length given
 write_although_full()
@@ -42,30 +42,30 @@ local function flush(job, id, base, prompt_tokens, entries, length, status, code
     ended_models[job.model] = true
     return { 'ended', length + 1 }
   end
-  redis.call('ZADD', key('leases', job.pool), precise(time + LEASE_SECONDS), id)
+  redis.call('ZADD', key('leases', job.engine_pool), precise(time + LEASE_SECONDS), id)
   if redis.call('HEXISTS', key('job', id), 'cancel_requested') == 1 then return { 'cancel', length } end
   if job.timeout_at and job.timeout_at <= time then return { 'timeout', length } end
   return { 'ok', length }
 end
 
 while position <= #ARGV do
-  local id, token, base, prompt_tokens = take(), take(), tonumber(take()), take()
+  local id, lease_token, base, prompt_tokens = take(), take(), tonumber(take()), take()
   local count = tonumber(take())
   local job = load_job(id)
   local length = redis.call('LLEN', key('log', id))
   local entries = fresh_entries(length, base, count)
   local status, code, message, tokens = take(), take(), take(), tonumber(take())
-  local word
-  if not job or job.token ~= token then
-    word = { 'fenced', length }
+  local answer_of_job
+  if not job or job.lease_token ~= lease_token then
+    answer_of_job = { 'fenced', length }
   elseif job.place == 'ended' then
-    word = { 'ended', length }
+    answer_of_job = { 'ended', length }
   elseif length < base then
-    word = { 'behind', length }
+    answer_of_job = { 'behind', length }
   else
-    word = flush(job, id, base, prompt_tokens, entries, length, status, code, message, tokens)
+    answer_of_job = flush(job, id, base, prompt_tokens, entries, length, status, code, message, tokens)
   end
-  answer[#answer + 1] = word
+  answer[#answer + 1] = answer_of_job
 end
 
 local offers = {}

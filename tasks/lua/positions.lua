@@ -14,7 +14,7 @@ local function ahead(id, job, widest)
   if not rank then return -1 end
   local queues = { 'any:' .. job.model, job.queue }
   if job.queue == queues[1] then
-    queues = pools_of(job.model)
+    queues = engine_pools_of(job.model)
     queues[#queues + 1] = job.queue
   end
   for _, queue in ipairs(queues) do

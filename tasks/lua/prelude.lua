@@ -1,10 +1,10 @@
 -- Prepended to every script: the names of the keys and the steps that several transitions share.
 --
--- The invariant: a job that has not ended is in exactly one of line:<queue>:<class>, offered:<pool> and
--- leases:<pool>. Only the functions here and claim.lua move a job between them.
+-- The invariant: a job that has not ended is in exactly one of line:<queue>:<class>, offered:<engine pool> and
+-- leases:<engine pool>. Only the functions here and claim.lua move a job between them.
 --
--- A pool is the workers of one engine on one model: 'vllm:m'. A queue is where a model's jobs wait: for any
--- of its pools, 'any:m', or for one of them, 'vllm:m'. A queue has a line for each class of jobs. A class says what
+-- An engine pool is the workers of one engine on one model: 'vllm:m'. A queue is where a model's jobs wait: for any
+-- of its engine pools, 'any:m', or for one of them, 'vllm:m'. A queue has a line for each class of jobs. A class says what
 -- a job asks of its worker: slots, which are its width, and the version of the records that it must understand.
 -- '2:1' takes two slots and a worker that understands version 1. Fair tags are the model's, so that its lines
 -- compare.
@@ -13,7 +13,7 @@
 -- Keys are computed, not declared: the product runs on one Redis, not on a Redis Cluster.
 local PREFIX = ARGV[1]
 local LEASE_SECONDS = tonumber(ARGV[2])
-local RING_AGAIN_SECONDS = tonumber(ARGV[3])
+local RESEND_OFFER_SECONDS = tonumber(ARGV[3])
 local RETENTION_SECONDS = tonumber(ARGV[4])
 
 local MAX_OFFERS_PER_CALL = 128
@@ -67,8 +67,8 @@ local function load_job(id)
   return {
     owner = f[1], queue = f[2], status = f[3], n = tonumber(f[4]), score = f[5], cost = tonumber(f[6]),
     created_at = f[7], started_at = tonumber(f[8]), timeout_at = tonumber(f[9]),
-    expires_at = tonumber(f[10]), token = f[11], place = f[12], progress = f[13] == '1',
-    model = f[14], pool = f[15], worker = f[16], taken = tonumber(f[17]),
+    expires_at = tonumber(f[10]), lease_token = f[11], place = f[12], progress = f[13] == '1',
+    model = f[14], engine_pool = f[15], worker = f[16], taken = tonumber(f[17]),
     is_alone = (tonumber(f[18]) or 0) >= ALONE_FROM_FAILS, version = tonumber(f[19]),
     bytes = tonumber(f[20]),
   }
@@ -93,8 +93,8 @@ local function leave_place(job, id)
     redis.call('ZREM', line_of(job.queue, class_of(job)), id)
     return
   end
-  redis.call('ZREM', key(job.place, job.pool), id)
-  local slots = key('slots', job.pool)
+  redis.call('ZREM', key(job.place, job.engine_pool), id)
+  local slots = key('slots', job.engine_pool)
   if redis.call('HINCRBY', slots, job.worker, -job.taken) == 0 then redis.call('HDEL', slots, job.worker) end
 end
 
@@ -106,29 +106,29 @@ local function enter_line(job, id)
 end
 
 -- `place`: offered or leases, of a worker. A job that runs alone takes all of its slots.
-local function enter_pool(job, id, place, pool, worker, score)
+local function enter_engine_pool(job, id, place, engine_pool, worker, score)
   local taken = job.n
   if job.is_alone then
-    taken = math.max(taken, tonumber(redis.call('HGET', key('capacity', pool), worker) or 0))
+    taken = math.max(taken, tonumber(redis.call('HGET', key('capacity', engine_pool), worker) or 0))
   end
-  redis.call('ZADD', key(place, pool), score, id)
-  redis.call('HINCRBY', key('slots', pool), worker, taken)
-  redis.call('HSET', key('job', id), 'place', place, 'pool', pool, 'worker', worker, 'taken', taken)
-  job.place, job.pool, job.worker, job.taken = place, pool, worker, taken
+  redis.call('ZADD', key(place, engine_pool), score, id)
+  redis.call('HINCRBY', key('slots', engine_pool), worker, taken)
+  redis.call('HSET', key('job', id), 'place', place, 'pool', engine_pool, 'worker', worker, 'taken', taken)
+  job.place, job.engine_pool, job.worker, job.taken = place, engine_pool, worker, taken
 end
 
 -- Takes a job out of a set where its record is missing or damaged: somebody touched the key, or Redis evicted it.
--- Nothing can be done for it; the reaper tells its caller. pool: the set's, if it is one of a pool's.
-local function drop_dangling(id, set, pool)
+-- Nothing can be done for it; the reaper tells its caller. engine_pool: the set's, if it is one of an engine pool's.
+local function drop_dangling(id, set, engine_pool)
   redis.call('ZREM', set, id)
   redis.call('RPUSH', PREFIX .. 'dangling', id)
-  if not pool then return end
+  if not engine_pool then return end
   -- How many slots it took, and whose, is lost as well.
-  redis.call('DEL', key('slots', pool))
+  redis.call('DEL', key('slots', engine_pool))
   for _, place in ipairs({ 'offered', 'leases' }) do
-    for _, other in ipairs(redis.call('ZRANGE', key(place, pool), 0, -1)) do
+    for _, other in ipairs(redis.call('ZRANGE', key(place, engine_pool), 0, -1)) do
       local f = redis.call('HMGET', key('job', other), 'worker', 'taken')
-      if f[1] then redis.call('HINCRBY', key('slots', pool), f[1], f[2]) end
+      if f[1] then redis.call('HINCRBY', key('slots', engine_pool), f[1], f[2]) end
     end
   end
 end
@@ -152,14 +152,14 @@ local function end_attempt(id, time, reason)
 end
 
 -- offered, line or leases -> leases, for LEASE_SECONDS. What the log says of it is the caller's.
-local function begin_attempt(job, id, token, worker, pool, number, time)
+local function begin_attempt(job, id, lease_token, worker, engine_pool, number, time)
   leave_place(job, id)
-  enter_pool(job, id, 'leases', pool, worker, precise(time + LEASE_SECONDS))
+  enter_engine_pool(job, id, 'leases', engine_pool, worker, precise(time + LEASE_SECONDS))
   redis.call('ZREM', PREFIX .. 'deadlines', id)
   local record = key('job', id)
   local attempts = cjson.decode(redis.call('HGET', record, 'attempts'))
   attempts[#attempts + 1] = { number = number, worker = worker, started_at = time }
-  redis.call('HSET', record, 'token', token, 'attempts', cjson.encode(attempts), 'progress', 0)
+  redis.call('HSET', record, 'token', lease_token, 'attempts', cjson.encode(attempts), 'progress', 0)
   if not job.started_at then
     redis.call('HSET', record, 'started_at', precise(time))
     local timeout = redis.call('HGET', record, 'timeout')
@@ -229,9 +229,9 @@ local function back_to_line(job, id, time, reason)
 end
 
 -- Offers that a worker has not claimed go back in line, and Celery's messages about them go.
-local function withdraw_offers(pool, worker)
+local function withdraw_offers(engine_pool, worker)
   redis.call('DEL', CELERY_QUEUES .. worker)
-  for _, id in ipairs(redis.call('ZRANGE', key('offered', pool), 0, -1)) do
+  for _, id in ipairs(redis.call('ZRANGE', key('offered', engine_pool), 0, -1)) do
     local job = load_job(id)
     if job and job.worker == worker then
       leave_place(job, id)
@@ -252,8 +252,8 @@ local function is_settling(time)
   return time < settled_at
 end
 
--- The model's pools that ever had a worker, or a job of their own.
-local function pools_of(model) return redis.call('SMEMBERS', key('pools', model)) end
+-- The model's engine pools that ever had a worker, or a job of their own.
+local function engine_pools_of(model) return redis.call('SMEMBERS', key('pools', model)) end
 
 local function as_table(names_and_values)
   local answer = {}
@@ -264,16 +264,16 @@ end
 -- The workers that may take jobs of a queue: they live, and do not drain. version: what they must understand, if given.
 local function workers_of(model, queue, time, version)
   local workers = {}
-  for _, pool in ipairs(pools_of(model)) do
-    if queue == 'any:' .. model or queue == pool then
-      local slots = as_table(redis.call('HGETALL', key('capacity', pool)))
-      local taken = as_table(redis.call('HGETALL', key('slots', pool)))
-      local versions = as_table(redis.call('HGETALL', key('versions', pool)))
-      for _, name in ipairs(redis.call('ZRANGEBYSCORE', key('alive', pool), precise(time), '+inf')) do
+  for _, engine_pool in ipairs(engine_pools_of(model)) do
+    if queue == 'any:' .. model or queue == engine_pool then
+      local slots = as_table(redis.call('HGETALL', key('capacity', engine_pool)))
+      local taken = as_table(redis.call('HGETALL', key('slots', engine_pool)))
+      local versions = as_table(redis.call('HGETALL', key('versions', engine_pool)))
+      for _, name in ipairs(redis.call('ZRANGEBYSCORE', key('alive', engine_pool), precise(time), '+inf')) do
         local own, understood = slots[name] or 0, versions[name] or 0
         if own > 0 and understood >= (version or 0) then
           workers[#workers + 1] = {
-            name = name, pool = pool, slots = own, free = own - (taken[name] or 0), version = understood,
+            name = name, engine_pool = engine_pool, slots = own, free = own - (taken[name] or 0), version = understood,
           }
         end
       end
@@ -293,28 +293,28 @@ local function slots_of(workers)
 end
 
 -- Where no worker lives, the one that was seen last decides how wide a job may be.
-local function remember_widest(model, pool, time)
-  for _, queue in ipairs({ 'any:' .. model, pool }) do
+local function remember_widest(model, engine_pool, time)
+  for _, queue in ipairs({ 'any:' .. model, engine_pool }) do
     local _, widest = slots_of(workers_of(model, queue, time))
     if widest > 0 then redis.call('HSET', PREFIX .. 'widest', queue, widest) end
   end
 end
 
 -- Takes a worker out of the books.
-local function forget_worker(model, pool, worker, time)
-  redis.call('ZREM', key('alive', pool), worker)
-  for _, hash in ipairs({ key('capacity', pool), key('versions', pool), PREFIX .. 'workers', PREFIX .. 'lifelines' }) do
+local function forget_worker(model, engine_pool, worker, time)
+  redis.call('ZREM', key('alive', engine_pool), worker)
+  for _, hash in ipairs({ key('capacity', engine_pool), key('versions', engine_pool), PREFIX .. 'workers', PREFIX .. 'lifelines' }) do
     redis.call('HDEL', hash, worker)
   end
   redis.call('ZREM', PREFIX .. 'severed', worker)
-  remember_widest(model, pool, time)
+  remember_widest(model, engine_pool, time)
 end
 
 -- The first of the jobs that a worker may take, can hold and understands: {id, score, line, needs}. The others are left
 -- to other workers. needs: slots that are to be free. passed: by line, jobs at its head that wait for another worker.
 local function head_of(worker, model, passed)
   local head
-  for _, queue in ipairs({ 'any:' .. model, worker.pool }) do
+  for _, queue in ipairs({ 'any:' .. model, worker.engine_pool }) do
     for _, class in ipairs(classes_of(queue)) do
       if class.width <= worker.slots and class.version <= worker.version then
         local line = line_of(queue, class.name)
@@ -336,7 +336,7 @@ end
 local function offer(head, worker, model, time)
   local job = load_job(head.id)
   leave_place(job, head.id)
-  enter_pool(job, head.id, 'offered', worker.pool, worker.name, precise(time + RING_AGAIN_SECONDS))
+  enter_engine_pool(job, head.id, 'offered', worker.engine_pool, worker.name, precise(time + RESEND_OFFER_SECONDS))
   local tag = math.min(head.score, tonumber(redis.call('HGET', key('job', head.id), 'tag')))
   local virtual = tonumber(redis.call('GET', key('virtual', model)) or 0)
   if tag > virtual then

@@ -4,7 +4,7 @@
 --
 -- Arguments: most jobs to move in this call, longest gap between two calls that is believed (seconds)
 -- Answers:   {seconds until the next one is due, offers, ended jobs whose log the caller is to pack, jobs whose
---            record was missing, workers whose lifeline was severed}
+--            record was missing, workers that died}
 --
 -- After a longer gap, or one below zero, Redis was paused, restarted, promoted or its clock set: the
 -- leases that ran out meanwhile say nothing about their workers, so every lease gets a fresh term.
@@ -12,10 +12,10 @@ local most, longest_gap = tonumber(ARGV[5]), tonumber(ARGV[6])
 local MAX_FAILS, MAX_ATTEMPTS = 4, 20
 local HIGH_WATER = 0.85
 local WATCH_SECONDS = 0.05 -- Between two looks at the lifelines, by whichever processes.
-local SEVERED_SECONDS = 0.2 -- A connection that broke is made again by then, or its worker has written.
+local DEAD_AFTER_SECONDS = 0.2 -- A connection that broke is made again by then, or its worker has written.
 write_although_full()
 local time = now()
-local offers, severed = {}, {}
+local offers, dead = {}, {}
 
 local last = tonumber(redis.call('GET', PREFIX .. 'reaped_at') or 0)
 redis.call('SET', PREFIX .. 'reaped_at', precise(time))
@@ -26,8 +26,8 @@ local function due(set)
   return redis.call('ZRANGEBYSCORE', set, '-inf', precise(time), 'LIMIT', 0, most)
 end
 
-local function renew_all(pool)
-  for _, set in ipairs({ key('leases', pool), key('alive', pool) }) do
+local function renew_all(engine_pool)
+  for _, set in ipairs({ key('leases', engine_pool), key('alive', engine_pool) }) do
     for _, member in ipairs(redis.call('ZRANGE', set, 0, -1)) do
       redis.call('ZADD', set, precise(time + LEASE_SECONDS), member)
     end
@@ -39,11 +39,11 @@ local function time_is_up(job, id)
 end
 
 -- For each job that is due in a set.
-local function move_on(set, pool, how)
+local function move_on(set, engine_pool, how)
   for _, id in ipairs(due(set)) do
     local job = load_job(id)
     local is_done = job and pcall(how, job, id)
-    if not is_done then drop_dangling(id, set, pool) end
+    if not is_done then drop_dangling(id, set, engine_pool) end
   end
 end
 
@@ -75,9 +75,9 @@ end
 -- The message may be lost, or its worker slow. While that lives it keeps the offer: taken away, a job would never be
 -- claimed where claims take longer than this. It keeps it, too, where nobody else could take the job: a worker
 -- whose heartbeats come late seems dead for moments.
-local function ring_again(job, id)
-  if redis.call('ZSCORE', key('alive', job.pool), job.worker) or not has_takers_elsewhere(job) then
-    redis.call('ZADD', key('offered', job.pool), precise(time + RING_AGAIN_SECONDS), id)
+local function resend_offer(job, id)
+  if redis.call('ZSCORE', key('alive', job.engine_pool), job.worker) or not has_takers_elsewhere(job) then
+    redis.call('ZADD', key('offered', job.engine_pool), precise(time + RESEND_OFFER_SECONDS), id)
     offers[#offers + 1] = { job.worker, id }
   else
     leave_place(job, id)
@@ -93,15 +93,15 @@ local function reap_deadline(job, id)
   end
 end
 
-local function forget_dead_workers(model, pool)
-  for _, worker in ipairs(due(key('alive', pool))) do forget_worker(model, pool, worker, time) end
+local function forget_dead_workers(model, engine_pool)
+  for _, worker in ipairs(due(key('alive', engine_pool))) do forget_worker(model, engine_pool, worker, time) end
 end
 
 -- The jobs that a worker holds, and the time of its last write.
-local function held_by(worker, pool)
+local function held_by(worker, engine_pool)
   local held = {}
-  local last_write = tonumber(redis.call('ZSCORE', key('alive', pool), worker)) - LEASE_SECONDS
-  local leases = redis.call('ZRANGE', key('leases', pool), 0, -1, 'WITHSCORES')
+  local last_write = tonumber(redis.call('ZSCORE', key('alive', engine_pool), worker)) - LEASE_SECONDS
+  local leases = redis.call('ZRANGE', key('leases', engine_pool), 0, -1, 'WITHSCORES')
   for i = 1, #leases, 2 do
     if redis.call('HGET', key('job', leases[i]), 'worker') == worker then
       held[#held + 1] = leases[i]
@@ -116,10 +116,10 @@ end
 -- of that worker end now, and not with their term.
 --
 -- A process that stands still keeps its connection. One whose connection broke makes it again, and until then
--- its writes speak for it. Should the guess be wrong all the same, the worker's token is refused, as after
+-- its writes speak for it. Should the guess be wrong all the same, the worker's lease token is refused, as after
 -- any lost lease. What was never seen, or not since Redis was started, is not missed.
-local function watch(model, pool)
-  local workers = redis.call('ZRANGE', key('alive', pool), 0, -1)
+local function watch(model, engine_pool)
+  local workers = redis.call('ZRANGE', key('alive', engine_pool), 0, -1)
   for _, worker in ipairs(workers) do
     local lifeline = redis.call('HGET', PREFIX .. 'lifelines', worker)
     if not lifeline then
@@ -129,33 +129,33 @@ local function watch(model, pool)
       redis.call('ZREM', PREFIX .. 'severed', worker)
     elseif redis.call('SISMEMBER', PREFIX .. 'lifelines_seen', lifeline) == 1 then
       local since = tonumber(redis.call('ZSCORE', PREFIX .. 'severed', worker) or time)
-      local held, last_write = held_by(worker, pool)
+      local held, last_write = held_by(worker, engine_pool)
       since = math.max(since, last_write)
       redis.call('ZADD', PREFIX .. 'severed', precise(since), worker)
-      if time - since >= SEVERED_SECONDS then
-        for _, id in ipairs(held) do redis.call('ZADD', key('leases', pool), precise(time), id) end
-        withdraw_offers(pool, worker)
-        forget_worker(model, pool, worker, time)
+      if time - since >= DEAD_AFTER_SECONDS then
+        for _, id in ipairs(held) do redis.call('ZADD', key('leases', engine_pool), precise(time), id) end
+        withdraw_offers(engine_pool, worker)
+        forget_worker(model, engine_pool, worker, time)
         redis.call('SREM', PREFIX .. 'lifelines_seen', lifeline)
-        severed[#severed + 1] = worker
+        dead[#dead + 1] = worker
       end
     end
   end
 end
 
-local models, pools = redis.call('HKEYS', PREFIX .. 'models_since'), {}
+local models, engine_pools = redis.call('HKEYS', PREFIX .. 'models_since'), {}
 for _, model in ipairs(models) do
-  for _, pool in ipairs(pools_of(model)) do
-    pools[#pools + 1] = pool
-    if not believed then renew_all(pool) end
-    if believed and is_settled then watch(model, pool) end
-    move_on(key('leases', pool), pool, reap_lease)
-    forget_dead_workers(model, pool)
+  for _, engine_pool in ipairs(engine_pools_of(model)) do
+    engine_pools[#engine_pools + 1] = engine_pool
+    if not believed then renew_all(engine_pool) end
+    if believed and is_settled then watch(model, engine_pool) end
+    move_on(key('leases', engine_pool), engine_pool, reap_lease)
+    forget_dead_workers(model, engine_pool)
   end
 end
 -- Deadlines before offers: no message for a job that ends here.
 move_on(PREFIX .. 'deadlines', nil, reap_deadline)
-for _, pool in ipairs(pools) do move_on(key('offered', pool), pool, ring_again) end
+for _, engine_pool in ipairs(engine_pools) do move_on(key('offered', engine_pool), engine_pool, resend_offer) end
 for _, model in ipairs(models) do dispatch(model, time, offers) end
 
 -- Submits stop while there is still room for the jobs that run to end.
@@ -186,10 +186,10 @@ local function sooner(set, delay)
   if head[2] then next_due = math.min(next_due, tonumber(head[2]) + delay) end
 end
 local is_watching = false
-for _, pool in ipairs(pools) do
-  is_watching = is_watching or redis.call('ZCARD', key('leases', pool)) > 0
-  sooner(key('leases', pool), 0)
-  sooner(key('offered', pool), 0)
+for _, engine_pool in ipairs(engine_pools) do
+  is_watching = is_watching or redis.call('ZCARD', key('leases', engine_pool)) > 0
+  sooner(key('leases', engine_pool), 0)
+  sooner(key('offered', engine_pool), 0)
 end
 sooner(PREFIX .. 'deadlines', 0)
 sooner(PREFIX .. 'ended', RETENTION_SECONDS)
@@ -203,4 +203,4 @@ if is_watching then
 end
 local dangling = redis.call('LRANGE', PREFIX .. 'dangling', 0, -1)
 redis.call('DEL', PREFIX .. 'dangling')
-return { precise(math.max(0, next_due - time)), offers, to_pack, dangling, severed }
+return { precise(math.max(0, next_due - time)), offers, to_pack, dangling, dead }

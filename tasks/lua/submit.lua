@@ -61,7 +61,7 @@ if widest_job > widest then return { 'too_wide', tostring(widest), {} } end
 
 -- Where no worker has announced it yet, this web's own engine is known by its first job.
 if queue ~= 'any:' .. model then redis.call('SADD', key('pools', model), queue) end
-local waiting, queues = 0, pools_of(model)
+local waiting, queues = 0, engine_pools_of(model)
 queues[#queues + 1] = 'any:' .. model
 for _, one in ipairs(queues) do
   for _, class in ipairs(classes_of(one)) do

@@ -187,7 +187,7 @@ def run(folder: Path, seconds: float, seed: int) -> tuple[Verdict, Counter[str]]
     ended = verdict.completed + verdict.cancelled + verdict.failed
     if verdict.accepted != ended and not verdict.faults:
         verdict.faults.append("a client ended without a verdict on its job")
-    verdict.notes += [f"answers believed: {doubter}", f"deaths noticed by lifelines: {watch.severed}"]
+    verdict.notes += [f"answers believed: {doubter}", f"deaths noticed by lifelines: {watch.dead}"]
     return verdict, chaos.acts
 
 

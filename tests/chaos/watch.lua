@@ -7,8 +7,8 @@ for _, model in ipairs(redis.call('HKEYS', PREFIX .. 'models_since')) do
     local head = head_of(worker, model, {})
     if head and head.needs <= worker.free then found[#found + 1] = head.id .. ' ' .. worker.name end
   end
-  for _, pool in ipairs(pools_of(model)) do
-    for _, id in ipairs(redis.call('ZRANGE', key('offered', pool), 0, -1)) do
+  for _, engine_pool in ipairs(engine_pools_of(model)) do
+    for _, id in ipairs(redis.call('ZRANGE', key('offered', engine_pool), 0, -1)) do
       found[#found + 1] = 'offered ' .. id .. ' ' .. redis.call('HGET', key('job', id), 'worker')
     end
   end

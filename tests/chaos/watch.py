@@ -20,7 +20,7 @@ LOOK_SECONDS = 0.25
 STUCK_SECONDS = 20.0
 """Longer than any outage: processes are paused and cut off for 4 s at most."""
 
-SEVERED = re.compile(r"(\S+@test) has ended without a word")
+DEAD = re.compile(r"(\S+@test) died, its jobs continue")
 
 
 class Watch:
@@ -35,7 +35,7 @@ class Watch:
         """Bytes of each log that were looked at."""
         self._stop = threading.Event()
         self.thread = threading.Thread(target=self._run, name="watch")
-        self.severed = 0
+        self.dead = 0
         """Workers whose end was noticed by their lifelines."""
 
     def start(self) -> None:
@@ -55,7 +55,7 @@ class Watch:
                     self._seen.clear()  # It is paused, or starts again: nobody could do anything.
 
     def _look_at_jobs(self, redis: Redis) -> None:
-        arguments = (keys.PREFIX, SETTINGS["LEASE_SECONDS"], keys.RING_AGAIN_SECONDS, 86_400)
+        arguments = (keys.PREFIX, SETTINGS["LEASE_SECONDS"], keys.RESEND_OFFER_SECONDS, 86_400)
         found = set(redis.eval(SCRIPT, 0, *map(str, arguments)))
         now = time.monotonic()
         self._seen = {text: self._seen.get(text, now) for text in found}
@@ -71,8 +71,8 @@ class Watch:
                 text = file.read()
             whole_lines = text[: text.rfind(b"\n") + 1]
             self._read[log] = self._read.get(log, 0) + len(whole_lines)
-            for worker in SEVERED.findall(whole_lines.decode()):
-                self.severed += 1
+            for worker in DEAD.findall(whole_lines.decode()):
+                self.dead += 1
                 if self._fleet.is_running(worker):
                     self._fault(f"{worker} was taken for dead and lives")
 

@@ -147,7 +147,7 @@ def job_text(kind: EngineKind, folder: Path, logged: Sequence[Entry] = (), **opt
     )
     for sequence in run.begin(run.prepare(engine)):
         engine.add_request(sequence)
-    while not run.finish:
+    while not run.outcome:
         for output in engine.step():
             if run.push(output):
                 engine.abort_request(output.request_id)

@@ -38,7 +38,7 @@ def celery_app(echo_settings: Settings) -> Iterator[JobApp]:
 
 @pytest.fixture
 def store(celery_app: JobApp) -> Store:
-    return Store(connect(celery_app.settings), celery_app.settings, celery_app.ring)
+    return Store(connect(celery_app.settings), celery_app.settings, celery_app.send_offers)
 
 
 @pytest.fixture

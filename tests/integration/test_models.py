@@ -26,7 +26,7 @@ JOBS = 6
 @pytest.fixture
 def store(redis_url: str) -> Store:
     app = JobApp(Settings(redis_url=redis_url))
-    return Store(connect(app.settings), app.settings, app.ring)
+    return Store(connect(app.settings), app.settings, app.send_offers)
 
 
 @pytest.fixture

@@ -36,9 +36,9 @@ def reach(redis_url: str) -> None:
         connection.ensure_connection(max_retries=1)
 
 
-def ring(redis_url: str) -> None:
+def send_an_offer(redis_url: str) -> None:
     with JobApp(Settings(redis_url=redis_url)) as app:
-        app.ring([("worker", "job_x")])
+        app.send_offers([("worker", "job_x")])
 
 
 def has_been_reached(redis: Redis) -> bool:
@@ -52,7 +52,7 @@ def has_been_reached(redis: Redis) -> bool:
 def test_the_number_of_the_database(redis_url: str, end: str, database: int) -> None:
     url = redis_url.removesuffix("/0")
     reach(url + end)
-    ring(url + end)
+    send_an_offer(url + end)
     with Redis.from_url(f"{url}/{database}") as redis:
         assert has_been_reached(redis)
 
@@ -64,7 +64,7 @@ def test_a_password_of_odd_characters(tmp_path: Path) -> None:
             redis.config_set("requirepass", PASSWORD)
         url = redis_url.replace("//", f"//:{QUOTED}@")
         reach(url)
-        ring(url)
+        send_an_offer(url)
         with Redis.from_url(redis_url, password=PASSWORD) as redis:
             assert has_been_reached(redis)
     finally:
@@ -89,7 +89,7 @@ def tls_port(redis_url: str, certificate: Certificate) -> Iterator[int]:
 def test_tls_as_the_options_say(tls_port: int, certificate: Certificate, redis: Redis, options: str) -> None:
     url = f"rediss://localhost:{tls_port}/0{options.format(certificate.certificate)}"
     reach(url)
-    ring(url)
+    send_an_offer(url)
     assert has_been_reached(redis)
 
 

@@ -118,9 +118,9 @@ def test_jobs_in_every_state_are_as_documented(server: Server, player: Player) -
         done, failed = submitted(judged, **FULL), submitted(judged)
         judged.get(f"/v1/jobs/{done}")
         run = player.start(done)
-        run.write(" upon", finish=FinishReason.STOP)
+        run.write(" upon", finish_reason=FinishReason.STOP)
         judged.get(f"/v1/jobs/{done}", params={"wait": 0.01})
-        run.write(" a", choice=1, finish=FinishReason.LENGTH)
+        run.write(" a", choice=1, finish_reason=FinishReason.LENGTH)
         run.end(Status.COMPLETED)
         player.start(failed).end(Status.FAILED, JobError("engine_error", "it broke"))
         for job_id in (waiting, done, failed):

@@ -58,7 +58,7 @@ def test_a_model_whose_workers_are_away_stays_known_and_its_jobs_wait(
     client: httpx.Client, player: Player
 ) -> None:
     info = announce(player, "a@test", "owner/name")
-    player.leases.goodbye(info)
+    player.leases.deregister(info)
     model = client.get("/v1/models/owner/name").json()
     assert (model["status"], model["engines"], model["workers"]) == ("away", [], 0)
     assert model["max_model_len"] is None

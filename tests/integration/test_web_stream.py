@@ -211,7 +211,7 @@ def test_a_second_attempt_goes_on_with_the_numbers(
     with websocket(server, job_id) as ws:
         first = player.start(job_id)
         first.write("a")
-        player.leases.release([(job_id, first.claim.token)], "drain")
+        player.leases.release([(job_id, first.claim.lease_token)], "drain")
         player.start(job_id).complete("b")
         events, _ = read_to_close(ws)
     assert_gapless(events)

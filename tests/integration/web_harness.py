@@ -22,7 +22,7 @@ from redis.exceptions import ConnectionError
 from redis.retry import Retry
 
 from tasks.job import FinishReason, JobError, Status
-from tasks.leases import Claim, Finish, Leases, Word, WorkerInfo, Write, Written
+from tasks.leases import Claim, Leases, Outcome, WorkerInfo, Write, WriteAnswer, WriteStatus
 from tasks.log import TokenEntry
 from tasks.scripts import Offer
 from tasks.settings import Settings
@@ -143,7 +143,7 @@ class Player:
     """Plays the worker: claims what is on offer and writes what the test says, through the real Lua."""
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
-        self.leases = Leases(redis, settings, ring=_nobody)
+        self.leases = Leases(redis, settings, send_offers=_nobody)
         self.info = WorkerInfo("worker@test", "m", "echo", settings.max_num_seqs, 0, 0.0)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._live)
@@ -167,11 +167,13 @@ class Player:
 
     def start(self, job_id: str) -> Run:
         """Take a job once it is on offer."""
-        token = secrets.token_hex(8)
+        lease_token = secrets.token_hex(8)
         claims: list[Claim] = []
 
         def claim() -> bool:
-            answer = self.leases.claim(job_id, token, self.info.id, self.info.pool, self.info.slots, held=0)
+            answer = self.leases.claim(
+                job_id, lease_token, self.info.id, self.info.engine_pool, self.info.slots, held=0
+            )
             if isinstance(answer, Claim):
                 claims.append(answer)
             return bool(claims)
@@ -188,30 +190,30 @@ class Run:
         self.claim = claim
         self._length = len(claim.entries)
 
-    def write(self, *texts: str, choice: int = 0, finish: FinishReason | None = None) -> Written:
-        """One token entry per text."""
+    def write(self, *texts: str, choice: int = 0, finish_reason: FinishReason | None = None) -> WriteAnswer:
+        """One lease_token entry per text."""
         entries = [TokenEntry(choice, (7,), text) for text in texts]
-        if finish:
-            entries[-1] = TokenEntry(choice, (7,), texts[-1], finish)
+        if finish_reason:
+            entries[-1] = TokenEntry(choice, (7,), texts[-1], finish_reason)
         return self._flush(entries)
 
     def complete(self, *texts: str) -> None:
         """Write the texts and end the job."""
         if texts:
-            self.write(*texts, finish=FinishReason.STOP)
+            self.write(*texts, finish_reason=FinishReason.STOP)
         self.end(Status.COMPLETED)
 
     def end(self, status: Status, error: JobError | None = None) -> None:
-        assert self._flush([], Finish(status, error)).word is Word.ENDED
+        assert self._flush([], Outcome(status, error)).status is WriteStatus.ENDED
 
-    def renew(self) -> Word:
+    def renew(self) -> WriteStatus:
         """The answer tells of a cancel."""
-        return self._flush([]).word
+        return self._flush([]).status
 
-    def _flush(self, entries: Sequence[TokenEntry], finish: Finish | None = None) -> Written:
-        write = Write(self.claim.job_id, self.claim.token, self._length, 3, entries, finish)
+    def _flush(self, entries: Sequence[TokenEntry], outcome: Outcome | None = None) -> WriteAnswer:
+        write = Write(self.claim.job_id, self.claim.lease_token, self._length, 3, entries, outcome)
         written = self._leases.flush([write])[0]
-        assert written.word not in (Word.FENCED, Word.BEHIND)
+        assert written.status not in (WriteStatus.FENCED, WriteStatus.BEHIND)
         self._length += len(entries)
         return written
 

@@ -46,7 +46,7 @@ def test_64_prompts_taken_over_at_once_cost_no_lease(redis_url: str, tmp_path: P
         "OMP_NUM_THREADS": "1",
     }
     app = JobApp(Settings(redis_url=redis_url, max_num_seqs=64))
-    store = Store(connect(app.settings), app.settings, app.ring)
+    store = Store(connect(app.settings), app.settings, app.send_offers)
     # Prompts are prefilled a few a step, so the first jobs are some hundred tokens ahead of the last.
     tokens = 400
     bodies = [

@@ -22,7 +22,7 @@ REQUEST = parse_request({"prompt": "x"})
 
 def store_on(redis_url: str) -> Store:
     settings = Settings(redis_url=redis_url, model_id="m")
-    return Store(connect(settings), settings, ring=lambda _offers: None)
+    return Store(connect(settings), settings, send_offers=lambda _offers: None)
 
 
 def test_it_may_have_been_accepted_and_can_be_repeated(redis_url: str, redis: Redis) -> None:

@@ -177,7 +177,7 @@ def test_a_slow_model_is_not_taken_for_one_that_hangs(
         "SLOW": slow,
     }
     with JobApp(Settings(redis_url=redis_url, max_num_seqs=4)) as app:
-        store = Store(connect(app.settings), app.settings, app.ring)
+        store = Store(connect(app.settings), app.settings, app.send_offers)
         body = {"prompt": prompt, "max_tokens": max_tokens, "ignore_eos": True}
         jobs = [store.submit(parse_request(body), ANONYMOUS).job_id for _ in range(4)]
         slow_app = "tests.reliability.slow"

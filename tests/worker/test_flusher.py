@@ -16,7 +16,7 @@ import pytest
 from tasks import keys
 from tasks.connection import connect
 from tasks.job import FinishReason, Job, JobError, Status
-from tasks.leases import Finish, Leases
+from tasks.leases import Leases, Outcome
 from tasks.log import StatusEntry, TokenEntry
 from tasks.reaper import Reaper
 from tasks.request import JobRequest, parse_request
@@ -39,15 +39,15 @@ class CeleryTask:
     def __init__(self, job_id: str) -> None:
         self.job_id = job_id
         self.was_accepted = False
-        self.outcome: queue.SimpleQueue[Finish | None] = queue.SimpleQueue()
+        self.outcome: queue.SimpleQueue[Outcome | None] = queue.SimpleQueue()
 
     def accepted(self) -> None:
         self.was_accepted = True
 
-    def ended(self, finish: Finish | None) -> None:
-        self.outcome.put(finish)
+    def ended(self, outcome: Outcome | None) -> None:
+        self.outcome.put(outcome)
 
-    def wait(self) -> Finish | None:
+    def wait(self) -> Outcome | None:
         return self.outcome.get(timeout=PATIENCE_SECONDS)
 
 
@@ -69,13 +69,13 @@ class Worker:
         self.redis: Any = connect(settings)
         self.tasks: dict[str, CeleryTask] = {}
         self.deliver = deliver
-        self.store = Store(self.redis, settings, self.ring)
+        self.store = Store(self.redis, settings, self.send_offers)
         self._of_leases: Any = connect(settings)
-        leases = Leases(self._of_leases, settings, self.ring)
+        leases = Leases(self._of_leases, settings, self.send_offers)
         engine = engine or EchoEngine(settings)
         self.flusher = Flusher(engine, leases, settings, "w1", AllEars())
 
-    def ring(self, offers: Sequence[Offer]) -> None:
+    def send_offers(self, offers: Sequence[Offer]) -> None:
         for _, job_id in offers:
             if self.deliver and job_id not in self.tasks:
                 self.send(job_id)
@@ -88,7 +88,7 @@ class Worker:
     def submit(self, **body: Any) -> str:
         return self.store.submit(parse_request({"prompt": "a b", **body}), "ada").job_id
 
-    def wait(self, job_id: str) -> Finish | None:
+    def wait(self, job_id: str) -> Outcome | None:
         return eventually(lambda: self.tasks.get(job_id)).wait()  # type: ignore[union-attr]
 
     def started(self, job_id: str) -> Job:
@@ -124,7 +124,7 @@ def worker(settings: Settings) -> Iterator[Worker]:
 
 def test_a_job_from_claim_to_end(worker: Worker) -> None:
     job_id = worker.submit(max_tokens=4, n=2)
-    assert worker.wait(job_id) == Finish(Status.COMPLETED)
+    assert worker.wait(job_id) == Outcome(Status.COMPLETED)
     job = worker.store.get(job_id)
     assert [choice.text for choice in job.output] == ["a b a b"] * 2
     assert (job.prompt_tokens, job.completion_tokens) == (2, 8)
@@ -142,9 +142,9 @@ def test_cancel_frees_the_slots_for_the_next_job(worker: Worker) -> None:
     worker.started(wide)
     waiting = worker.submit(n=4, max_tokens=2)
     worker.store.cancel(wide)
-    finish = worker.wait(wide)
-    assert finish == Finish(Status.CANCELLED)
-    assert worker.wait(waiting) == Finish(Status.COMPLETED)
+    outcome = worker.wait(wide)
+    assert outcome == Outcome(Status.CANCELLED)
+    assert worker.wait(waiting) == Outcome(Status.COMPLETED)
     choices = worker.store.get(wide).output
     assert [choice.finish_reason for choice in choices] == [FinishReason.CANCELLED] * 4
     assert all(choice.text.startswith("a b") for choice in choices)
@@ -161,8 +161,8 @@ def test_a_suspect_job_gets_a_worker_of_its_own(worker: Worker) -> None:
     late = worker.submit(max_tokens=1)
     worker.send(late)
     worker.store.cancel(companion)
-    assert worker.wait(suspect) == Finish(Status.COMPLETED)
-    assert worker.wait(late) == Finish(Status.COMPLETED)
+    assert worker.wait(suspect) == Outcome(Status.COMPLETED)
+    assert worker.wait(late) == Outcome(Status.COMPLETED)
     first, second, third = (worker.store.get(job_id) for job_id in (companion, suspect, late))
     assert (first.ended_at or 0) <= (second.started_at or 0)
     assert (second.ended_at or 0) <= (third.started_at or 0)
@@ -170,9 +170,9 @@ def test_a_suspect_job_gets_a_worker_of_its_own(worker: Worker) -> None:
 
 def test_timeout_keeps_partial_output(worker: Worker) -> None:
     job_id = worker.submit(timeout=0.3, **LONG)
-    finish = worker.wait(job_id)
+    outcome = worker.wait(job_id)
     job = worker.store.get(job_id)
-    assert finish == Finish(Status.FAILED, job.error)
+    assert outcome == Outcome(Status.FAILED, job.error)
     assert (job.status, job.output[0].finish_reason) == (Status.FAILED, FinishReason.TIMEOUT)
     assert job.output[0].text.startswith("a b")
 
@@ -194,7 +194,7 @@ def test_a_job_that_moved_on_is_dropped(worker: Worker) -> None:
     after = worker.store.read_log(job_id)
     assert len(after) <= len(before) + 1, "at most what was under way when the token changed"
     short = worker.submit(max_tokens=1)
-    assert worker.wait(short) == Finish(Status.COMPLETED)
+    assert worker.wait(short) == Outcome(Status.COMPLETED)
 
 
 def test_leases_are_renewed_without_new_tokens(worker: Worker, settings: Settings) -> None:
@@ -215,12 +215,12 @@ def test_prompts_that_take_leases_to_tokenize_cost_none(settings: Settings) -> N
             return super().encode(request, now)
 
     worker = Worker(settings, engine=SlowTokenizer(settings))
-    reaper = Reaper(connect(settings), settings, worker.ring)
+    reaper = Reaper(connect(settings), settings, worker.send_offers)
     jobs = [worker.submit(max_tokens=4) for _ in range(4)]
     reaper.start()
     worker.flusher.start()
     for job_id in jobs:
-        assert worker.wait(job_id) == Finish(Status.COMPLETED)
+        assert worker.wait(job_id) == Outcome(Status.COMPLETED)
         assert len(worker.store.get(job_id).attempts) == 1
     reaper.stop()
     worker.end()
@@ -248,9 +248,9 @@ def test_a_prompt_that_takes_leases_to_tokenize_costs_nobody_else_a_lease(settin
     )
     assert worker.store.get(companion).completion_tokens > tokens
     is_let_go.set()
-    assert worker.wait(slow) == Finish(Status.COMPLETED)
+    assert worker.wait(slow) == Outcome(Status.COMPLETED)
     worker.store.cancel(companion)
-    assert worker.wait(companion) == Finish(Status.CANCELLED)
+    assert worker.wait(companion) == Outcome(Status.CANCELLED)
     assert [len(worker.store.get(job_id).attempts) for job_id in (companion, slow)] == [1, 1]
     worker.end()
 
@@ -268,7 +268,7 @@ def test_a_job_is_cancelled_while_its_prompt_is_tokenized(settings: Settings) ->
     job_id = worker.submit()
     eventually(lambda: worker.store.get(job_id).status is Status.IN_PROGRESS)
     worker.store.cancel(job_id)
-    assert worker.wait(job_id) == Finish(Status.CANCELLED)
+    assert worker.wait(job_id) == Outcome(Status.CANCELLED)
     is_let_go.set()
     worker.end()
 
@@ -287,10 +287,10 @@ def test_a_prompt_that_cannot_be_tokenized_fails_alone(settings: Settings) -> No
     companion, wrong = worker.submit(**LONG), worker.submit(prompt="too much")
     worker.started(companion)
     reason = JobError("engine_error", "the prompt could not be tokenized: MemoryError")
-    assert worker.wait(wrong) == Finish(Status.FAILED, reason)
+    assert worker.wait(wrong) == Outcome(Status.FAILED, reason)
     assert worker.store.get(wrong).error == reason
     worker.store.cancel(companion)
-    assert worker.wait(companion) == Finish(Status.CANCELLED)
+    assert worker.wait(companion) == Outcome(Status.CANCELLED)
     worker.end()
 
 
@@ -314,10 +314,10 @@ def test_output_that_cannot_be_decoded_fails_alone(settings: Settings) -> None:
     companion, wrong = worker.submit(**LONG), worker.submit(prompt="wrong", n=2)
     worker.started(companion)
     reason = JobError("engine_error", "the output could not be decoded: 'no such token'")
-    assert worker.wait(wrong) == Finish(Status.FAILED, reason)
+    assert worker.wait(wrong) == Outcome(Status.FAILED, reason)
     assert worker.store.get(wrong).error == reason
     worker.store.cancel(companion)
-    assert worker.wait(companion) == Finish(Status.CANCELLED)
+    assert worker.wait(companion) == Outcome(Status.CANCELLED)
     worker.end()
 
 
@@ -333,7 +333,7 @@ def test_a_record_that_cannot_be_read_fails_alone(settings: Settings) -> None:
     job = worker.store.get(wrong)
     assert (job.status, job.error and job.error.code) == (Status.FAILED, "unreadable_record")
     worker.store.cancel(companion)
-    assert worker.wait(companion) == Finish(Status.CANCELLED)
+    assert worker.wait(companion) == Outcome(Status.CANCELLED)
     worker.end()
 
 
@@ -350,7 +350,7 @@ def test_a_record_that_lets_the_script_fail_is_dropped_alone(
     length = worker.store.get(companion).completion_tokens
     eventually(lambda: worker.store.get(companion).completion_tokens > length)
     worker.store.cancel(companion)
-    assert worker.wait(companion) == Finish(Status.CANCELLED)
+    assert worker.wait(companion) == Outcome(Status.CANCELLED)
 
 
 def test_a_claim_whose_answer_was_lost_is_made_again(
@@ -365,7 +365,7 @@ def test_a_claim_whose_answer_was_lost_is_made_again(
         earlier, job_id = direct.submit(max_tokens=1), direct.submit(max_tokens=4)
         eventually(lambda: direct.redis.zcard(keys.offered("echo:echo")) == 2)
         worker.send(earlier)
-        assert worker.wait(earlier) == Finish(Status.COMPLETED)
+        assert worker.wait(earlier) == Outcome(Status.COMPLETED)
 
         def has_given_up() -> bool:
             network.cut()
@@ -376,7 +376,7 @@ def test_a_claim_whose_answer_was_lost_is_made_again(
         eventually(lambda: direct.redis.zscore(keys.leases("echo:echo"), job_id))
         eventually(has_given_up)
         network.heal()
-        assert worker.wait(job_id) == Finish(Status.COMPLETED)
+        assert worker.wait(job_id) == Outcome(Status.COMPLETED)
         assert len(direct.store.get(job_id).attempts) == 1
         worker.end()
 
@@ -393,7 +393,7 @@ def test_drain_gives_back_what_does_not_end_in_time(settings: Settings) -> None:
     assert first.store.workers() == []
     second = Worker(settings)
     second.flusher.start()
-    assert second.wait(job_id) == Finish(Status.COMPLETED)
+    assert second.wait(job_id) == Outcome(Status.COMPLETED)
     job = second.store.get(job_id)
     assert job.output[0].text == " ".join(f"w{i}" for i in range(500))
     assert [attempt.number for attempt in job.attempts] == [1, 2]
@@ -406,7 +406,7 @@ def test_entries_that_redis_lost_come_again(worker: Worker) -> None:
     worker.started(job_id)
     eventually(lambda: worker.redis.llen(keys.log(job_id)) > 20)
     worker.redis.ltrim(keys.log(job_id), 0, 9)
-    assert worker.wait(job_id) == Finish(Status.COMPLETED)
+    assert worker.wait(job_id) == Outcome(Status.COMPLETED)
     entries = worker.store.read_log(job_id)
     tokens = [entry for entry in entries if isinstance(entry, TokenEntry)]
     assert [i for entry in tokens for i in entry.token_ids] == list(range(400))
@@ -427,7 +427,7 @@ def test_redis_away_costs_time_and_nothing_else(tmp_path: Path, caplog: pytest.L
     process.wait()
     eventually(lambda: "Redis is away" in caplog.text)  # For longer than the client retries by itself.
     process, _ = start_redis(tmp_path, *durable, port=port)
-    assert worker.wait(job_id) == Finish(Status.COMPLETED)
+    assert worker.wait(job_id) == Outcome(Status.COMPLETED)
     assert worker.store.get(job_id).output[0].token_ids == list(range(300))
     worker.end()
     process.kill()

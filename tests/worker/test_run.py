@@ -8,7 +8,7 @@ import pytest
 
 from tasks.errors import PromptTooLongError
 from tasks.job import FinishReason, Status
-from tasks.leases import Claim, Finish
+from tasks.leases import Claim, Outcome
 from tasks.log import Entry, StatusEntry, TokenEntry
 from tasks.request import parse_request
 from tasks.settings import EngineKind, Settings
@@ -46,7 +46,7 @@ def test_each_step_becomes_an_entry(engine: EchoEngine) -> None:
     start(run, engine)
     step(run, engine)
     write = run.next_write()
-    assert (write.base, write.prompt_tokens, write.finish) == (1, 3, None)
+    assert (write.base, write.prompt_tokens, write.outcome) == (1, 3, None)
     assert write.entries == [TokenEntry(0, (0,), "a")]
     run.flushed_up_to(2)
     step(run, engine)
@@ -89,7 +89,7 @@ def test_the_last_entry_carries_the_end(engine: EchoEngine) -> None:
     step(run, engine)
     write = run.next_write()
     assert write.entries == [TokenEntry(0, (0, 1), "a b", FinishReason.LENGTH)]
-    assert write.finish == Finish(Status.COMPLETED, completion_tokens=2)
+    assert write.outcome == Outcome(Status.COMPLETED, completion_tokens=2)
 
 
 def test_choices_are_sequences_of_their_own(engine: EchoEngine) -> None:
@@ -122,14 +122,18 @@ def test_killed_between_the_last_token_and_the_end_only_ends(engine: EchoEngine)
     run = job_run([StatusEntry(1), ended, StatusEntry(2)])
     assert start(run, engine) == []
     write = run.next_write()
-    assert (write.base, write.entries, write.finish) == (3, [], Finish(Status.COMPLETED, completion_tokens=6))
+    assert (write.base, write.entries, write.outcome) == (
+        3,
+        [],
+        Outcome(Status.COMPLETED, completion_tokens=6),
+    )
 
 
 def test_a_stop_string_ends_the_choice_and_shows_nothing_of_itself(engine: EchoEngine) -> None:
     run = job_run(stop=" c a")
     (request,) = start(run, engine)
     aborted: list[str] = []
-    while not run.finish:
+    while not run.outcome:
         aborted += step(run, engine)
     assert aborted == [request.request_id]
     text = "".join(entry.text for entry in run.next_write().entries if isinstance(entry, TokenEntry))
@@ -143,7 +147,7 @@ def test_the_end_of_sequence_is_logged_but_not_shown(engine: EchoEngine) -> None
     (request,) = start(run, engine)
     run.push(RequestOutput(request.request_id, (0, 1, 2), FinishReason.STOP))
     assert run.next_write().entries == [TokenEntry(0, (0, 1, 2), "a b", FinishReason.STOP)]
-    assert run.finish == Finish(Status.COMPLETED)
+    assert run.outcome == Outcome(Status.COMPLETED)
 
 
 def test_held_back_ids_are_logged_with_the_text_that_follows(engine: EchoEngine) -> None:
@@ -169,10 +173,10 @@ def test_cancel_keeps_what_there_is_the_held_back_text_included(engine: EchoEngi
     start(run, engine)
     step(run, engine)
     step(run, engine)
-    run.cut_off(FinishReason.CANCELLED, Finish(Status.CANCELLED))
+    run.cut_off(FinishReason.CANCELLED, Outcome(Status.CANCELLED))
     write = run.next_write()
     assert write.entries == [TokenEntry(0, (0, 1), "a b", FinishReason.CANCELLED)]
-    assert write.finish == Finish(Status.CANCELLED, completion_tokens=2)
+    assert write.outcome == Outcome(Status.CANCELLED, completion_tokens=2)
     assert step(run, engine) == []
     assert run.next_write() == write
 
@@ -196,7 +200,7 @@ def test_a_long_backlog_is_sent_in_parts_and_the_end_with_the_last(engine: EchoE
     run = job_run(max_tokens=2500)
     start(run, engine)
     length = 1
-    while not run.finish:
+    while not run.outcome:
         step(run, engine)
         run.next_write()  # An entry per step, as if each had been sent and lost.
     sizes = []
@@ -205,7 +209,7 @@ def test_a_long_backlog_is_sent_in_parts_and_the_end_with_the_last(engine: EchoE
         sizes.append(len(write.entries))
         length += len(write.entries)
         run.flushed_up_to(length)
-        if write.finish:
+        if write.outcome:
             break
     assert sizes == [1000, 1000, 500]
 
@@ -214,8 +218,8 @@ def test_one_failing_choice_fails_the_job(engine: EchoEngine) -> None:
     run = job_run(n=2)
     first, _ = start(run, engine)
     run.push(RequestOutput(first.request_id, (), FinishReason.ERROR, "not a number"))
-    assert run.finish
-    assert (run.finish.status, run.finish.error and run.finish.error.message) == (
+    assert run.outcome
+    assert (run.outcome.status, run.outcome.error and run.outcome.error.message) == (
         Status.FAILED,
         "not a number",
     )
@@ -235,7 +239,7 @@ def test_another_workers_longer_output_is_not_added_to(engine: EchoEngine) -> No
     ]
     run = job_run(log, max_tokens=30)
     assert start(run, engine) == []
-    assert run.next_write().finish == Finish(Status.COMPLETED, completion_tokens=18)
+    assert run.next_write().outcome == Outcome(Status.COMPLETED, completion_tokens=18)
     assert run.next_write().entries == [TokenEntry(0, (), "", FinishReason.LENGTH)]
 
 

@@ -1,4 +1,4 @@
-"""All that moves jobs on, on one Redis and without processes."""
+"""Everything that changes jobs, in one process and on one Redis."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from redis import Redis
 
 from tasks import keys
 from tasks.job import Status
-from tasks.leases import Claim, Finish, Leases, WorkerInfo, Write
+from tasks.leases import Claim, Leases, Outcome, WorkerInfo, Write
 from tasks.reaper import Reaper
 from tasks.request import parse_request
 from tasks.scripts import Offer
@@ -17,22 +17,23 @@ from tasks.settings import Settings
 from tasks.store import Store
 
 
-class House:
+class Harness:
     """A store, a worker's leases and a reaper on one Redis; `offers` collects what went to Celery."""
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self.redis: Any = redis
         self.settings = settings
         self.offers: list[Offer] = []
-        self.store = Store(redis, settings, self.ring)
-        self.leases = Leases(redis, settings, self.ring)
-        self.reaper = Reaper(redis, settings, self.ring)
+        self.store = Store(redis, settings, self.send_offers)
+        self.leases = Leases(redis, settings, self.send_offers)
+        self.reaper = Reaper(redis, settings, self.send_offers)
 
-    def ring(self, offers: Sequence[Offer]) -> None:
+    def send_offers(self, offers: Sequence[Offer]) -> None:
         self.offers += offers
 
     @property
-    def rung(self) -> list[str]:
+    def offered(self) -> list[str]:
+        """The ids of all jobs that were offered, in order."""
         return [job_id for _, job_id in self.offers]
 
     def submit(self, owner: str = "ada", **options: Any) -> str:
@@ -48,15 +49,15 @@ class House:
     ) -> None:
         self.leases.heartbeat(WorkerInfo(name, "m", "echo", slots, 0, 0.0, length, lifeline, version))
 
-    def claim(self, job_id: str, token: str = "t", worker: str = "w1") -> Claim:
-        claim = self.leases.claim(job_id, token, worker, "echo:m", free_slots=8, held=0)
+    def claim(self, job_id: str, lease_token: str = "t", worker: str = "w1") -> Claim:
+        claim = self.leases.claim(job_id, lease_token, worker, "echo:m", free_slots=8, held=0)
         assert isinstance(claim, Claim)
         return claim
 
-    def finish(self, claim: Claim, base: int | None = None) -> None:
+    def complete(self, claim: Claim, base: int | None = None) -> None:
         """base: log length, where tokens were written since the claim."""
         base = len(claim.entries) if base is None else base
-        self.leases.flush([Write(claim.job_id, claim.token, base, 1, (), Finish(Status.COMPLETED))])
+        self.leases.flush([Write(claim.job_id, claim.lease_token, base, 1, (), Outcome(Status.COMPLETED))])
 
     def make_due(self, index: str, job_id: str) -> None:
         self.redis.zadd(index, {job_id: 0})

@@ -30,7 +30,7 @@ from tasks.errors import (
     QueueFullError,
 )
 from tasks.job import TERMINAL_STATUSES, Job, JobError, Status
-from tasks.leases import Claim, Finish, Leases, Word, WorkerInfo, Write
+from tasks.leases import Claim, Leases, Outcome, WorkerInfo, Write, WriteStatus
 from tasks.log import DoneEntry, Entry, StatusEntry, TokenEntry
 from tasks.reaper import Reaper
 from tasks.request import Priority, parse_request
@@ -41,7 +41,7 @@ from tasks.store import Store
 MODEL = "m"
 WORKERS = {"w1": EngineKind.ECHO, "w2": EngineKind.VLLM, "w3": EngineKind.ECHO}
 NAMES = st.sampled_from(sorted(WORKERS))
-POOLS = sorted({keys.pool(MODEL, engine) for engine in WORKERS.values()})
+ENGINE_POOLS = sorted({keys.engine_pool(MODEL, engine) for engine in WORKERS.values()})
 QUEUES = [keys.queue(MODEL), keys.queue(MODEL, EngineKind.VLLM)]
 WIDTHS = range(1, 5)
 OLD, NEW = keys.RECORD_VERSION, keys.RECORD_VERSION + 1
@@ -49,8 +49,8 @@ VERSIONS = [OLD, NEW]
 LINES = {line: keys.line(*line) for line in product(QUEUES, WIDTHS, VERSIONS)}
 INDEXES = {
     "line": [f"{queue}:{width}:{version}" for queue, width, version in LINES],
-    "offered": POOLS,
-    "leases": POOLS,
+    "offered": ENGINE_POOLS,
+    "leases": ENGINE_POOLS,
 }
 OWNERS = st.sampled_from(["ada", "bob", "eve"])
 
@@ -73,9 +73,9 @@ class Transitions(RuleBasedStateMachine):
         super().__init__()
         self.redis.flushall()
         config = Settings(redis_url="redis://unused", model_id=MODEL, max_num_seqs=4, max_queued_jobs=8)
-        self.store = Store(self.redis, config, self.rang)
-        self.leases = Leases(self.redis, config, self.rang)
-        self.reaper = Reaper(self.redis, config, self.rang)
+        self.store = Store(self.redis, config, self.check_offers)
+        self.leases = Leases(self.redis, config, self.check_offers)
+        self.reaper = Reaper(self.redis, config, self.check_offers)
         for part in (self.store, self.leases, self.reaper):
             part._scripts = self.scripts(self.redis, config)
         self.logs: dict[str, list[Entry]] = {}
@@ -87,13 +87,13 @@ class Transitions(RuleBasedStateMachine):
         for worker in WORKERS:
             self.heartbeat(worker, 4, OLD)
 
-    def rang(self, offers: Sequence[Offer]) -> None:
+    def check_offers(self, offers: Sequence[Offer]) -> None:
         for worker, job_id in offers:
-            pool = keys.pool(MODEL, WORKERS[worker])
-            assert self.redis.zscore(keys.offered(pool), job_id) is not None
+            engine_pool = keys.engine_pool(MODEL, WORKERS[worker])
+            assert self.redis.zscore(keys.offered(engine_pool), job_id) is not None
             record = self.redis.hgetall(keys.job(job_id))
-            assert record["queue"] in (keys.queue(MODEL), pool)
-            assert (record["pool"], record["worker"]) == (pool, worker)
+            assert record["queue"] in (keys.queue(MODEL), engine_pool)
+            assert (record["pool"], record["worker"]) == (engine_pool, worker)
             assert int(record["version"]) <= self.versions[worker]
 
     # --- what clients do
@@ -192,10 +192,10 @@ class Transitions(RuleBasedStateMachine):
         self.leases.heartbeat(info)
 
     @rule(worker=NAMES)
-    def goodbye(self, worker: str) -> None:
+    def deregister(self, worker: str) -> None:
         info = WorkerInfo(worker, MODEL, WORKERS[worker], 0, 0, 0.0)
-        self.leases.goodbye(info)
-        assert self.redis.zscore(keys.alive(info.pool), worker) is None
+        self.leases.deregister(info)
+        assert self.redis.zscore(keys.alive(info.engine_pool), worker) is None
 
     @rule(target=claims, data=st.data(), worker=NAMES)
     def claim(self, data: st.DataObject, worker: str) -> Any:
@@ -203,15 +203,15 @@ class Transitions(RuleBasedStateMachine):
         if not self.logs:
             return multiple()
         job_id = data.draw(st.sampled_from(sorted(self.logs)))
-        pool = keys.pool(MODEL, WORKERS[worker])
+        engine_pool = keys.engine_pool(MODEL, WORKERS[worker])
         on_offer = self.is_offered(job_id, worker)
         self.claim_number += 1
-        token = f"token-{self.claim_number} {worker}"
-        claim = self.leases.claim(job_id, token, worker, pool, free_slots=4, held=0)
+        lease_token = f"token-{self.claim_number} {worker}"
+        claim = self.leases.claim(job_id, lease_token, worker, engine_pool, free_slots=4, held=0)
         assert isinstance(claim, Claim) == on_offer
         if not isinstance(claim, Claim):
             return multiple()
-        self.tokens[job_id] = claim.token
+        self.tokens[job_id] = claim.lease_token
         self.logs[job_id].append(StatusEntry(1 + self.statuses(job_id)))
         assert claim.entries == self.logs[job_id]
         return claim
@@ -219,14 +219,14 @@ class Transitions(RuleBasedStateMachine):
     @rule(claim=claims)
     def claim_again(self, claim: Claim) -> None:
         """A copy of an earlier call, held up on its way or made because the answer was lost."""
-        own = self.tokens.get(claim.job_id) == claim.token
-        worker = claim.token.split()[1]
-        pool = keys.pool(MODEL, WORKERS[worker])
+        own = self.tokens.get(claim.job_id) == claim.lease_token
+        worker = claim.lease_token.split()[1]
+        engine_pool = keys.engine_pool(MODEL, WORKERS[worker])
         on_offer = self.is_offered(claim.job_id, worker)
-        again = self.leases.claim(claim.job_id, claim.token, worker, pool, free_slots=4, held=0)
+        again = self.leases.claim(claim.job_id, claim.lease_token, worker, engine_pool, free_slots=4, held=0)
         assert isinstance(again, Claim) == (own or on_offer)
         if on_offer:
-            self.tokens[claim.job_id] = claim.token
+            self.tokens[claim.job_id] = claim.lease_token
             self.logs[claim.job_id].append(StatusEntry(1 + self.statuses(claim.job_id)))
         if isinstance(again, Claim):
             assert again.entries == self.logs[claim.job_id]
@@ -234,18 +234,18 @@ class Transitions(RuleBasedStateMachine):
     @rule(claim=claims, count=st.integers(0, 3), overlap=st.integers(0, 2))
     def flush(self, claim: Claim, count: int, overlap: int) -> None:
         """Append as the claim's holder believes the log to be; `overlap` entries are sent again."""
-        own = self.tokens.get(claim.job_id) == claim.token
+        own = self.tokens.get(claim.job_id) == claim.lease_token
         log = self.logs.get(claim.job_id, claim.entries)
         since_claim = sum(1 for _ in takewhile(lambda e: isinstance(e, TokenEntry), reversed(log)))
         overlap = min(overlap, since_claim) if own else 0
         base = len(log) - overlap
-        fresh = [TokenEntry(0, (base + i,), f"{claim.token} {base + i} ") for i in range(count)]
+        fresh = [TokenEntry(0, (base + i,), f"{claim.lease_token} {base + i} ") for i in range(count)]
         again = [e for e in log[base:] if isinstance(e, TokenEntry)]
-        (written,) = self.leases.flush([Write(claim.job_id, claim.token, base, 1, [*again, *fresh])])
+        (written,) = self.leases.flush([Write(claim.job_id, claim.lease_token, base, 1, [*again, *fresh])])
         if not own:
-            assert written.word in (Word.FENCED, Word.ENDED)
+            assert written.status in (WriteStatus.FENCED, WriteStatus.ENDED)
             return
-        assert written.word in (Word.OK, Word.CANCEL)
+        assert written.status in (WriteStatus.OK, WriteStatus.CANCEL)
         self.logs[claim.job_id] += fresh
         assert written.log_length == len(self.logs[claim.job_id])
 
@@ -253,29 +253,31 @@ class Transitions(RuleBasedStateMachine):
     def flush_beyond_the_log(self, claim: Claim) -> None:
         """Redis lost the last entries: nothing may be appended behind the hole, nothing finished."""
         base = len(self.logs.get(claim.job_id, [])) + 2
-        finish = Finish(Status.COMPLETED)
+        outcome = Outcome(Status.COMPLETED)
         entry = TokenEntry(0, (0,), "after the hole")
-        (written,) = self.leases.flush([Write(claim.job_id, claim.token, base, 1, [entry], finish)])
-        own = self.tokens.get(claim.job_id) == claim.token
-        assert written.word in ([Word.BEHIND] if own else [Word.FENCED, Word.ENDED])
+        (written,) = self.leases.flush([Write(claim.job_id, claim.lease_token, base, 1, [entry], outcome)])
+        own = self.tokens.get(claim.job_id) == claim.lease_token
+        assert written.status in ([WriteStatus.BEHIND] if own else [WriteStatus.FENCED, WriteStatus.ENDED])
 
     @rule(claim=claims, failed=st.booleans())
-    def finish(self, claim: Claim, failed: bool) -> None:
-        own = self.tokens.get(claim.job_id) == claim.token
-        finish = Finish(Status.FAILED, JobError("engine_error", "no")) if failed else Finish(Status.COMPLETED)
+    def complete_or_fail(self, claim: Claim, failed: bool) -> None:
+        own = self.tokens.get(claim.job_id) == claim.lease_token
+        outcome = (
+            Outcome(Status.FAILED, JobError("engine_error", "no")) if failed else Outcome(Status.COMPLETED)
+        )
         base = len(self.logs.get(claim.job_id, claim.entries))
-        (written,) = self.leases.flush([Write(claim.job_id, claim.token, base, 1, (), finish)])
+        (written,) = self.leases.flush([Write(claim.job_id, claim.lease_token, base, 1, (), outcome)])
         if own:
-            assert written.word is Word.ENDED
-            self.end(claim.job_id, finish.status)
+            assert written.status is WriteStatus.ENDED
+            self.end(claim.job_id, outcome.status)
         else:
-            assert written.word in (Word.FENCED, Word.ENDED)
+            assert written.status in (WriteStatus.FENCED, WriteStatus.ENDED)
 
     @rule(claim=claims)
     def release(self, claim: Claim) -> None:
-        own = self.tokens.get(claim.job_id) == claim.token
+        own = self.tokens.get(claim.job_id) == claim.lease_token
         is_cancelled = self.redis.hexists(keys.job(claim.job_id), "cancel_requested")
-        released = self.leases.release([(claim.job_id, claim.token)], "drained")
+        released = self.leases.release([(claim.job_id, claim.lease_token)], "drained")
         assert released == (own and self.scripts is Scripts)
         if own and is_cancelled:
             self.end(claim.job_id, Status.CANCELLED)
@@ -298,8 +300,8 @@ class Transitions(RuleBasedStateMachine):
 
     def reap(self) -> None:
         self.redis.set(keys.PREFIX + "reaped_at", str(self.store._now()))
-        for pool in POOLS:
-            for job_id in self.redis.zrangebyscore(keys.leases(pool), "-inf", 0):
+        for engine_pool in ENGINE_POOLS:
+            for job_id in self.redis.zrangebyscore(keys.leases(engine_pool), "-inf", 0):
                 self.tokens.pop(str(job_id))
         self.reaper.reap()
         for job_id in [*self.logs]:
@@ -342,13 +344,13 @@ class Transitions(RuleBasedStateMachine):
     def logs_are_what_token_holders_wrote(self) -> None:
         for job_id, log in self.logs.items():
             assert self.store.read_log(job_id) == log
-            assert self.store.glance(job_id).log_length == len(log)
+            assert self.store.header(job_id).log_length == len(log)
 
     @invariant()
     def books_agree_with_the_jobs(self) -> None:
         records = {job_id: self.redis.hgetall(keys.job(job_id)) for job_id in self.logs}
         for worker, engine in WORKERS.items():
-            assert int(self.redis.hget(keys.slots(keys.pool(MODEL, engine)), worker) or 0) == sum(
+            assert int(self.redis.hget(keys.slots(keys.engine_pool(MODEL, engine)), worker) or 0) == sum(
                 int(record["taken"])
                 for record in records.values()
                 if record["place"] in ("offered", "leases") and record["worker"] == worker
@@ -369,11 +371,15 @@ class Transitions(RuleBasedStateMachine):
     @invariant()
     def nobody_waits_beside_an_idle_worker_that_could_hold_it(self) -> None:
         for worker, slots in self.live_workers().items():
-            pool = keys.pool(MODEL, WORKERS[worker])
-            if not slots or self.redis.hget(keys.slots(pool), worker):
+            engine_pool = keys.engine_pool(MODEL, WORKERS[worker])
+            if not slots or self.redis.hget(keys.slots(engine_pool), worker):
                 continue
             for queue, width, version in LINES:
-                if queue in (keys.queue(MODEL), pool) and width <= slots and version <= self.versions[worker]:
+                if (
+                    queue in (keys.queue(MODEL), engine_pool)
+                    and width <= slots
+                    and version <= self.versions[worker]
+                ):
                     assert not self.line((queue, width, version))
 
     @invariant()
@@ -415,11 +421,11 @@ class Transitions(RuleBasedStateMachine):
 
     def live_workers(self) -> dict[str, int]:
         """With their slots, 0 of those that drain."""
-        pools = {worker: keys.pool(MODEL, engine) for worker, engine in WORKERS.items()}
+        engine_pools = {worker: keys.engine_pool(MODEL, engine) for worker, engine in WORKERS.items()}
         return {
-            worker: int(self.redis.hget(f"{keys.PREFIX}capacity:{pool}", worker))
-            for worker, pool in pools.items()
-            if self.redis.zscore(keys.alive(pool), worker) is not None
+            worker: int(self.redis.hget(f"{keys.PREFIX}capacity:{engine_pool}", worker))
+            for worker, engine_pool in engine_pools.items()
+            if self.redis.zscore(keys.alive(engine_pool), worker) is not None
         }
 
     def widest(self, engine: str | None, version: int = OLD) -> int:

@@ -1,0 +1,170 @@
+"""Redis comes back without its last second: whoever has seen more of a job than Redis goes on with it."""
+
+from __future__ import annotations
+
+import pytest
+from redis import Redis
+
+from tasks import keys
+from tasks.job import Status
+from tasks.leases import Claim, Outcome, Refusal, Write, WriteStatus
+from tasks.log import StatusEntry, TokenEntry
+from tasks.settings import Settings
+from tests.transitions.harness import Harness
+
+TOKENS = [TokenEntry(0, (i,), f"t{i}") for i in range(4)]
+
+
+class Memory:
+    """All that a Redis knows at one moment."""
+
+    def __init__(self, harness: Harness) -> None:
+        self._url = harness.settings.required_redis_url
+        with Redis.from_url(self._url) as raw:  # A connection of its own, because dumps are bytes.
+            self._dumps = {key: raw.dump(key) for key in raw.scan_iter()}
+
+    def come_back(self) -> None:
+        """Redis forgets what came later, as the same process: claims need not wait for it to settle."""
+        with Redis.from_url(self._url) as raw:
+            raw.flushall()
+            for key, dump in self._dumps.items():
+                raw.restore(key, 0, dump)
+
+
+@pytest.fixture
+def harness(redis: Redis, settings: Settings) -> Harness:
+    harness = Harness(redis, settings)
+    harness.worker(4)
+    return harness
+
+
+def flush(harness: Harness, claim: Claim, base: int, tokens: list[TokenEntry]) -> WriteStatus:
+    [written] = harness.leases.flush([Write(claim.job_id, claim.lease_token, base, 1, tokens)])
+    return written.status
+
+
+def log(harness: Harness, job_id: str) -> list[str]:
+    return list(harness.redis.lrange(keys.log(job_id), 0, -1))
+
+
+def places(harness: Harness, job_id: str) -> list[str]:
+    indexes = {"line": keys.line("any:m"), "offered": keys.offered("echo:m"), "leases": keys.leases("echo:m")}
+    return [place for place, index in indexes.items() if harness.redis.zscore(index, job_id) is not None]
+
+
+@pytest.mark.parametrize("place", ["line", "offered"])
+def test_a_claim_that_redis_forgot_is_taken_back(harness: Harness, place: str) -> None:
+    if place == "line":
+        harness.worker(0)
+    job_id = harness.submit()
+    memory = Memory(harness)
+    harness.worker(4)
+    claim = harness.claim(job_id)
+    flush(harness, claim, 1, TOKENS[:2])
+    memory.come_back()
+    assert places(harness, job_id) == [place]
+    assert flush(harness, claim, 3, TOKENS[2:]) is WriteStatus.FENCED
+    for _ in range(2):  # Twice, as after an answer that was lost.
+        assert harness.leases.take_back(claim, "w1", "echo:m")
+        assert places(harness, job_id) == ["leases"]
+    assert flush(harness, claim, 1, TOKENS) is WriteStatus.OK
+    harness.complete(claim, base=5)
+    job = harness.store.get(job_id, "ada")
+    assert (job.status, [attempt.number for attempt in job.attempts]) == (Status.COMPLETED, [1])
+    assert harness.slots_taken() == {}
+
+
+def test_what_an_earlier_attempt_wrote_comes_back_with_its_successors_claim(harness: Harness) -> None:
+    """A drain handed the job over, and Redis forgot the end of one attempt and the claim of the other."""
+    job_id = harness.submit()
+    first = harness.claim(job_id, "first")
+    flush(harness, first, 1, TOKENS[:1])
+    memory = Memory(harness)
+    flush(harness, first, 2, TOKENS[1:3])
+    harness.leases.release([(job_id, "first")], "drained")
+    second = harness.claim(job_id, "second")
+    assert second.entries == [StatusEntry(1), *TOKENS[:3], StatusEntry(2)]
+    memory.come_back()
+    assert flush(harness, second, 5, TOKENS[3:]) is WriteStatus.FENCED
+    for _ in range(2):
+        assert harness.leases.take_back(second, "w1", "echo:m")
+    assert log(harness, job_id) == [entry.encode() for entry in second.entries]
+    assert flush(harness, first, 4, TOKENS[3:]) is WriteStatus.FENCED
+    assert flush(harness, second, 5, TOKENS[3:]) is WriteStatus.OK
+    harness.complete(second, base=6)
+    job = harness.store.get(job_id, "ada")
+    assert [(attempt.number, attempt.reason) for attempt in job.attempts] == [
+        (1, "forgotten by Redis"),
+        (2, None),
+    ]
+    assert harness.slots_taken() == {}
+
+
+def test_long_output_comes_back_whole(harness: Harness) -> None:
+    """More entries than Lua passes on in one call."""
+    job_id = harness.submit()
+    memory = Memory(harness)
+    first = harness.claim(job_id, "first")
+    flush(harness, first, 1, [TokenEntry(0, (i,), str(i)) for i in range(2500)])
+    harness.leases.release([(job_id, "first")], "drained")
+    second = harness.claim(job_id, "second")
+    memory.come_back()
+    assert harness.leases.take_back(second, "w1", "echo:m")
+    assert log(harness, job_id) == [entry.encode() for entry in second.entries]
+
+
+def test_nothing_is_taken_from_who_claimed_it_since(harness: Harness) -> None:
+    job_id = harness.submit()
+    memory = Memory(harness)
+    forgotten = harness.claim(job_id, "forgotten")
+    memory.come_back()
+    harness.claim(job_id, "later")
+    assert not harness.leases.take_back(forgotten, "w1", "echo:m")
+    assert harness.redis.hget(keys.job(job_id), "token") == "later"
+
+
+def test_nothing_is_taken_back_over_another_text(harness: Harness) -> None:
+    job_id = harness.submit()
+    first = harness.claim(job_id, "first")
+    memory = Memory(harness)
+    flush(harness, first, 1, TOKENS)
+    harness.leases.release([(job_id, "first")], "drained")
+    second = harness.claim(job_id, "second")
+    memory.come_back()
+    flush(harness, first, 1, [TokenEntry(0, (1, 2), "t1t2")])
+    assert not harness.leases.take_back(second, "w1", "echo:m")
+    assert harness.redis.hget(keys.job(job_id), "token") == "first"
+
+
+def test_an_ended_job_is_not_taken_back(harness: Harness) -> None:
+    job_id = harness.submit()
+    memory = Memory(harness)
+    claim = harness.claim(job_id)
+    memory.come_back()
+    harness.store.cancel(job_id)
+    assert not harness.leases.take_back(claim, "w1", "echo:m")
+    assert harness.store.get(job_id, "ada").status is Status.CANCELLED
+
+
+def test_nobody_claims_until_a_redis_that_came_back_has_settled(harness: Harness) -> None:
+    """What looks unclaimed may run."""
+    held, waiting = harness.submit(), harness.submit()
+    memory = Memory(harness)
+    claim = harness.claim(held)
+    memory.come_back()
+    harness.redis.hset(keys.PREFIX + "run", "id", "of the process before")
+    harness.reaper.reap()
+    for _ in range(2):
+        assert harness.leases.claim(held, "other", "w1", "echo:m", 8, 0) is Refusal.SETTLING
+        assert harness.leases.claim(waiting, "other", "w1", "echo:m", 8, 0) is Refusal.SETTLING
+    assert harness.leases.take_back(claim, "w1", "echo:m")
+    harness.redis.hset(keys.PREFIX + "run", "settled_at", "0")
+    assert harness.leases.claim(held, "other", "w1", "echo:m", 8, 0) is Refusal.GONE
+    assert harness.claim(waiting, "other").lease_token == "other"
+
+
+def test_a_redis_that_is_new_need_not_settle(harness: Harness) -> None:
+    assert harness.redis.hget(keys.PREFIX + "run", "id") is None
+    claim = harness.claim(harness.submit())
+    harness.leases.flush([Write(claim.job_id, claim.lease_token, 1, 1, (), Outcome(Status.COMPLETED))])
+    assert harness.redis.hget(keys.PREFIX + "run", "id") == harness.redis.info("server")["run_id"]
