@@ -3,9 +3,9 @@
 from random import Random
 from typing import Literal, TypedDict
 
-from worker.models.training.grammar import expand, polish
-from worker.models.training.plots import load_lines
-from worker.models.training.tales import Tale, write_tale
+from training.grammar import expand, polish
+from training.plots import load_lines
+from training.tales import Tale, write_tale
 
 SYSTEM_SHARE = 0.3
 FOLLOW_UP_SHARE = 0.3

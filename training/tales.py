@@ -1,6 +1,6 @@
 """Writes tales. A seed and a number name one tale for ever; nothing here reads a clock or a global.
 
-python -m worker.models.training.tales --seed 1 --count 3
+python -m training.tales --seed 1 --count 3
 """
 
 import argparse
@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from random import Random
 
-from worker.models.training.cast import draw_character, draw_others, draw_props, draw_world, hero_slots
-from worker.models.training.grammar import expand, polish
-from worker.models.training.mentions import MENTION_SLOTS, Mentions, by_name
-from worker.models.training.plots import PLOT_NAMES, Plot, load_lines, load_plot, load_rules
+from training.cast import draw_character, draw_others, draw_props, draw_world, hero_slots
+from training.grammar import expand, polish
+from training.mentions import MENTION_SLOTS, Mentions, by_name
+from training.plots import PLOT_NAMES, Plot, load_lines, load_plot, load_rules
 
 OPTIONAL_BEAT_SHARE = 0.5
 INTERLUDE_SHARE = 0.08  # of the beats are followed by a sentence that only looks around

@@ -1,6 +1,6 @@
 """Measures the exported model: perplexity on unseen tales, how much it recites, and samples to read.
 
-    python -m worker.models.training.evaluate --model worker/models/bundled --work /tmp/tale-training \\
+    python -m training.evaluate --model worker/models/bundled --work /tmp/tale-training \\
         --out /tmp/figures.json
 
 The half-precision weights are loaded in float32, as the worker does on a processor.
@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 from transformers import OPTForCausalLM, PreTrainedTokenizerFast
 
-from worker.models.training.chat import Message
-from worker.models.training.corpus import Corpus
-from worker.models.training.lexicon import HE_NAMES, SHE_NAMES
-from worker.models.training.overlap import GramIndex, longest_run_words, share
-from worker.models.training.tales import write_tale
-from worker.models.training.train import DOCUMENTS, Plan, load_tokenizer, prepare
+from training.chat import Message
+from training.corpus import Corpus
+from training.lexicon import HE_NAMES, SHE_NAMES
+from training.overlap import GramIndex, longest_run_words, share
+from training.tales import write_tale
+from training.train import DOCUMENTS, Plan, load_tokenizer, prepare
 
 HELD_OUT_SEED = 424_242  # never trained on
 SAMPLE_SEED = 7

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from functools import cache
 from random import Random
 
-from worker.models.training.grammar import expand, split_options
-from worker.models.training.lexicon import STORY_FOLDER
+from training.grammar import expand, split_options
+from training.lexicon import STORY_FOLDER
 
 PLOT_NAMES = (
     "broken", "contest", "errand", "fear", "found", "garden", "gift", "journey", "lamp",

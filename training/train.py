@@ -1,6 +1,6 @@
 """Trains the bundled model from nothing: writes the tales, learns the tokenizer, trains, exports float16.
 
-    OMP_WAIT_POLICY=PASSIVE python -m worker.models.training.train --minutes 55 \\
+    OMP_WAIT_POLICY=PASSIVE python -m training.train --minutes 55 \\
         --out worker/models/bundled --work /tmp/tale-training
 
 Needs a C++ compiler, for torch.compile. Without the wait policy, threads that share the machine with other
@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, GenerationConfig, OPTConfig, OPTForCausalLM, PreTrainedTokenizerFast
 
-from worker.models.training.beginning import begin
-from worker.models.training.corpus import Corpus, encode_documents, write_documents
-from worker.models.training.tokenizer import CONTEXT_TOKENS, VOCAB_SIZE, train_tokenizer
+from training.beginning import begin
+from training.corpus import Corpus, encode_documents, write_documents
+from training.tokenizer import CONTEXT_TOKENS, VOCAB_SIZE, train_tokenizer
 
 TRAIN_SEED = 20261122
 DOCUMENTS = 60_000  # as much as an hour on two cores can read, so that little is read twice

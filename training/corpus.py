@@ -10,9 +10,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from worker.models.training.chat import write_conversation
-from worker.models.training.tales import write_tale
-from worker.models.training.tokenizer import render_conversation
+from training.chat import write_conversation
+from training.tales import write_tale
+from training.tokenizer import render_conversation
 
 CHAT_EVERY = 4  # one document in four is a conversation
 PROCESSES = 2

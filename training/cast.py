@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
-from worker.models.training import lexicon as words
+from training import lexicon as words
 
 Gender = Literal["she", "he"]
 

@@ -6,7 +6,7 @@ from typing import cast
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from worker.models.training.chat import Message
+from training.chat import Message
 
 VOCAB_SIZE = 3072  # a multiple of 64; most words of the tales are one token, and the embedding stays small
 CONTEXT_TOKENS = 1024
