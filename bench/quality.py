@@ -25,7 +25,7 @@ from training.evaluate import HELD_OUT_SEED
 from training.tales import write_tale
 from worker.engine.base import EngineRequest, SamplingParams
 from worker.engine.forward import Chunk
-from worker.engine.transformers import TransformersEngine
+from worker.engine.transformers.engine import TransformersEngine
 
 PRECISIONS = ("float32", "bfloat16", "int8")
 

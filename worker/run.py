@@ -18,7 +18,7 @@ from worker.engine.base import (
     SamplingParams,
     TokenLogprobs,
 )
-from worker.engine.detokenizer import Detokenizer
+from worker.engine.text.detokenizer import Detokenizer
 
 MAX_ENTRIES_PER_WRITE = 1000
 """Lua passes at most some thousand arguments to one RPUSH; more follow with the next flush."""

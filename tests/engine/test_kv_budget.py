@@ -19,11 +19,11 @@ from tasks.job import FinishReason
 from tests.engine.tiny import WIDE, Outputs, engine_request, generate, save_model, settings_for
 from worker.engine.base import EngineRequest
 from worker.engine.forward import Answer, Chunk
-from worker.engine.kv_budget import GIB
-from worker.engine.native.forward import NativeForward
+from worker.engine.loading.kv_budget import GIB
 from worker.engine.native.isa import supported
+from worker.engine.native.native_forward import NativeForward
 from worker.engine.sampling import Row
-from worker.engine.transformers import TransformersEngine
+from worker.engine.transformers.engine import TransformersEngine
 
 ROOT = Path(__file__).parents[2]
 BUDGET, SLOTS, LONGEST = 400, 6, 1024

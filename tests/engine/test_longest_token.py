@@ -14,10 +14,10 @@ from tasks.errors import PromptTooLongError
 from tasks.request import JobRequest, Message
 from tasks.settings import Settings
 from tests.engine.tiny import save_model, tokenizer
-from worker.engine.loading import model_source
-from worker.engine.longest_token import longest_token_bytes
-from worker.engine.prompts import QUICK_CHARACTERS, PromptEncoder
-from worker.engine.tokenizer import load_tokenizer
+from worker.engine.model_files import model_source
+from worker.engine.text.longest_token import longest_token_bytes
+from worker.engine.text.prompts import QUICK_CHARACTERS, PromptEncoder
+from worker.engine.text.tokenizer import load_tokenizer
 
 SETTINGS = Settings()
 BUNDLED = load_tokenizer(model_source(SETTINGS), SETTINGS.model_id)

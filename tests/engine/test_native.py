@@ -27,14 +27,14 @@ from tests.engine.tiny import (
 from worker.engine.forward import Answer, Chunk, Draw
 from worker.engine.native import weights
 from worker.engine.native.decoder import Decoder, decodable_weights
-from worker.engine.native.forward import NativeForward
 from worker.engine.native.library import NativeLibrary
+from worker.engine.native.native_forward import NativeForward
 from worker.engine.native.panels import in_panels
 from worker.engine.native.sampler import NativeSampler
 from worker.engine.native.weights import READERS, Weights
 from worker.engine.sampling import NO_TOKEN, Row, best_tokens, noise_key, sample
-from worker.engine.torch_forward import TorchForward
-from worker.engine.transformers import TransformersEngine
+from worker.engine.torch.torch_forward import TorchForward
+from worker.engine.transformers.engine import TransformersEngine
 
 CLOSE = {torch.float32: 1e-4, torch.bfloat16: 0.05}
 """Of the range of the logits."""

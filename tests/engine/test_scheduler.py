@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from worker.engine.base import SamplingParams
 from worker.engine.native.rows import RowStates
-from worker.engine.scheduler import GROWTH_TOKENS, Scheduler
-from worker.engine.sequence import SequenceState
-from worker.engine.slot_cache import SlotStates
+from worker.engine.torch.slot_cache import SlotStates
+from worker.engine.transformers.scheduler import GROWTH_TOKENS, Scheduler
+from worker.engine.transformers.sequence import SequenceState
 
 SLOTS, LONGEST = 6, 256
 

@@ -8,9 +8,9 @@ from enum import Enum
 import torch
 from torch import Tensor
 
-from worker.engine.attention import additive_mask, length_mask
-from worker.engine.slot_cache import Window
-from worker.engine.windows import Windows, narrowest
+from worker.engine.torch.slot_attention import additive_mask, length_mask
+from worker.engine.torch.slot_cache import Window
+from worker.engine.torch.windows import Windows, narrowest
 
 Mask = Tensor | dict[str, Tensor | None] | None
 """[rows, 1, query, tokens], one for all layers or one by layer type; None: all tokens up to the query's."""

@@ -1,8 +1,8 @@
 """ENGINE=vllm: vLLM's engine, driven by our loop.
 
-vLLM runs its scheduler and its model in processes of its own (`worker.engine.vllm_core`), which step for
-themselves; a step of ours takes what one of theirs brought. Text, stop strings and choices stay ours, as
-with every engine: vLLM is given token ids and gives token ids.
+vLLM runs its scheduler and its model in processes of its own (`core_process`), which step for themselves; a
+step of ours takes what one of theirs brought. Text, stop strings and choices stay ours, as with every engine:
+vLLM is given token ids and gives token ids.
 
 A sequence that an earlier attempt began goes on behind prompt + logged ids, and what follows is drawn anew.
 Where the client gave a seed, (seed, choice, position) seed a generator of the sequence's own; where it gave
@@ -36,7 +36,6 @@ from tasks.job import FinishReason
 from tasks.request import JobRequest
 from tasks.settings import Settings
 from worker.cores import variables_for_vllm
-from worker.engine import vllm_core
 from worker.engine.base import (
     EngineRequest,
     Prompt,
@@ -45,13 +44,14 @@ from worker.engine.base import (
     TokenLogprobs,
     decode_once,
 )
-from worker.engine.compatibility import check_no_adapter
-from worker.engine.eos import find_eos_ids
-from worker.engine.kv_budget import GIB
-from worker.engine.loading import model_source
-from worker.engine.prompts import PromptEncoder
+from worker.engine.loading.compatibility import check_no_adapter
+from worker.engine.loading.kv_budget import GIB
+from worker.engine.model_files import model_source
 from worker.engine.sampling import GREEDY_BELOW, LEAST_LOGPROB, Penalties, noise_key
-from worker.engine.tokenizer import load_tokenizer
+from worker.engine.text.eos import find_eos_ids
+from worker.engine.text.prompts import PromptEncoder
+from worker.engine.text.tokenizer import load_tokenizer
+from worker.engine.vllm import core_process
 
 OWN_VARIABLES = {
     "model": "MODEL_ID",
@@ -63,7 +63,7 @@ OWN_VARIABLES = {
 
 FIXED_ARGS: dict[str, Any] = {
     "skip_tokenizer_init": True,
-    "logits_processors": [vllm_core.ContinuedPenalties],
+    "logits_processors": [core_process.ContinuedPenalties],
 }
 """What this engine relies on."""
 
@@ -155,7 +155,7 @@ class VllmEngine:
         return outputs
 
     def progress(self) -> int:
-        """A step ends with each of the core's, see `vllm_core`."""
+        """A step ends with each of the core's, see `core_process`."""
         return 0
 
     def check_health(self) -> None:
@@ -237,7 +237,7 @@ def _start(args: dict[str, Any], settings: Settings) -> LLMEngine:
     if current_platform.is_cpu():
         for name, value in variables_for_vllm().items():
             os.environ.setdefault(name, value)
-    vllm_core.bind_processes()
+    core_process.bind_processes()
     try:
         return LLMEngine.from_engine_args(EngineArgs(**args))
     except ValidationError as error:
@@ -258,7 +258,7 @@ def _params(request: EngineRequest, eos_ids: list[int]) -> vllm.SamplingParams:
         "frequency_penalty": sampling.frequency_penalty,
     }
     if output_ids and Penalties.of(sampling, (), ()) is not None:
-        penalties = {"extra_args": {vllm_core.CONTINUED: [len(output_ids), *penalties.values()]}}
+        penalties = {"extra_args": {core_process.CONTINUED: [len(output_ids), *penalties.values()]}}
     is_greedy = sampling.temperature < GREEDY_BELOW
     # A seed of its own costs a kernel per sequence and step on a GPU, and vLLM's fast sampler takes none.
     is_unseeded = is_greedy or sampling.is_seed_drawn

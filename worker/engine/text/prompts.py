@@ -10,7 +10,7 @@ from typing import Any
 from tasks.errors import EngineError, InvalidMessagesError, PromptTooLongError, first_line
 from tasks.request import JobRequest, Message
 from worker.engine.base import Prompt
-from worker.engine.longest_token import longest_token_bytes
+from worker.engine.text.longest_token import longest_token_bytes
 
 PROBE = "tokenrelay probe"
 """Content that no template has a reason to change."""

@@ -10,7 +10,7 @@ from worker.engine.base import TokenLogprobs
 from worker.engine.forward import Answer
 from worker.engine.memory import memory_errors
 from worker.engine.sampling import NO_TOKEN, Sample, top_logprobs
-from worker.engine.sequence import SequenceState
+from worker.engine.transformers.sequence import SequenceState
 
 OUT_OF_MEMORY = "memory did not suffice for this sequence: {}"
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tasks.errors import EngineError
-from worker.engine.files import model_file
+from worker.engine.model_files import model_file
 
 KEY = "eos_token_id"
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from worker.engine.base import Decode
-from worker.engine.stop_strings import OutputStops
+from worker.engine.text.stop_strings import OutputStops
 
 REPLACEMENT = "\ufffd"
 NONE: Mapping[int, str] = MappingProxyType({})

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from worker.engine.native.attention import AttentionKernel
+from worker.engine.native.attention_kernel import AttentionKernel
 
 REFUSED_ARGUMENTS = ("softcap", "s_aux", "position_bias")
 """Of some models' attention; leaving one out would be wrong without a word."""

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from worker.engine.forward import Rows
-from worker.engine.sequence import SequenceState
+from worker.engine.transformers.sequence import SequenceState
 
 GROWTH_TOKENS = 64
 """A sequence joins if all can grow by so many tokens. With less it would yield soon after it has joined."""

@@ -26,14 +26,14 @@ from worker.engine.base import (
     decode_once,
 )
 from worker.engine.forward import Answer, Chunk
-from worker.engine.loading import load_model
+from worker.engine.loading.model import load_model
 from worker.engine.memory import memory_errors
-from worker.engine.next_tokens import OUT_OF_MEMORY, REASONS, NextToken, next_tokens
 from worker.engine.pace import Pace
-from worker.engine.prompts import PromptEncoder
 from worker.engine.sampling import Penalties, Row
-from worker.engine.scheduler import Scheduler
-from worker.engine.sequence import SequenceState
+from worker.engine.text.prompts import PromptEncoder
+from worker.engine.transformers.next_tokens import OUT_OF_MEMORY, REASONS, NextToken, next_tokens
+from worker.engine.transformers.scheduler import Scheduler
+from worker.engine.transformers.sequence import SequenceState
 
 PREFILL_TOKENS = 2048
 """Tokens of prompts, padding included, that are prefilled in one step at most while nobody decodes."""

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from worker.engine.forward import Answer, Chunk
-from worker.engine.masks import Masks, Style
 from worker.engine.sampling import best_tokens
-from worker.engine.slot_cache import SlotCache, SlotStates, Window
+from worker.engine.torch.masks import Masks, Style
+from worker.engine.torch.slot_cache import SlotCache, SlotStates, Window
 
 
 class TorchForward:

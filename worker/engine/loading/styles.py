@@ -9,13 +9,13 @@ from typing import Any
 from torch import Tensor
 
 from tasks.errors import EngineError
-from worker.engine import attention
-from worker.engine.masks import Masks, Style
-from worker.engine.native.attention import AttentionKernel
-from worker.engine.slot_cache import SlotStates
-from worker.engine.torch_forward import TorchForward
-from worker.engine.trial import LENGTHS, Trial
-from worker.engine.windows import Windows, are_sliding
+from worker.engine.loading.trial import LENGTHS, Trial
+from worker.engine.native.attention_kernel import AttentionKernel
+from worker.engine.torch import slot_attention
+from worker.engine.torch.masks import Masks, Style
+from worker.engine.torch.slot_cache import SlotStates
+from worker.engine.torch.torch_forward import TorchForward
+from worker.engine.torch.windows import Windows, are_sliding
 
 Samples = Sequence[tuple[Tensor, Tensor]]
 """Each layer's keys and values of some token [1, heads, 1, head_dim]."""
@@ -91,7 +91,7 @@ def _styles(model: Any, samples: Samples, kernel: AttentionKernel | None) -> Ite
     if model.config._attn_implementation == "eager":
         yield Style.ADDED  # It was loaded so because it has nothing else.
         return
-    is_on_cpu = attention.is_decoded_by_products(model.device)
+    is_on_cpu = slot_attention.is_decoded_by_products(model.device)
     if not _has_slot_attention(model) or not is_on_cpu:
         yield Style.IMPLICIT
     elif kernel is not None and _fits_kernel(model, samples):
@@ -103,7 +103,7 @@ def _styles(model: Any, samples: Samples, kernel: AttentionKernel | None) -> Ite
 
 def _set_attention(model: Any, style: Style, kernel: AttentionKernel | None) -> None:
     if style is not Style.ADDED and _has_slot_attention(model):
-        attention.use_slot_attention(model, kernel)
+        slot_attention.use_slot_attention(model, kernel)
     elif model._can_set_attn_implementation():
         model.set_attn_implementation("eager" if style is Style.ADDED else "sdpa")
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from tasks.errors import EngineError
+from tasks.settings import Settings
 
 
 def check_source(source: str, model_id: str) -> None:
@@ -62,3 +64,14 @@ def _check_quantization(config: dict[str, Any], model_id: str) -> None:
                 f"MODEL_ID={model_id} is quantized ({method}), which ENGINE=transformers does not run; "
                 "serve the model's unquantized checkpoint, or this one with ENGINE=vllm"
             )
+
+
+def check_forward(model: PreTrainedModel, settings: Settings) -> None:
+    """Models that derive positions from the mask would be wrong in a ragged batch without a word."""
+    parameters = inspect.signature(model.forward).parameters
+    missing = [n for n in ("position_ids", "past_key_values", "logits_to_keep") if n not in parameters]
+    if missing or getattr(model.config, "alibi", False):
+        raise EngineError(
+            f"MODEL_ID={settings.model_id}: ENGINE=transformers cannot run this {type(model).__name__}: "
+            + (f"it takes no {missing[0]}" if missing else "it places tokens by ALiBi")
+        )

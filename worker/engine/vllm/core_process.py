@@ -14,9 +14,9 @@ from vllm.v1.executor.multiproc_executor import WorkerProc
 from vllm.v1.sample.logits_processor import AdapterLogitsProcessor
 
 from worker.engine.base import SamplingParams
-from worker.engine.bound import Bound
 from worker.engine.pace import Pace
 from worker.engine.sampling import Penalties
+from worker.engine.vllm.bound import Bound
 
 CONTINUED = "continued"
 """Key of vLLM's `extra_args`: how many of the prompt's last ids are output of earlier attempts, and the

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from tasks.settings import Settings
-from worker.engine.kv_budget import GIB, available_bytes
-from worker.engine.packing import multiplies_bfloat16
+from worker.engine.loading.kv_budget import GIB, available_bytes
+from worker.engine.torch.packing import multiplies_bfloat16
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from worker.engine.forward import Chunk, Forward
-from worker.engine.windows import Windows, narrowed, with_narrow_windows
+from worker.engine.torch.windows import Windows, narrowed, with_narrow_windows
 
 LENGTHS = (12, 10)
 """Tokens of the trial's sequences: enough for a wrong position, norm, mask or head to show."""

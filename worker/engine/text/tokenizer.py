@@ -7,7 +7,7 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from tasks.errors import EngineError, first_line
-from worker.engine.files import model_file
+from worker.engine.model_files import model_file
 
 
 def load_tokenizer(source: str, model_id: str) -> Any:
@@ -31,7 +31,7 @@ def _load(source: str) -> Any:
     if path is None:
         return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     # Few models need it.
-    from worker.engine.sentencepiece_tokenizer import SentencePieceTokenizer, is_sentencepiece
+    from worker.engine.text.sentencepiece_tokenizer import SentencePieceTokenizer, is_sentencepiece
 
     if is_sentencepiece(path):
         return SentencePieceTokenizer.from_pretrained(source)
