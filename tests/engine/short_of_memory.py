@@ -51,7 +51,7 @@ def main(folder: str, isa: str, mib: str) -> None:
         "together": together.token_ids,
         "errors": together.errors,
         "again": again,
-        "yields": engine._scheduler.yields,
+        "preemptions": engine._scheduler.preemptions,
     }
     print(json.dumps(report))
 

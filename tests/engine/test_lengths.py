@@ -26,7 +26,8 @@ from tests.engine.test_trial import MIXTURE, SIZES, as_eager_attention_writes, s
 from tests.engine.tiny import Outputs, engine_request, generate, settings_for
 from worker.engine.native.native_forward import NativeForward
 from worker.engine.torch.masks import Style
-from worker.engine.transformers.engine import PREFILL_TOKENS_BESIDE, TransformersEngine
+from worker.engine.transformers.batch_runner import PREFILL_TOKENS_BESIDE
+from worker.engine.transformers.engine import TransformersEngine
 
 SWITCH = 32
 """From here on the models below rotate positions by other factors."""

@@ -33,12 +33,8 @@ from worker.engine.loading import kv_budget
 from worker.engine.native.native_forward import NativeForward
 from worker.engine.text.detokenizer import Detokenizer
 from worker.engine.torch.torch_forward import TorchForward
-from worker.engine.transformers.engine import (
-    BESIDE_SECONDS,
-    PREFILL_TOKENS,
-    PREFILL_TOKENS_BESIDE,
-    TransformersEngine,
-)
+from worker.engine.transformers.batch_runner import BESIDE_SECONDS, PREFILL_TOKENS, PREFILL_TOKENS_BESIDE
+from worker.engine.transformers.engine import TransformersEngine
 
 POISON_ID = 200
 """Its embedding is NaN in the `poisonous` model."""

@@ -25,33 +25,17 @@ from worker.engine.base import (
     SamplingParams,
     decode_once,
 )
-from worker.engine.forward import Answer, Chunk
+from worker.engine.forward import Answer
 from worker.engine.loading.model import load_model
-from worker.engine.memory import memory_errors
-from worker.engine.pace import Pace
 from worker.engine.sampling import Penalties, Row
 from worker.engine.text.prompts import PromptEncoder
-from worker.engine.transformers.next_tokens import OUT_OF_MEMORY, REASONS, NextToken, next_tokens
+from worker.engine.transformers.batch_runner import PREFILL_TOKENS, BatchRunner
+from worker.engine.transformers.next_tokens import REASONS, NextToken, next_tokens
 from worker.engine.transformers.scheduler import Scheduler
 from worker.engine.transformers.sequence import SequenceState
 
-PREFILL_TOKENS = 2048
-"""Tokens of prompts, padding included, that are prefilled in one step at most while nobody decodes."""
-
-PREFILL_TOKENS_BESIDE = 128
-"""At least so many while others decode and wait for it, unless they take more than half a second."""
-
-BESIDE_SECONDS = 0.1
-"""What more than these may take: a pause that a reader hardly notices."""
-
 PACE_TRIES = 2
 """So many prompts of one length tell the speed: with the first one kernels may be loaded or tuned."""
-
-YIELD_LOG_SECONDS = 60.0
-"""Between two lines in the log about sequences that wait for memory."""
-
-FAILURES = (MemoryError, RuntimeError, ValueError, IndexError)
-"""What `Forward.run` raises, with `memory_errors` around it."""
 
 logger = logging.getLogger(__name__)
 
@@ -69,18 +53,15 @@ class TransformersEngine:
         self._max_num_seqs = settings.max_num_seqs
         self._max_model_len = loaded.max_model_len
         self._eos_ids = loaded.eos_ids
-        self._vocab_size = loaded.vocab_size
         self._prompts = PromptEncoder(loaded.tokenizer, settings.model, loaded.max_model_len)
         self._forward = loaded.forward
         self._sample = loaded.sample
         self._scheduler = Scheduler(
             loaded.forward, settings.max_num_seqs, loaded.max_model_len, pads=loaded.forward.pads
         )
-        self._clock = clock
-        self._pace = Pace(PREFILL_TOKENS)
-        self._pace_beside = Pace(PREFILL_TOKENS, least=PREFILL_TOKENS_BESIDE, seconds=BESIDE_SECONDS)
-        self._log_yields_at = 0.0
-        """Monotonic time from which on a yield may be logged."""
+        self._runner = BatchRunner(
+            loaded.forward, self._scheduler, loaded.max_model_len, loaded.vocab_size, clock
+        )
 
     @property
     def model(self) -> str:
@@ -108,16 +89,15 @@ class TransformersEngine:
     def _find_pace(self, token_id: int) -> None:
         """Prefill longer and longer prompts, until one takes as long as a step should."""
         tries = 0
-        while tries < PACE_TRIES and self._pace.tokens < min(PREFILL_TOKENS, self._max_model_len):
-            tokens = min(self._pace.tokens, self._max_model_len - 1)
+        while tries < PACE_TRIES and self._runner.prefill_tokens() < min(PREFILL_TOKENS, self._max_model_len):
+            tokens = min(self._runner.prefill_tokens(), self._max_model_len - 1)
             try:
                 decode_once(self, (token_id,) * tokens)
             except EngineError as error:
                 logger.warning("prompts are prefilled %d tokens at a time: %s", tokens // 2, error)
-                self._pace.limit(tokens // 2)
-                self._pace_beside.limit(tokens // 2)
+                self._runner.limit_prefill(tokens // 2)
                 return
-            tries = 0 if self._pace.tokens > tokens else tries + 1
+            tries = 0 if self._runner.prefill_tokens() > tokens else tries + 1
 
     def add_request(self, request: EngineRequest) -> None:
         penalties = Penalties.of(request.sampling, request.prompt_ids, request.output_ids)
@@ -140,7 +120,7 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def abort_request(self, request_id: str) -> None:
-        self._scheduler.remove(request_id)
+        self._scheduler.abort(request_id)
 
     def has_unfinished_requests(self) -> bool:
         return not self._scheduler.is_idle()
@@ -157,134 +137,15 @@ class TransformersEngine:
     @torch.inference_mode()
     def step(self) -> list[RequestOutput]:
         """See `Engine.step`. An exception in it concerns all running sequences."""
-        failed: list[RequestOutput] = []
-        answers = self._decode()
-        budget = self._pace.tokens
-        if self._scheduler.running:
-            budget = min(budget, self._pace_beside.tokens)
-        self._prefill(budget, answers, failed)
-        # Joined sequences stand behind the others, as their answers do.
-        return failed + self._advance_all(answers) if answers else failed
+        budget = self._runner.prefill_tokens()
+        self._scheduler.schedule(budget)
+        answers, failed = self._runner.run(budget)
+        return failed + self._postprocess(answers)
 
-    def _decode(self) -> list[Answer]:
-        """Run the newest tokens. Where memory does not suffice, the youngest yields."""
-        scheduler = self._scheduler
-        while scheduler.running:
-            newest = [sequence.last(row) for row, sequence in enumerate(scheduler.running)]
-            try:
-                return [self._run(newest, scheduler.lengths())]
-            except MemoryError as error:
-                reason = str(error)
-            self._wait_for_memory(scheduler.youngest(), reason)
-        return []
-
-    def _run(self, chunks: Sequence[Chunk], lengths: Sequence[int]) -> Answer:
-        """lengths: of all rows in use, after the pass. Raises MemoryError where memory does not suffice."""
-        with memory_errors():
-            self._forward.make_room(lengths)
-            return self._forward.run(chunks)
-
-    def _run_prompts(self, chunks: Sequence[Chunk], lengths: Sequence[int]) -> Answer:
-        """The same, with an eye on the time that prompts take."""
-        began = self._clock()
-        answer = self._run(chunks, lengths)
-        counts = [len(chunk.token_ids) for chunk in chunks]
-        tokens = max(counts) * len(counts) if self._forward.pads else sum(counts)
-        seconds = self._clock() - began
-        for pace in (self._pace, self._pace_beside):
-            pace.learn(tokens, seconds)
-        return answer
-
-    def _wait_for_memory(self, sequence: SequenceState, reason: str) -> None:
-        scheduler = self._scheduler
-        scheduler.wait_for_memory(sequence)
-        if time.monotonic() < self._log_yields_at:
-            return
-        self._log_yields_at = time.monotonic() + YIELD_LOG_SECONDS
-        logger.warning(
-            "memory for keys and values is used up, the youngest of %d sequences waits for others to end "
-            "(%d times so far): %s",
-            len(scheduler.sequences()),
-            scheduler.yields,
-            reason,
-        )
-
-    def _prefill(self, budget: int, answers: list[Answer], failed: list[RequestOutput]) -> None:
-        """Spend up to `budget` tokens on those who wait. Appends the answer to those who now run."""
-        self._scheduler.start_joining(budget)
-        joining = self._scheduler.joining
-        if joining is not None:
-            self._join_by_chunk(joining, budget, answers, failed)
-            return
-        group = self._scheduler.take_group(budget)
-        refusals = [self._refusal(sequence) for sequence in group]
-        failed.extend(refusal for refusal in refusals if refusal is not None)
-        self._join(
-            [s for s, refusal in zip(group, refusals, strict=True) if refusal is None], answers, failed
-        )
-
-    def _join(self, group: list[SequenceState], answers: list[Answer], failed: list[RequestOutput]) -> None:
-        """Prefill sequences as a whole and let them run.
-
-        Where that fails, half of them wait for the next step.
-        """
-        if not group:
-            return
-        scheduler = self._scheduler
-        rows = range(len(scheduler.running), len(scheduler.running) + len(group))
-        try:
-            chunks = [sequence.rest(row) for row, sequence in zip(rows, group, strict=True)]
-            answers.append(self._run_prompts(chunks, scheduler.lengths(group)))
-            scheduler.joined(group)
-            return
-        except FAILURES as error:
-            if len(group) == 1:
-                self._give_up(group[0], error, failed)
-                return
-        half = len(group) // 2
-        scheduler.put_back(group[half:])
-        self._join(group[:half], answers, failed)
-
-    def _join_by_chunk(
-        self, sequence: SequenceState, budget: int, answers: list[Answer], failed: list[RequestOutput]
-    ) -> None:
-        refusal = self._refusal(sequence) if sequence.prefilled == 0 else None
-        if refusal is not None:
-            self._scheduler.remove(sequence.request_id)
-            failed.append(refusal)
-            return
-        chunk = sequence.rest(len(self._scheduler.running), budget)
-        try:
-            answer = self._run_prompts([chunk], [*self._scheduler.lengths()[:-1], chunk.end])
-        except FAILURES as error:
-            self._give_up(sequence, error, failed)
-            return
-        sequence.prefilled = chunk.end
-        if sequence.prefilled == len(sequence.token_ids):
-            self._scheduler.joined([sequence])
-            answers.append(answer)
-
-    def _give_up(self, sequence: SequenceState, error: Exception, failed: list[RequestOutput]) -> None:
-        """A sequence cannot join: it waits for memory where others have it, or else it fails."""
-        scheduler = self._scheduler
-        is_out_of_memory = isinstance(error, MemoryError)
-        if is_out_of_memory and scheduler.running:
-            self._wait_for_memory(sequence, str(error))
-        else:
-            scheduler.remove(sequence.request_id)
-            failed.append(_failure(sequence, OUT_OF_MEMORY.format(error) if is_out_of_memory else str(error)))
-
-    def _refusal(self, sequence: SequenceState) -> RequestOutput | None:
-        """On a GPU an index out of range ends the process, so no wrong input may get there."""
-        token_ids = sequence.token_ids
-        if not 0 < len(token_ids) < self._max_model_len:
-            return _failure(sequence, f"{len(token_ids)} tokens leave no room in {self._max_model_len}")
-        if not 0 <= min(token_ids) <= max(token_ids) < self._vocab_size:
-            return _failure(sequence, f"a token id lies outside of the vocabulary of {self._vocab_size}")
-        return None
-
-    def _advance_all(self, answers: Sequence[Answer]) -> list[RequestOutput]:
-        """Give each running sequence its next token."""
+    def _postprocess(self, answers: Sequence[Answer]) -> list[RequestOutput]:
+        """Give each running sequence its next token; those that end leave."""
+        if not answers:
+            return []
         sequences = list(self._scheduler.running)
         tokens = next_tokens(sequences, answers, self._sample)
         outputs = [self._advance(*one) for one in zip(sequences, tokens, strict=True)]
@@ -292,14 +153,14 @@ class TransformersEngine:
             if output.finish_reason is FinishReason.ERROR:
                 self._forward.clear(row)
         leaving = [s for s, output in zip(sequences, outputs, strict=True) if output.finish_reason]
-        self._scheduler.leave(leaving)
+        self._scheduler.finish(leaving)
         return outputs
 
     def _advance(self, sequence: SequenceState, token: NextToken) -> RequestOutput:
         """Take a token into its sequence."""
         token_id, logprobs = token
         if token_id in REASONS:
-            return _failure(sequence, REASONS[token_id])
+            return sequence.failure(REASONS[token_id])
         sequence.token_ids.append(token_id)
         if sequence.penalties is not None:
             sequence.penalties.count(token_id)
@@ -313,7 +174,3 @@ class TransformersEngine:
         if sequence.output_tokens >= sequence.sampling.max_tokens:
             return FinishReason.LENGTH
         return FinishReason.LENGTH if len(sequence.token_ids) >= self._max_model_len else None
-
-
-def _failure(sequence: SequenceState, reason: str) -> RequestOutput:
-    return RequestOutput(sequence.request_id, (), FinishReason.ERROR, reason)

@@ -1,12 +1,20 @@
-"""Which sequences run, which join next, and which of them have to wait for memory.
+"""Which sequences run, which join them next, and which have to wait for memory.
 
-A sequence is in one of three places. It *waits*, in the order of arrival. It *joins* while its prompt is
-prefilled in chunks, one sequence at a time. It *runs*, and gains a token in every step. Row i of the memory
-for keys and values belongs to the i-th running sequence, the next row to the joining one.
+A sequence is in one of three places:
 
-All rows share one budget of tokens (`Rows`). When it is used up, the youngest sequence *yields*: it gives up
-its row and waits in front of the others, and later all its tokens are prefilled again. Those that run only
-grow, so nobody joins until a sequence has left. The oldest sequence never has to yield to others.
+- `waiting`, in the order of arrival;
+- `joining`, while its prompt is prefilled: several short prompts at once, or one long prompt in chunks, over
+  several steps;
+- `running`, where it gains a token in every step.
+
+`schedule` moves sequences from `waiting` to `joining`, `start_running` from there to `running`. `finish` and
+`abort` let them leave. `preempt` and `put_back` move them back to `waiting`.
+
+Row i of the memory for keys and values belongs to the i-th running sequence, the rows after these to the
+joining ones. All rows share one budget of tokens (`Rows`). When it is used up, the youngest sequence is
+preempted: it gives up its row and waits in front of the others, and later all its tokens are prefilled again.
+Running sequences only grow, so no sequence joins until another one has left. The oldest sequence is never
+preempted for the sake of others.
 """
 
 from __future__ import annotations
@@ -19,10 +27,10 @@ from worker.engine.forward import Rows
 from worker.engine.transformers.sequence import SequenceState
 
 GROWTH_TOKENS = 64
-"""A sequence joins if all can grow by so many tokens. With less it would yield soon after it has joined."""
+"""A sequence joins if all can grow by this many tokens. With less it would soon be preempted again."""
 
 GROWTH_SHARE = 8
-"""Long sequences shall grow by this share of their length: the longer they are, the more a yield costs."""
+"""Long sequences need room for this share of their length: the longer, the more it costs to prefill again."""
 
 
 class Scheduler:
@@ -36,27 +44,28 @@ class Scheduler:
         self._pads = pads
         self._arrivals = itertools.count()
         self._is_full = False
-        """Whether nobody may join until a sequence has left."""
+        """Whether no sequence may join until another one has left."""
         self.waiting: deque[SequenceState] = deque()
-        self.joining: SequenceState | None = None
+        self.joining: list[SequenceState] = []
         self.running: list[SequenceState] = []
-        self.yields = 0
+        self.preemptions = 0
         """How often a sequence had to give up its row."""
 
     def sequences(self) -> list[SequenceState]:
-        """All of them, in no order."""
-        return [*self._holders(), *self.waiting]
+        """Returns all sequences, in no order."""
+        return [*self.running, *self.joining, *self.waiting]
 
     def is_idle(self) -> bool:
-        return not (self.running or self.waiting or self.joining)
+        return not (self.running or self.joining or self.waiting)
 
-    def lengths(self, coming: Sequence[SequenceState] = ()) -> list[int]:
-        """Tokens of each row that is in use once the running sequences' newest are in the cache.
+    def lengths(self, joining: Sequence[int] | None = None) -> list[int]:
+        """Returns the tokens of each row in use, once the running sequences' newest tokens are in the cache.
 
-        coming: sequences to be prefilled as a whole, in the rows after the running ones.
+        joining: tokens of the rows of joining sequences; by default what the cache has of them.
         """
-        lengths = [len(sequence.token_ids) for sequence in (*self.running, *coming)]
-        return lengths if self.joining is None else [*lengths, self.joining.prefilled]
+        if joining is None:
+            joining = [sequence.prefilled for sequence in self.joining if sequence.prefilled]
+        return [*(len(sequence.token_ids) for sequence in self.running), *joining]
 
     def add(self, sequence: SequenceState) -> None:
         """Let a sequence wait. Raises ValueError where no slot is free or the id is known."""
@@ -68,66 +77,58 @@ class Scheduler:
         sequence.arrival = next(self._arrivals)
         self.waiting.append(sequence)
 
-    def remove(self, request_id: str) -> None:
-        """Take a sequence out, wherever it is. An unknown id is no error."""
-        for sequence in self.sequences():
-            if sequence.request_id == request_id:
-                self._take_out(sequence)
+    def schedule(self, budget: int) -> None:
+        """Move the waiting sequences that are to be prefilled in this step to `joining`.
 
-    def start_joining(self, budget: int) -> None:
-        """Let the first of those that wait join by chunks, if it has more tokens than `budget`."""
-        if self.joining is not None or not self.waiting or self._is_full:
-            return
-        if len(self.waiting[0].token_ids) <= budget:
-            return
-        if self._fits_beside([], self.waiting[0]):
-            self.joining = self.waiting.popleft()
+        These are as many as fit into memory and `budget`, or the first one alone, if it is longer than that
+        and is to be prefilled in chunks. While one joins in chunks, no other sequence joins.
 
-    def take_group(self, budget: int) -> list[SequenceState]:
-        """Take the waiting sequences to prefill together, in their order; `joined` lets them run.
-
-        budget: of tokens, padding included; the first may have more.
+        budget: tokens, padding included.
         """
-        group: list[SequenceState] = []
+        if self.joining or self._is_full:
+            return
         longest = total = 0
-        while self.waiting and not self._is_full:
+        while self.waiting:
             length = len(self.waiting[0].token_ids)
             longest, total = max(longest, length), total + length
-            cost = longest * (len(group) + 1) if self._pads else total
-            if group and (cost > budget or cost > 2 * total):
-                break
-            if not self._fits_beside(group, self.waiting[0]):
-                break
-            group.append(self.waiting.popleft())
-        return group
+            cost = longest * (len(self.joining) + 1) if self._pads else total
+            if self.joining and (cost > budget or cost > 2 * total):
+                return
+            if not self._fits(self.waiting[0]):
+                return
+            self.joining.append(self.waiting.popleft())
+            if length > budget:
+                return
 
-    def joined(self, sequences: Sequence[SequenceState]) -> None:
-        """Sequences are prefilled, in the rows after the running ones, and run from now on."""
-        self.joining = None
+    def start_running(self, sequences: Sequence[SequenceState]) -> None:
+        """Let the first of the joining sequences run: all their tokens but the newest are in the cache."""
+        del self.joining[: len(sequences)]
         self.running.extend(sequences)
 
     def put_back(self, sequences: Sequence[SequenceState]) -> None:
-        """Let sequences that have no row wait again, before those that came after them."""
-        self.waiting = deque(sorted((*self.waiting, *sequences), key=lambda sequence: sequence.arrival))
+        """Let joining sequences wait again, before those that came after them."""
+        self.joining = [one for one in self.joining if one not in sequences]
+        self._wait(sequences)
 
-    def youngest(self) -> SequenceState:
-        """The sequence that came last of those that have a row."""
-        return max(self._holders(), key=lambda sequence: sequence.arrival)
+    def preempt_youngest(self) -> None:
+        """Take the row of the youngest sequence that the cache has tokens of."""
+        self.put_back([sequence for sequence in self.joining if not sequence.prefilled])
+        self.preempt(max((*self.running, *self.joining), key=lambda sequence: sequence.arrival))
 
-    def wait_for_memory(self, sequence: SequenceState) -> None:
+    def preempt(self, sequence: SequenceState) -> None:
         """Take a sequence's row and its memory away, and let it wait until another one has left.
 
         Where there is no other one it may join at once: room for it takes less than growth, which is a copy.
         """
         self._take_out(sequence)
         sequence.prefilled = 0
-        self.put_back([sequence])
-        self.yields += 1
-        self._rows.release(len(self._holders()))
-        self._is_full = bool(self._holders())
+        self._wait([sequence])
+        self.preemptions += 1
+        self._rows.release(len(self.running) + len(self.joining))
+        self._is_full = bool(self.running or self.joining)
 
-    def leave(self, sequences: Sequence[SequenceState]) -> None:
-        """Free the rows of running sequences; the last of those that stay move there, and the joining one."""
+    def finish(self, sequences: Sequence[SequenceState]) -> None:
+        """Free the rows of running sequences. The last rows in use move there, to leave no holes."""
         if not sequences:
             return
         self._is_full = False
@@ -140,34 +141,38 @@ class Scheduler:
                 self.running[row] = self.running[source]
                 self._rows.move(source, row, len(self.running[row].token_ids) - 1)
         del self.running[stay:]
-        if self.joining is not None:
-            self._rows.move(before, stay, self.joining.prefilled)
+        for index, sequence in enumerate(self.joining):
+            self._rows.move(before + index, stay + index, sequence.prefilled)
 
-    def _holders(self) -> list[SequenceState]:
-        """Those that have a row."""
-        return self.running if self.joining is None else [*self.running, self.joining]
+    def abort(self, request_id: str) -> None:
+        """Take a sequence out, wherever it is. An unknown id is no error."""
+        for sequence in self.sequences():
+            if sequence.request_id == request_id:
+                self._take_out(sequence)
 
     def _take_out(self, sequence: SequenceState) -> None:
-        if sequence in self.running:
-            self.leave([sequence])
-            return
         self._is_full = False
-        if sequence is self.joining:
-            self.joining = None
+        if sequence in self.running:
+            self.finish([sequence])
+        elif sequence in self.joining:
+            self.joining.remove(sequence)
         elif sequence in self.waiting:
             self.waiting.remove(sequence)
 
-    def _fits_beside(self, group: Sequence[SequenceState], sequence: SequenceState) -> bool:
-        """Whether a sequence may join with others beside those that run, with room for all to grow."""
-        others = (*self.running, *group)
+    def _wait(self, sequences: Sequence[SequenceState]) -> None:
+        self.waiting = deque(sorted((*self.waiting, *sequences), key=lambda sequence: sequence.arrival))
+
+    def _fits(self, sequence: SequenceState) -> bool:
+        """Whether a sequence may join beside those that have a row, with room for all to grow."""
+        others = (*self.running, *self.joining)
         if not others:
             return True
         fits = self._rows.fits([self._grown(one) for one in (*others, sequence)])
-        self._is_full = not (fits or group)
+        self._is_full = not (fits or self.joining)
         return fits
 
     def _grown(self, sequence: SequenceState) -> int:
-        """A sequence's tokens with the growth that there shall be room for."""
+        """Returns a sequence's tokens, with the growth that there has to be room for."""
         tokens = len(sequence.token_ids)
         grown = tokens + max(GROWTH_TOKENS, tokens // GROWTH_SHARE)
         return min(grown, sequence.max_tokens, self._max_model_len)

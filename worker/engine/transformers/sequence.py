@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from worker.engine.base import SamplingParams
+from tasks.job import FinishReason
+from worker.engine.base import RequestOutput, SamplingParams
 from worker.engine.forward import Chunk, Draw
 from worker.engine.sampling import Penalties, Row, noise_key
 
@@ -12,7 +13,7 @@ from worker.engine.sampling import Penalties, Row, noise_key
 @dataclass(slots=True, eq=False)
 class SequenceState:
     """token_ids: of prompt and output. While a sequence runs, all but the last are in the cache.
-    prefilled: how many are in the cache while it joins.
+    prefilled: how many are in the cache while it joins; 0 while it waits.
     wants_logits: whether its next tokens are sampled from logits, and not by the forward pass.
     arrival: its place in the order of all sequences that ever came.
     """
@@ -39,10 +40,9 @@ class SequenceState:
         """Its newest token, to run in its row of the cache."""
         return Chunk(row, len(self.token_ids) - 1, self.token_ids[-1:], self.wants_logits, self.draw())
 
-    def rest(self, row: int, most: int | None = None) -> Chunk:
-        """What is not in the cache yet, or so much of it."""
-        end = len(self.token_ids) if most is None else self.prefilled + most
-        token_ids = self.token_ids[self.prefilled : end]
+    def rest(self, row: int, most: int) -> Chunk:
+        """Its first `most` tokens that are not in the cache yet."""
+        token_ids = self.token_ids[self.prefilled : self.prefilled + most]
         return Chunk(row, self.prefilled, token_ids, self.wants_logits, self.draw())
 
     def draw(self) -> Draw | None:
@@ -54,3 +54,7 @@ class SequenceState:
         sampling = self.sampling
         key = noise_key(sampling.seed, sampling.choice, self.output_tokens)
         return Row(sampling.temperature, sampling.top_k, sampling.top_p, key, sampling.min_p, self.penalties)
+
+    def failure(self, reason: str) -> RequestOutput:
+        """The last output of a sequence that cannot go on."""
+        return RequestOutput(self.request_id, (), FinishReason.ERROR, reason)
