@@ -253,7 +253,7 @@ def test_sampling_without_memory_for_all_rows_draws_some_at_a_time(
     sample = engine._sample
 
     def sample_two(logits: Tensor, rows: Sequence[Row]) -> list[int]:
-        if len(rows) > 2 or any(row.temperature == 0.5 for row in rows):
+        if len(rows) > 2 or any(row.sampling.temperature == 0.5 for row in rows):
             raise torch.OutOfMemoryError("no memory")
         return sample(logits, rows)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, models, normalizers, pre_tokenizers
 
@@ -26,6 +26,7 @@ SPACES_AND_MARKS = st.text(st.sampled_from(" \n\ta.é🦊")) | st.just("</s>") |
 
 
 @pytest.mark.parametrize("known", [BUNDLED, TINY], ids=["bundled", "tiny"])
+@settings(deadline=None)
 @given(parts=st.lists(SPACES_AND_MARKS))
 def test_no_text_has_fewer_tokens(known: Any, parts: list[str]) -> None:
     text = "".join(parts)

@@ -24,6 +24,7 @@ from tests.engine.tiny import (
     save_model,
     settings_for,
 )
+from worker.engine.base import SamplingParams
 from worker.engine.forward import Answer, Chunk, Draw
 from worker.engine.native import weights
 from worker.engine.native.decoder import Decoder, decodable_weights
@@ -183,7 +184,7 @@ def test_a_token_is_drawn_as_from_its_logits(
     with torch.inference_mode():
         answer = engine._forward.run([replace(chunk, wants_logits=True) for chunk in chunks])
         assert engine._forward.run(chunks).best == answer.best
-    rows = [Row(temperature, 0, 1.0, draw.key) for draw in draws]
+    rows = [Row(SamplingParams(temperature=temperature), draw.key) for draw in draws]
     assert NativeSampler(library)(answer.logits, rows) == answer.best
     assert sample(answer.logits, rows) == answer.best
     if temperature >= 0.7:

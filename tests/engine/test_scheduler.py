@@ -48,7 +48,7 @@ def make(request: pytest.FixtureRequest) -> Make:
 
 
 def sequence(name: str, tokens: int, max_tokens: int = 1000) -> SequenceState:
-    return SequenceState(name, [5] * tokens, tokens, SamplingParams(max_tokens))
+    return SequenceState(name, [5] * tokens, tokens, SamplingParams(max_tokens=max_tokens))
 
 
 class Steps:

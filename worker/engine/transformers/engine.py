@@ -22,12 +22,11 @@ from worker.engine.base import (
     EngineRequest,
     Prompt,
     RequestOutput,
-    SamplingParams,
     decode_once,
 )
 from worker.engine.forward import Answer
 from worker.engine.loading.model import load_model
-from worker.engine.sampling import Penalties, Row
+from worker.engine.sampling import Penalties, wants_logits
 from worker.engine.text.prompts import PromptEncoder
 from worker.engine.transformers.batch_runner import PREFILL_TOKENS, BatchRunner
 from worker.engine.transformers.next_tokens import REASONS, NextToken, next_tokens
@@ -107,16 +106,10 @@ class TransformersEngine:
                 [*request.prompt_ids, *request.output_ids],
                 len(request.prompt_ids),
                 request.sampling,
-                self._wants_logits(request.sampling, penalties),
+                wants_logits(request.sampling, penalties, draws=self._forward.draws),
                 penalties,
             )
         )
-
-    def _wants_logits(self, sampling: SamplingParams, penalties: Penalties | None) -> bool:
-        """Whether the forward pass cannot give the next token by itself, or logprobs are asked for."""
-        row = Row(sampling.temperature, sampling.top_k, sampling.top_p, 0, sampling.min_p)
-        is_given = row.is_greedy or (row.is_plain and self._forward.draws)
-        return not is_given or penalties is not None or sampling.logprobs is not None
 
     @torch.inference_mode()
     def abort_request(self, request_id: str) -> None:

@@ -53,7 +53,7 @@ class SequenceState:
         """How its next token is sampled."""
         sampling = self.sampling
         key = noise_key(sampling.seed, sampling.choice, self.output_tokens)
-        return Row(sampling.temperature, sampling.top_k, sampling.top_p, key, sampling.min_p, self.penalties)
+        return Row(sampling, key, self.penalties)
 
     def failure(self, reason: str) -> RequestOutput:
         """The last output of a sequence that cannot go on."""

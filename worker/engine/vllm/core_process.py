@@ -140,7 +140,6 @@ class ContinuedPenalties(AdapterLogitsProcessor):  # type: ignore[misc]  # vLLM 
             return None
         count, repetition, presence, frequency = continued
         sampling = SamplingParams(
-            max_tokens=0,
             repetition_penalty=repetition,
             presence_penalty=presence,
             frequency_penalty=frequency,

@@ -33,7 +33,7 @@ from vllm.v1.engine.llm_engine import LLMEngine
 
 from tasks.errors import EngineError, SettingsError, first_line
 from tasks.job import FinishReason
-from tasks.request import JobRequest
+from tasks.request import JobRequest, SamplingOptions
 from tasks.settings import Settings
 from worker.cores import variables_for_vllm
 from worker.engine.base import (
@@ -66,6 +66,15 @@ FIXED_ARGS: dict[str, Any] = {
     "logits_processors": [core_process.ContinuedPenalties],
 }
 """What this engine relies on."""
+
+PENALTIES = ("repetition_penalty", "presence_penalty", "frequency_penalty")
+"""In the order of `CONTINUED`."""
+
+NOT_PASSED_ON = {"n", "stop", "max_tokens", "temperature", "seed", "ignore_eos"}
+"""Options that vLLM has by the same name, and that it gets in another way or not at all, see `_params`."""
+
+SAME_OPTIONS = (SamplingOptions.model_fields.keys() & vllm.SamplingParams.__struct_fields__) - NOT_PASSED_ON
+"""Options that mean the same to vLLM."""
 
 MAX_SEED = 2**63 - 1
 DEAD = "vLLM's engine core is dead; why stands above, in its own lines"
@@ -252,30 +261,23 @@ def _start(args: dict[str, Any], settings: Settings) -> LLMEngine:
 def _params(request: EngineRequest, eos_ids: list[int]) -> vllm.SamplingParams:
     """All of the contract's options; stop strings are not the engine's business."""
     sampling, output_ids = request.sampling, request.output_ids
-    penalties: dict[str, Any] = {
-        "repetition_penalty": sampling.repetition_penalty,
-        "presence_penalty": sampling.presence_penalty,
-        "frequency_penalty": sampling.frequency_penalty,
-    }
+    options = {name: getattr(sampling, name) for name in SAME_OPTIONS}
     if output_ids and Penalties.of(sampling, (), ()) is not None:
-        penalties = {"extra_args": {core_process.CONTINUED: [len(output_ids), *penalties.values()]}}
+        penalties = [options.pop(name) for name in PENALTIES]
+        options["extra_args"] = {core_process.CONTINUED: [len(output_ids), *penalties]}
     is_greedy = sampling.temperature < GREEDY_BELOW
     # A seed of its own costs a kernel per sequence and step on a GPU, and vLLM's fast sampler takes none.
     is_unseeded = is_greedy or sampling.is_seed_drawn
     return vllm.SamplingParams(
+        **options,
         max_tokens=sampling.max_tokens - len(output_ids),
         temperature=0.0 if is_greedy else sampling.temperature,
-        top_p=sampling.top_p,
-        top_k=sampling.top_k,
-        min_p=sampling.min_p,
         seed=None if is_unseeded else noise_key(sampling.seed, sampling.choice, len(output_ids)) & MAX_SEED,
         # Otherwise vLLM would add the ids that it finds by itself, some of which may be another model's.
         ignore_eos=True,
         stop_token_ids=[] if sampling.ignore_eos else eos_ids,
-        logprobs=sampling.logprobs,
         detokenize=False,
         output_kind=RequestOutputKind.DELTA,
-        **penalties,
     )
 
 
