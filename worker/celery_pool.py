@@ -1,7 +1,7 @@
-"""A Celery pool without a thread per job: the engine decodes all of its tasks together.
+"""A Celery pool without a thread for each job: the engine decodes all of its tasks in one batch.
 
-A task taken from Celery becomes a ticket for the flusher. When its job has ended, the real task body runs
-on Celery's own thread, through Celery's tracer, and returns or raises the outcome that waits for it.
+A task from Celery becomes a ticket for the flusher. When its job has ended, the task's body runs on Celery's
+own thread, through Celery's tracer, and returns or raises the job's outcome.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from celery.worker import state as celery_state
 from tasks.generate import outcomes
 from tasks.job import Status
 from tasks.leases import Outcome
+from worker.delivery_probe import DeliveryProbe
 from worker.flusher import Flusher
-from worker.pulse import Pulse
 
 DRAIN_POLL_SECONDS = 0.1
 """How often a draining pool makes the calls that have come in."""
@@ -34,7 +34,7 @@ class TaskTicket:
     """Celery's handle of a task in the pool, and the flusher's way back to Celery."""
 
     def __init__(
-        self, pool: EnginePool, job_id: str, run_body: Callable[[], Any], callback: Callback, accept: Callback
+        self, pool: BatchPool, job_id: str, run_body: Callable[[], Any], callback: Callback, accept: Callback
     ) -> None:
         self._pool = pool
         self._job_id = job_id
@@ -71,8 +71,8 @@ class TaskTicket:
             self._callback((failed, result, seconds))
 
 
-class EnginePool(BasePool):
-    """`app.conf.worker_pool = "worker.pool:EnginePool"`; `serve` gives it its flusher."""
+class BatchPool(BasePool):
+    """What `app.conf.worker_pool` names; `serve` gives it its flusher."""
 
     signal_safe = False
     task_join_will_block = False
@@ -84,14 +84,14 @@ class EnginePool(BasePool):
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._hub: Any = None
         self._flusher: Flusher | None = None
-        self.pulse: Pulse | None = None
+        self.probe: DeliveryProbe | None = None
         self._drain_seconds = 0.0
         self._is_stopping = False
 
-    def serve(self, flusher: Flusher, pulse: Pulse, drain_seconds: float) -> None:
+    def serve(self, flusher: Flusher, probe: DeliveryProbe, drain_seconds: float) -> None:
         """The model is loaded: serve tasks as soon as they come."""
         self._flusher = flusher
-        self.pulse = pulse
+        self.probe = probe
         self._drain_seconds = drain_seconds
 
     def register_with_event_loop(self, loop: Any) -> None:
