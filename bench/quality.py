@@ -21,11 +21,11 @@ from transformers import AutoTokenizer
 from bench.models import BUNDLED, save_opt_125m
 from bench.stage import print_table
 from tasks.settings import Settings
+from training.evaluate import HELD_OUT_SEED
+from training.tales import write_tale
 from worker.engine.base import EngineRequest, SamplingParams
 from worker.engine.forward import Chunk
-from worker.engine.transformers import TransformersEngine
-from worker.models.training.evaluate import HELD_OUT_SEED
-from worker.models.training.tales import write_tale
+from worker.engine.transformers.engine import TransformersEngine
 
 PRECISIONS = ("float32", "bfloat16", "int8")
 

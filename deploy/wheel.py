@@ -16,7 +16,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 PACKAGES = ("client", "deploy", "tasks", "web", "worker")
-LEFT_OUT = ("__pycache__", "compose", "training", "Dockerfile", "requirements*.txt", "wheel.py")
+LEFT_OUT = ("__pycache__", "compose", "Dockerfile", "requirements*.txt", "wheel.py")
 
 
 class WheelHook(BuildHookInterface[Any]):

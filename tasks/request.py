@@ -28,6 +28,9 @@ LEAST_REPETITION_PENALTY = 1e-6
 STRING, PARTS = "[string]", "[parts]"
 """The two forms of a message's content, as pydantic names them in an error's location."""
 
+STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+"""Unknown fields and wrong types are refused."""
+
 
 class Priority(StrEnum):
     HIGH = "high"
@@ -99,10 +102,10 @@ class Message(BaseModel):
         return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
 
 
-class JobRequest(BaseModel):
-    """The submit body with its defaults filled in. Unknown fields and wrong types are refused."""
+class _Task(BaseModel):
+    """What is to be continued, and by which model."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    model_config = STRICT
 
     prompt: str | None = Field(
         None,
@@ -123,6 +126,16 @@ class JobRequest(BaseModel):
     engine: Annotated[EngineKind | None, Field(strict=False)] = Field(
         None, description="only workers with this engine; by default any"
     )
+
+
+class SamplingOptions(BaseModel):
+    """How output is generated: the part of a request that reaches the engine as it is.
+
+    A new option is declared here and applied in `worker/engine/sampling.py`. Nothing in between names it.
+    """
+
+    model_config = STRICT
+
     max_tokens: int = Field(64, ge=1, le=2**31 - 1, description="tokens to generate, for each choice")
     temperature: float = Field(
         1, ge=0, le=2, description="0 always takes the likeliest token", examples=[0.7]
@@ -175,6 +188,11 @@ class JobRequest(BaseModel):
         description="log probabilities of the tokens, and of this many of the likeliest ones beside each",
     )
     ignore_eos: bool = Field(False, description="go on to `max_tokens` where the model would end")
+
+
+class JobRequest(SamplingOptions, _Task):
+    """The submit body with its defaults filled in. Unknown fields and wrong types are refused."""
+
     priority: Annotated[Priority, Field(strict=False)] = Field(
         Priority.NORMAL, description="a head start in the line, or the opposite of it"
     )

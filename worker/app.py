@@ -13,7 +13,7 @@ import tasks
 from tasks import generate
 from tasks.errors import JobNotFoundError, SettingsError
 from worker.bootstep import EngineStep
-from worker.pulse import PulseStep
+from worker.delivery_probe import DeliveryProbeStep
 
 logger = logging.getLogger(__name__)
 
@@ -22,10 +22,10 @@ try:
 except SettingsError as error:
     sys.exit(f"worker: {error}")
 
-app.conf.worker_pool = f"{__package__}.pool:EnginePool"
+app.conf.worker_pool = f"{__package__}.celery_pool:BatchPool"
 app.conf.worker_concurrency = app.settings.max_num_seqs
 app.steps["worker"].add(EngineStep)
-app.steps["consumer"].add(PulseStep)
+app.steps["consumer"].add(DeliveryProbeStep)
 generate.register(app)
 
 

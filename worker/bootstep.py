@@ -22,11 +22,11 @@ from tasks.errors import SettingsError, TokenrelayError
 from tasks.leases import Leases
 from tasks.reaper import Reaper
 from tasks.settings import Settings
+from worker.delivery_probe import DeliveryProbe
 from worker.engine import load_engine
 from worker.engine.base import Engine
 from worker.flusher import Flusher
 from worker.lifeline import Lifeline
-from worker.pulse import Pulse
 
 logger = logging.getLogger(__name__)
 
@@ -41,11 +41,11 @@ class EngineStep(bootsteps.StartStopStep):
             _refuse_eviction(redis)
             engine = _load(settings)
         leases = Leases(redis, settings, send_offers)
-        pulse = Pulse(worker.app, worker.hostname, settings.step_timeout_seconds)
+        probe = DeliveryProbe(worker.app, worker.hostname, settings.step_timeout_seconds)
         lifeline = Lifeline(connect(settings), worker.hostname)
         lifeline.start()
-        flusher = Flusher(engine, leases, settings, worker.hostname, pulse, lifeline.channel)
-        worker.pool.serve(flusher, pulse, settings.drain_seconds)
+        flusher = Flusher(engine, leases, settings, worker.hostname, probe, lifeline.channel)
+        worker.pool.serve(flusher, probe, settings.drain_seconds)
         Reaper(connect(settings), settings, send_offers).start()
         logger.info(
             "serving %s: %d slots, length %d", engine.model, engine.max_num_seqs, engine.max_model_len

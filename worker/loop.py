@@ -31,7 +31,10 @@ Order = EngineRequest | Abort | Stop
 
 
 class EngineLoop:
-    """Runs the engine in a thread of its own. `deliver` gets each step's outputs, on that thread."""
+    """Runs the engine in a thread of its own: all that the flusher knows of a running engine.
+
+    `deliver` gets each step's outputs, on the engine's thread.
+    """
 
     def __init__(self, engine: Engine, deliver: Callable[[list[RequestOutput]], None]) -> None:
         self._engine = engine
@@ -45,11 +48,17 @@ class EngineLoop:
         self._thread.start()
 
     def stop(self, seconds: float) -> bool:
-        """End the thread after the step under way. Returns False where that takes more than `seconds`."""
+        """End the thread after the step under way, and the engine's processes.
+
+        Returns False where the step takes more than `seconds`.
+        """
         self._inbox.put(Stop())
         self._unflushed.release()
         self._thread.join(seconds)
-        return not self._thread.is_alive()
+        if self._thread.is_alive():
+            return False
+        self._engine.shutdown()
+        return True
 
     def is_alive(self) -> bool:
         return self._thread.is_alive()
@@ -70,6 +79,10 @@ class EngineLoop:
         """For any thread. Changes whenever the engine moves on, within a step too; None while it is idle."""
         calls = self._activity.progress
         return None if calls is None else (calls, self._engine.progress())
+
+    def check_health(self) -> None:
+        """For any thread. Raises EngineError where the engine has died, even in the middle of a step."""
+        self._engine.check_health()
 
     def _run(self) -> None:
         try:

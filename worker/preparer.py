@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from tasks.errors import EngineError, UnreadableRecordError, first_line
 from worker.engine.base import Engine
 from worker.run import JobRun, Preparation
-from worker.watchdog import Activity
+from worker.watchdog import Activity, Stillness
 
 logger = logging.getLogger(__name__)
 
@@ -29,13 +29,17 @@ class Prepared:
 class Preparer:
     """Prepares jobs in the order of their claims. `deliver` gets each one, on the preparer's thread."""
 
-    def __init__(self, engine: Engine, deliver: Callable[[Prepared], None]) -> None:
+    def __init__(
+        self, engine: Engine, deliver: Callable[[Prepared], None], longest_gap_seconds: float
+    ) -> None:
+        """longest_gap_seconds: between two calls of `stuck_for`, unless the process was paused."""
         self._engine = engine
         self._deliver = deliver
         self._inbox: queue.SimpleQueue[JobRun] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="preparer", daemon=True)
         self._activity = Activity()
-        self.current: JobRun | None = None
+        self._stillness = Stillness(lambda: self._activity.progress, longest_gap_seconds)
+        self._current: JobRun | None = None
         """The job that is being prepared."""
 
     def start(self) -> None:
@@ -44,18 +48,17 @@ class Preparer:
     def prepare(self, run: JobRun) -> None:
         self._inbox.put(run)
 
-    @property
-    def progress(self) -> int | None:
-        """For any thread. Another number for each job; None while there is none."""
-        return self._activity.progress
+    def stuck_for(self, seconds: float) -> JobRun | None:
+        """Returns the job that has been in preparation for longer than `seconds`. To be called regularly."""
+        return self._current if self._stillness.look() > seconds else None
 
     def _run(self) -> None:
         while True:
             with self._activity.idle():
                 run = self._inbox.get()
-            self.current = run
+            self._current = run
             prepared = self._prepare(run)
-            self.current = None
+            self._current = None
             self._deliver(prepared)
 
     def _prepare(self, run: JobRun) -> Prepared:

@@ -18,7 +18,7 @@ from worker.engine.base import (
     SamplingParams,
     TokenLogprobs,
 )
-from worker.engine.detokenizer import Detokenizer
+from worker.engine.text.detokenizer import Detokenizer
 
 MAX_ENTRIES_PER_WRITE = 1000
 """Lua passes at most some thousand arguments to one RPUSH; more follow with the next flush."""
@@ -213,20 +213,11 @@ class JobRun:
 
     def _choice_run(self, choice: Choice, prompt: Prompt, budget: int) -> ChoiceRun:
         request = self.claim.request
-        sampling = SamplingParams(
+        sampling = SamplingParams.of(
+            request,
             max_tokens=min(request.max_tokens, budget),
-            temperature=request.temperature,
-            top_p=request.top_p,
-            top_k=request.top_k,
-            seed=request.seed or 0,
-            is_seed_drawn=self.claim.is_seed_drawn,
             choice=choice.index,
-            ignore_eos=request.ignore_eos,
-            min_p=request.min_p,
-            repetition_penalty=request.repetition_penalty,
-            presence_penalty=request.presence_penalty,
-            frequency_penalty=request.frequency_penalty,
-            logprobs=request.logprobs,
+            is_seed_drawn=self.claim.is_seed_drawn,
         )
         output_ids = tuple(choice.token_ids)
         detokenizer = Detokenizer.resume(

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.engine.tiny import Outputs, engine_request, generate, settings_for
 from worker.engine.base import EngineRequest
-from worker.engine.transformers import TransformersEngine
+from worker.engine.transformers.engine import TransformersEngine
 
 MIB = 2**20
 
@@ -51,7 +51,7 @@ def main(folder: str, isa: str, mib: str) -> None:
         "together": together.token_ids,
         "errors": together.errors,
         "again": again,
-        "yields": engine._scheduler.yields,
+        "preemptions": engine._scheduler.preemptions,
     }
     print(json.dumps(report))
 

@@ -12,9 +12,9 @@ from transformers import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 from tests.engine.tiny import CONFIGS, WIDE, engine_request, generate, save_model, settings_for
-from worker.engine.packing import PackedLinear, can_pack, pack_linears
-from worker.engine.torch_forward import TorchForward
-from worker.engine.transformers import TransformersEngine
+from worker.engine.torch.packing import PackedLinear, can_pack, pack_linears
+from worker.engine.torch.torch_forward import TorchForward
+from worker.engine.transformers.engine import TransformersEngine
 
 TOLERANCE = 0.05
 """Of the range of a step's logits."""

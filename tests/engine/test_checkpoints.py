@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tasks.errors import EngineError
 from tests.engine.tiny import engine_request, generate, save_model, settings_for
-from worker.engine.transformers import TransformersEngine
+from worker.engine.transformers.engine import TransformersEngine
 
 Tensors = dict[str, Tensor]
 

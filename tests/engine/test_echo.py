@@ -14,8 +14,8 @@ from tasks.settings import EngineKind, Settings
 from tests.engine.tiny import engine_request, generate
 from worker.engine import load_engine
 from worker.engine.base import Prompt
-from worker.engine.detokenizer import Detokenizer
 from worker.engine.echo import EchoEngine
+from worker.engine.text.detokenizer import Detokenizer
 
 
 def echo(**changes: object) -> EchoEngine:
@@ -95,7 +95,7 @@ def test_a_step_takes_its_time_once_for_the_whole_batch(monkeypatch: pytest.Monk
 def test_it_needs_neither_torch_nor_transformers() -> None:
     program = (
         "import sys; from tasks.settings import Settings; from worker.engine import load_engine;"
-        "import worker.engine.detokenizer;"
+        "import worker.engine.text.detokenizer;"
         "load_engine(Settings(engine='echo'));"
         "print({'torch', 'transformers', 'tokenizers'} & set(sys.modules))"
     )

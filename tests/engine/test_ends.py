@@ -28,7 +28,7 @@ from tests.engine.tiny import (
     save_model,
 )
 from worker.engine.base import Prompt
-from worker.engine.eos import find_eos_ids
+from worker.engine.text.eos import find_eos_ids
 from worker.run import JobRun
 
 MODEL_ENGINES = [engine for engine in ENGINES if engine is not EngineKind.ECHO]

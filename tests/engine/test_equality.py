@@ -25,12 +25,12 @@ from tests.engine.tiny import (
     load,
 )
 from worker.engine.base import Engine, EngineRequest
-from worker.engine.masks import Style
-from worker.engine.native.forward import NativeForward
 from worker.engine.native.isa import supported
+from worker.engine.native.native_forward import NativeForward
 from worker.engine.native.weights import READERS
-from worker.engine.torch_forward import TorchForward
-from worker.engine.transformers import TransformersEngine
+from worker.engine.torch.masks import Style
+from worker.engine.torch.torch_forward import TorchForward
+from worker.engine.transformers.engine import TransformersEngine
 
 NARROW = ["opt-narrow", "gpt2-narrow", "llama-narrow", "qwen2-narrow"]
 SHAPES = [*CONFIGS, *([] if EngineKind.VLLM in ENGINES else [*MORE_CONFIGS, *NARROW])]

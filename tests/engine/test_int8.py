@@ -14,11 +14,11 @@ from tasks.errors import SettingsError
 from tests.engine.tiny import WIDE, Outputs, engine_request, save_model, settings_for
 from worker.engine.forward import Chunk
 from worker.engine.native.decoder import HIGHEST_INT8, quantized
-from worker.engine.native.forward import NativeForward
 from worker.engine.native.library import NativeLibrary
+from worker.engine.native.native_forward import NativeForward
 from worker.engine.native.weights import READERS
 from worker.engine.sampling import NO_TOKEN
-from worker.engine.transformers import TransformersEngine
+from worker.engine.transformers.engine import TransformersEngine
 
 BLOCK = 256
 """Inputs that product.h rounds together."""

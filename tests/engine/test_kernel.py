@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from worker.engine.native.attention import AttentionKernel
+from worker.engine.native.attention_kernel import AttentionKernel
 from worker.engine.native.library import NativeLibrary
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}

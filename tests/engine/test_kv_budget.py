@@ -19,11 +19,11 @@ from tasks.job import FinishReason
 from tests.engine.tiny import WIDE, Outputs, engine_request, generate, save_model, settings_for
 from worker.engine.base import EngineRequest
 from worker.engine.forward import Answer, Chunk
-from worker.engine.kv_budget import GIB
-from worker.engine.native.forward import NativeForward
+from worker.engine.loading.kv_budget import GIB
 from worker.engine.native.isa import supported
+from worker.engine.native.native_forward import NativeForward
 from worker.engine.sampling import Row
-from worker.engine.transformers import TransformersEngine
+from worker.engine.transformers.engine import TransformersEngine
 
 ROOT = Path(__file__).parents[2]
 BUDGET, SLOTS, LONGEST = 400, 6, 1024
@@ -62,7 +62,7 @@ def loaded(folder: Path, isa: str) -> TransformersEngine:
 def engine(loaded: TransformersEngine) -> TransformersEngine:
     """An idle engine, which every test leaves idle."""
     assert not loaded.has_unfinished_requests()
-    loaded._scheduler.yields = 0
+    loaded._scheduler.preemptions = 0
     return loaded
 
 
@@ -101,15 +101,15 @@ def memory_of(engine: TransformersEngine) -> int:
 
 
 @pytest.mark.parametrize("sampling", [{}, SAMPLED], ids=["greedy", "sampled"])
-def test_sequences_that_yield_end_with_the_tokens_that_they_have_alone(
+def test_preempted_sequences_end_with_the_tokens_that_they_have_alone(
     engine: TransformersEngine, sampling: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     requests = requests_of_all_lengths(16, **sampling)
     alone = [generate(engine, request)[0] for request in requests]
-    assert engine._scheduler.yields == 0
-    engine._log_yields_at = 0.0
+    assert engine._scheduler.preemptions == 0
+    engine._runner._log_preemptions_at = 0.0
     outputs = feed(engine, requests)
-    assert engine._scheduler.yields > 0
+    assert engine._scheduler.preemptions > 0
     assert [outputs.token_ids[request.request_id] for request in requests] == alone
     assert caplog.text.count("waits for others to end") == 1
 
@@ -122,7 +122,7 @@ def test_one_sequence_may_have_the_whole_budget(engine: TransformersEngine) -> N
     short = [engine_request(f"s{index}", (5, index + 6), max_tokens=300) for index in range(SLOTS - 1)]
     expected = [generate(engine, each)[0] for each in short]
     assert generate(engine, request, *short) == [alone, *expected]
-    assert engine._scheduler.yields > 0
+    assert engine._scheduler.preemptions > 0
 
 
 def test_the_oldest_gains_a_token_in_every_step(engine: TransformersEngine) -> None:
@@ -140,8 +140,8 @@ def test_the_oldest_gains_a_token_in_every_step(engine: TransformersEngine) -> N
     assert [*outputs.finished] == ["oldest", "middle", "youngest"]
 
 
-def test_a_continued_sequence_goes_on_after_it_yielded(engine: TransformersEngine) -> None:
-    """Its penalties count what an earlier worker wrote, and what it wrote here before it yielded."""
+def test_a_continued_sequence_goes_on_after_a_preemption(engine: TransformersEngine) -> None:
+    """Its penalties count what an earlier worker wrote, and what it wrote here before it was preempted."""
     options = {**SAMPLED, "presence_penalty": 0.3, "frequency_penalty": 0.2, "max_tokens": 250}
     first = engine_request("first", (9,), max_tokens=300)
     [whole] = generate(engine, engine_request("whole", (5, 6), **options))
@@ -149,7 +149,7 @@ def test_a_continued_sequence_goes_on_after_it_yielded(engine: TransformersEngin
     for request in (first, rest):
         engine.add_request(request)
     outputs = Outputs(engine).run()
-    assert engine._scheduler.yields > 0
+    assert engine._scheduler.preemptions > 0
     assert outputs.token_ids["rest"] == whole[20:]
     assert len(outputs.logprobs["rest"]) == 230
 
@@ -166,7 +166,7 @@ def test_aborts_leave_the_whole_budget(engine: TransformersEngine) -> None:
         for sequence in engine._scheduler.sequences():
             if dice.random() < 0.2:
                 engine.abort_request(sequence.request_id)
-    assert engine._scheduler.yields > 0
+    assert engine._scheduler.preemptions > 0
     for sequence in engine._scheduler.sequences():
         engine.abort_request(sequence.request_id)
     assert not engine.has_unfinished_requests()
@@ -206,7 +206,7 @@ def test_a_pass_without_memory_runs_again_without_the_youngest(
     outputs = Outputs(engine)
     while "r0" not in outputs.finished:
         assert "r0" in {output.request_id for output in outputs.step()}
-    assert engine._scheduler.yields > 0
+    assert engine._scheduler.preemptions > 0
     outputs.run()
     assert [outputs.token_ids[request.request_id] for request in requests] == alone
 
@@ -253,7 +253,7 @@ def test_sampling_without_memory_for_all_rows_draws_some_at_a_time(
     sample = engine._sample
 
     def sample_two(logits: Tensor, rows: Sequence[Row]) -> list[int]:
-        if len(rows) > 2 or any(row.temperature == 0.5 for row in rows):
+        if len(rows) > 2 or any(row.sampling.temperature == 0.5 for row in rows):
             raise torch.OutOfMemoryError("no memory")
         return sample(logits, rows)
 
@@ -290,4 +290,4 @@ def test_memory_that_the_system_refuses_ends_one_sequence_only(tmp_path: Path, i
     assert failed["too long"].startswith("memory did not suffice for this sequence: ")
     assert {name: report["together"][name] for name in report["alone"]} == report["alone"]
     assert report["again"] == report["alone"]["grows"], "and the next one has memory"
-    assert report["yields"] > 0
+    assert report["preemptions"] > 0

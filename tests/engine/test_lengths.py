@@ -24,9 +24,10 @@ from tasks.errors import SettingsError
 from tests.engine.test_equality import Reference
 from tests.engine.test_trial import MIXTURE, SIZES, as_eager_attention_writes, save_config, style_of
 from tests.engine.tiny import Outputs, engine_request, generate, settings_for
-from worker.engine.masks import Style
-from worker.engine.native.forward import NativeForward
-from worker.engine.transformers import PREFILL_TOKENS_BESIDE, TransformersEngine
+from worker.engine.native.native_forward import NativeForward
+from worker.engine.torch.masks import Style
+from worker.engine.transformers.batch_runner import PREFILL_TOKENS_BESIDE
+from worker.engine.transformers.engine import TransformersEngine
 
 SWITCH = 32
 """From here on the models below rotate positions by other factors."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, models, normalizers, pre_tokenizers
 
@@ -14,10 +14,10 @@ from tasks.errors import PromptTooLongError
 from tasks.request import JobRequest, Message
 from tasks.settings import Settings
 from tests.engine.tiny import save_model, tokenizer
-from worker.engine.loading import model_source
-from worker.engine.longest_token import longest_token_bytes
-from worker.engine.prompts import QUICK_CHARACTERS, PromptEncoder
-from worker.engine.tokenizer import load_tokenizer
+from worker.engine.model_files import model_source
+from worker.engine.text.longest_token import longest_token_bytes
+from worker.engine.text.prompts import QUICK_CHARACTERS, PromptEncoder
+from worker.engine.text.tokenizer import load_tokenizer
 
 SETTINGS = Settings()
 BUNDLED = load_tokenizer(model_source(SETTINGS), SETTINGS.model_id)
@@ -26,6 +26,7 @@ SPACES_AND_MARKS = st.text(st.sampled_from(" \n\ta.é🦊")) | st.just("</s>") |
 
 
 @pytest.mark.parametrize("known", [BUNDLED, TINY], ids=["bundled", "tiny"])
+@settings(deadline=None)
 @given(parts=st.lists(SPACES_AND_MARKS))
 def test_no_text_has_fewer_tokens(known: Any, parts: list[str]) -> None:
     text = "".join(parts)

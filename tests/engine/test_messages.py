@@ -12,8 +12,8 @@ from tasks.errors import InvalidMessagesError
 from tasks.request import JobRequest
 from tests.engine.tiny import save_model
 from worker.engine.base import Prompt
-from worker.engine.prompts import PromptEncoder
-from worker.engine.tokenizer import load_tokenizer
+from worker.engine.text.prompts import PromptEncoder
+from worker.engine.text.tokenizer import load_tokenizer
 
 USER = {"role": "user", "content": "a fox"}
 PARTS = "{% for m in messages %}{% for p in m.content %}{% if p.type == 'text' %}[{{ p.text }}]{% endif %}"

@@ -24,17 +24,18 @@ from tests.engine.tiny import (
     save_model,
     settings_for,
 )
+from worker.engine.base import SamplingParams
 from worker.engine.forward import Answer, Chunk, Draw
 from worker.engine.native import weights
 from worker.engine.native.decoder import Decoder, decodable_weights
-from worker.engine.native.forward import NativeForward
 from worker.engine.native.library import NativeLibrary
+from worker.engine.native.native_forward import NativeForward
 from worker.engine.native.panels import in_panels
 from worker.engine.native.sampler import NativeSampler
 from worker.engine.native.weights import READERS, Weights
 from worker.engine.sampling import NO_TOKEN, Row, best_tokens, noise_key, sample
-from worker.engine.torch_forward import TorchForward
-from worker.engine.transformers import TransformersEngine
+from worker.engine.torch.torch_forward import TorchForward
+from worker.engine.transformers.engine import TransformersEngine
 
 CLOSE = {torch.float32: 1e-4, torch.bfloat16: 0.05}
 """Of the range of the logits."""
@@ -183,7 +184,7 @@ def test_a_token_is_drawn_as_from_its_logits(
     with torch.inference_mode():
         answer = engine._forward.run([replace(chunk, wants_logits=True) for chunk in chunks])
         assert engine._forward.run(chunks).best == answer.best
-    rows = [Row(temperature, 0, 1.0, draw.key) for draw in draws]
+    rows = [Row(SamplingParams(temperature=temperature), draw.key) for draw in draws]
     assert NativeSampler(library)(answer.logits, rows) == answer.best
     assert sample(answer.logits, rows) == answer.best
     if temperature >= 0.7:

@@ -11,10 +11,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tests.engine.tiny import engine_request, generate, save_model, settings_for
-from worker.engine import packing, precision
-from worker.engine.native.forward import NativeForward
-from worker.engine.torch_forward import TorchForward
-from worker.engine.transformers import TransformersEngine
+from worker.engine.loading import precision
+from worker.engine.native.native_forward import NativeForward
+from worker.engine.torch import packing
+from worker.engine.torch.torch_forward import TorchForward
+from worker.engine.transformers.engine import TransformersEngine
 
 
 @pytest.fixture(autouse=True)

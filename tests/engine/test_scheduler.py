@@ -1,4 +1,4 @@
-"""Who joins, who yields and who waits, on real memory but without a model."""
+"""Who joins, who is preempted and who waits, on real memory but without a model."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from worker.engine.base import SamplingParams
 from worker.engine.native.rows import RowStates
-from worker.engine.scheduler import GROWTH_TOKENS, Scheduler
-from worker.engine.sequence import SequenceState
-from worker.engine.slot_cache import SlotStates
+from worker.engine.torch.slot_cache import SlotStates
+from worker.engine.transformers.scheduler import GROWTH_TOKENS, Scheduler
+from worker.engine.transformers.sequence import SequenceState
 
 SLOTS, LONGEST = 6, 256
 
@@ -48,7 +48,7 @@ def make(request: pytest.FixtureRequest) -> Make:
 
 
 def sequence(name: str, tokens: int, max_tokens: int = 1000) -> SequenceState:
-    return SequenceState(name, [5] * tokens, tokens, SamplingParams(max_tokens))
+    return SequenceState(name, [5] * tokens, tokens, SamplingParams(max_tokens=max_tokens))
 
 
 class Steps:
@@ -66,16 +66,12 @@ class Steps:
     def step(self, budget: int = 100) -> list[str]:
         """Whose tokens the step brings."""
         scheduler = self.scheduler
+        scheduler.schedule(budget)
         while not self._has_room(scheduler.lengths()):
-            assert len([*scheduler.running, *filter(None, [scheduler.joining])]) > 1, "the oldest must go on"
-            scheduler.wait_for_memory(scheduler.youngest())
-        scheduler.start_joining(budget)
-        if scheduler.joining is not None:
-            self._prefill_chunk(scheduler.joining, budget)
-        else:
-            group = scheduler.take_group(budget)
-            self.rows.make_room(scheduler.lengths(group))
-            scheduler.joined(group)
+            rows = [*scheduler.running, *(one for one in scheduler.joining if one.prefilled)]
+            assert len(rows) > 1, "the oldest must go on"
+            scheduler.preempt_youngest()
+        self._prefill(budget)
         for one in scheduler.running:
             one.token_ids.append(5)
         names = [one.request_id for one in scheduler.running]
@@ -85,17 +81,20 @@ class Steps:
             if len(s.token_ids) >= LONGEST or s.output_tokens >= s.sampling.max_tokens
         ]
         self.ended += [one.request_id for one in ending]
-        scheduler.leave(ending)
+        scheduler.finish(ending)
         return names
 
-    def _prefill_chunk(self, joining: SequenceState, budget: int) -> None:
-        end = min(joining.prefilled + budget, len(joining.token_ids))
-        if not self._has_room([*self.scheduler.lengths()[:-1], end]):
-            self.scheduler.wait_for_memory(joining)
+    def _prefill(self, budget: int) -> None:
+        joining = [*self.scheduler.joining]
+        ends = [min(one.prefilled + budget, len(one.token_ids)) for one in joining]
+        if not self._has_room(self.scheduler.lengths(ends)):
+            [chunked] = joining
+            self.scheduler.preempt(chunked)
             return
-        joining.prefilled = end
-        if end == len(joining.token_ids):
-            self.scheduler.joined([joining])
+        for one, end in zip(joining, ends, strict=True):
+            one.prefilled = end
+        if ends == [len(one.token_ids) for one in joining]:
+            self.scheduler.start_running(joining)
 
     def _has_room(self, lengths: list[int]) -> bool:
         try:
@@ -122,7 +121,7 @@ def test_a_sequence_joins_if_it_fits_with_room_to_grow(make: Make) -> None:
     assert 10 + GROWTH_TOKENS < 96
 
 
-def test_the_youngest_yields_and_comes_back_when_another_has_left(make: Make) -> None:
+def test_the_youngest_is_preempted_and_comes_back_when_another_has_left(make: Make) -> None:
     steps = Steps(make(LONGEST))
     steps.add(sequence("a", 10, max_tokens=200), sequence("b", 10, max_tokens=200), sequence("c", 5))
     seen: list[list[str]] = []
@@ -130,13 +129,13 @@ def test_the_youngest_yields_and_comes_back_when_another_has_left(make: Make) ->
         seen.append(steps.step(300))
     assert [names for names, _ in groupby(seen)] == [["a", "b"], ["a"], ["b"], ["c"]]
     assert len([names for names in seen if "a" in names]) == 200, "the oldest gained a token in every step"
-    assert steps.scheduler.yields == 1
+    assert steps.scheduler.preemptions == 1
 
 
-def test_nobody_joins_after_a_yield_until_a_sequence_has_left(make: Make) -> None:
+def test_nobody_joins_after_a_preemption_until_a_sequence_has_left(make: Make) -> None:
     steps = Steps(make(LONGEST))
     steps.add(sequence("a", 60, max_tokens=180), sequence("b", 10))
-    while not steps.scheduler.yields:
+    while not steps.scheduler.preemptions:
         steps.step()
     steps.add(sequence("tiny", 1, max_tokens=1))
     while "a" not in steps.ended:
@@ -148,35 +147,35 @@ def test_an_abort_lets_others_join(make: Make) -> None:
     steps = Steps(make(LONGEST))
     steps.add(sequence("a", 100), sequence("b", 50))
     assert steps.step(200) == ["a"]
-    steps.scheduler.remove("a")
+    steps.scheduler.abort("a")
     assert steps.step(200) == ["b"]
     steps.add(sequence("c", 200), sequence("d", 1, max_tokens=1))
     assert steps.step(300) == ["b"]
-    steps.scheduler.remove("c")
+    steps.scheduler.abort("c")
     assert steps.step(300) == ["b", "d"], "the one that did not fit is gone"
 
 
-def test_a_long_prompt_joins_by_chunks_and_yields_first(make: Make) -> None:
+def test_a_long_prompt_joins_by_chunks_and_is_preempted_first(make: Make) -> None:
     steps = Steps(make(LONGEST))
     steps.add(sequence("a", 10))
     steps.step()
     steps.add(sequence("long", 50, max_tokens=2))
     steps.step(10)
-    assert steps.scheduler.joining is not None
-    steps.scheduler.wait_for_memory(steps.scheduler.youngest())
-    assert steps.scheduler.joining is None
+    assert [one.request_id for one in steps.scheduler.joining] == ["long"]
+    steps.scheduler.preempt_youngest()
+    assert steps.scheduler.joining == []
     assert [one.request_id for one in steps.scheduler.waiting] == ["long"]
     assert steps.scheduler.waiting[0].prefilled == 0
     assert steps.step(10) == ["a"]
 
 
-def test_a_sequence_that_yields_leaves_no_memory_behind(make: Make) -> None:
+def test_a_preempted_sequence_leaves_no_memory_behind(make: Make) -> None:
     """Alone it may join again at once: its new memory must not need room beside the old."""
     steps = Steps(make(LONGEST))
     steps.add(sequence("a", 10), sequence("b", 10))
     steps.step()
     for name in "ba":
-        steps.scheduler.wait_for_memory(steps.scheduler.youngest())
+        steps.scheduler.preempt_youngest()
         assert steps.scheduler.waiting[0].request_id == name
     rows = steps.rows
     assert (sum(rows.rooms) if isinstance(rows, RowStates) else rows.rows) == 0
@@ -221,6 +220,10 @@ ARRIVALS = st.lists(
 )
 
 
+def advance_of(sequence: SequenceState) -> int:
+    return len(sequence.token_ids) + sequence.prefilled
+
+
 @pytest.mark.parametrize("make", [native, rectangle])
 @pytest.mark.parametrize("pads", [False, True])
 @settings(max_examples=100, deadline=None)
@@ -241,12 +244,12 @@ def test_every_sequence_ends_whatever_comes(
             if arrival.abort_after is not None:
                 aborts.setdefault(now + arrival.abort_after, []).append(f"s{index}")
         for name in aborts.pop(now, []):
-            scheduler.remove(name)
+            scheduler.abort(name)
         oldest = min(scheduler.sequences(), key=lambda one: one.arrival, default=None)
-        before = 0 if oldest is None else len(oldest.token_ids) + oldest.prefilled
+        before = 0 if oldest is None else advance_of(oldest)
         steps.step(prefill_tokens)
-        assert oldest is None or len(oldest.token_ids) + oldest.prefilled > before
-        holders = [*scheduler.running, *filter(None, [scheduler.joining])]
+        assert oldest is None or advance_of(oldest) > before
+        holders = [*scheduler.running, *scheduler.joining]
         order = [one.arrival for one in scheduler.waiting]
         assert order == sorted(order)
         assert not order or all(one.arrival < order[0] for one in holders)

@@ -14,10 +14,10 @@ import torch
 from tests.control_groups import put_into_groups
 from tests.engine.tiny import engine_request, generate, save_model, settings_for
 from worker.engine.forward import Answer, Chunk
-from worker.engine.loading import _keep_to_usable_cores
-from worker.engine.native.forward import NativeForward
+from worker.engine.loading.model import _keep_to_usable_cores
+from worker.engine.native.native_forward import NativeForward
 from worker.engine.threads import FIRST_PROBE, LAST_PROBE, PROBE_STEPS, FittingThreads, thread_counts
-from worker.engine.transformers import TransformersEngine
+from worker.engine.transformers.engine import TransformersEngine
 
 
 @pytest.fixture

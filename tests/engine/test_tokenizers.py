@@ -15,10 +15,10 @@ from transformers import ByT5Tokenizer
 from tasks.errors import EngineError
 from tasks.request import JobRequest
 from tests.engine.tiny import engine_request, generate, save_model, settings_for
-from worker.engine.detokenizer import Detokenizer
-from worker.engine.prompts import PromptEncoder
-from worker.engine.tokenizer import load_tokenizer
-from worker.engine.transformers import TransformersEngine
+from worker.engine.text.detokenizer import Detokenizer
+from worker.engine.text.prompts import PromptEncoder
+from worker.engine.text.tokenizer import load_tokenizer
+from worker.engine.transformers.engine import TransformersEngine
 
 TEXT = "naïve café, «Жил-был лис», 昔々 🦊"
 BYTE = 3

@@ -28,17 +28,13 @@ from tests.engine.tiny import (
     save_model,
     settings_for,
 )
-from worker.engine import kv_budget
-from worker.engine.detokenizer import Detokenizer
 from worker.engine.forward import Answer, Chunk
-from worker.engine.native.forward import NativeForward
-from worker.engine.torch_forward import TorchForward
-from worker.engine.transformers import (
-    BESIDE_SECONDS,
-    PREFILL_TOKENS,
-    PREFILL_TOKENS_BESIDE,
-    TransformersEngine,
-)
+from worker.engine.loading import kv_budget
+from worker.engine.native.native_forward import NativeForward
+from worker.engine.text.detokenizer import Detokenizer
+from worker.engine.torch.torch_forward import TorchForward
+from worker.engine.transformers.batch_runner import BESIDE_SECONDS, PREFILL_TOKENS, PREFILL_TOKENS_BESIDE
+from worker.engine.transformers.engine import TransformersEngine
 
 POISON_ID = 200
 """Its embedding is NaN in the `poisonous` model."""

@@ -27,10 +27,10 @@ from transformers import (
 from tasks.errors import EngineError
 from tests.engine.tiny import engine_request, generate, save_model, settings_for, tokenizer
 from worker.engine.forward import Answer, Chunk
-from worker.engine.masks import Style
-from worker.engine.torch_forward import TorchForward
-from worker.engine.transformers import TransformersEngine
-from worker.engine.trial import Trial
+from worker.engine.loading.trial import Trial
+from worker.engine.torch.masks import Style
+from worker.engine.torch.torch_forward import TorchForward
+from worker.engine.transformers.engine import TransformersEngine
 
 SIZES: dict[str, Any] = {
     "vocab_size": 320,

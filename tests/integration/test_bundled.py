@@ -23,7 +23,7 @@ from tasks.store import Store
 from tests.integration.conftest import StartWorkers
 from tests.integration.workers import start_workers
 from tests.waiting import eventually
-from worker.engine.loading import BUNDLED_MODEL
+from worker.engine.model_files import BUNDLED_MODEL
 
 GREEDY: dict[str, Any] = {
     "prompt": "Once upon a time",

@@ -12,9 +12,9 @@ from typing import Any
 
 from worker import bootstep
 from worker.app import app
-from worker.engine import slot_cache
 from worker.engine.forward import Answer, Chunk
-from worker.engine.transformers import TransformersEngine
+from worker.engine.torch import slot_cache
+from worker.engine.transformers.engine import TransformersEngine
 
 __all__ = ["app"]
 

@@ -56,6 +56,15 @@ def test_shared_settings_are_the_same_everywhere_and_have_no_default_here(name: 
         assert SERVICES[service]["environment"].get(name, "missing") is None
 
 
+def test_no_image_gets_the_training() -> None:
+    """An image gets the folders that .dockerignore names, and nothing in the worker's needs the training."""
+    lines = (CHECKOUT / ".dockerignore").read_text().splitlines()
+    assert "*" in lines
+    assert "!training" not in lines
+    for path in (CHECKOUT / "worker").rglob("*.py"):
+        assert not re.search(r"^\s*(from|import) training\b", path.read_text(), re.MULTILINE), path
+
+
 def test_every_gpu_has_a_vllm_worker_of_its_own() -> None:
     override = yaml.safe_load((SCRIPTS / "vllm.yml").read_text())["services"]
     assert override.pop("worker") == {"scale": 0}

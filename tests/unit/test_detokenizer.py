@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from worker.engine.detokenizer import REPLACEMENT, Detokenizer
-from worker.engine.stop_strings import StopStrings
+from worker.engine.text.detokenizer import REPLACEMENT, Detokenizer
+from worker.engine.text.stop_strings import StopStrings
 
 CORPUS = [
     "The old lighthouse keeper said: «naïve café, déjà vu».",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from worker.engine.masks import Masks, Style
-from worker.engine.slot_cache import Window
+from worker.engine.torch.masks import Masks, Style
+from worker.engine.torch.slot_cache import Window
 
 PROMPT = Window(0, torch.arange(3).expand(2, -1), 3)
 STEP = Window(0, torch.tensor([[2], [4]]), 5)

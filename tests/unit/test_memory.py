@@ -15,7 +15,7 @@ from torch import Tensor
 
 from worker.engine.memory import LARGE_PAGE, forget_part, large_zeros, memory_errors
 from worker.engine.native.rows import BLOCK_TOKENS, RowStates, is_uniform
-from worker.engine.slot_cache import SlotStates
+from worker.engine.torch.slot_cache import SlotStates
 
 KEYS = torch.zeros(1, 2, 1, 16)
 

@@ -39,7 +39,8 @@ def row(
     min_p: float = 0.0,
     penalties: Penalties | None = None,
 ) -> Row:
-    return Row(temperature, top_k, top_p, noise_key(seed, choice, position), min_p, penalties)
+    sampling = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    return Row(sampling, noise_key(seed, choice, position), penalties)
 
 
 def random_logits(rows: int, seed: int = 1) -> Tensor:
@@ -128,7 +129,7 @@ def test_min_p_and_top_k_both_hold() -> None:
 
 def penalized(logits: list[float], prompt: list[int], output: list[int], **options: float) -> list[float]:
     """The plain reading, token by token."""
-    sampling = SamplingParams(max_tokens=1, **options)  # type: ignore[arg-type]
+    sampling = SamplingParams(max_tokens=1, **options)
     answer = list(logits)
     for token_id in {*prompt, *output}:
         r = sampling.repetition_penalty
@@ -153,7 +154,7 @@ def test_penalties_are_those_of_the_plain_reading(options: dict[str, float]) -> 
     prompt, output = [1, 2, 3, 3], [3, 7, 7, 9]
     logits = random_logits(1)[0]
     expected = torch.tensor(penalized(logits.tolist(), prompt, output, **options))
-    sampling = SamplingParams(max_tokens=9, **options)  # type: ignore[arg-type]
+    sampling = SamplingParams(max_tokens=9, **options)
     penalties = Penalties(sampling, prompt, output[:2])
     for token_id in output[2:]:
         penalties.count(token_id)

@@ -11,17 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, OPTForCausalLM, PreTrainedTokenizerFast
 
-from worker.models.training.beginning import begin
-from worker.models.training.cast import draw_character, draw_others
-from worker.models.training.chat import Message, write_conversation
-from worker.models.training.corpus import encode_documents, write_document
-from worker.models.training.grammar import GrammarError, expand, polish
-from worker.models.training.mentions import Mentions
-from worker.models.training.overlap import GramIndex, longest_run_words, share
-from worker.models.training.plots import PLOT_NAMES, load_plot
-from worker.models.training.tales import Teller, write_tale
-from worker.models.training.tokenizer import render_conversation, train_tokenizer
-from worker.models.training.train import (
+from training.beginning import begin
+from training.cast import draw_character, draw_others
+from training.chat import Message, write_conversation
+from training.corpus import encode_documents, write_document
+from training.grammar import GrammarError, expand, polish
+from training.mentions import Mentions
+from training.overlap import GramIndex, longest_run_words, share
+from training.plots import PLOT_NAMES, load_plot
+from training.tales import Teller, write_tale
+from training.tokenizer import render_conversation, train_tokenizer
+from training.train import (
     DOCUMENT_START_SHARE,
     draw_batch,
     learning_rate,

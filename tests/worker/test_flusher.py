@@ -51,14 +51,14 @@ class CeleryTask:
         return self.outcome.get(timeout=PATIENCE_SECONDS)
 
 
-class AllEars:
-    """The test's deliveries do not get lost."""
+class SureDelivery:
+    """The test's messages do not get lost."""
 
-    def beat(self) -> None: ...
+    def send_probe(self) -> None: ...
 
-    def heard(self) -> None: ...
+    def received(self) -> None: ...
 
-    def is_lost(self) -> bool:
+    def is_overdue(self) -> bool:
         return False
 
 
@@ -73,7 +73,7 @@ class Worker:
         self._of_leases: Any = connect(settings)
         leases = Leases(self._of_leases, settings, self.send_offers)
         engine = engine or EchoEngine(settings)
-        self.flusher = Flusher(engine, leases, settings, "w1", AllEars())
+        self.flusher = Flusher(engine, leases, settings, "w1", SureDelivery())
 
     def send_offers(self, offers: Sequence[Offer]) -> None:
         for _, job_id in offers:

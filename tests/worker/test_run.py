@@ -10,7 +10,7 @@ from tasks.errors import PromptTooLongError
 from tasks.job import FinishReason, Status
 from tasks.leases import Claim, Outcome
 from tasks.log import Entry, StatusEntry, TokenEntry
-from tasks.request import parse_request
+from tasks.request import SamplingOptions, parse_request
 from tasks.settings import EngineKind, Settings
 from worker.engine.base import EngineRequest, RequestOutput
 from worker.engine.echo import EchoEngine
@@ -52,6 +52,16 @@ def test_each_step_becomes_an_entry(engine: EchoEngine) -> None:
     step(run, engine)
     step(run, engine)
     assert run.next_write().entries == [TokenEntry(0, (1, 2), " b c")]
+
+
+def test_every_sampling_option_reaches_the_engine(engine: EchoEngine) -> None:
+    """By its name, whichever there are: nothing on the way lists them."""
+    options = {"max_tokens": 9, "temperature": 0.5, "top_k": 3, "min_p": 0.1, "seed": 5, "logprobs": 2}
+    request = parse_request({"prompt": "a", "presence_penalty": 0.5, "ignore_eos": True, **options})
+    run = JobRun(Claim("job_1", "token", request, False, ['["s",1]']))
+    [sequence] = run.begin(run.prepare(engine))
+    for name in SamplingOptions.model_fields:
+        assert getattr(sequence.sampling, name) == getattr(request, name), name
 
 
 @pytest.mark.parametrize("is_drawn", [False, True])

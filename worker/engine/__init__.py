@@ -21,7 +21,7 @@ def load_engine(settings: Settings) -> Engine:
     if settings.engine is EngineKind.VLLM:
         return _load_vllm(settings)
     _limit_spinning()
-    from worker.engine.transformers import TransformersEngine
+    from worker.engine.transformers.engine import TransformersEngine
 
     return TransformersEngine(settings)
 
@@ -39,7 +39,7 @@ def _limit_spinning() -> None:
 
 def _load_vllm(settings: Settings) -> Engine:
     try:
-        from worker.engine.vllm import VllmEngine
+        from worker.engine.vllm.engine import VllmEngine
     except ModuleNotFoundError as error:
         if error.name != "vllm":
             raise

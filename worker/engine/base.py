@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from tasks.errors import EngineError
 from tasks.job import FinishReason
-from tasks.request import JobRequest
+from tasks.request import JobRequest, SamplingOptions
 
 Decode = Callable[[Sequence[int]], str]
 """Token ids -> text, special tokens left out, spaces exactly as the model wrote them."""
@@ -38,36 +38,26 @@ class Prompt:
     special_tokens: Mapping[int, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class SamplingParams:
-    """How one sequence is sampled.
+class SamplingParams(SamplingOptions):
+    """How one sequence is sampled: the options of its request, and what only the worker knows.
+
+    `n` and `stop` are among the options, but no concern of an engine.
 
     max_tokens: new tokens at most, those of earlier attempts (`EngineRequest.output_ids`) included.
-    temperature: 0 is greedy. top_k: 0 is off. top_p: 1 is off.
-    min_p: share of the best token's probability below which a token is out; 0 is off.
-    repetition_penalty: divides the positive logits of all tokens seen so far, the prompt's included, and
-        multiplies the negative ones; 1 is off.
-    presence_penalty, frequency_penalty: taken from the logits of the output's tokens, once and for each time;
-        0 is off.
-    logprobs: how many of the best tokens are reported beside the sampled one; None: not even that.
-    seed, choice: with a token's position in the output these alone decide its noise, so that a
+    seed, choice: together with a token's position in the output they alone decide its noise, so that a
         sequence continued by another worker draws what the first one would have drawn.
     is_seed_drawn: the client gave no seed, so an engine with noise of its own may leave this one unused.
     """
 
-    max_tokens: int
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
     seed: int = 0
-    is_seed_drawn: bool = False
     choice: int = 0
-    ignore_eos: bool = False
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    logprobs: int | None = None
+    is_seed_drawn: bool = False
+
+    @classmethod
+    def of(cls, options: SamplingOptions, **known: Any) -> SamplingParams:
+        """Returns the options, changed and extended by what the worker knows. Nothing is validated."""
+        fields = {name: getattr(options, name) for name in SamplingOptions.model_fields}
+        return cls.model_construct(**{**fields, "seed": options.seed or 0, **known})
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,36 +73,43 @@ class Penalties:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """How one row is sampled. temperature 0 is greedy, top_k 0, top_p 1 and min_p 0 are off.
+    """How one row is sampled.
 
-    key: the row's noise, see `noise_key`.
+    key: the row's noise, see `noise_key`. penalties: None where all are off.
     """
 
-    temperature: float
-    top_k: int
-    top_p: float
+    sampling: SamplingParams
     key: int
-    min_p: float = 0.0
     penalties: Penalties | None = None
 
     @property
     def is_greedy(self) -> bool:
-        return self.temperature < GREEDY_BELOW
+        return self.sampling.temperature < GREEDY_BELOW
 
     @property
     def is_filtered(self) -> bool:
         """Whether `top_k` or `top_p` is on."""
-        return self.top_k > 0 or self.top_p < 1
+        return self.sampling.top_k > 0 or self.sampling.top_p < 1
 
     @property
     def is_plain(self) -> bool:
         """Whether `draw` says all about it."""
-        return self.is_greedy or not (self.is_filtered or self.min_p > 0)
+        return self.is_greedy or not (self.is_filtered or self.sampling.min_p > 0)
 
     @property
     def draw(self) -> Draw | None:
         """Filters and penalties left out; None: greedy."""
-        return None if self.is_greedy else Draw(1 / self.temperature, self.key)
+        return None if self.is_greedy else Draw(1 / self.sampling.temperature, self.key)
+
+
+def wants_logits(sampling: SamplingParams, penalties: Penalties | None, *, draws: bool) -> bool:
+    """Whether a sequence's logits are needed: its next token takes more than argmax or `Draw`.
+
+    draws: whether the forward pass takes a `Draw`.
+    """
+    row = Row(sampling, 0)
+    is_given = row.is_greedy or (row.is_plain and draws)
+    return not is_given or penalties is not None or sampling.logprobs is not None
 
 
 Sample = Callable[[Tensor, Sequence[Row]], list[int]]
@@ -165,13 +172,13 @@ def penalized(logits: Tensor, rows: Sequence[Row]) -> Tensor:
 
 
 def _draw(logits: Tensor, rows: Sequence[Row]) -> Tensor:
-    temperatures = torch.tensor([row.temperature for row in rows], device=logits.device)
+    temperatures = torch.tensor([row.sampling.temperature for row in rows], device=logits.device)
     # A tiny temperature must not make an infinity of a large logit.
     logits = logits - logits.amax(dim=-1, keepdim=True)
     scores = (logits / temperatures[:, None]).clamp(min=torch.finfo(logits.dtype).min)
-    if any(row.min_p > 0 for row in rows):
+    if any(row.sampling.min_p > 0 for row in rows):
         # The best score is 0, so a share of the best probability is a distance from it.
-        shares = torch.tensor([[row.min_p] for row in rows], device=scores.device)
+        shares = torch.tensor([[row.sampling.min_p] for row in rows], device=scores.device)
         scores = scores.masked_fill(scores < shares.log(), -torch.inf)
     filtered = [index for index, row in enumerate(rows) if row.is_filtered]
     if filtered:
@@ -183,7 +190,7 @@ def _draw(logits: Tensor, rows: Sequence[Row]) -> Tensor:
 def _filter(scores: Tensor, rows: Sequence[Row]) -> Tensor:
     """-inf for all but the top_k best, and of these for all but the fewest that reach top_p together."""
     vocab = scores.shape[-1]
-    ks = [min(row.top_k, vocab) or vocab for row in rows]
+    ks = [min(row.sampling.top_k, vocab) or vocab for row in rows]
     best = scores.topk(max(ks), dim=-1).values if max(ks) < vocab else scores.sort(descending=True).values
     rank = torch.arange(max(ks), device=scores.device)
     top_k = torch.tensor(ks, device=scores.device)
@@ -191,7 +198,8 @@ def _filter(scores: Tensor, rows: Sequence[Row]) -> Tensor:
     probabilities = best.softmax(dim=-1)
     before = probabilities.cumsum(dim=-1) - probabilities
     # 1 is off: the sum of many small floats may exceed it before the last one.
-    top_p = torch.tensor([row.top_p if row.top_p < 1 else 2 for row in rows], device=scores.device)
+    shares = [row.sampling.top_p for row in rows]
+    top_p = torch.tensor([share if share < 1 else 2 for share in shares], device=scores.device)
     kept = ((before < top_p[:, None]) & (best > -torch.inf)).sum(dim=-1, keepdim=True).clamp(min=1)
     return _keep_best(scores, kept, best.gather(-1, kept - 1))
 

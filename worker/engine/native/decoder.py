@@ -15,7 +15,7 @@ from torch import Tensor
 
 from worker.engine.forward import Draw
 from worker.engine.memory import large_zeros
-from worker.engine.native.attention import WIDE, AttentionKernel
+from worker.engine.native.attention_kernel import WIDE, AttentionKernel
 from worker.engine.native.library import NativeLibrary
 from worker.engine.native.panels import in_panels
 from worker.engine.native.rows import RowStates

@@ -38,7 +38,11 @@ class NativeSampler:
         if self._scratch.nbytes < needed:
             self._scratch = torch.empty(needed, dtype=torch.uint8)
         options = (_RowOptions * count)(
-            *(_RowOptions(NoiseStructure.of(row.draw), row.top_p, row.min_p, row.top_k) for row in rows)
+            *(
+                _RowOptions(NoiseStructure.of(row.draw), one.top_p, one.min_p, one.top_k)
+                for row in rows
+                for one in (row.sampling,)
+            )
         )
         tokens = torch.empty(count, dtype=torch.long)
         self._library.draw(

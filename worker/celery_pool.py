@@ -1,0 +1,168 @@
+"""A Celery pool without a thread for each job: the engine decodes all of its tasks in one batch.
+
+A task from Celery becomes a ticket for the flusher. When its job has ended, the task's body runs on Celery's
+own thread, through Celery's tracer, and returns or raises the job's outcome.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import time
+from collections.abc import Callable
+from typing import Any
+
+from billiard.einfo import ExceptionInfo
+from billiard.exceptions import Terminated
+from celery.concurrency.base import BasePool
+from celery.exceptions import Ignore
+from celery.worker import state as celery_state
+
+from tasks.generate import outcomes
+from tasks.job import Status
+from tasks.leases import Outcome
+from worker.delivery_probe import DeliveryProbe
+from worker.flusher import Flusher
+
+DRAIN_POLL_SECONDS = 0.1
+"""How often a draining pool makes the calls that have come in."""
+
+Callback = Callable[..., None]
+
+
+class TaskTicket:
+    """Celery's handle of a task in the pool, and the flusher's way back to Celery."""
+
+    def __init__(
+        self, pool: BatchPool, job_id: str, run_body: Callable[[], Any], callback: Callback, accept: Callback
+    ) -> None:
+        self._pool = pool
+        self._job_id = job_id
+        self._run_body = run_body
+        self._callback = callback
+        self._accept = accept
+        self._accepted_at = time.monotonic()
+
+    @property
+    def job_id(self) -> str:
+        return self._job_id
+
+    def accepted(self) -> None:
+        self._accepted_at = time.monotonic()
+        self._pool.on_celery_thread(lambda: self._accept(os.getpid(), self._accepted_at))
+
+    def ended(self, outcome: Outcome | None) -> None:
+        self._pool.on_celery_thread(lambda: self._conclude(outcome))
+
+    def terminate(self, signal: int) -> None:
+        """Celery calls this on revoke; `worker.app` has cancelled the record by then."""
+
+    def _conclude(self, outcome: Outcome | None) -> None:
+        self._pool.forget(self)
+        if outcome is None:
+            # A late or doubled message must not show STARTED and SUCCESS over the live run.
+            self._callback((1, _exception_info(Ignore()), 0.0))
+        elif outcome.status is Status.CANCELLED:
+            self._callback((1, _exception_info(Terminated("cancelled")), 0.0))
+        else:
+            outcomes[self._job_id] = outcome
+            seconds = time.monotonic() - self._accepted_at
+            failed, result, _ = self._run_body()
+            self._callback((failed, result, seconds))
+
+
+class BatchPool(BasePool):
+    """What `app.conf.worker_pool` names; `serve` gives it its flusher."""
+
+    signal_safe = False
+    task_join_will_block = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._tickets: set[TaskTicket] = set()
+        """Celery itself holds its handles weakly."""
+        self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._hub: Any = None
+        self._flusher: Flusher | None = None
+        self.probe: DeliveryProbe | None = None
+        self._drain_seconds = 0.0
+        self._is_stopping = False
+
+    def serve(self, flusher: Flusher, probe: DeliveryProbe, drain_seconds: float) -> None:
+        """The model is loaded: serve tasks as soon as they come."""
+        self._flusher = flusher
+        self.probe = probe
+        self._drain_seconds = drain_seconds
+
+    def register_with_event_loop(self, loop: Any) -> None:
+        """Celery begins to consume, for the first time or again after it lost Redis."""
+        if self._hub is None and self._flusher is not None:
+            # Not earlier: jobs are offered to workers that announce themselves, and Celery takes a
+            # second to look for its neighbours before it consumes.
+            self._flusher.start()
+        self._hub = loop
+        loop.call_soon(self._run_calls)
+
+    def on_apply(  # type: ignore[override]  # Celery's stub is vaguer than its calls.
+        self,
+        target: Callable[..., Any],
+        args: tuple[Any, ...],
+        _kwargs: dict[str, Any],
+        callback: Callback,
+        accept_callback: Callback,
+        **_: Any,
+    ) -> TaskTicket:
+        if self._flusher is None:
+            raise RuntimeError("a task came before the model was loaded")
+        # args: name, uuid, request, body, content type, encoding. The task's id is the job's.
+        ticket = TaskTicket(self, args[1], lambda: target(*args), callback, accept_callback)
+        self._tickets.add(ticket)
+        self._flusher.submit(ticket)
+        return ticket
+
+    def forget(self, ticket: TaskTicket) -> None:
+        self._tickets.discard(ticket)
+
+    def on_celery_thread(self, call: Callable[[], None]) -> None:
+        """Run `call` on the thread that Celery's state belongs to. For any thread."""
+        self._calls.put(call)
+        if self._hub is not None:
+            self._hub.call_soon(self._run_calls)
+
+    def on_stop(self) -> None:
+        """Warm shutdown: run on to DRAIN_SECONDS. Cold (SIGQUIT), or told again: give all back at once."""
+        hurry = self._is_stopping or celery_state.should_terminate
+        self._is_stopping = True
+        self._drain(0.0 if hurry else self._drain_seconds)
+
+    def on_terminate(self) -> None:
+        self._drain(0.0)
+
+    def terminate_job(self, pid: int, signal: int | None = None) -> None:
+        """Nothing to kill: all jobs live in this process."""
+
+    def _drain(self, seconds: float) -> None:
+        """Celery's hub does not turn any more, so its calls are made here. A signal may call this again."""
+        if self._flusher is None or self._hub is None:
+            return  # It never began.
+        self._flusher.drain(seconds)
+        while self._flusher.is_alive():
+            # Not a wait on the queue of calls: its get() must not be entered again by a signal handler.
+            self._flusher.join(DRAIN_POLL_SECONDS)
+            self._run_calls()
+        self._run_calls()
+
+    def _run_calls(self) -> None:
+        while True:
+            try:
+                call = self._calls.get_nowait()
+            except queue.Empty:
+                return
+            call()
+
+
+def _exception_info(error: Exception) -> ExceptionInfo:
+    try:
+        raise error
+    except type(error):
+        return ExceptionInfo()

@@ -1,0 +1,94 @@
+"""Claims the jobs that Celery brings, while slots are free."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections import deque
+
+from redis.exceptions import RedisError
+
+from tasks.connection import is_away
+from tasks.errors import UnreadableRecordError
+from tasks.job import JobError, Status
+from tasks.leases import Claim, Leases, Outcome, Refusal, Write
+from worker.held_jobs import HeldJob, HeldJobs, Ticket
+from worker.preparer import Preparer
+from worker.run import JobRun
+from worker.watchdog import Activity
+
+logger = logging.getLogger(__name__)
+
+
+class Claims:
+    """Tickets that wait for a slot, in the order of arrival. For the flusher thread alone."""
+
+    def __init__(
+        self,
+        leases: Leases,
+        held: HeldJobs,
+        preparer: Preparer,
+        activity: Activity,
+        *,
+        worker: str,
+        engine_pool: str,
+    ) -> None:
+        """worker, engine_pool: the names under which jobs are claimed. activity: the flusher thread's."""
+        self._leases = leases
+        self._held = held
+        self._preparer = preparer
+        self._activity = activity
+        self._worker, self._engine_pool = worker, engine_pool
+        self._waiting: deque[tuple[Ticket, str]] = deque()
+        """Each with its lease token: the same when an answer was lost and the claim is made again."""
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, ticket: Ticket) -> None:
+        self._waiting.append((ticket, secrets.token_hex(8)))
+
+    def refuse_all(self) -> None:
+        """The worker claims nothing any more."""
+        while self._waiting:
+            self._waiting.popleft()[0].ended(None)
+
+    def claim_waiting(self, until: float) -> None:
+        """Claim jobs, first come, first served. A job that has to wait for room holds back those behind it.
+
+        until: monotonic time at which held leases are to be renewed. At least one claim is made, whatever
+            the time. Raises RedisError where Redis is away.
+        """
+        while self._waiting and (free_slots := self._held.claimable_slots):
+            ticket, lease_token = self._waiting[0]
+            claim = self._claim(ticket.job_id, lease_token, free_slots)
+            if claim is Refusal.SETTLING or (claim is Refusal.BUSY and self._held):
+                return
+            self._waiting.popleft()
+            if isinstance(claim, Claim):
+                ticket.accepted()
+                run = JobRun(claim)
+                self._held.add(HeldJob(ticket, run))
+                self._preparer.prepare(run)
+            else:
+                ticket.ended(None)
+            if time.monotonic() >= until:
+                return
+
+    def _claim(self, job_id: str, lease_token: str, free_slots: int) -> Claim | Refusal | None:
+        """Returns None where nobody can run the job, or Redis says that the call is wrong."""
+        self._activity.moved_on()
+        try:
+            return self._leases.claim(
+                job_id, lease_token, self._worker, self._engine_pool, free_slots, len(self._held)
+            )
+        except UnreadableRecordError as error:
+            logger.error("%s: %s", job_id, error)
+            outcome = Outcome(Status.FAILED, JobError(error.code, error.detail))
+            self._leases.flush([Write(job_id, lease_token, base=0, prompt_tokens=0, outcome=outcome)])
+        except RedisError as error:
+            if is_away(error):
+                raise
+            logger.exception("%s could not be claimed", job_id)
+        return None

@@ -1,0 +1,1 @@
+"""Loads a model: what is served, how much memory it gets, and what runs it."""

@@ -1,0 +1,228 @@
+"""Token ids -> the text to show, piece by piece, as they come.
+
+Two concerns, one after the other. `IncrementalDecoder` turns ids into text whose code points are complete;
+`OutputStops` holds back what may be the beginning of a stop string. `Detokenizer` is the two in a row and
+what the loop uses.
+
+Both decide id by id, from the ids so far and nothing else. So neither the split into pushes nor a
+change of worker in between can alter the text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+from worker.engine.base import Decode
+from worker.engine.text.stop_strings import OutputStops
+
+REPLACEMENT = "\ufffd"
+NONE: Mapping[int, str] = MappingProxyType({})
+
+MAX_CODE_POINT_IDS = 4
+"""UTF-8 spends at most 4 bytes on a code point, and an id that shows at all brings at least one."""
+
+MAX_CONTEXT_SEARCH_IDS = 256
+"""How far back the prompt is searched for a context: a millisecond or so at worst."""
+
+
+class Detokenizer:
+    """The text of one choice, as it may be shown.
+
+    All that `push` and `finish` return, in a row, is the text of the ids up to the first stop string,
+    which is not part of it.
+    """
+
+    def __init__(
+        self,
+        prompt_ids: Sequence[int],
+        decode: Decode,
+        stop: Sequence[str],
+        special_tokens: Mapping[int, str] = NONE,
+    ) -> None:
+        """special_tokens: the text of ids that `decode` leaves out; a stop string may name them."""
+        self._decoder = IncrementalDecoder(prompt_ids, decode)
+        self._stops = OutputStops(stop, special_tokens)
+        self._special_tokens = special_tokens
+        self._to_skip = 0
+        self._owed = ""
+
+    @classmethod
+    def resume(
+        cls,
+        prompt_ids: Sequence[int],
+        output_ids: Sequence[int],
+        shown_chars: int,
+        decode: Decode,
+        stop: Sequence[str],
+        special_tokens: Mapping[int, str] = NONE,
+    ) -> Detokenizer:
+        """Take up where an earlier attempt stood.
+
+        output_ids: all ids logged so far, the held-back ones included.
+        shown_chars: characters (not bytes) shown so far. Where this attempt would have shown more by now, its
+            next call returns the difference; where less, it leaves out what the reader has already.
+        """
+        detokenizer = cls(prompt_ids, decode, stop, special_tokens)
+        detokenizer._to_skip = shown_chars
+        detokenizer._owed = detokenizer.push(output_ids)
+        return detokenizer
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string was found. The text before it has been returned, nothing follows."""
+        return self._stops.found
+
+    def push(self, token_ids: Sequence[int]) -> str:
+        """Take the next ids; returns the text to show now. Ids behind a stop string are ignored."""
+        shown = []
+        for token_id in token_ids:
+            if self.stopped:
+                break
+            mark = self._stops.mark_of(token_id)
+            if mark is not None:
+                text = self._up_to(mark)
+            elif token_id in self._special_tokens:
+                continue
+            else:
+                text = self._decoder.push(token_id)
+            shown.append(self._stops.push(text))
+        return self._unseen("".join(shown))
+
+    def push_end(self, token_id: int) -> str:
+        """Take the id that ended the sequence: it has no text, but a stop string may name it."""
+        mark = self._stops.mark_of(token_id)
+        return self._unseen("" if mark is None else self._stops.push(self._up_to(mark)))
+
+    def finish(self) -> str:
+        """The held-back rest, at an end that no stop string made.
+
+        It may still find one (see `OutputStops`): `stopped` says so.
+        """
+        if self.stopped:
+            return self._unseen("")
+        return self._unseen(self._stops.push(self._decoder.finish()) + self._stops.finish())
+
+    def _up_to(self, mark: str) -> str:
+        """What is held back, and the mark: a special token that a stop string names ends a code point."""
+        return self._decoder.finish() + mark
+
+    def _unseen(self, text: str) -> str:
+        skipped = min(self._to_skip, len(text))
+        self._to_skip -= skipped
+        owed, self._owed = self._owed, ""
+        return owed + text[skipped:]
+
+
+class IncrementalDecoder:
+    """Ids -> text of complete code points, at a cost per id that does not grow with the output.
+
+    The text of the output means `decode(prompt + output)` behind `decode(prompt)`, so that a space before
+    the first word is shown although `decode` strips it where a text begins (sentencepiece). Decoding all of
+    it at each id would be quadratic; a window is decoded instead: the ids since the last complete code
+    point, behind one character's ids of context.
+
+    What it equals, exactly:
+    - byte-level BPE: the full decode, whatever the ids, invalid UTF-8 included;
+    - bytes that `decode` hides until a code point is complete (ByT5): the full decode, unless it has U+FFFD;
+    - byte fallback (Llama): the full decode wherever the bytes are valid UTF-8. The full decode turns a whole
+      run of byte ids into U+FFFD when anything in it is invalid, what was shown already included. That cannot
+      be streamed; here what was shown stays, invalid bytes become U+FFFD, and behind them all is right again.
+
+    An incomplete code point shows as U+FFFD at the end and is held back; `finish` returns it. Real U+FFFD is
+    held back no longer than a code point may take.
+    """
+
+    def __init__(self, prompt_ids: Sequence[int], decode: Decode) -> None:
+        self._decode = decode
+        self._context: tuple[int, ...] = ()
+        self._context_text = ""
+        self._pending: list[int] = []
+        self._text = ""
+        """Text of the pending ids."""
+        self._shown = 0
+        """Characters of it that have been returned."""
+        self._take_context(prompt_ids[-MAX_CONTEXT_SEARCH_IDS:])
+
+    def push(self, token_id: int) -> str:
+        """Take the next id; returns the text to show now."""
+        self._pending.append(token_id)
+        before, self._text = self._text, self._decode_pending()
+        if not self._text:
+            return self._keep_silent()
+        if self._text == before and not self._decode((token_id, token_id)):
+            # An id that the tokenizer does not know, or a special token. Once is not enough to tell: a lone
+            # space is silent where a text begins.
+            self._pending.pop()
+            return ""
+        if not self._text.endswith(REPLACEMENT):
+            return self._commit()
+        if len(self._pending) < MAX_CODE_POINT_IDS:
+            return ""
+        return self._move_on()
+
+    def finish(self) -> str:
+        """What is held back, incomplete code points as U+FFFD."""
+        return self._commit()
+
+    def _decode_pending(self) -> str:
+        text = self._decode((*self._context, *self._pending))
+        if text.startswith(self._context_text):
+            return text[len(self._context_text) :]
+        # Byte fallback: invalid bytes took a context with them that is of byte ids as well.
+        return self._decode(self._pending)
+
+    def _commit(self) -> str:
+        """Show all; the next window begins behind it."""
+        shown = self._text[self._shown :]
+        self._take_context(self._pending)
+        self._pending = []
+        self._text, self._shown = "", 0
+        return shown
+
+    def _take_context(self, token_ids: Sequence[int]) -> None:
+        """Decode behind the last of these ids from now on: as few as show whole characters by themselves.
+
+        A piece of a code point would spoil the window, a silent id would not keep `decode` from stripping a
+        space. Where all are such, the earlier context is as good.
+        """
+        for end in range(len(token_ids), 0, -1):
+            for start in range(end - 1, max(end - 1 - MAX_CODE_POINT_IDS, -1), -1):
+                context = tuple(token_ids[start:end])
+                text = self._decode(context)
+                if text and REPLACEMENT not in text:
+                    self._context, self._context_text = context, text
+                    return
+
+    def _keep_silent(self) -> str:
+        """Nothing pending has a text yet, but it may matter for the text that follows.
+
+        A space that `decode` strips: only with it does the next id keep its own. Or the first bytes of a code
+        point, which some tokenizers hide until they have all. Or special tokens, which matter to nothing.
+        """
+        if len(self._pending) == MAX_CODE_POINT_IDS:
+            del self._pending[0]
+        return ""
+
+    def _move_on(self) -> str:
+        """Let go of the oldest pending id: the incomplete code point at the end, if it is one, began later.
+
+        Lossy UTF-8 decoding falls into step within 3 bytes wherever it starts. So the other ids, decoded by
+        themselves, end as the whole does, and characters can be counted from the end.
+        """
+        oldest, rest = self._pending[0], self._pending[1:]
+        rest_text = self._decode(rest)
+        if not rest_text.endswith(REPLACEMENT):
+            # Byte fallback: the rest is whole, only the oldest byte made the run invalid.
+            self._text = self._decode((oldest,)) + rest_text
+            return self._commit()
+        unshown = len(self._text) - self._shown
+        held = min(_trailing_replacements(self._text), _trailing_replacements(rest_text), unshown)
+        shown = self._text[self._shown : len(self._text) - held]
+        self._pending, self._text, self._shown = rest, rest_text, len(rest_text) - held
+        return shown
+
+
+def _trailing_replacements(text: str) -> int:
+    """How many U+FFFD an incomplete code point may account for: byte fallback writes one per byte."""
+    return min(len(text) - len(text.rstrip(REPLACEMENT)), MAX_CODE_POINT_IDS - 1)

@@ -1,0 +1,156 @@
+"""Requests -> token ids and back, with a model's own tokenizer; the same for every engine that has one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from tasks.errors import EngineError, InvalidMessagesError, PromptTooLongError, first_line
+from tasks.request import JobRequest, Message
+from worker.engine.base import Prompt
+from worker.engine.text.longest_token import longest_token_bytes
+
+PROBE = "tokenrelay probe"
+"""Content that no template has a reason to change."""
+
+QUICK_CHARACTERS = 2**16
+"""So many are tokenized in a moment, and then a refusal tells the number of tokens."""
+
+logger = logging.getLogger(__name__)
+
+
+class PromptEncoder:
+    """Used from several threads, to encode and to decode: `tokenizers` locks its state itself."""
+
+    def __init__(self, tokenizer: Any, model: str, max_model_len: int) -> None:
+        """tokenizer: of Hugging Face transformers. model: the model's id as clients name it."""
+        self._tokenizer = tokenizer
+        self._model = model
+        self._max_model_len = max_model_len
+        self._longest_token = longest_token_bytes(tokenizer)
+        self._takes_parts: bool | None = None
+        """Whether the chat template wants content in parts; None: not tried yet."""
+        self._known: dict[int, bool] = {}
+        """Whether an id has a text, of those that were asked about."""
+        self._special_tokens = self._find_special_tokens()
+
+    def encode(self, request: JobRequest, now: float | None = None) -> Prompt:
+        """See `Engine.encode`. Raises EngineError also where there is nothing to feed the model.
+
+        Raises PromptTooLongError where the text's length alone says so: tokenizing it could take seconds.
+        """
+        if request.messages is None:
+            token_ids = self._tokenize(request.prompt or "", with_special_tokens=True)
+        else:
+            # What a template writes is complete, first and last tokens included.
+            token_ids = self._tokenize(self._render(request.messages, now), with_special_tokens=False)
+        if not token_ids:
+            bos = self._tokenizer.bos_token_id
+            if bos is None and request.messages is not None:
+                raise InvalidMessagesError("the messages hold no token")
+            if bos is None:
+                raise EngineError("the prompt holds no token")
+            token_ids = [bos]
+        return Prompt(tuple(token_ids), self._decode_text, self._decode_token, self._special_tokens)
+
+    def _tokenize(self, text: str, *, with_special_tokens: bool) -> list[int]:
+        self._check_length(text)
+        # Not verbose: it would warn of a length that the loop checks anyway.
+        encoded = self._tokenizer(text, add_special_tokens=with_special_tokens, verbose=False)
+        token_ids: list[int] = encoded["input_ids"]
+        return token_ids
+
+    def _check_length(self, text: str) -> None:
+        """Raises PromptTooLongError where a long text needs no tokenizing to see that."""
+        if self._longest_token is None or len(text) <= QUICK_CHARACTERS:
+            return
+        least = len(text.encode()) // self._longest_token
+        if least >= self._max_model_len:
+            raise PromptTooLongError(
+                f"the prompt has at least {least} tokens; the length served is {self._max_model_len}, "
+                "of which one must be left for the output"
+            )
+
+    def _render(self, messages: Sequence[Message], now: float | None) -> str:
+        """A conversation as the model reads it. Raises InvalidMessagesError where that cannot be."""
+        if self._tokenizer.chat_template is None:
+            raise InvalidMessagesError(f"the model {self._model} has no chat template; send `prompt`")
+        to_content = _parts if self._wants_parts() else str
+        turns = [{"role": message.role, "content": to_content(message.text)} for message in messages]
+        try:
+            return self._apply_template(turns, now)
+        except Exception as error:
+            # A template is a program: it refuses by raising, and its faults may raise anything.
+            reason = f"the model's chat template refuses these messages: {first_line(error)}"
+            raise InvalidMessagesError(reason) from error
+
+    def _apply_template(self, turns: Sequence[dict[str, Any]], now: float | None = None) -> str:
+        """Some templates tell the model today's date: with `strftime_now`, which transformers provides."""
+        moment = datetime.now(UTC) if now is None else datetime.fromtimestamp(now, UTC)
+        text: str = self._tokenizer.apply_chat_template(
+            turns, add_generation_prompt=True, tokenize=False, strftime_now=moment.strftime
+        )
+        return text
+
+    def _wants_parts(self) -> bool:
+        """Whether the template shows content only as a list of parts, as those of some multimodal models do.
+
+        Most take strings. A template for lists would look for parts in a string and find none.
+        """
+        if self._takes_parts is None:
+            self._takes_parts = not self._shows(PROBE) and self._shows(_parts(PROBE))
+        return self._takes_parts
+
+    def _shows(self, content: str | list[dict[str, str]]) -> bool:
+        try:
+            return PROBE in self._apply_template([{"role": "user", "content": content}])
+        except Exception:  # noqa: BLE001
+            return False  # It refuses this form, or conversations like this in any form.
+
+    def _find_special_tokens(self) -> dict[int, str]:
+        """Text of each id that `_decode_text` leaves out."""
+        added = self._tokenizer.added_tokens_decoder
+        # A special token that the vocabulary lacks has no id, or that of the unknown token.
+        named = [token_id for token_id in self._tokenizer.all_special_ids if token_id is not None]
+        texts = dict(zip(named, self._tokenizer.convert_ids_to_tokens(named), strict=True))
+        texts |= {token_id: str(token) for token_id, token in added.items()}
+        return {token_id: text for token_id, text in texts.items() if not self._decode_text((token_id,))}
+
+    def _decode_text(self, token_ids: Sequence[int]) -> str:
+        return self._decode(
+            [token_id for token_id in token_ids if self._has_text(token_id)], skip_special=True
+        )
+
+    def _decode_token(self, token_id: int) -> str:
+        return self._decode([token_id], skip_special=False) if self._has_text(token_id) else ""
+
+    def _decode(self, token_ids: list[int], *, skip_special: bool) -> str:
+        text: str = self._tokenizer.decode(
+            token_ids, skip_special_tokens=skip_special, clean_up_tokenization_spaces=False
+        )
+        return text
+
+    def _has_text(self, token_id: int) -> bool:
+        """Whether the tokenizer knows the id. A model may generate more: its vocabulary is often rounded up.
+
+        `tokenizers` leaves such ids out by itself; tokenizers in Python raise, each as it likes.
+        """
+        if self._tokenizer.is_fast:
+            return True
+        if token_id not in self._known:
+            try:
+                self._decode([token_id], skip_special=False)
+            except Exception as error:  # noqa: BLE001
+                logger.warning(
+                    "the tokenizer has no text for id %d, which shows nothing: %r", token_id, error
+                )
+                self._known[token_id] = False
+            else:
+                self._known[token_id] = True
+        return self._known[token_id]
+
+
+def _parts(text: str) -> list[dict[str, str]]:
+    return [{"type": "text", "text": text}]

@@ -1,0 +1,1 @@
+"""ENGINE=transformers: continuous batches of sequences, one step at a time."""

@@ -1,0 +1,169 @@
+"""ENGINE=transformers: continuous batching for any causal language model of Hugging Face transformers.
+
+A step advances all running sequences by one token and lets waiting ones join: their prompts are prefilled and
+give their first token in the same step. Nobody waits for the slowest sequence, and a long prompt is prefilled
+in chunks, a chunk a step: as much as the machine does in half a second, see `Pace`. Who joins, and who waits
+for memory, is up to `Scheduler`.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+
+from tasks.errors import EngineError
+from tasks.job import FinishReason
+from tasks.request import JobRequest
+from tasks.settings import Settings
+from worker.engine.base import (
+    EngineRequest,
+    Prompt,
+    RequestOutput,
+    decode_once,
+)
+from worker.engine.forward import Answer
+from worker.engine.loading.model import load_model
+from worker.engine.sampling import Penalties, wants_logits
+from worker.engine.text.prompts import PromptEncoder
+from worker.engine.transformers.batch_runner import PREFILL_TOKENS, BatchRunner
+from worker.engine.transformers.next_tokens import REASONS, NextToken, next_tokens
+from worker.engine.transformers.scheduler import Scheduler
+from worker.engine.transformers.sequence import SequenceState
+
+PACE_TRIES = 2
+"""So many prompts of one length tell the speed: with the first one kernels may be loaded or tuned."""
+
+logger = logging.getLogger(__name__)
+
+
+class TransformersEngine:
+    """See the module."""
+
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.perf_counter) -> None:
+        """Loads the model. Raises SettingsError or EngineError, see `load_model`.
+
+        clock: in seconds, of the machine's speed.
+        """
+        loaded = load_model(settings)
+        self._model_id = settings.model
+        self._max_num_seqs = settings.max_num_seqs
+        self._max_model_len = loaded.max_model_len
+        self._eos_ids = loaded.eos_ids
+        self._prompts = PromptEncoder(loaded.tokenizer, settings.model, loaded.max_model_len)
+        self._forward = loaded.forward
+        self._sample = loaded.sample
+        self._scheduler = Scheduler(
+            loaded.forward, settings.max_num_seqs, loaded.max_model_len, pads=loaded.forward.pads
+        )
+        self._runner = BatchRunner(
+            loaded.forward, self._scheduler, loaded.max_model_len, loaded.vocab_size, clock
+        )
+
+    @property
+    def model(self) -> str:
+        return self._model_id
+
+    @property
+    def max_num_seqs(self) -> int:
+        return self._max_num_seqs
+
+    @property
+    def max_model_len(self) -> int:
+        return self._max_model_len
+
+    def encode(self, request: JobRequest, now: float | None = None) -> Prompt:
+        return self._prompts.encode(request, now)
+
+    def warm_up(self) -> None:
+        """Decode, and find out how fast prompts are. Raises EngineError where the model does not run."""
+        token_id = next(iter(self._eos_ids), 0)
+        decode_once(self, (token_id,))
+        self._find_pace(token_id)
+        # The longest prompt's memory is for those who come now.
+        self._forward.release(0)
+
+    def _find_pace(self, token_id: int) -> None:
+        """Prefill longer and longer prompts, until one takes as long as a step should."""
+        tries = 0
+        while tries < PACE_TRIES and self._runner.prefill_tokens() < min(PREFILL_TOKENS, self._max_model_len):
+            tokens = min(self._runner.prefill_tokens(), self._max_model_len - 1)
+            try:
+                decode_once(self, (token_id,) * tokens)
+            except EngineError as error:
+                logger.warning("prompts are prefilled %d tokens at a time: %s", tokens // 2, error)
+                self._runner.limit_prefill(tokens // 2)
+                return
+            tries = 0 if self._runner.prefill_tokens() > tokens else tries + 1
+
+    def add_request(self, request: EngineRequest) -> None:
+        penalties = Penalties.of(request.sampling, request.prompt_ids, request.output_ids)
+        self._scheduler.add(
+            SequenceState(
+                request.request_id,
+                [*request.prompt_ids, *request.output_ids],
+                len(request.prompt_ids),
+                request.sampling,
+                wants_logits(request.sampling, penalties, draws=self._forward.draws),
+                penalties,
+            )
+        )
+
+    @torch.inference_mode()
+    def abort_request(self, request_id: str) -> None:
+        self._scheduler.abort(request_id)
+
+    def has_unfinished_requests(self) -> bool:
+        return not self._scheduler.is_idle()
+
+    def progress(self) -> int:
+        return self._forward.progress
+
+    def check_health(self) -> None:
+        """What could die lives in this process."""
+
+    def shutdown(self) -> None:
+        """It all goes with this process."""
+
+    @torch.inference_mode()
+    def step(self) -> list[RequestOutput]:
+        """See `Engine.step`. An exception in it concerns all running sequences."""
+        budget = self._runner.prefill_tokens()
+        self._scheduler.schedule(budget)
+        answers, failed = self._runner.run(budget)
+        return failed + self._postprocess(answers)
+
+    def _postprocess(self, answers: Sequence[Answer]) -> list[RequestOutput]:
+        """Give each running sequence its next token; those that end leave."""
+        if not answers:
+            return []
+        sequences = list(self._scheduler.running)
+        tokens = next_tokens(sequences, answers, self._sample)
+        outputs = [self._advance(*one) for one in zip(sequences, tokens, strict=True)]
+        for row, output in enumerate(outputs):
+            if output.finish_reason is FinishReason.ERROR:
+                self._forward.clear(row)
+        leaving = [s for s, output in zip(sequences, outputs, strict=True) if output.finish_reason]
+        self._scheduler.finish(leaving)
+        return outputs
+
+    def _advance(self, sequence: SequenceState, token: NextToken) -> RequestOutput:
+        """Take a token into its sequence."""
+        token_id, logprobs = token
+        if token_id in REASONS:
+            return sequence.failure(REASONS[token_id])
+        sequence.token_ids.append(token_id)
+        if sequence.penalties is not None:
+            sequence.penalties.count(token_id)
+        reason = self._finish_reason(sequence)
+        reported = None if logprobs is None else (logprobs,)
+        return RequestOutput(sequence.request_id, (token_id,), reason, logprobs=reported)
+
+    def _finish_reason(self, sequence: SequenceState) -> FinishReason | None:
+        if sequence.token_ids[-1] in self._eos_ids and not sequence.sampling.ignore_eos:
+            return FinishReason.STOP
+        if sequence.output_tokens >= sequence.sampling.max_tokens:
+            return FinishReason.LENGTH
+        return FinishReason.LENGTH if len(sequence.token_ids) >= self._max_model_len else None

@@ -1,0 +1,60 @@
+"""A sequence of the transformers engine, from its request to its end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tasks.job import FinishReason
+from worker.engine.base import RequestOutput, SamplingParams
+from worker.engine.forward import Chunk, Draw
+from worker.engine.sampling import Penalties, Row, noise_key
+
+
+@dataclass(slots=True, eq=False)
+class SequenceState:
+    """token_ids: of prompt and output. While a sequence runs, all but the last are in the cache.
+    prefilled: how many are in the cache while it joins; 0 while it waits.
+    wants_logits: whether its next tokens are sampled from logits, and not by the forward pass.
+    arrival: its place in the order of all sequences that ever came.
+    """
+
+    request_id: str
+    token_ids: list[int]
+    prompt_tokens: int
+    sampling: SamplingParams
+    wants_logits: bool = False
+    penalties: Penalties | None = None
+    prefilled: int = 0
+    arrival: int = 0
+
+    @property
+    def output_tokens(self) -> int:
+        return len(self.token_ids) - self.prompt_tokens
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of prompt and output when it ends at the latest."""
+        return self.prompt_tokens + self.sampling.max_tokens
+
+    def last(self, row: int) -> Chunk:
+        """Its newest token, to run in its row of the cache."""
+        return Chunk(row, len(self.token_ids) - 1, self.token_ids[-1:], self.wants_logits, self.draw())
+
+    def rest(self, row: int, most: int) -> Chunk:
+        """Its first `most` tokens that are not in the cache yet."""
+        token_ids = self.token_ids[self.prefilled : self.prefilled + most]
+        return Chunk(row, self.prefilled, token_ids, self.wants_logits, self.draw())
+
+    def draw(self) -> Draw | None:
+        """How its next token is drawn by the forward pass itself; None where that takes the argmax."""
+        return None if self.wants_logits else self.row().draw
+
+    def row(self) -> Row:
+        """How its next token is sampled."""
+        sampling = self.sampling
+        key = noise_key(sampling.seed, sampling.choice, self.output_tokens)
+        return Row(sampling, key, self.penalties)
+
+    def failure(self, reason: str) -> RequestOutput:
+        """The last output of a sequence that cannot go on."""
+        return RequestOutput(self.request_id, (), FinishReason.ERROR, reason)

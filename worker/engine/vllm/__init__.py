@@ -1,0 +1,1 @@
+"""ENGINE=vllm: vLLM's engine behind our protocol."""

@@ -1,0 +1,155 @@
+"""What of ours runs in vLLM's own processes: its engine core and, below it, its workers."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from torch import Tensor
+from vllm.platforms import current_platform
+from vllm.v1.engine import EngineCoreOutputs
+from vllm.v1.engine.core import EngineCoreProc
+from vllm.v1.executor.multiproc_executor import WorkerProc
+from vllm.v1.sample.logits_processor import AdapterLogitsProcessor
+
+from worker.engine.base import SamplingParams
+from worker.engine.pace import Pace
+from worker.engine.sampling import Penalties
+from worker.engine.vllm.bound import Bound
+
+CONTINUED = "continued"
+"""Key of vLLM's `extra_args`: how many of the prompt's last ids are output of earlier attempts, and the
+repetition, presence and frequency penalty."""
+
+_run_engine_core = EngineCoreProc.run_engine_core
+_run_worker = WorkerProc.worker_main
+_process_engine_step = EngineCoreProc._process_engine_step
+
+
+def bind_processes() -> None:
+    """Let the engine core that this process starts end with it.
+
+    Even if it is killed: otherwise the core would hold the GPU's memory, and the next worker find none.
+    """
+    EngineCoreProc.run_engine_core = Bound(run_engine_core)
+
+
+def run_engine_core(*args: Any, **kwargs: Any) -> None:
+    """vLLM's engine core, with workers that end with it.
+
+    It is out of the reach of a Ctrl-C, which tells our worker to drain.
+    """
+    os.setpgid(0, 0)
+    WorkerProc.worker_main = Bound(run_worker)
+    EngineCoreProc._process_engine_step = process_engine_step
+    _spare_generators()
+    _run_engine_core(*args, **kwargs)
+
+
+def run_worker(*args: Any, **kwargs: Any) -> None:
+    """vLLM's worker, whose model runner on CPUs takes chunks of prompts that have a seed."""
+    _spare_generators()
+    _run_worker(*args, **kwargs)
+
+
+def _spare_generators() -> None:
+    """vLLM draws a token after each chunk of a prompt, discards it, and sets the sequence's generator back.
+
+    A CPU's generator cannot be set back, and the attempt ends vLLM's processes.
+    """
+    if current_platform.is_cpu():
+        from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+
+        sample_tokens = CPUModelRunner.sample_tokens
+
+        def sample_tokens_without_them(runner: Any, *args: Any, **kwargs: Any) -> Any:
+            generators: dict[int, Any] = runner.input_batch.generators
+            is_discarded = runner.discard_request_mask.np
+            spared = {row: generators.pop(row) for row in list(generators) if is_discarded[row]}
+            try:
+                return sample_tokens(runner, *args, **kwargs)
+            finally:
+                generators.update(spared)
+
+        CPUModelRunner.sample_tokens = sample_tokens_without_them
+
+
+def process_engine_step(core: Any) -> Any:
+    """vLLM's, with a core whose steps are `Steps`."""
+    if not isinstance(core.step_fn, Steps):
+        core.step_fn = Steps(core)
+    return _process_engine_step(core)
+
+
+class Steps:
+    """Steps of vLLM's engine core that say so when they are over, and on CPUs take half a second.
+
+    vLLM says nothing of a step that brings no token, as each chunk of a long prompt but the last. To our
+    watchdog that would look like a core that hangs.
+    """
+
+    def __init__(self, core: Any) -> None:
+        self._step = core.step_fn
+        self._scheduler = core.scheduler
+        self._tokens = 0
+        """Of the step under way."""
+        self._most: int = core.scheduler.max_num_scheduled_tokens
+        self._pace = Pace(self._most) if _needs_pace(core) else None
+        if self._pace is not None:
+            self._schedule = core.scheduler.schedule
+            core.scheduler.schedule = self._schedule_at_pace
+
+    def __call__(self) -> tuple[dict[int, Any] | None, bool]:
+        began = time.perf_counter()
+        outputs, model_executed = self._step()
+        if self._pace is not None and self._tokens:
+            self._pace.learn(self._tokens, time.perf_counter() - began)
+        if outputs is not None and not outputs and model_executed:
+            outputs = {0: EngineCoreOutputs()}  # To the only client, which is our process.
+        return outputs, model_executed
+
+    def _schedule_at_pace(self, *args: Any, **kwargs: Any) -> Any:
+        """Lets a step take as many tokens of prompts as the pace allows, and one of each running sequence."""
+        assert self._pace is not None
+        scheduler = self._scheduler
+        scheduler.max_num_scheduled_tokens = min(self._most, self._pace.tokens + len(scheduler.running))
+        output = self._schedule(*args, **kwargs)
+        self._tokens = output.total_num_scheduled_tokens
+        return output
+
+
+def _needs_pace(core: Any) -> bool:
+    """Whether a step may take too long, and can be made shorter."""
+    is_chunked = core.scheduler.scheduler_config.enable_chunked_prefill
+    return current_platform.is_cpu() and is_chunked and core.batch_queue is None
+
+
+class ContinuedPenalties(AdapterLogitsProcessor):  # type: ignore[misc]  # vLLM has an environment of its own.
+    """The penalties of sequences that an earlier attempt began.
+
+    To vLLM their output so far is part of the prompt, which presence and frequency penalties leave out.
+    """
+
+    def is_argmax_invariant(self) -> bool:
+        return False
+
+    def new_req_logits_processor(self, params: Any) -> Any:
+        continued = (params.extra_args or {}).get(CONTINUED)
+        if continued is None:
+            return None
+        count, repetition, presence, frequency = continued
+        sampling = SamplingParams(
+            repetition_penalty=repetition,
+            presence_penalty=presence,
+            frequency_penalty=frequency,
+        )
+
+        def penalize(prompt_ids: list[int], output_ids: list[int], logits: Tensor) -> Tensor:
+            logged_from = len(prompt_ids) - count
+            # Counted anew for each token: a negative id is one that vLLM does not know yet.
+            new_ids = [token_id for token_id in output_ids if token_id >= 0]
+            Penalties(sampling, prompt_ids[:logged_from], prompt_ids[logged_from:] + new_ids).apply(logits)
+            return logits
+
+        return penalize

@@ -1,0 +1,288 @@
+"""ENGINE=vllm: vLLM's engine, driven by our loop.
+
+vLLM runs its scheduler and its model in processes of its own (`core_process`), which step for themselves; a
+step of ours takes what one of theirs brought. Text, stop strings and choices stay ours, as with every engine:
+vLLM is given token ids and gives token ids.
+
+A sequence that an earlier attempt began goes on behind prompt + logged ids, and what follows is drawn anew.
+Where the client gave a seed, (seed, choice, position) seed a generator of the sequence's own; where it gave
+none, vLLM draws the noise of the whole batch together.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from typing import Any
+
+# vLLM tells its makers how it is used, unless this is set before it is imported.
+os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+# The worker has threads by now, so its children cannot be forks.
+os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+# `ContinuedPenalties` speaks the interface of vLLM's first model runner.
+os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
+
+import vllm
+from pydantic import ValidationError
+from vllm.engine.arg_utils import EngineArgs
+from vllm.inputs.engine import tokens_input
+from vllm.platforms import current_platform
+from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine.exceptions import EngineDeadError
+from vllm.v1.engine.llm_engine import LLMEngine
+
+from tasks.errors import EngineError, SettingsError, first_line
+from tasks.job import FinishReason
+from tasks.request import JobRequest, SamplingOptions
+from tasks.settings import Settings
+from worker.cores import variables_for_vllm
+from worker.engine.base import (
+    EngineRequest,
+    Prompt,
+    RequestOutput,
+    SamplingParams,
+    TokenLogprobs,
+    decode_once,
+)
+from worker.engine.loading.compatibility import check_no_adapter
+from worker.engine.loading.kv_budget import GIB
+from worker.engine.model_files import model_source
+from worker.engine.sampling import GREEDY_BELOW, LEAST_LOGPROB, Penalties, noise_key
+from worker.engine.text.eos import find_eos_ids
+from worker.engine.text.prompts import PromptEncoder
+from worker.engine.text.tokenizer import load_tokenizer
+from worker.engine.vllm import core_process
+
+OWN_VARIABLES = {
+    "model": "MODEL_ID",
+    "dtype": "DTYPE",
+    "max_model_len": "MAX_MODEL_LEN",
+    "max_num_seqs": "MAX_NUM_SEQS",
+}
+"""Arguments of vLLM that have a variable of their own, whatever the engine."""
+
+FIXED_ARGS: dict[str, Any] = {
+    "skip_tokenizer_init": True,
+    "logits_processors": [core_process.ContinuedPenalties],
+}
+"""What this engine relies on."""
+
+PENALTIES = ("repetition_penalty", "presence_penalty", "frequency_penalty")
+"""In the order of `CONTINUED`."""
+
+NOT_PASSED_ON = {"n", "stop", "max_tokens", "temperature", "seed", "ignore_eos"}
+"""Options that vLLM has by the same name, and that it gets in another way or not at all, see `_params`."""
+
+SAME_OPTIONS = (SamplingOptions.model_fields.keys() & vllm.SamplingParams.__struct_fields__) - NOT_PASSED_ON
+"""Options that mean the same to vLLM."""
+
+MAX_SEED = 2**63 - 1
+DEAD = "vLLM's engine core is dead; why stands above, in its own lines"
+
+
+class VllmEngine:
+    """See the module."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Starts vLLM's processes and loads the model. Raises SettingsError or EngineError."""
+        _check_device(settings)
+        self._model_id = settings.model
+        self._max_num_seqs = settings.max_num_seqs
+        source = model_source(settings)
+        check_no_adapter(source, settings.model_id)
+        tokenizer = load_tokenizer(source, settings.model_id)
+        self._engine = _start(_engine_args(settings), settings)
+        model_config = self._engine.model_config
+        self._max_model_len: int = model_config.max_model_len
+        self._prompts = PromptEncoder(tokenizer, settings.model, self._max_model_len)
+        self._vocab_size: int = model_config.get_vocab_size()
+        self._eos_ids = sorted(find_eos_ids(source, tokenizer, self._vocab_size))
+        self._running: dict[str, SamplingParams] = {}
+        self._refused: list[RequestOutput] = []
+        """To be told of by the next step."""
+
+    @property
+    def model(self) -> str:
+        return self._model_id
+
+    @property
+    def max_num_seqs(self) -> int:
+        return self._max_num_seqs
+
+    @property
+    def max_model_len(self) -> int:
+        return self._max_model_len
+
+    def encode(self, request: JobRequest, now: float | None = None) -> Prompt:
+        return self._prompts.encode(request, now)
+
+    def warm_up(self) -> None:
+        """What vLLM's own start leaves: with its CPU build the first tokens take seconds."""
+        decode_once(self, (0,))
+
+    def add_request(self, request: EngineRequest) -> None:
+        if request.request_id in self._running:
+            raise ValueError(f"request {request.request_id} is in the batch already")
+        if len(self._running) >= self._max_num_seqs:
+            raise ValueError(f"all {self._max_num_seqs} slots are taken")
+        self._running[request.request_id] = request.sampling
+        token_ids = [*request.prompt_ids, *request.output_ids]
+        try:
+            self._check(token_ids)
+            self._engine.add_request(
+                request.request_id, tokens_input(token_ids), _params(request, self._eos_ids)
+            )
+        except EngineDeadError:
+            raise EngineError(DEAD) from None
+        except MemoryError:
+            del self._running[request.request_id]
+            raise
+        except ValueError as error:
+            self._refused.append(RequestOutput(request.request_id, (), FinishReason.ERROR, first_line(error)))
+
+    def abort_request(self, request_id: str) -> None:
+        if request_id in self._running:
+            del self._running[request_id]
+            self._refused = [output for output in self._refused if output.request_id != request_id]
+            self._engine.abort_request([request_id])
+
+    def has_unfinished_requests(self) -> bool:
+        return bool(self._running)
+
+    def step(self) -> list[RequestOutput]:
+        """See `Engine.step`. Raises EngineError where vLLM's processes have died, or were told to end."""
+        outputs, self._refused = self._refused, []
+        if len(self._running) > len(outputs):
+            try:
+                stepped = self._engine.step()
+            except EngineDeadError:
+                raise EngineError(DEAD) from None
+            outputs += [self._output(one) for one in stepped if one.request_id in self._running]
+        for output in outputs:
+            if output.finish_reason is not None:
+                del self._running[output.request_id]
+        return outputs
+
+    def progress(self) -> int:
+        """A step ends with each of the core's, see `core_process`."""
+        return 0
+
+    def check_health(self) -> None:
+        # Without VLLM_ENABLE_V1_MULTIPROCESSING the core lives in this process.
+        ensure_alive = getattr(self._engine.engine_core, "ensure_alive", None)
+        try:
+            if ensure_alive is not None:
+                ensure_alive()
+        except EngineDeadError:
+            raise EngineError(DEAD) from None
+
+    def shutdown(self) -> None:
+        self._engine.engine_core.shutdown()
+
+    def _check(self, token_ids: list[int]) -> None:
+        """vLLM takes an empty prompt for none, and an id out of range would end its processes."""
+        if not 0 < len(token_ids) < self._max_model_len:
+            raise ValueError(f"{len(token_ids)} tokens leave no room in {self._max_model_len}")
+        if not 0 <= min(token_ids) <= max(token_ids) < self._vocab_size:
+            raise ValueError(f"a token id lies outside of the vocabulary of {self._vocab_size}")
+
+    def _output(self, output: Any) -> RequestOutput:
+        [completion] = output.outputs
+        reason, error = completion.finish_reason, None
+        if reason == "abort":  # Not at our wish: those are gone from `_running`.
+            raise EngineError(DEAD)
+        if reason is not None and reason not in ("stop", "length"):
+            reason, error = "error", f"vLLM ended the sequence: {reason}"
+        count, logprobs = self._running[output.request_id].logprobs, None
+        if count is not None:
+            pairs = zip(completion.token_ids, completion.logprobs, strict=True)
+            logprobs = tuple(_logprobs(token_id, entries, count) for token_id, entries in pairs)
+        return RequestOutput(
+            output.request_id,
+            tuple(completion.token_ids),
+            None if reason is None else FinishReason(reason),
+            error,
+            logprobs,
+        )
+
+
+def _check_device(settings: Settings) -> None:
+    """vLLM is built for one kind of device. Raises SettingsError where the settings name another."""
+    built_for = "cpu" if current_platform.is_cpu() else "cuda"
+    if settings.device == "auto":
+        return
+    if settings.device.startswith("cuda:"):
+        raise SettingsError(
+            f"DEVICE={settings.device}: with ENGINE=vllm, CUDA_VISIBLE_DEVICES chooses among several GPUs"
+        )
+    if settings.device != built_for:
+        raise SettingsError(f"DEVICE={settings.device}: the vLLM that is installed was built for {built_for}")
+
+
+def _engine_args(settings: Settings) -> dict[str, Any]:
+    """Arguments for vLLM. Raises SettingsError where ENGINE_ARGS holds what is not its to set."""
+    for name in settings.engine_args:
+        if name in OWN_VARIABLES:
+            raise SettingsError(f"ENGINE_ARGS: {name} is set by {OWN_VARIABLES[name]}")
+        if name in FIXED_ARGS or name not in EngineArgs.__dataclass_fields__:
+            raise SettingsError(f"ENGINE_ARGS: {name} is not accepted here by vLLM {vllm.__version__}")
+    is_cpu = current_platform.is_cpu()
+    args: dict[str, Any] = {
+        "model": model_source(settings),
+        "dtype": ("float32" if is_cpu else "bfloat16") if settings.dtype == "auto" else settings.dtype,
+        "max_model_len": settings.max_model_len,
+        "max_num_seqs": settings.max_num_seqs,
+        "disable_log_stats": True,
+        # vLLM's default is 0: every worker would draw the same noise after each start.
+        "seed": secrets.randbelow(2**32),
+    }
+    # A GPU's memory belongs to its worker, and vLLM takes nine tenths of it unless it is told how much.
+    if is_cpu or "kv_cache_gib" in settings.model_fields_set:
+        args["kv_cache_memory_bytes"] = int(settings.kv_cache_gib * GIB)
+    return {**args, **settings.engine_args, **FIXED_ARGS}
+
+
+def _start(args: dict[str, Any], settings: Settings) -> LLMEngine:
+    if current_platform.is_cpu():
+        for name, value in variables_for_vllm().items():
+            os.environ.setdefault(name, value)
+    core_process.bind_processes()
+    try:
+        return LLMEngine.from_engine_args(EngineArgs(**args))
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        message = str(wrong["msg"]).removeprefix("Value error, ")
+        reason = first_line(ValueError(": ".join([*map(str, wrong["loc"]), message])))
+    except (ValueError, RuntimeError, OSError, TypeError, NotImplementedError) as error:
+        reason = first_line(error)
+    raise EngineError(f"MODEL_ID={settings.model_id}: vLLM cannot serve it: {reason}")
+
+
+def _params(request: EngineRequest, eos_ids: list[int]) -> vllm.SamplingParams:
+    """All of the contract's options; stop strings are not the engine's business."""
+    sampling, output_ids = request.sampling, request.output_ids
+    options = {name: getattr(sampling, name) for name in SAME_OPTIONS}
+    if output_ids and Penalties.of(sampling, (), ()) is not None:
+        penalties = [options.pop(name) for name in PENALTIES]
+        options["extra_args"] = {core_process.CONTINUED: [len(output_ids), *penalties]}
+    is_greedy = sampling.temperature < GREEDY_BELOW
+    # A seed of its own costs a kernel per sequence and step on a GPU, and vLLM's fast sampler takes none.
+    is_unseeded = is_greedy or sampling.is_seed_drawn
+    return vllm.SamplingParams(
+        **options,
+        max_tokens=sampling.max_tokens - len(output_ids),
+        temperature=0.0 if is_greedy else sampling.temperature,
+        seed=None if is_unseeded else noise_key(sampling.seed, sampling.choice, len(output_ids)) & MAX_SEED,
+        # Otherwise vLLM would add the ids that it finds by itself, some of which may be another model's.
+        ignore_eos=True,
+        stop_token_ids=[] if sampling.ignore_eos else eos_ids,
+        detokenize=False,
+        output_kind=RequestOutputKind.DELTA,
+    )
+
+
+def _logprobs(token_id: int, entries: Any, count: int) -> TokenLogprobs:
+    """entries: id -> vLLM's Logprob, of the sampled token and the best."""
+    values = {one: max(entry.logprob, LEAST_LOGPROB) for one, entry in entries.items()}
+    best = sorted((entry.rank, one) for one, entry in entries.items() if entry.rank <= count)
+    return TokenLogprobs(values[token_id], tuple((one, values[one]) for _, one in best[:count]))

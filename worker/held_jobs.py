@@ -1,0 +1,78 @@
+"""The jobs that this worker holds the leases of, from the claim to whatever ends it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from tasks.leases import Outcome
+from worker.engine.base import RequestOutput
+from worker.loop import EngineLoop
+from worker.run import JobRun, lease_token_of
+
+
+class Ticket(Protocol):
+    """A Celery task that waits in the pool for its job's end. Its methods may be called on any thread."""
+
+    @property
+    def job_id(self) -> str: ...
+
+    def accepted(self) -> None:
+        """The job was claimed."""
+
+    def ended(self, outcome: Outcome | None) -> None:
+        """This worker is done with the job; None where it was refused, fenced or released."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldJob:
+    ticket: Ticket
+    run: JobRun
+
+
+class HeldJobs:
+    """Which jobs are held, and how many slots they leave. For the flusher thread alone."""
+
+    def __init__(self, loop: EngineLoop, max_num_seqs: int) -> None:
+        self._loop = loop
+        self._max_num_seqs = max_num_seqs
+        self._jobs: dict[str, HeldJob] = {}
+        """By lease token: the same worker may get the same job again."""
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def __iter__(self) -> Iterator[HeldJob]:
+        """Iterates over a copy, so that jobs may be dropped on the way."""
+        return iter([*self._jobs.values()])
+
+    def __contains__(self, run: JobRun) -> bool:
+        return run.lease_token in self._jobs
+
+    def of_output(self, output: RequestOutput) -> HeldJob | None:
+        """Returns the job of an engine's output, or None where it left while the step was under way."""
+        return self._jobs.get(lease_token_of(output.request_id))
+
+    def add(self, job: HeldJob) -> None:
+        self._jobs[job.run.lease_token] = job
+
+    def drop(self, job: HeldJob, outcome: Outcome | None) -> None:
+        """Free the job's lease, sequences and ticket. Every way out leads here."""
+        del self._jobs[job.run.lease_token]
+        for request_id in job.run.engine_request_ids():
+            self._loop.abort_request(request_id)
+        job.ticket.ended(outcome)
+
+    @property
+    def used_slots(self) -> int:
+        return sum(job.run.slots for job in self._jobs.values())
+
+    @property
+    def free_slots(self) -> int:
+        return self._max_num_seqs - self.used_slots
+
+    @property
+    def claimable_slots(self) -> int:
+        """0 also beside a job that has to run alone."""
+        return 0 if any(job.run.claim.is_alone for job in self._jobs.values()) else self.free_slots
