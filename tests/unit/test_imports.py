@@ -1,10 +1,13 @@
-"""The shared contract and the web do without what only workers need."""
+"""Imports go one way: between the packages, and between the parts of the web server."""
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -29,3 +32,44 @@ def test_packages_import_nothing_of_the_others(package: str, forbidden: set[str]
     code = LIST_IMPORTS.format(package=package)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not forbidden & set(json.loads(done.stdout))
+
+
+WEB = Path(__file__).parents[2] / "web"
+
+CONTRACT = {"web.answers", "web.errors", "web.render"}
+"""What every part of the web server may use: the shapes of answers, errors and JSON."""
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """The dotted names that a file imports: modules, and what it takes out of them."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module is not None, f"{path}: a relative import"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def is_inside(name: str, packages: set[str]) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+def test_the_relay_knows_neither_routes_nor_requests() -> None:
+    for path in (WEB / "relay").glob("*.py"):
+        for name in set(imports_of(path)) - {"web"}:
+            assert not is_inside(name, {"web"}) or is_inside(name, {"web.relay", *CONTRACT}), (path, name)
+            assert not is_inside(name, {"flask"}), (path, name)
+
+
+def test_only_the_app_factory_knows_the_routes() -> None:
+    for path in WEB.rglob("*.py"):
+        if path != WEB / "__init__.py" and path.parent != WEB / "routes":
+            assert not [name for name in imports_of(path) if is_inside(name, {"web.routes"})], path
+
+
+def test_answers_errors_and_json_know_nothing_else_of_the_web_server() -> None:
+    for module in CONTRACT:
+        path = WEB / f"{module.removeprefix('web.')}.py"
+        for name in set(imports_of(path)) - {"web"}:
+            assert not is_inside(name, {"web"}) or is_inside(name, CONTRACT), (path, name)

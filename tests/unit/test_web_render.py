@@ -10,7 +10,8 @@ from wsproto.events import TextMessage
 
 from tasks.job import Status
 from tasks.log import DoneEntry, StatusEntry, TokenEntry
-from web.render import Batch, Event, to_json
+from web.relay.events import Batch, Event
+from web.render import to_json
 
 
 def test_a_published_message_becomes_numbered_events() -> None:

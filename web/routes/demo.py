@@ -21,7 +21,7 @@ from tasks.job import Job, Status
 from tasks.request import JobRequest, field_errors, parse_request
 from tasks.settings import EngineKind
 from tasks.store import Store
-from web import auth, errors, schema
+from web import auth, error_responses, parameters
 from web.answers import (
     DemoErrorBody,
     DemoFailure,
@@ -30,11 +30,12 @@ from web.answers import (
     GeneratedTextsBody,
     NotAwaitedBody,
 )
-from web.body import read_json
-from web.render import Event, json_response, to_json
+from web.json_body import read_json
+from web.relay.events import Event
+from web.render import json_response, to_json
 from web.services import base_url, services
-from web.sse import held_until_closed, sse_response
-from web.wait import make_reader, wait_for_all
+from web.streaming import held_until_closed, sse_response
+from web.waiting import make_reader, wait_for_all
 
 MAX_PROMPTS = 256
 """Each is a job of its own."""
@@ -119,7 +120,7 @@ def generate_stream() -> Response:
     body = _parse(PromptBody)
     with held_until_closed(services().streams.hold(auth.owner())) as until_closed:
         jobs = _submit([body.job_request(body.prompt)])
-        reader = make_reader(jobs.ids[0], stays=True, is_done_short=True)
+        reader = make_reader(jobs.ids[0], survives_shutdown=True, is_done_short=True)
         response = until_closed(sse_response(reader, _as_tokens))
     # Without effect where the job has ended, as it has unless the client left first.
     response.call_on_close(jobs.cancel)
@@ -180,7 +181,7 @@ def _parse(model: type[Body]) -> Body:
 
 def _submit(requests: Sequence[JobRequest]) -> _Jobs:
     jobs = _Jobs(services().store)
-    jobs.submit(requests, auth.owner(), schema.idempotency_key())
+    jobs.submit(requests, auth.owner(), parameters.idempotency_key())
     return jobs
 
 
@@ -199,7 +200,7 @@ def _run(requests: Sequence[JobRequest], render: Callable[[Texts], object]) -> R
         response = json_response(render(jobs.results()))
     except TokenrelayError as error:
         jobs.cancel()
-        response = errors.problem(error)
+        response = error_responses.problem(error)
     except RedisError as error:
         if not is_away(error):
             raise
