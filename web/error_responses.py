@@ -1,10 +1,16 @@
-"""Errors as RFC 9457 problems. Whatever goes wrong, the answer is JSON and never a stack trace."""
+"""How errors are answered: always as JSON, never as HTML, never with a stack trace.
+
+Native routes answer RFC 9457 problems. A blueprint may have an encoder of its own (`encode_errors`), which
+also answers errors below the blueprint's URL prefix for which there is no view: 404, 405 and the like.
+"""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from flask import Flask, Response, request
+from flask import Blueprint, Flask, Response, current_app, request
 from redis.exceptions import RedisError
 from simple_websocket import ConnectionError as HandshakeError
 from werkzeug.exceptions import HTTPException
@@ -19,9 +25,28 @@ from web.render import to_json
 
 logger = logging.getLogger(__name__)
 
+_EXTENSION = "tokenrelay.error_encoders"
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorReport:
+    """An error as clients are told of it, whatever the shape. `code` names the kind of error for programs."""
+
+    status: int
+    code: str
+    title: str
+    detail: str
+    fields: Sequence[FieldError] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+Encoder = Callable[[ErrorReport], Response]
+"""Returns the error's status and body. Its headers are added afterwards."""
+
 
 def register(app: Flask) -> None:
-    app.register_error_handler(TokenrelayError, problem)
+    app.extensions[_EXTENSION] = {}
+    app.register_error_handler(TokenrelayError, error_response)
     app.register_error_handler(RedisError, _redis_failed)
     app.register_error_handler(HTTPException, _http_error)
     for error in (RemoteProtocolError, LocalProtocolError, HandshakeError):
@@ -29,56 +54,84 @@ def register(app: Flask) -> None:
     app.register_error_handler(Exception, _unexpected)
 
 
-def problem(error: TokenrelayError) -> Response:
-    errors = error.errors if isinstance(error, InvalidRequestError) else ()
-    response = _problem(error.status, error.code, error.title, error.detail, errors)
+def encode_errors(app: Flask, blueprint: Blueprint, encode: Encoder) -> None:
+    """Gives the errors of a blueprint, and of those nested in it, a shape of their own."""
+    app.extensions[_EXTENSION][blueprint.name] = encode
+
+
+def problem(report: ErrorReport) -> Response:
+    """Returns a problem as RFC 9457 has it: the default shape."""
+    body: ProblemBody = {
+        "type": f"urn:tokenrelay:error:{report.code}",
+        "title": report.title,
+        "status": report.status,
+        "code": report.code,
+        "detail": report.detail,
+        "instance": request.path,
+        "errors": [{"field": error.field, "message": error.message} for error in report.fields],
+    }
+    return Response(to_json(body), report.status, mimetype="application/problem+json")
+
+
+def error_response(error: TokenrelayError) -> Response:
+    """Returns the answer for an error of ours, in the shape of the request's blueprint."""
+    fields = error.errors if isinstance(error, InvalidRequestError) else ()
+    headers = {}
     if error.retry_after is not None:
-        response.headers["Retry-After"] = str(error.retry_after)
+        headers["Retry-After"] = str(error.retry_after)
     if error.status == 401:
-        response.headers["WWW-Authenticate"] = 'Bearer realm="tokenrelay"'
+        headers["WWW-Authenticate"] = 'Bearer realm="tokenrelay"'
+    return _encoded(ErrorReport(error.status, error.code, error.title, error.detail, fields, headers))
+
+
+def _encoded(report: ErrorReport) -> Response:
+    encoders: dict[str, Encoder] = current_app.extensions[_EXTENSION]
+    encode = next((encoders[name] for name in _blueprint_names() if name in encoders), problem)
+    response = encode(report)
+    response.headers.update(report.headers)
     return response
 
 
-def _problem(
-    status: int, code: str, title: str, detail: str, errors: tuple[FieldError, ...] = ()
-) -> Response:
-    fields: ProblemBody = {
-        "type": f"urn:tokenrelay:error:{code}",
-        "title": title,
-        "status": status,
-        "code": code,
-        "detail": detail,
-        "instance": request.path,
-        "errors": [{"field": error.field, "message": error.message} for error in errors],
-    }
-    return Response(to_json(fields), status, mimetype="application/problem+json")
+def _blueprint_names() -> Sequence[str]:
+    """Returns the blueprints of the request's view, the innermost first.
+
+    Where there is no view, it is the blueprint whose URL prefix covers most of the path.
+    """
+    if request.endpoint is not None:
+        return request.blueprints
+    prefixes = {name: blueprint.url_prefix or "" for name, blueprint in current_app.blueprints.items()}
+    covering = [name for name, prefix in prefixes.items() if prefix and _covers(prefix, request.path)]
+    return sorted(covering, key=lambda name: len(prefixes[name]), reverse=True)[:1]
+
+
+def _covers(prefix: str, path: str) -> bool:
+    return path == prefix or path.startswith(prefix.rstrip("/") + "/")
 
 
 def _redis_failed(error: RedisError) -> Response:
     if not is_away(error):
         return _unexpected(error)
     logger.warning("%s %s: Redis: %s", request.method, request.path, error)
-    return problem(UnavailableError("Redis cannot be reached at present", retry_after=REDIS_RETRY_SECONDS))
+    detail = "Redis cannot be reached at present"
+    return error_response(UnavailableError(detail, retry_after=REDIS_RETRY_SECONDS))
 
 
 def _http_error(error: HTTPException) -> Response:
-    """Flask's own: no such route, no such method, a body too large and the like."""
+    """Answers Flask's own errors: no such route, no such method, a body that is too large and the like."""
     status = error.code or 500
     title = HTTP_STATUS_CODES.get(status, "Error")
-    response = _problem(status, title.lower().replace(" ", "_"), title, error.description or title)
-    for name, value in error.get_headers():
-        if name in ("Allow", "Retry-After"):
-            response.headers[name] = value
-    return response
+    code = title.lower().replace(" ", "_")
+    headers = {name: value for name, value in error.get_headers() if name in ("Allow", "Retry-After")}
+    return _encoded(ErrorReport(status, code, title, error.description or title, headers=headers))
 
 
 def _bad_handshake(error: Exception) -> Response:
-    """Found by wsproto before it answered, so that HTTP is still spoken."""
-    response = _problem(400, "bad_handshake", "Bad WebSocket handshake", str(error) or "malformed handshake")
-    response.headers["Sec-WebSocket-Version"] = "13"
-    return response
+    """Answers by HTTP: wsproto found the error before it accepted the WebSocket."""
+    detail = str(error) or "malformed handshake"
+    headers = {"Sec-WebSocket-Version": "13"}
+    return _encoded(ErrorReport(400, "bad_handshake", "Bad WebSocket handshake", detail, headers=headers))
 
 
 def _unexpected(error: Exception) -> Response:
     logger.error("%s %s failed", request.method, request.path, exc_info=error)
-    return problem(TokenrelayError("an unexpected error; the server's log has the details"))
+    return error_response(TokenrelayError("an unexpected error; the server's log has the details"))

@@ -200,7 +200,7 @@ def _run(requests: Sequence[JobRequest], render: Callable[[Texts], object]) -> R
         response = json_response(render(jobs.results()))
     except TokenrelayError as error:
         jobs.cancel()
-        response = error_responses.problem(error)
+        response = error_responses.error_response(error)
     except RedisError as error:
         if not is_away(error):
             raise

@@ -13,7 +13,7 @@ from tasks.job import Job
 from tasks.request import parse_request
 from tasks.store import REDIS_RETRY_SECONDS, Submission
 from web import auth, parameters
-from web.error_responses import problem
+from web.error_responses import error_response
 from web.json_body import read_json
 from web.listing import list_response
 from web.render import job_body, json_response
@@ -100,7 +100,7 @@ def _submitted(submission: Submission, wait: int | None) -> Response:
         logger.warning("%s was accepted, and Redis cannot be reached any more: %s", submission.job_id, error)
     if job is None:
         detail = f"Redis cannot be reached at present; {submission.job_id} was accepted before"
-        response = problem(UnavailableError(detail, retry_after=REDIS_RETRY_SECONDS))
+        response = error_response(UnavailableError(detail, retry_after=REDIS_RETRY_SECONDS))
     else:
         has_waited = wait is not None and job.is_ended
         response = _job(job, 200 if has_waited or not submission.created else 202)
