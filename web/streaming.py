@@ -9,13 +9,14 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from flask import Response
 
 from web.relay import sse, websocket_frames
+from web.relay.encoders import Encoder
 from web.relay.reader import Reader
 from web.serving.disconnects import on_disconnect, request_socket
 
 
-def sse_response(reader: Reader, render: sse.Render) -> Response:
+def sse_response(reader: Reader, encode: Encoder) -> Response:
     """Returns the reader's events as Server-Sent Events. The reader must be fresh."""
-    stream = _until_disconnect(reader, render, request_socket())
+    stream = _until_disconnect(reader, encode, request_socket())
     return Response(stream, mimetype="text/event-stream", headers=sse.HEADERS)
 
 
@@ -35,9 +36,9 @@ def held_until_closed(place: AbstractContextManager[None]) -> Iterator[Callable[
         yield until_closed
 
 
-def _until_disconnect(reader: Reader, render: sse.Render, client: socket.socket | None) -> Iterator[bytes]:
+def _until_disconnect(reader: Reader, encode: Encoder, client: socket.socket | None) -> Iterator[bytes]:
     with on_disconnect(client, reader.leave), _limited_sends(client):
-        yield from sse.stream(reader, render)
+        yield from sse.stream(reader, encode)
 
 
 @contextmanager

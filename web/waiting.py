@@ -9,7 +9,7 @@ from math import inf
 
 from web.errors import GoingAwayError
 from web.relay.reader import LOG_END, Reader
-from web.services import base_url, services
+from web.services import services
 from web.serving.disconnects import on_disconnect, request_socket
 
 
@@ -51,7 +51,6 @@ def make_reader(
     after: int = 0,
     until: float = inf,
     survives_shutdown: bool = False,
-    is_done_short: bool = False,
 ) -> Reader:
     """Returns a reader with the services of the request's app."""
     s = services()
@@ -60,10 +59,8 @@ def make_reader(
         s.log,
         job_id,
         after=after,
-        base_url=base_url(),
         until=until,
         survives_shutdown=survives_shutdown,
-        is_done_short=is_done_short,
     )
 
 

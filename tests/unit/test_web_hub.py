@@ -18,7 +18,7 @@ from web.relay.hub import MAX_BATCHES, Channel, Hub, Subscription
 
 
 def batch(seq: int) -> Batch:
-    return Batch(seq, [StatusEntry(seq)])
+    return Batch.of_entries(seq, [StatusEntry(seq).encode()])
 
 
 @pytest.fixture

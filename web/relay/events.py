@@ -3,87 +3,84 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import cast
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
 from tasks.job import Job
-from tasks.log import DoneEntry, Entry, event, parse_entry
-from web.answers import DoneEvent, JobBody, ShortJobBody
-from web.render import job_body, to_json
+from tasks.log import DoneEntry, Entry, StatusEntry, TokenEntry, parse_entry
 
-FINAL_TEXT = b"\x81"
-"""RFC 6455, 5.2: a text message in one frame."""
+TYPES: dict[type[Entry], str] = {StatusEntry: "status", TokenEntry: "token", DoneEntry: "done"}
+"""The contract's names of events."""
+
+_decode = json.JSONDecoder().raw_decode
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Event:
-    """One event of the contract. `json` is the whole event, except that of `done` before it has its job."""
+    """Entry number `seq` of a log.
 
-    seq: int
-    type: str
-    json: str
-
-    @cached_property
-    def sse(self) -> bytes:
-        return f"id: {self.seq}\nevent: {self.type}\ndata: {self.json}\n\n".encode()
-
-    @cached_property
-    def frame(self) -> bytes:
-        """As a WebSocket frame. A server's frames are not masked, hence the same for every reader."""
-        payload = self.json.encode()
-        if len(payload) < 126:
-            length = bytes([len(payload)])
-        elif len(payload) < 1 << 16:
-            length = b"\x7e" + len(payload).to_bytes(2)
-        else:
-            length = b"\x7f" + len(payload).to_bytes(8)
-        return FINAL_TEXT + length + payload
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Successive log entries, the first of them number `first_seq`.
-
-    A published one is shared by all readers of the process, hence rendered once.
+    entry_json: the entry as it stands in the log.
+    job: the ended job, on a reader's last event only. The log does not have it.
     """
 
+    seq: int
+    entry_json: str
+    job: Job | None = field(default=None, compare=False, repr=False)
+    _entry: Entry | None = field(default=None, compare=False, repr=False)
+    _shared: dict[object, bytes] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def entry(self) -> Entry:
+        """The parsed entry."""
+        if self._entry is None:
+            self._entry = parse_entry(self.entry_json)
+        return self._entry
+
+    @property
+    def type(self) -> str:
+        return TYPES[type(self.entry)]
+
+    def with_job(self, job: Job) -> Event:
+        return Event(self.seq, self.entry_json, job, self._entry)
+
+    def shared(self, key: object, encode: Callable[[], bytes]) -> bytes:
+        """Returns what `encode` returned first for this key: an event is encoded once for all readers."""
+        found = self._shared.get(key)
+        if found is None:
+            found = self._shared[key] = encode()
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Successive events, the first of them number `first_seq`. All readers share a published one."""
+
     first_seq: int
-    entries: Sequence[Entry]
+    events: list[Event]
+
+    @classmethod
+    def of_entries(cls, first_seq: int, entries: Iterable[str]) -> Batch:
+        """Returns the events of entries as they stand in the log."""
+        return cls(first_seq, [Event(seq, entry) for seq, entry in enumerate(entries, first_seq)])
 
     @classmethod
     def parse(cls, message: str) -> Batch:
-        """A published message: `[first seq, entry, ...]`. Raises ValueError."""
+        """Returns the events of a published message: `[first seq,entry,...]`. Raises ValueError."""
+        head, _, _ = message.partition(",")
+        first_seq, position = int(head.removeprefix("[")), len(head)
+        events: list[Event] = []
         try:
-            first_seq, *entries = json.loads(message)
-            return cls(int(first_seq), [parse_entry(entry) for entry in entries])
+            while message.startswith(",", position):
+                fields, end = _decode(message, position + 1)
+                entry = parse_entry(fields)
+                events.append(Event(first_seq + len(events), message[position + 1 : end], None, entry))
+                position = end
         except TypeError as error:
             raise ValueError(f"not a published message: {error}") from None
-
-    @cached_property
-    def events(self) -> list[Event]:
-        return [_render(seq, entry) for seq, entry in enumerate(self.entries, self.first_seq)]
+        if message[position:] != "]":
+            raise ValueError("not a published message: it does not end with its entries")
+        return cls(first_seq, events)
 
     @property
     def ends_job(self) -> bool:
-        return bool(self.entries) and isinstance(self.entries[-1], DoneEntry)
-
-
-LONG_FIELDS = frozenset({"request", "output"})
-"""Those of a job that have no bound worth the name; a short `done` lacks them."""
-
-
-def done_event(done: Event, job: Job, base_url: str, *, is_short: bool = False) -> Event:
-    """`done` with its job, or with the job without its long fields."""
-    body: JobBody | ShortJobBody = job_body(job, base_url)
-    if is_short:
-        short = {name: value for name, value in body.items() if name not in LONG_FIELDS}
-        body = cast("ShortJobBody", short)
-    fields: DoneEvent = {"seq": done.seq, "type": "done", "status": job.status, "job": body}
-    return Event(done.seq, done.type, to_json(fields))
-
-
-def _render(seq: int, entry: Entry) -> Event:
-    fields = event(seq, entry)
-    return Event(seq, fields["type"], to_json(fields))
+        return bool(self.events) and isinstance(self.events[-1].entry, DoneEntry)

@@ -47,7 +47,7 @@ class Page:
 
     @property
     def is_last(self) -> bool:
-        return len(self.batch.entries) < PAGE_ENTRIES
+        return len(self.batch.events) < PAGE_ENTRIES
 
 
 class JobLog:
@@ -70,4 +70,4 @@ class JobLog:
     def page(self, job_id: str, after: int) -> Page:
         """Returns the next entries with seq > after, and the job's status at the same moment."""
         page = self._store.read_page(job_id, after, PAGE_ENTRIES)
-        return Page(Batch(after + 1, page.entries), page.status)
+        return Page(Batch.of_entries(after + 1, page.entry_texts), page.status)

@@ -12,7 +12,7 @@ from redis.exceptions import ConnectionError, RedisError, TimeoutError
 from tasks.errors import JobNotFoundError
 from tasks.job import TERMINAL_STATUSES
 from web.errors import GoingAwayError
-from web.relay.events import Batch, Event, done_event
+from web.relay.events import Batch, Event
 from web.relay.hub import Hub, Subscription
 from web.relay.job_log import JobLog
 
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 class Reader:
-    """Iterates over lists of events; an empty one is the time for a keep-alive.
+    """Iterates over lists of events; an empty one is the time for a keep-alive. A `done` event has its job.
 
     The iteration ends after `done`, where an ended job has nothing after `after`, after `leave`, and at
     `until` (time.monotonic). It raises JobNotFoundError where the job is gone, and GoingAwayError when the
@@ -43,19 +43,15 @@ class Reader:
         job_id: str,
         *,
         after: int = 0,
-        base_url: str,
         until: float = inf,
         survives_shutdown: bool = False,
-        is_done_short: bool = False,
     ) -> None:
         self._hub = hub
         self._log = log
         self._job_id = job_id
         self._last = min(after, LOG_END)
-        self._base_url = base_url
         self._until = until
         self._survives_shutdown = survives_shutdown
-        self._is_done_short = is_done_short
         self.has_left = False
         self._is_finished = False
         self._read_log_at = inf
@@ -105,7 +101,7 @@ class Reader:
             if page.status is None:
                 raise JobNotFoundError(f"there is no job {self._job_id}")
             yield from self._deliver(subscription, page.batch)
-            if not page.batch.entries:
+            if not page.batch.events:
                 self._is_finished = page.status in TERMINAL_STATUSES
             if page.is_last or self._read_log_at < inf:
                 return
@@ -128,8 +124,7 @@ class Reader:
             except (ConnectionError, TimeoutError) as error:
                 self._read_later(error)
                 return
-            done = done_event(events[-1], job, self._base_url, is_short=self._is_done_short)
-            events = [*events[:-1], done]
+            events = [*events[:-1], events[-1].with_job(job)]
         self._is_finished = batch.ends_job
         if events:
             self._last = events[-1].seq

@@ -14,6 +14,7 @@ from wsproto.utilities import LocalProtocolError
 from tasks.connection import is_away
 from tasks.errors import InvalidRequestError, JobNotFoundError, TokenrelayError, UnauthorizedError
 from web.errors import GoingAwayError, TooManyStreamsError
+from web.relay.encoders import Encoder
 from web.relay.reader import Reader
 from web.relay.websocket_frames import StalledError
 
@@ -63,8 +64,8 @@ def closing(ws: Server, job_id: str) -> Iterator[None]:
         pass  # The client has left, or is about to.
 
 
-def relay(ws: Server, reader: Reader) -> None:
-    """Sends the reader's events, each as a text frame, until the reader ends or the client leaves.
+def relay(ws: Server, reader: Reader, encode: Encoder) -> None:
+    """Sends the reader's events, each encoded as a frame, until the reader ends or the client leaves.
 
     Raises what iterating over the reader raises, StalledError and OSError.
     """
@@ -74,7 +75,7 @@ def relay(ws: Server, reader: Reader) -> None:
             return
         if not events:
             ws.sock.send(ws.ws.send(Ping()))
-        for frames in _bundled(event.frame for event in events):
+        for frames in _bundled(map(encode, events)):
             if not ws.connected:
                 return
             ws.sock.send(frames)

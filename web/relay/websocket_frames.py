@@ -1,4 +1,4 @@
-"""The socket under a WebSocket, as simple-websocket uses it, with what simple-websocket leaves out.
+"""Text frames, and the socket under a WebSocket: what simple-websocket leaves out.
 
 simple-websocket 1.1.0 calls `sock.send`, which may send only a part (its issue 45: a slow reader got a
 corrupted frame), from two greenlets. Here each send is complete and locked. And before each send the socket
@@ -17,11 +17,28 @@ from contextlib import suppress
 from gevent.monkey import get_original
 from gevent.socket import wait_write
 
+from web.relay.events import Event
+
+FINAL_TEXT = b"\x81"
+"""RFC 6455, 5.2: a text message in one frame."""
+
 STALL_SECONDS = 20.0
 """A reader whose buffer takes nothing for this long is too slow."""
 
 SEND_BUFFER_BYTES = 64 * 1024
 """What the kernel holds for a reader (Linux doubles it). The rest waits in the log, for all readers."""
+
+
+def text_message(_event: Event, data: str) -> bytes:
+    """Returns a WebSocket frame. A server's frames are not masked, so all readers get the same bytes."""
+    payload = data.encode()
+    if len(payload) < 126:
+        length = bytes([len(payload)])
+    elif len(payload) < 1 << 16:
+        length = b"\x7e" + len(payload).to_bytes(2)
+    else:
+        length = b"\x7f" + len(payload).to_bytes(8)
+    return FINAL_TEXT + length + payload
 
 
 class StalledError(OSError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from flask import Blueprint, Response, request
@@ -13,9 +12,9 @@ from werkzeug.routing.exceptions import WebsocketMismatch
 from web import auth, parameters
 from web.errors import ForbiddenOriginError
 from web.relay import sse, websocket
-from web.relay.events import Event
-from web.relay.websocket_frames import FrameSocket
-from web.services import services
+from web.relay.encoders import ContractEncoder
+from web.relay.websocket_frames import FrameSocket, text_message
+from web.services import base_url, services
 from web.serving.disconnects import request_socket
 from web.streaming import held_until_closed, sse_response
 from web.waiting import make_reader
@@ -35,12 +34,8 @@ def events(job_id: str) -> Response:
     if request.method == "HEAD":
         return Response(mimetype="text/event-stream", headers=sse.HEADERS)
     with held_until_closed(services().streams.hold(header.owner)) as until_closed:
-        reader = make_reader(job_id, after=after, is_done_short=is_done_short)
-        return until_closed(sse_response(reader, _as_sse))
-
-
-def _as_sse(events: Sequence[Event]) -> bytes:
-    return b"".join(event.sse for event in events)
+        encode = ContractEncoder(sse.message, base_url(), is_done_short=is_done_short)
+        return until_closed(sse_response(make_reader(job_id, after=after), encode))
 
 
 @sock.route("/v1/jobs/<job_id>/stream", bp=bp)  # type: ignore[untyped-decorator]
@@ -52,7 +47,8 @@ def stream(ws: Server, job_id: str) -> None:
         header = services().log.header(job_id, owner)
         # The cap counts the job's owner: with a ticket, the request itself has none.
         with services().streams.hold(header.owner):
-            websocket.relay(ws, make_reader(job_id, after=after, is_done_short=is_done_short))
+            encode = ContractEncoder(text_message, base_url(), is_done_short=is_done_short)
+            websocket.relay(ws, make_reader(job_id, after=after), encode)
 
 
 @bp.before_request
