@@ -108,7 +108,12 @@ class LogPage:
     """Successive entries of a log, and the job's status at that moment: None where there is no such job."""
 
     status: Status | None
-    entries: list[Entry]
+    entry_texts: list[str]
+    """As they stand in the log."""
+
+    @property
+    def entries(self) -> list[Entry]:
+        return [parse_entry(text) for text in self.entry_texts]
 
 
 class Store:
@@ -247,7 +252,7 @@ class Store:
         last = -1 if end is None else end - 1
         _, status, _, packed, found = self._scripts.call("page", job_id, after, last)
         entries = unpack(packed)[after:end] if packed else found
-        return LogPage(Status(status) if status else None, [parse_entry(entry) for entry in entries])
+        return LogPage(Status(status) if status else None, entries)
 
     def counts(self) -> dict[Status, int]:
         """Jobs by status, statuses without jobs included."""

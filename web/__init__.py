@@ -1,4 +1,4 @@
-"""The HTTP and WebSocket side: `gunicorn -c web/gunicorn.conf.py 'web:create_app()'`."""
+"""The HTTP and WebSocket server: `gunicorn -c web/gunicorn.conf.py 'web:create_app()'`."""
 
 from __future__ import annotations
 
@@ -7,31 +7,33 @@ from flask import Flask, Response
 from tasks.app import JobApp
 from tasks.settings import Settings, get_settings
 from tasks.store import Store
-from web import auth, demo, docs, errors, health, hosts, jobs, log, models, site, stream
+from web import auth, error_responses, hosts
 from web.caps import StreamCap
-from web.hub import Hub
-from web.log import JobLog
+from web.relay import job_log, websocket
+from web.relay.hub import Hub
+from web.relay.job_log import JobLog
+from web.routes import demo, docs, health, jobs, models, site, streams
 from web.services import Services, install
 
 
 def create_app(settings: Settings | None = None) -> Flask:
-    """The WSGI app. Opens no connection before the first request. Raises SettingsError."""
+    """Returns the WSGI app. It opens no connection before the first request. Raises SettingsError."""
     settings = settings or get_settings()
     app = Flask(__name__, static_folder=site.PAGES, static_url_path="/static")
-    app.config["SOCK_SERVER_OPTIONS"] = {"max_message_size": stream.MAX_MESSAGE_BYTES}
+    app.config["SOCK_SERVER_OPTIONS"] = {"max_message_size": websocket.MAX_MESSAGE_BYTES}
     # A redirect would answer with a page of HTML.
     app.url_map.merge_slashes = False
 
     url, jobs_app = settings.required_redis_url, JobApp(settings)
-    relay_log = JobLog(Store(log.connect(url), settings, jobs_app.send_offers))
-    streams = StreamCap(settings.max_streams_per_key)
-    install(app, Services(settings, jobs_app.store, relay_log, Hub(url), jobs_app.send_offers, streams))
+    relay_log = JobLog(Store(job_log.connect(url), settings, jobs_app.send_offers))
+    stream_cap = StreamCap(settings.max_streams_per_key)
+    install(app, Services(settings, jobs_app.store, relay_log, Hub(url), jobs_app.send_offers, stream_cap))
 
-    errors.register(app)
+    error_responses.register(app)
     hosts.register(app)
     auth.register(app)
     app.after_request(_no_sniffing)
-    for blueprint in (jobs.bp, stream.bp, models.bp, demo.bp, health.bp, docs.bp, site.bp):
+    for blueprint in (jobs.bp, streams.bp, models.bp, demo.bp, health.bp, docs.bp, site.bp):
         app.register_blueprint(blueprint)
     return app
 

@@ -1,4 +1,4 @@
-"""Who asks: API keys, and tickets for browsers, whose WebSocket and EventSource cannot send headers."""
+"""API keys, and tickets for browsers, whose WebSocket and EventSource cannot send headers."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ PUBLIC_ENDPOINTS = frozenset(
     {"static", "site.index", "site.page", "docs.document", "docs.page"}
     | {"health.live", "health.web", "health.ready"}
 )
-READING_ENDPOINTS = frozenset({"stream.events", "stream.stream"})
-"""These take tickets as well, and answer for themselves: a WebSocket's 401 is a close code."""
+READING_ENDPOINTS = frozenset({"streams.events", "streams.stream"})
+"""These accept tickets as well, and authenticate by themselves: on a WebSocket a 401 is a close code."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """A right to read one job for a while; `expires_at` in seconds since the epoch by Redis' clock."""
+    """A right to read one job for a while. `expires_at`: seconds since the epoch by Redis' clock."""
 
     ticket: str
     expires_at: float
@@ -43,12 +43,12 @@ def register(app: Flask) -> None:
 
 
 def owner() -> str:
-    """Whose key the request brought."""
+    """Returns the name of the request's key."""
     return str(g.owner)
 
 
 def readable_owner(job_id: str) -> str | None:
-    """Whose jobs the request may read: the key's owner, or None (anybody's) with a ticket for this job.
+    """Returns whose jobs the request may read: the key's owner, or with a ticket for this job None (anybody).
 
     Raises UnauthorizedError and redis.exceptions.RedisError.
     """
@@ -61,7 +61,7 @@ def readable_owner(job_id: str) -> str | None:
 
 
 def authenticate() -> str:
-    """The request's owner. Raises UnauthorizedError."""
+    """Returns the name of the request's key, `anonymous` where there are none. Raises UnauthorizedError."""
     names_by_key = services().settings.api_keys
     if not names_by_key:
         return ANONYMOUS
@@ -75,14 +75,14 @@ def authenticate() -> str:
 
 
 def _bearer_key() -> bytes:
-    """The key as it was sent. Werkzeug's parser would take a key with a `=` inside for parameters."""
+    """Returns the key as it was sent. Werkzeug's parser would read a key with a `=` inside as parameters."""
     scheme, _, key = request.headers.get("Authorization", "").partition(" ")
-    # WSGI hands a header's bytes over as Latin-1.
+    # WSGI decodes the bytes of headers as Latin-1.
     return key.strip(" \t").encode("latin-1", "replace") if scheme.lower() == "bearer" else b""
 
 
 def issue_ticket(redis: Redis, job_id: str) -> Ticket:
-    """Raises redis.exceptions.RedisError."""
+    """Makes a ticket for a job. Raises redis.exceptions.RedisError."""
     ticket = secrets.token_urlsafe(32)
     pipe = redis.pipeline(transaction=True)
     pipe.time()
@@ -92,12 +92,12 @@ def issue_ticket(redis: Redis, job_id: str) -> Ticket:
 
 
 def _require_key() -> None:
-    # A route that nobody thought of is closed; where there is none, Flask answers 404.
+    # Every route needs a key unless it is named here. Where there is no route, Flask answers 404.
     if request.url_rule is None or request.endpoint in PUBLIC_ENDPOINTS | READING_ENDPOINTS:
         return
     g.owner = authenticate()
 
 
 def _ticket_key(ticket: str) -> str:
-    """String: the job's id. Hashed, so that whoever sees Redis' keys cannot use the tickets."""
+    """Returns the key of a string with the job's id. Tickets are hashed: Redis' keys do not reveal them."""
     return f"{keys.PREFIX}ticket:{hashlib.sha256(ticket.encode()).hexdigest()}"

@@ -1,8 +1,8 @@
-"""How many requests an owner may hold open in this process: streams, and calls that wait for a job's end.
+"""A cap on the requests that an owner holds open in this process: streams, and calls that wait for a job.
 
-Each holds a greenlet, a connection and memory of this process for as long as its job takes, and those are
-what the cap protects. So it is counted here and not in Redis: N web processes let an owner have N times as
-many, no process has to ask for leave, and one that is killed leaves no count behind.
+Each takes a greenlet, a connection and memory of this process for as long as its job takes, and the cap
+protects those. So the count is kept here and not in Redis: N web processes let an owner have N times as many,
+a stream needs no round trip to Redis for it, and a process that is killed leaves no count behind.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from web.errors import TooManyStreamsError
 
 RETRY_SECONDS = 5
-"""Streams end when their jobs do: not within a moment, but all the time."""
+"""A stream ends when its job does, so places become free all the time."""
 
 
 class StreamCap:
@@ -24,7 +24,7 @@ class StreamCap:
 
     @contextmanager
     def hold(self, owner: str) -> Iterator[None]:
-        """Count one request of `owner` while the block runs. Raises TooManyStreamsError."""
+        """Counts one request of `owner` while the block runs. Raises TooManyStreamsError."""
         if self._held[owner] >= self._most:
             detail = f"{self._most} streams and waiting calls of this key are open here; close some first"
             raise TooManyStreamsError(detail, retry_after=RETRY_SECONDS)

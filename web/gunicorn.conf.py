@@ -14,7 +14,7 @@ import sys
 from tasks.connection import connect, refuse_eviction
 from tasks.errors import SettingsError
 from tasks.settings import get_settings
-from web.server import Worker, start_reaper
+from web.serving.gunicorn_worker import Worker, start_reaper
 
 try:
     _settings = get_settings()

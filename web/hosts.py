@@ -1,8 +1,8 @@
-"""Which names requests may be addressed to: a guard against DNS rebinding, for servers without API keys.
+"""Checks the Host header: a guard against DNS rebinding, for servers without API keys.
 
-A page of evil.example can make its own name point to 127.0.0.1. Its browser then takes this server for the
-page's own origin and lets the page read and submit jobs, but it still sends `Host: evil.example`. Nobody can
-make an IP address point elsewhere, so requests that are addressed to one are always welcome.
+A page of evil.example can make its own name point to 127.0.0.1. The browser then believes that this server is
+the page's own origin and lets the page read and submit jobs, but it still sends `Host: evil.example`. Nobody
+can make an IP address point elsewhere, so requests that are addressed to one are always served.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from web.errors import ForbiddenHostError
 from web.services import services
 
 PROBES = frozenset({"health.live", "health.web", "health.ready"})
-"""Load balancers send what they like as Host, and these tell nothing."""
+"""Load balancers may send any Host, and the answers of these routes hold no secrets."""
 
 
 def register(app: Flask) -> None:
@@ -39,7 +39,7 @@ def _require_known_host() -> None:
 
 
 def _host_name() -> str:
-    """The host that the request is addressed to, without its port. Raises MalformedRequestError."""
+    """Returns the host that the request is addressed to, without its port. Raises MalformedRequestError."""
     try:
         name = urlsplit(f"//{request.host}").hostname  # Werkzeug's host is empty where the header is no host.
     except ValueError:
@@ -50,7 +50,7 @@ def _host_name() -> str:
 
 
 def is_allowed(name: str, settings: Settings) -> bool:
-    """Whether requests to this host are served. With API keys all are, unless ALLOWED_HOSTS names some."""
+    """Returns whether this host is served. With API keys every host is, unless ALLOWED_HOSTS names some."""
     if settings.api_keys and not settings.allowed_hosts:
         return True
     if _is_address(name) or name in ("localhost", settings.host.lower(), socket.gethostname().lower()):

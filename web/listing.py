@@ -1,4 +1,4 @@
-"""A list of jobs as JSON, in pieces: a hundred jobs with long prompts are 100 MB and more."""
+"""Lists of jobs as JSON, sent in parts: a hundred jobs with long prompts are 100 MB and more."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ Part = Sequence[Mapping[str, Any]]
 
 
 def list_response(parts: Iterable[Part], *, has_more: bool) -> Response:
-    """Reads a part when the one before it has been sent.
+    """Returns a response that reads a part when the one before it has been sent.
 
-    Raises what reading the first two parts raises. Where a later one cannot be read the status is already on
-    its way, so the connection is closed, and the client sees that the list is not whole.
+    Raises what reading the first two parts raises. If a later one cannot be read, the status has been sent
+    already. Then the connection is closed, so that the client sees that the list is incomplete.
     """
     remaining = iter(parts)
     first, second = next(remaining, ()), next(remaining, None)
@@ -52,5 +52,5 @@ def _until_redis_is_away(parts: Iterable[Part]) -> Iterator[Part]:
         if not is_away(error):
             raise
         logger.warning("a list is cut off, Redis cannot be reached any more: %s", error)
-        # gunicorn closes the connection on it, and logs no traceback.
+        # gunicorn closes the connection for this error, and logs no traceback.
         raise ConnectionResetError(errno.ECONNRESET, "the list is cut off") from error

@@ -1,4 +1,4 @@
-"""What the views work with: one set per process, kept on the Flask app."""
+"""The objects that views work with: one set per process, kept on the Flask app."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tasks.scripts import SendOffers
 from tasks.settings import Settings
 from tasks.store import Store
 from web.caps import StreamCap
-from web.hub import Hub
-from web.log import JobLog
+from web.relay.hub import Hub
+from web.relay.job_log import JobLog
 
 _EXTENSION = "tokenrelay"
 
@@ -36,10 +36,10 @@ def services_of(app: Flask) -> Services:
 
 
 def services() -> Services:
-    """Those of the request's app."""
+    """Returns the services of the request's app."""
     return services_of(current_app)
 
 
 def base_url() -> str:
-    """Scheme and host as the request's client wrote them, without a final slash."""
+    """Returns scheme and host as the request's client wrote them, without a final slash."""
     return request.root_url.rstrip("/")

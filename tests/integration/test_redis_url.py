@@ -16,8 +16,8 @@ from tasks.connection import connect
 from tasks.settings import Settings
 from tests.conftest import start_redis
 from tests.integration.tls import Certificate, tls_in_front_of
-from web import log
-from web.hub import Hub
+from web.relay import job_log
+from web.relay.hub import Hub
 
 PASSWORD = "p@ss:w/o?r#d;%41 é"
 QUOTED = "p%40ss%3Aw%2Fo%3Fr%23d%3B%2541%20%C3%A9"
@@ -26,7 +26,7 @@ QUOTED = "p%40ss%3Aw%2Fo%3Fr%23d%3B%2541%20%C3%A9"
 def reach(redis_url: str) -> None:
     """Let everything that connects to Redis do so. Raises RedisError and OperationalError."""
     settings = Settings(redis_url=redis_url)
-    for client in (connect(settings), log.connect(settings.required_redis_url)):
+    for client in (connect(settings), job_log.connect(settings.required_redis_url)):
         with client:
             client.set("seen by redis-py", "yes")
     hub = Hub(settings.required_redis_url)

@@ -18,7 +18,7 @@ import web
 from tasks.settings import Settings
 from tests.integration.web_harness import REPOSITORY, Player, RedisServer, Server, assert_problem, serving
 from tests.waiting import PATIENCE_SECONDS, eventually
-from web import site
+from web.routes import site
 
 pytest_plugins = ["tests.integration.web_fixtures"]
 

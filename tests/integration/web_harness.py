@@ -122,15 +122,16 @@ SOON_SECONDS = 0.3
 
 
 def timed_app() -> Any:
-    """The product's app with other patience than in production."""
+    """Returns the product's app with other time limits than in production."""
     import web
-    from web import departure, incoming, reader, wire
+    from web.relay import reader, websocket_frames
+    from web.serving import disconnects, request_bodies
 
-    wire.STALL_SECONDS = 2.0
-    incoming.BODY_SECONDS = float(os.environ.get("TEST_BODY_SECONDS", incoming.BODY_SECONDS))
+    websocket_frames.STALL_SECONDS = 2.0
+    request_bodies.BODY_SECONDS = float(os.environ.get("TEST_BODY_SECONDS", request_bodies.BODY_SECONDS))
     if silent_seconds := int(os.environ.get("TEST_SILENT_SECONDS", 0)):
-        departure.SILENT_SECONDS = departure.PROBE_SECONDS = silent_seconds
-        departure.UNANSWERED_SECONDS = 2 * silent_seconds
+        disconnects.SILENT_SECONDS = disconnects.PROBE_SECONDS = silent_seconds
+        disconnects.UNANSWERED_SECONDS = 2 * silent_seconds
     reader.KEEP_ALIVE_SECONDS = float(os.environ.get("TEST_KEEP_ALIVE_SECONDS", NEVER_SECONDS))
     return web.create_app()
 

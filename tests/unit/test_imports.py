@@ -1,4 +1,4 @@
-"""Imports go one way: between the packages, and between the rooms of the engine."""
+"""Imports go one way: between the packages, the parts of the web server and those of the engine."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ast
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,47 @@ def test_packages_import_nothing_of_the_others(package: str, forbidden: set[str]
     assert not forbidden & set(json.loads(done.stdout))
 
 
+WEB = Path(__file__).parents[2] / "web"
+
+CONTRACT = {"web.answers", "web.errors", "web.render"}
+"""What every part of the web server may use: the shapes of answers, errors and JSON."""
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """The dotted names that a file imports: modules, and what it takes out of them."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module is not None, f"{path}: a relative import"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def is_inside(name: str, packages: set[str]) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+def test_the_relay_knows_neither_routes_nor_requests() -> None:
+    for path in (WEB / "relay").glob("*.py"):
+        for name in set(imports_of(path)) - {"web"}:
+            assert not is_inside(name, {"web"}) or is_inside(name, {"web.relay", *CONTRACT}), (path, name)
+            assert not is_inside(name, {"flask"}), (path, name)
+
+
+def test_only_the_app_factory_knows_the_routes() -> None:
+    for path in WEB.rglob("*.py"):
+        if path != WEB / "__init__.py" and path.parent != WEB / "routes":
+            assert not [name for name in imports_of(path) if is_inside(name, {"web.routes"})], path
+
+
+def test_answers_errors_and_json_know_nothing_else_of_the_web_server() -> None:
+    for module in CONTRACT:
+        path = WEB / f"{module.removeprefix('web.')}.py"
+        for name in set(imports_of(path)) - {"web"}:
+            assert not is_inside(name, {"web"}) or is_inside(name, CONTRACT), (path, name)
+
+
 @pytest.mark.parametrize(
     ("room", "others"),
     [
@@ -49,17 +91,6 @@ def test_rooms_of_the_engine_import_one_way(room: str, others: set[str]) -> None
     rooms = {folder.name for folder in engine.iterdir() if folder.is_dir()}
     modules = [*(engine / room).glob("*.py")]
     assert modules
-    imported = {name for module in modules for name in imported_names(module.read_text())}
+    imported = {name for module in modules for name in imports_of(module)}
     used = {name.split(".")[2] for name in imported if name.startswith("worker.engine.")}
     assert used & rooms <= {room, *others}
-
-
-def imported_names(source: str) -> set[str]:
-    """Modules that a source imports, wherever in it."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-        elif isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-    return names

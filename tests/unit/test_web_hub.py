@@ -13,12 +13,12 @@ from tasks import keys
 from tasks.job import Job
 from tasks.log import StatusEntry
 from tests.waiting import PATIENCE_SECONDS, eventually
-from web.hub import MAX_BATCHES, Channel, Hub, Subscription
-from web.render import Batch
+from web.relay.events import Batch
+from web.relay.hub import MAX_BATCHES, Channel, Hub, Subscription
 
 
 def batch(seq: int) -> Batch:
-    return Batch(seq, [StatusEntry(seq)])
+    return Batch.of_entries(seq, [StatusEntry(seq).encode()])
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Greenlets that wait for something from their client, and may be told to stop waiting."""
+"""Interrupts greenlets that wait for something from their client."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import gevent
 
 
 class Interruptible:
-    """The greenlets that are inside of `waiting` at this moment."""
+    """The greenlets that are inside `waiting` at this moment."""
 
     def __init__(self) -> None:
         self._greenlets: set[gevent.Greenlet] = set()
@@ -24,12 +24,12 @@ class Interruptible:
             self._greenlets.discard(greenlet)
 
     def interrupt(self, make_error: Callable[[], Exception]) -> None:
-        """Raise an error in each of them, soon."""
+        """Raises an error in each of them, soon."""
         loop = gevent.get_hub().loop
         for greenlet in self._greenlets:
             loop.run_callback(self._throw, greenlet, make_error())
 
     def _throw(self, greenlet: gevent.Greenlet, error: Exception) -> None:
-        # Runs in the hub. What the greenlet waited for may have come since: then it is somewhere else by now.
+        # Runs in gevent's hub. A greenlet that got what it waited for is elsewhere by now.
         if greenlet in self._greenlets:
             greenlet.throw(error)

@@ -1,4 +1,4 @@
-"""What only HTTP knows of a request: query parameters and headers. The submit body is `tasks.request`."""
+"""Query parameters and headers of requests. `tasks.request` has the body of a submit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class _Query(BaseModel):
-    # Parameters that are none of ours (a cache buster, a ticket) do no harm.
+    # Unknown parameters (a cache buster, a ticket) are ignored.
     model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
 
 
@@ -53,7 +53,7 @@ class StreamQuery(_Query):
 
 
 def parse_query(model: type[Model]) -> Model:
-    """The request's query. Raises InvalidRequestError, naming each bad parameter."""
+    """Returns the request's query. Raises InvalidRequestError, which names each bad parameter."""
     try:
         return model.model_validate(request.args.to_dict())
     except ValidationError as error:
@@ -61,7 +61,7 @@ def parse_query(model: type[Model]) -> Model:
 
 
 def preferred_wait() -> int | None:
-    """N of `Prefer: wait=N`; None without. Other preferences are ignored, as RFC 7240 has it.
+    """Returns N of `Prefer: wait=N`, or None without it. Other preferences are ignored, as RFC 7240 says.
 
     Raises InvalidRequestError.
     """
@@ -77,7 +77,7 @@ def preferred_wait() -> int | None:
 
 
 def idempotency_key() -> str | None:
-    """The header Idempotency-Key. Raises InvalidRequestError."""
+    """Returns the header Idempotency-Key, or None. Raises InvalidRequestError."""
     key = request.headers.get("Idempotency-Key")
     if key is not None and not re.fullmatch("[!-~]{1,255}", key):
         message = "must be 1 to 255 printable ASCII characters without spaces"
@@ -86,9 +86,9 @@ def idempotency_key() -> str | None:
 
 
 def resume_after() -> int:
-    """The seq after which a stream begins. Raises InvalidRequestError.
+    """Returns the seq after which a stream begins. Raises InvalidRequestError.
 
-    An EventSource that connects again repeats its URL and adds the header, so the header is the newer one.
+    An EventSource that connects again repeats its URL and adds the header, so the header is newer.
     """
     header = request.headers.get("Last-Event-ID", "")
     if header:
@@ -97,7 +97,7 @@ def resume_after() -> int:
 
 
 def wants_short_done() -> bool:
-    """Whether the job in a stream's `done` event is to lack its long fields. Raises InvalidRequestError."""
+    """Returns whether the job in a `done` event lacks its long fields. Raises InvalidRequestError."""
     form = request.args.get("done", "full")
     if form not in ("full", "short"):
         raise InvalidRequestError([FieldError("done", "must be 'full' or 'short'")])

@@ -1,4 +1,4 @@
-"""gunicorn's gevent worker, with a good-bye for its streams and without HTML."""
+"""gunicorn's gevent worker, which closes streams properly when it stops, and answers errors without HTML."""
 
 from __future__ import annotations
 
@@ -12,58 +12,58 @@ import gevent
 from gunicorn.workers.ggevent import GeventWorker
 
 from tasks.reaper import Reaper
-from web.departure import notice_silence
-from web.incoming import LAST_BODY_SECONDS, ClientBody
-from web.interrupts import Interruptible
-from web.reader import GoingAwayError
+from web.errors import GoingAwayError
 from web.render import to_json
 from web.services import services_of
+from web.serving.disconnects import notice_silence
+from web.serving.interrupts import Interruptible
+from web.serving.request_bodies import LAST_BODY_SECONDS, ClientBody
 
 LAST_CALL_SECONDS = 0.2
-"""While the server stops: time for a request that is on its way on a connection just opened."""
+"""While the server stops: time for the request of a connection that was just opened."""
 
-GOODBYE_SECONDS = 1.0
-"""For close frames to leave before a process ends that its master has left behind."""
+CLOSE_FRAMES_SECONDS = 1.0
+"""For close frames to be sent before a process ends whose master was killed."""
 
 GONE = frozenset({errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ECONNABORTED})
 """How the kernel says that a client has vanished."""
 
 
 class Worker(GeventWorker):  # type: ignore[misc]
-    """Closes the streams when it is told to stop: gunicorn itself drops them without a close frame.
+    """Closes the streams when it is told to stop; gunicorn itself drops them without a close frame.
 
-    It hangs up on idle connections as well, for which gunicorn would wait.
+    It also closes idle connections, for which gunicorn would wait.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._idle = Interruptible()
         self._receiving = Interruptible()
-        self._has_said_goodbye = False
+        self._has_closed_streams = False
 
     def timeout_ctx(self) -> _Idle:
-        """Around the wait for a connection's next request, headers included."""
+        """Returns what limits the wait for a connection's next request, headers included."""
         return _Idle(self._idle, self.cfg.keepalive if self.alive else LAST_CALL_SECONDS)
 
     def notify(self) -> None:
-        """gunicorn calls it every second, to the end.
+        """Looks for the end of this process; gunicorn calls this every second.
 
         A signal is not the only end: after `max_requests` gunicorn just stops accepting connections, and
-        where the master was killed it exits at once.
+        when the master was killed it exits at once.
         """
         is_orphaned = self.ppid != os.getppid()
         if is_orphaned or not self.alive:
-            self._say_goodbye()
+            self._close_streams()
         if is_orphaned:
-            gevent.sleep(GOODBYE_SECONDS)
+            gevent.sleep(CLOSE_FRAMES_SECONDS)
         super().notify()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         super().handle_exit(sig, frame)
-        gevent.spawn(self._say_goodbye)  # A signal handler must not block.
+        gevent.spawn(self._close_streams)  # A signal handler must not block.
 
     def handle_quit(self, sig: int, frame: FrameType | None) -> None:
-        gevent.spawn(self._say_goodbye)
+        gevent.spawn(self._close_streams)
         super().handle_quit(sig, frame)
 
     def handle(self, listener: Any, client: socket.socket, addr: Any) -> None:
@@ -76,8 +76,8 @@ class Worker(GeventWorker):  # type: ignore[misc]
         try:
             return super().handle_request(listener_name, req, *args)
         except OSError as error:
-            # A stalled reader, or one that vanished, is nobody's fault here; this kind gunicorn does not log
-            # with a traceback.
+            # A stalled or vanished reader is no fault of this server. gunicorn logs this kind of error
+            # without a traceback.
             if isinstance(error, TimeoutError) or error.errno in GONE:
                 raise ConnectionResetError(errno.ECONNRESET, str(error) or "the reader stalled") from error
             raise
@@ -86,13 +86,13 @@ class Worker(GeventWorker):  # type: ignore[misc]
             req.body = body
 
     def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: BaseException) -> None:
-        """What does not even parse as HTTP gets a problem, too."""
+        """Answers with a problem where not even HTTP could be parsed."""
         super().handle_error(req, _ProblemSocket(client), addr, exc)
 
-    def _say_goodbye(self) -> None:
-        if self._has_said_goodbye:
+    def _close_streams(self) -> None:
+        if self._has_closed_streams:
             return
-        self._has_said_goodbye = True
+        self._has_closed_streams = True
         if self.booted:
             services_of(self.wsgi).hub.close()
         self._idle.interrupt(StopIteration)  # gunicorn's way to end a connection.
@@ -104,7 +104,7 @@ def _body_cut_off() -> GoingAwayError:
 
 
 class _Idle:
-    """gunicorn's limit for an idle connection, which the server's stop ends as well."""
+    """gunicorn's limit for an idle connection, which ends when the server stops as well."""
 
     def __init__(self, idle: Interruptible, seconds: float) -> None:
         self._waiting = idle.waiting()
@@ -121,7 +121,7 @@ class _Idle:
 
 
 class _ProblemSocket:
-    """Stands in for the client's socket where gunicorn writes its HTML error page."""
+    """Replaces the client's socket where gunicorn writes its HTML error page."""
 
     def __init__(self, client: socket.socket) -> None:
         self._client = client
@@ -147,6 +147,6 @@ class _ProblemSocket:
 
 
 def start_reaper(worker: Worker) -> None:
-    """Every web process reaps too, so that deadlines fire while no worker lives."""
+    """Starts this process' reaper: deadlines must also fire while no worker is alive."""
     s = services_of(worker.wsgi)
     Reaper(s.store.redis, s.settings, s.send_offers).start()

@@ -1,4 +1,4 @@
-"""Holding a reply until a job has ended."""
+"""Holds a reply until a job has ended."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from math import inf
 
-from web.departure import on_departure, request_socket
-from web.reader import LOG_END, GoingAwayError, Reader
-from web.services import base_url, services
+from web.errors import GoingAwayError
+from web.relay.reader import LOG_END, Reader
+from web.services import services
+from web.serving.disconnects import on_disconnect, request_socket
 
 
 def place_to_wait(owner: str, seconds: float | None) -> AbstractContextManager[None]:
-    """One of the owner's places for streams and waiting calls, if the call is to wait at all.
+    """Returns one of the owner's places for streams and waiting calls, if the call waits at all.
 
     Entering it raises TooManyStreamsError.
     """
@@ -23,22 +24,22 @@ def place_to_wait(owner: str, seconds: float | None) -> AbstractContextManager[N
 def wait_for_end(job_id: str, seconds: float) -> None:
     """Returns when the job has ended, time is up, the client has left or the server stops."""
     reader = make_reader(job_id, after=LOG_END, until=time.monotonic() + seconds)
-    with on_departure(request_socket(), reader.leave), suppress(GoingAwayError):
+    with on_disconnect(request_socket(), reader.leave), suppress(GoingAwayError):
         _exhaust(reader)
 
 
 def wait_for_all(job_ids: Sequence[str]) -> bool:
-    """True when all jobs have ended, False when the client has left. Raises JobNotFoundError.
+    """Returns True when all jobs have ended, False when the client has left. Raises JobNotFoundError.
 
-    A server that stops lets this go on: its client has no other way to the result.
+    It also goes on while the server stops, because the client has no other way to the result.
     """
-    readers = [make_reader(job_id, after=LOG_END, stays=True) for job_id in job_ids]
+    readers = [make_reader(job_id, after=LOG_END, survives_shutdown=True) for job_id in job_ids]
 
     def leave() -> None:
         for reader in readers:
             reader.leave()
 
-    with on_departure(request_socket(), leave):
+    with on_disconnect(request_socket(), leave):
         for reader in readers:
             _exhaust(reader)
     return not any(reader.has_left for reader in readers)
@@ -49,20 +50,17 @@ def make_reader(
     *,
     after: int = 0,
     until: float = inf,
-    stays: bool = False,
-    is_done_short: bool = False,
+    survives_shutdown: bool = False,
 ) -> Reader:
-    """A reader on the request's app."""
+    """Returns a reader with the services of the request's app."""
     s = services()
     return Reader(
         s.hub,
         s.log,
         job_id,
         after=after,
-        base_url=base_url(),
         until=until,
-        stays=stays,
-        is_done_short=is_done_short,
+        survives_shutdown=survives_shutdown,
     )
 
 

@@ -1,4 +1,4 @@
-"""The relay's reads: small ones, of one job each, that give up soon."""
+"""The relay's reads of records and logs: small ones, of one job each, that fail soon."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from redis.retry import Retry
 from tasks.failover import connection_class
 from tasks.job import Job, Status
 from tasks.store import JobHeader, Store
-from web.render import Batch
+from web.relay.events import Batch
 
 PAGE_ENTRIES = 500
-"""Entries read at once: about 50 KB, so that a reader far behind neither holds Redis nor fills memory."""
+"""Entries read at once, about 50 KB: a reader far behind must neither block Redis nor fill memory."""
 
 TIMEOUT_SECONDS = 2.0
-"""With one retry a read fails within about 4 s, which leaves a stream time for its keep-alive."""
+"""With one retry a read fails within about 4 s, so a stream has time for its keep-alive."""
 
 MAX_CONNECTIONS = 32
-"""Shared by all readers of the process: after a reconnect each of them reads, a thousand at once perhaps."""
+"""Shared by all readers of the process: after a reconnect each of them reads, perhaps a thousand at once."""
 
 
 def connect(redis_url: str) -> Redis:
-    """A client for reads by the relay: less patient than `tasks.connection`, and bounded."""
+    """Returns a client with shorter time-outs than that of `tasks.connection`, and few connections."""
     pool = BlockingConnectionPool.from_url(
         redis_url,
         connection_class=connection_class(redis_url),
@@ -40,14 +40,14 @@ def connect(redis_url: str) -> Redis:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A piece of the log. `status` is None where there is no such job."""
+    """Successive entries of a log. `status` is None where there is no such job."""
 
     batch: Batch
     status: Status | None
 
     @property
     def is_last(self) -> bool:
-        return len(self.batch.entries) < PAGE_ENTRIES
+        return len(self.batch.events) < PAGE_ENTRIES
 
 
 class JobLog:
@@ -60,7 +60,7 @@ class JobLog:
         self._store.redis.ping()
 
     def header(self, job_id: str, owner: str | None) -> JobHeader:
-        """`owner` None reads anybody's. Raises JobNotFoundError."""
+        """Returns what a stream must know of a job; `owner` None means anybody's. Raises JobNotFoundError."""
         return self._store.header(job_id, owner)
 
     def job(self, job_id: str) -> Job:
@@ -68,6 +68,6 @@ class JobLog:
         return self._store.get(job_id)
 
     def page(self, job_id: str, after: int) -> Page:
-        """The next entries with seq > after, and the status at the same moment."""
+        """Returns the next entries with seq > after, and the job's status at the same moment."""
         page = self._store.read_page(job_id, after, PAGE_ENTRIES)
-        return Page(Batch(after + 1, page.entries), page.status)
+        return Page(Batch.of_entries(after + 1, page.entry_texts), page.status)

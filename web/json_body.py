@@ -1,4 +1,4 @@
-"""The body of a request as strict JSON."""
+"""Reads the body of a request as strict JSON."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ MAX_BODY_BYTES = 1024 * 1024
 
 
 def read_json() -> Any:
-    """The decoded body.
+    """Returns the decoded body.
 
-    Raises UnsupportedMediaTypeError, MalformedRequestError (not UTF-8, not JSON, NaN or Infinity, a name
-    given twice, half a surrogate pair) and werkzeug's RequestEntityTooLarge.
+    Raises UnsupportedMediaTypeError, MalformedRequestError (not UTF-8, not JSON, NaN or Infinity, a duplicate
+    key, half a surrogate pair) and werkzeug's RequestEntityTooLarge.
     """
     if request.mimetype != "application/json":
         raise UnsupportedMediaTypeError
@@ -28,7 +28,7 @@ def read_json() -> Any:
         raise MalformedRequestError(f"the body is not UTF-8: {error.reason} at byte {error.start}") from None
     try:
         body = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique)
-        _refuse_half_characters(text, body)
+        _refuse_half_surrogate_pairs(text, body)
     except RecursionError:
         raise MalformedRequestError("the body is nested too deeply") from None
     except ValueError as error:
@@ -37,7 +37,7 @@ def read_json() -> Any:
 
 
 def _read() -> bytes:
-    # Werkzeug cuts a chunked body off at its limit without a word, hence a limit that lies one byte beyond.
+    # Werkzeug silently cuts a chunked body off at its limit, so the limit given to it is one byte larger.
     request.max_content_length = MAX_BODY_BYTES + 1
     body = request.get_data(cache=False)
     if len(body) > MAX_BODY_BYTES:
@@ -52,12 +52,12 @@ def _refuse_constant(name: str) -> NoReturn:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) < len(pairs):
-        raise ValueError("a name stands twice in one object")
+        raise ValueError("duplicate key in a JSON object")
     return fields
 
 
-def _refuse_half_characters(text: str, body: Any) -> None:
-    """`"\\ud83d"` alone is JSON by the letter, but no text: it could not be stored or sent back."""
+def _refuse_half_surrogate_pairs(text: str, body: Any) -> None:
+    """Raises MalformedRequestError for `"\\ud83d"` alone: valid JSON, but no text that could be stored."""
     if "\\ud" in text or "\\uD" in text:
         try:
             json.dumps(body, ensure_ascii=False).encode()

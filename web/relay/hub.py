@@ -1,8 +1,9 @@
 """The hub: one pub/sub connection per web process, shared by every reader in it.
 
-A subscriber learns two things: batches of new entries, and that it must read the log. It must do so
-whenever messages may have passed it by: when Redis confirms its subscription, first or after a reconnect,
-and when its queue ran over. So a lost message, a slow reader and the race at the start are one case.
+A subscriber gets two things: batches of new entries, and the instruction to read the log. It must read the
+log whenever it may have missed messages: when Redis confirms its subscription, at first and after each
+reconnect, and when its queue was full. So a lost message, a slow reader and the race at the start are one
+case.
 """
 
 from __future__ import annotations
@@ -24,24 +25,24 @@ from redis.retry import Retry
 from tasks import keys
 from tasks.failover import connection_class
 from tasks.job import Job
-from web.render import Batch
+from web.relay.events import Batch
 
 MAX_BATCHES = 128
-"""Batches that wait for one reader, some seconds of a fast job; beyond it the log is the buffer."""
+"""Batches that wait for one reader: some seconds of a fast job. Beyond that the log is the buffer."""
 
 PING_SECONDS = 5.0
-"""A silent connection is asked after this long, and given up after twice as long."""
+"""A connection that was silent for this long gets a PING, and is given up after twice as long."""
 
 TIMEOUT_SECONDS = 2.0
 """For connecting and for sending."""
 
 FIRST_PAUSE_SECONDS = 0.05
 LONGEST_PAUSE_SECONDS = 2.0
-"""Between attempts to connect again; at most this much is added to a stream's pause after Redis is back."""
+"""Between attempts to connect again. A stream pauses at most this much longer than Redis was away."""
 
 CHANNELS_PER_COMMAND = 500
 MESSAGES_PER_TURN = 100
-"""The hub's greenlet gives way after so many messages that were there already."""
+"""The hub's greenlet lets others run after this many messages in a row."""
 
 logger = logging.getLogger(__name__)
 
@@ -57,9 +58,9 @@ class Subscription:
         self._woken = False
 
     def take(self, timeout: float) -> list[Batch] | None:
-        """Wait for news, `timeout` seconds at most.
+        """Waits for batches, `timeout` seconds at most.
 
-        None: read the log. An empty list: there is no news, time is up or somebody called `wake`.
+        None means: read the log. An empty list means that time is up or somebody called `wake`.
         """
         with self._changed:
             if not (self._batches or self._must_read_log or self._woken):
@@ -99,7 +100,7 @@ class Channel:
         self._loading = threading.Lock()
 
     def final_job(self, load: Callable[[], Job]) -> Job:
-        """The ended job, loaded for the first reader that needs it and kept while there are readers."""
+        """Returns the ended job: the first reader loads it, and it is kept while there are readers."""
         with self._loading:
             if self._final_job is None:
                 self._final_job = load()
@@ -107,19 +108,19 @@ class Channel:
 
 
 class Hub:
-    """Its connection is read by one greenlet, which starts with the first subscriber."""
+    """One greenlet reads the connection; it starts with the first subscriber."""
 
     def __init__(self, redis_url: str) -> None:
         pool = ConnectionPool.from_url(
             redis_url,
             connection_class=connection_class(redis_url),
             decode_responses=True,
-            protocol=2,  # RESP3's push messages take a detour through redis-py's debug log.
+            protocol=2,  # redis-py logs each push message of RESP3, which costs time.
             socket_connect_timeout=TIMEOUT_SECONDS,
             socket_timeout=TIMEOUT_SECONDS,
             socket_keepalive=True,
             health_check_interval=0,
-            retry=Retry(NoBackoff(), 0),  # A reconnect behind our back would lose messages silently.
+            retry=Retry(NoBackoff(), 0),  # A reconnect by redis-py itself would lose messages silently.
         )
         self._connection: Any = pool.make_connection()
         self._is_connected = False
@@ -131,7 +132,7 @@ class Hub:
 
     @contextmanager
     def subscribe(self, job_id: str) -> Iterator[Subscription]:
-        """Redis away is no error: the subscription comes into force when it is back."""
+        """Subscribes for the block. Redis may be away: the hub subscribes when it is back."""
         name = keys.events(job_id)
         subscription = self._enter(name)
         try:
@@ -140,7 +141,7 @@ class Hub:
             self._leave(name, subscription)
 
     def close(self) -> None:
-        """The server goes away: wake every reader, so that it can say so to its client."""
+        """Wakes every reader, because the server stops and each must tell its client."""
         self.is_closing = True
         with self._lock:
             subscriptions = [s for channel in self._channels.values() for s in channel.subscriptions]
@@ -148,7 +149,7 @@ class Hub:
             subscription.wake()
 
     def stop(self) -> None:
-        """Close the connection for good."""
+        """Closes the connection for good."""
         self._stopped.set()
         self._disconnect()
         if self._thread:
@@ -177,7 +178,7 @@ class Hub:
                 self._send("UNSUBSCRIBE", name)
 
     def _send(self, *command: str) -> None:
-        """With the lock held: the commands' order on the wire is that of the changes to `_channels`."""
+        """Sends a command. The caller holds the lock: commands have the order of changes to `_channels`."""
         if self._is_connected:
             try:
                 self._connection.send_command(*command, check_health=False)
@@ -195,7 +196,7 @@ class Hub:
                 if not self._stopped.is_set():
                     logger.warning("the pub/sub connection is lost, connecting again: %s", error)
             except Exception:
-                # Without this greenlet every stream of the process would stand still.
+                # Without this greenlet every stream of the process would stop.
                 logger.exception("the hub failed, connecting again")
             self._disconnect()
             self._stopped.wait(pause * random.uniform(0.5, 1))
@@ -255,7 +256,7 @@ class Hub:
 
 
 def _parse(name: str, message: str) -> Batch | None:
-    """None for what no script of ours has published."""
+    """Returns None for a message that no script of ours has published."""
     try:
         return Batch.parse(message)
     except ValueError as error:

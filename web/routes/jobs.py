@@ -12,13 +12,13 @@ from tasks.errors import UnavailableError
 from tasks.job import Job
 from tasks.request import parse_request
 from tasks.store import REDIS_RETRY_SECONDS, Submission
-from web import auth, schema
-from web.body import read_json
-from web.errors import problem
+from web import auth, parameters
+from web.error_responses import error_response
+from web.json_body import read_json
 from web.listing import list_response
 from web.render import job_body, json_response
 from web.services import base_url, services
-from web.wait import place_to_wait, wait_for_end
+from web.waiting import place_to_wait, wait_for_end
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +27,8 @@ bp = Blueprint("jobs", __name__, url_prefix="/v1/jobs")
 
 @bp.post("")
 def submit() -> Response:
-    key = schema.idempotency_key()
-    wait = schema.preferred_wait()
+    key = parameters.idempotency_key()
+    wait = parameters.preferred_wait()
     body = parse_request(read_json())
     with place_to_wait(auth.owner(), wait):
         return _submitted(services().store.submit(body, auth.owner(), key), wait)
@@ -36,7 +36,7 @@ def submit() -> Response:
 
 @bp.get("")
 def list_jobs() -> Response:
-    query = schema.parse_query(schema.ListQuery)
+    query = parameters.parse_query(parameters.ListQuery)
     store, url = services().store, base_url()
     page = store.list_ids(auth.owner(), query.status, query.limit, query.after)
     if query.fields == "summary":
@@ -47,7 +47,7 @@ def list_jobs() -> Response:
 
 @bp.get("/<job_id>")
 def get(job_id: str) -> Response:
-    wait = schema.parse_query(schema.WaitQuery).wait
+    wait = parameters.parse_query(parameters.WaitQuery).wait
     job = services().store.get(job_id, auth.owner())
     if wait and not job.is_ended:
         with place_to_wait(auth.owner(), wait):
@@ -58,8 +58,8 @@ def get(job_id: str) -> Response:
 
 @bp.post("/<job_id>/retry")
 def retry(job_id: str) -> Response:
-    key = schema.idempotency_key()
-    wait = schema.preferred_wait()
+    key = parameters.idempotency_key()
+    wait = parameters.preferred_wait()
     with place_to_wait(auth.owner(), wait):
         return _submitted(services().store.retry(job_id, auth.owner(), key), wait)
 
@@ -100,7 +100,7 @@ def _submitted(submission: Submission, wait: int | None) -> Response:
         logger.warning("%s was accepted, and Redis cannot be reached any more: %s", submission.job_id, error)
     if job is None:
         detail = f"Redis cannot be reached at present; {submission.job_id} was accepted before"
-        response = problem(UnavailableError(detail, retry_after=REDIS_RETRY_SECONDS))
+        response = error_response(UnavailableError(detail, retry_after=REDIS_RETRY_SECONDS))
     else:
         has_waited = wait is not None and job.is_ended
         response = _job(job, 200 if has_waited or not submission.created else 202)

@@ -18,23 +18,24 @@ from redis.exceptions import RedisError
 from tasks.connection import is_away
 from tasks.errors import InvalidRequestError, JobNotFoundError, TokenrelayError, UnavailableError
 from tasks.job import Job, Status
+from tasks.log import TokenEntry
 from tasks.request import JobRequest, field_errors, parse_request
 from tasks.settings import EngineKind
 from tasks.store import Store
-from web import auth, errors, schema
+from web import auth, error_responses, parameters
 from web.answers import (
-    DemoErrorBody,
     DemoFailure,
     DemoToken,
     GeneratedTextBody,
     GeneratedTextsBody,
     NotAwaitedBody,
 )
-from web.body import read_json
-from web.render import Event, json_response, to_json
+from web.json_body import read_json
+from web.relay.events import Event
+from web.render import json_response, to_json
 from web.services import base_url, services
-from web.sse import held_until_closed, sse_response
-from web.wait import make_reader, wait_for_all
+from web.streaming import held_until_closed, sse_response
+from web.waiting import make_reader, wait_for_all
 
 MAX_PROMPTS = 256
 """Each is a job of its own."""
@@ -119,8 +120,8 @@ def generate_stream() -> Response:
     body = _parse(PromptBody)
     with held_until_closed(services().streams.hold(auth.owner())) as until_closed:
         jobs = _submit([body.job_request(body.prompt)])
-        reader = make_reader(jobs.ids[0], stays=True, is_done_short=True)
-        response = until_closed(sse_response(reader, _as_tokens))
+        reader = make_reader(jobs.ids[0], survives_shutdown=True)
+        response = until_closed(sse_response(reader, token_message))
     # Without effect where the job has ended, as it has unless the client left first.
     response.call_on_close(jobs.cancel)
     return jobs.named_in(response)
@@ -180,7 +181,7 @@ def _parse(model: type[Body]) -> Body:
 
 def _submit(requests: Sequence[JobRequest]) -> _Jobs:
     jobs = _Jobs(services().store)
-    jobs.submit(requests, auth.owner(), schema.idempotency_key())
+    jobs.submit(requests, auth.owner(), parameters.idempotency_key())
     return jobs
 
 
@@ -199,7 +200,7 @@ def _run(requests: Sequence[JobRequest], render: Callable[[Texts], object]) -> R
         response = json_response(render(jobs.results()))
     except TokenrelayError as error:
         jobs.cancel()
-        response = errors.problem(error)
+        response = error_responses.error_response(error)
     except RedisError as error:
         if not is_away(error):
             raise
@@ -226,22 +227,22 @@ def _vllm_model() -> str:
     return own if own in models else models[0]
 
 
-def _as_tokens(events: Sequence[Event]) -> bytes:
-    found = (_token_data(json.loads(event.json)) for event in events)
-    return "".join(f"data: {data}\n\n" for data in found if data).encode()
+def token_message(event: Event) -> bytes:
+    """Returns nothing for an event that the demo's clients do not know."""
+    data = _token_data(event)
+    return f"data: {data}\n\n".encode() if data else b""
 
 
-def _token_data(event: dict[str, Any]) -> str | None:
-    """None for an event that the demo's clients do not know."""
-    match event:
-        case {"type": "token", "text": text} if text:
-            token: DemoToken = {"token": text}
-            return to_json(token)
-        case {"type": "done", "status": Status.COMPLETED}:
-            return "[DONE]"
-        case {"type": "done", "status": status, "job": {"error": error}}:
-            ended: DemoErrorBody = {"code": str(status), "message": f"the job was {status}"}
-            failure: DemoFailure = {"error": ended if error is None else error}
-            return to_json(failure)
-        case _:
-            return None
+def _token_data(event: Event) -> str | None:
+    if isinstance(event.entry, TokenEntry) and event.entry.text:
+        token: DemoToken = {"token": event.entry.text}
+        return to_json(token)
+    if event.job is None:
+        return None
+    return "[DONE]" if event.job.status is Status.COMPLETED else to_json(_failure(event.job))
+
+
+def _failure(job: Job) -> DemoFailure:
+    if job.error is None:
+        return {"error": {"code": str(job.status), "message": f"the job was {job.status}"}}
+    return {"error": {"code": job.error.code, "message": job.error.message}}

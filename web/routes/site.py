@@ -1,4 +1,4 @@
-"""The playground page and its files, as they lie in `pages/`."""
+"""The playground page and its files in `web/pages/`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from flask import Blueprint, Response, send_from_directory
 
-PAGES = Path(__file__).parent / "pages"
+PAGES = Path(__file__).parents[1] / "pages"
 
 CONTENT_SECURITY_POLICY = "; ".join(
     (

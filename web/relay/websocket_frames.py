@@ -1,9 +1,9 @@
-"""The socket under a WebSocket, as simple-websocket uses it, with what that leaves out.
+"""Text frames, and the socket under a WebSocket: what simple-websocket leaves out.
 
-simple-websocket 1.1.0 calls `sock.send`, which may send a part only (its issue 45: a slow reader got a
-corrupted frame), from two greenlets. Here a send is whole and locked. And before each send the socket must
-be writable: Linux calls it so while a third of its buffer is free, so a small frame goes out in one piece,
-and even when a reader has stopped reading, the few bytes of the close frame find room.
+simple-websocket 1.1.0 calls `sock.send`, which may send only a part (its issue 45: a slow reader got a
+corrupted frame), from two greenlets. Here each send is complete and locked. And before each send the socket
+must be writable: Linux calls it writable while a third of its buffer is free. So a small frame goes out in
+one piece, and even when a reader has stopped reading, the buffer has room for the bytes of the close frame.
 """
 
 from __future__ import annotations
@@ -17,18 +17,35 @@ from contextlib import suppress
 from gevent.monkey import get_original
 from gevent.socket import wait_write
 
+from web.relay.events import Event
+
+FINAL_TEXT = b"\x81"
+"""RFC 6455, 5.2: a text message in one frame."""
+
 STALL_SECONDS = 20.0
 """A reader whose buffer takes nothing for this long is too slow."""
 
 SEND_BUFFER_BYTES = 64 * 1024
-"""What the kernel holds for a reader (Linux doubles it); the rest waits in the log, where all share it."""
+"""What the kernel holds for a reader (Linux doubles it). The rest waits in the log, for all readers."""
+
+
+def text_message(_event: Event, data: str) -> bytes:
+    """Returns a WebSocket frame. A server's frames are not masked, so all readers get the same bytes."""
+    payload = data.encode()
+    if len(payload) < 126:
+        length = bytes([len(payload)])
+    elif len(payload) < 1 << 16:
+        length = b"\x7e" + len(payload).to_bytes(2)
+    else:
+        length = b"\x7f" + len(payload).to_bytes(8)
+    return FINAL_TEXT + length + payload
 
 
 class StalledError(OSError):
-    """The reader takes nothing any more."""
+    """The reader takes no more data."""
 
 
-class Wire:
+class FrameSocket:
     """Wraps a gevent socket."""
 
     def __init__(self, client: socket.socket) -> None:
@@ -38,7 +55,7 @@ class Wire:
         self._is_mid_frame = False
         self._is_closed = False
         self._on_close: Callable[[], None] | None = None
-        # gevent's poll would turn the event loop over for each frame.
+        # gevent's poll would run the event loop once for each frame.
         self._poll: select.poll = get_original("select", "poll")()
         self._poll.register(client.fileno(), select.POLLOUT)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
@@ -46,7 +63,7 @@ class Wire:
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def send(self, frames: bytes) -> int:
-        """Send all of `frames`, whole frames together. Raises StalledError and OSError."""
+        """Sends all of `frames`, which are one or more complete frames. Raises StalledError and OSError."""
         with self._lock:
             if self._is_stalled:
                 self._send_last(frames)
@@ -58,9 +75,9 @@ class Wire:
         return self._client.recv(size)
 
     def close(self) -> None:
-        """simple-websocket's receiving greenlet calls it at its end, whatever the reason.
+        """Ends the connection. simple-websocket's receiving greenlet calls this when it ends, for any reason.
 
-        The descriptor stays gunicorn's to close: here another greenlet may still wait to write to it.
+        Closing the descriptor stays gunicorn's task: another greenlet may still wait here to write to it.
         """
         with suppress(OSError):
             self._client.shutdown(socket.SHUT_RDWR)
@@ -69,6 +86,7 @@ class Wire:
             self._on_close()
 
     def when_closed(self, call: Callable[[], None]) -> None:
+        """Calls `call` when the connection ends, or at once where it has ended already."""
         self._on_close = call
         if self._is_closed:
             call()
@@ -90,7 +108,7 @@ class Wire:
                 raise
 
     def _send_last(self, close_frame: bytes) -> None:
-        """Into what room is left: nobody waits for this reader again."""
+        """Sends into the room that is left: nothing waits for this reader again."""
         if not self._is_mid_frame:
             self._client.settimeout(0)
             self._client.send(close_frame)

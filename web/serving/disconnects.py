@@ -1,10 +1,10 @@
-"""Noticing a client that has gone while its request waits.
+"""Notices a client that disconnects while its request waits.
 
-A WSGI view does not see it, so a greenlet peeks at the socket: end of file there means that the client
-has hung up. A client that closes only its sending half counts as gone too, as with other servers.
+A WSGI view does not see that, so a greenlet peeks at the socket: end of file means that the client has closed
+the connection. A client that closes only its sending half counts as gone too, as with other servers.
 
-A client whose host or network vanished does not hang up. The kernel probes it while nothing is sent, waits
-for its acknowledgements otherwise, and in the end reports an error on the socket.
+A client whose host or network vanished closes nothing. While nothing is sent the kernel probes it, otherwise
+the kernel waits for its acknowledgements; in the end it reports an error on the socket.
 """
 
 from __future__ import annotations
@@ -18,21 +18,22 @@ from flask import request
 from gevent.socket import wait_read
 
 SILENT_SECONDS = 15
-"""The kernel asks a silent client whether it is still there after this long."""
+"""The kernel probes a client that has been silent for this long."""
 
 PROBE_SECONDS = 5
-"""It asks again so often."""
+"""Between two probes."""
 
 UNANSWERED_SECONDS = 30
-"""A client is dead when nothing was heard from it for this long, or when it has not acknowledged for this
-long what was sent. Streams send something every 10 s, so that it is noticed within 40 s on all of them."""
+"""A client is dead when it has sent nothing, or not acknowledged what was sent, for this long.
+
+Streams send something every 10 s, so on all of them a dead client is noticed within 40 s."""
 
 
 def notice_silence(client: socket.socket) -> None:
-    """Let the kernel find out that a client has vanished, whatever the connection is used for."""
+    """Makes the kernel find out that a client has vanished, whatever the connection is used for."""
     if client.family not in (socket.AF_INET, socket.AF_INET6):
         return
-    # macOS calls the first one TCP_KEEPALIVE and lacks the last one; its probes find a silent client, too.
+    # macOS calls the first one TCP_KEEPALIVE and lacks the last one; its probes find a silent client as well.
     options = {
         "TCP_KEEPIDLE": SILENT_SECONDS,
         "TCP_KEEPALIVE": SILENT_SECONDS,
@@ -40,7 +41,7 @@ def notice_silence(client: socket.socket) -> None:
         "TCP_KEEPCNT": max(1, (UNANSWERED_SECONDS - SILENT_SECONDS) // PROBE_SECONDS),
         "TCP_USER_TIMEOUT": UNANSWERED_SECONDS * 1000,
     }
-    with suppress(OSError):  # It has left already, which is found out when it is read from.
+    with suppress(OSError):  # It has left already; the next read finds that out.
         client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for name, value in options.items():
             if hasattr(socket, name):
@@ -48,14 +49,14 @@ def notice_silence(client: socket.socket) -> None:
 
 
 def request_socket() -> socket.socket | None:
-    """The client's socket; None under another server than gunicorn, as in Flask's test client."""
+    """Returns the client's socket; None without gunicorn, as in Flask's test client."""
     found: socket.socket | None = request.environ.get("gunicorn.socket")
     return found
 
 
 @contextmanager
-def on_departure(client: socket.socket | None, call: Callable[[], None]) -> Iterator[None]:
-    """Call `call` from another greenlet if the client leaves before the block ends."""
+def on_disconnect(client: socket.socket | None, call: Callable[[], None]) -> Iterator[None]:
+    """Calls `call` from another greenlet if the client leaves before the block ends."""
     if client is None:
         yield
         return
@@ -63,7 +64,7 @@ def on_departure(client: socket.socket | None, call: Callable[[], None]) -> Iter
     try:
         yield
     finally:
-        # Blocks, because gunicorn must not read for the next request while the watcher still does.
+        # Blocks: gunicorn must not read the next request while the watcher still reads.
         watcher.kill()
 
 

@@ -24,11 +24,11 @@ from web.answers import (
     ProbeBody,
     TicketBody,
 )
-from web.demo import MAX_IDS_IN_HEADER, PromptBody, PromptsBody
 from web.openapi import SCHEMAS, Route, make_document
+from web.parameters import ListQuery, StreamQuery, WaitQuery
 from web.render import json_response
-from web.schema import ListQuery, StreamQuery, WaitQuery
-from web.site import CONTENT_SECURITY_POLICY
+from web.routes.demo import MAX_IDS_IN_HEADER, PromptBody, PromptsBody
+from web.routes.site import CONTENT_SECURITY_POLICY
 
 bp = Blueprint("docs", __name__)
 

@@ -1,7 +1,7 @@
-"""The body of a request as it comes in: not for ever, and not less of it than was announced.
+"""Limits on how long the body of a request may take to arrive.
 
-gunicorn waits for a body without a limit, so that a client which announces one and sends nothing, or a byte
-a minute, would hold a greenlet for as long as it likes, and a server that stops would wait for it.
+gunicorn waits for a body without a limit. So a client that announces one and sends nothing, or a byte a
+minute, would hold a greenlet for as long as it likes, and a server that stops would wait for it.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from gunicorn.http.errors import ParseException
 
 from tasks.errors import MalformedRequestError
 from web.errors import BodyTimeoutError
-from web.interrupts import Interruptible
+from web.serving.interrupts import Interruptible
 
 BODY_SECONDS = 20.0
-"""For a body to come, and a second more for every SLOWEST_BYTES_PER_SECOND of it."""
+"""For a body to arrive, and a second more for every SLOWEST_BYTES_PER_SECOND of it."""
 
 SLOWEST_BYTES_PER_SECOND = 16 * 1024
 """A body of 1 MiB has 84 s: enough for a slow mobile line."""
 
 LAST_BODY_SECONDS = 2.0
-"""For a body that is on its way while the server stops."""
+"""For a body that is still arriving while the server stops."""
 
 
 class ClientBody(io.RawIOBase):
     """Wraps the body of a gunicorn request.
 
     Reading raises BodyTimeoutError, MalformedRequestError (its chunks are malformed, or it ends too soon) and
-    what the server interrupts `receiving` with. After any of them gunicorn closes the connection, because
-    nobody knows where the next request begins.
+    the error with which the server interrupts `receiving`. After any of them gunicorn closes the connection,
+    because the start of the next request is unknown.
     """
 
     def __init__(self, request: Any, receiving: Interruptible, *, is_stopping: bool) -> None:
@@ -70,6 +70,6 @@ class ClientBody(io.RawIOBase):
 
 
 def _announced_length(request: Any) -> int:
-    """Its Content-Length, which gunicorn has checked; 0 without."""
+    """Returns the Content-Length, which gunicorn has checked; 0 without one."""
     lengths = [value for name, value in request.headers if name == "CONTENT-LENGTH"]
     return int(lengths[0]) if lengths else 0

@@ -1,4 +1,4 @@
-"""A reader: all events of a job after a given one, each once and in order, whatever happens in between."""
+"""A reader gets all events of a job after a given one, each once and in order, whatever happens."""
 
 from __future__ import annotations
 
@@ -9,37 +9,31 @@ from math import inf
 
 from redis.exceptions import ConnectionError, RedisError, TimeoutError
 
-from tasks.errors import JobNotFoundError, UnavailableError
+from tasks.errors import JobNotFoundError
 from tasks.job import TERMINAL_STATUSES
-from web.hub import Hub, Subscription
-from web.log import JobLog
-from web.render import Batch, Event, done_event
+from web.errors import GoingAwayError
+from web.relay.events import Batch, Event
+from web.relay.hub import Hub, Subscription
+from web.relay.job_log import JobLog
 
 KEEP_ALIVE_SECONDS = 10.0
-"""The contract promises 15; a read that hangs may take 4 of them."""
+"""The contract promises 15; a read of the log that hangs may take 4 of them."""
 
 RETRY_SECONDS = 0.5
 """Between attempts to read the log while Redis is away."""
 
 LOG_END = 2**62
-"""As `after`: no event, only the end. More would overflow Redis' list indexes."""
+"""As `after`: the reader gets no event, only the end. A larger one would overflow Redis' list indexes."""
 
 logger = logging.getLogger(__name__)
 
 
-class GoingAwayError(UnavailableError):
-    """The server is going away; go on with `after` on another one."""
-
-    code = "going_away"
-    title = "Going away"
-
-
 class Reader:
-    """Iterates over lists of events; an empty one is the time for a keep-alive.
+    """Iterates over lists of events; an empty one is the time for a keep-alive. A `done` event has its job.
 
-    Ends after `done`, where an ended job has nothing after `after`, after `leave` and at `until`
-    (time.monotonic). Iterating raises JobNotFoundError where the job is gone, and GoingAwayError when the
-    server stops, unless `stays` says that this reader is to be served to its end.
+    The iteration ends after `done`, where an ended job has nothing after `after`, after `leave`, and at
+    `until` (time.monotonic). It raises JobNotFoundError where the job is gone, and GoingAwayError when the
+    server stops, unless `survives_shutdown` says that this reader is served to its end.
     """
 
     def __init__(
@@ -49,19 +43,15 @@ class Reader:
         job_id: str,
         *,
         after: int = 0,
-        base_url: str,
         until: float = inf,
-        stays: bool = False,
-        is_done_short: bool = False,
+        survives_shutdown: bool = False,
     ) -> None:
         self._hub = hub
         self._log = log
         self._job_id = job_id
         self._last = min(after, LOG_END)
-        self._base_url = base_url
         self._until = until
-        self._stays = stays
-        self._is_done_short = is_done_short
+        self._survives_shutdown = survives_shutdown
         self.has_left = False
         self._is_finished = False
         self._read_log_at = inf
@@ -69,7 +59,7 @@ class Reader:
         self._subscription: Subscription | None = None
 
     def leave(self) -> None:
-        """End the iteration, from another greenlet."""
+        """Ends the iteration, from another greenlet."""
         self.has_left = True
         if self._subscription:
             self._subscription.wake()
@@ -78,7 +68,7 @@ class Reader:
         with self._hub.subscribe(self._job_id) as subscription:
             self._subscription = subscription
             while not self._is_over():
-                news = subscription.take(self._patience())
+                news = subscription.take(self._wait_seconds())
                 now = time.monotonic()
                 if now >= self._keep_alive_at:
                     self._keep_alive_at = now + KEEP_ALIVE_SECONDS
@@ -91,16 +81,16 @@ class Reader:
                         yield from self._follow(subscription, batch)
 
     def _is_over(self) -> bool:
-        if self._hub.is_closing and not self._stays and not self._is_finished:
+        if self._hub.is_closing and not self._survives_shutdown and not self._is_finished:
             raise GoingAwayError(retry_after=1)
         return self._is_finished or self.has_left or time.monotonic() >= self._until
 
-    def _patience(self) -> float:
+    def _wait_seconds(self) -> float:
         soonest = min(self._keep_alive_at, self._read_log_at, self._until)
         return max(0.0, soonest - time.monotonic())
 
     def _replay(self, subscription: Subscription) -> Iterator[list[Event]]:
-        """What the log has after the last event, page by page."""
+        """Yields what the log has after the last event, page by page."""
         self._read_log_at = inf
         while not self._is_over():
             try:
@@ -111,20 +101,20 @@ class Reader:
             if page.status is None:
                 raise JobNotFoundError(f"there is no job {self._job_id}")
             yield from self._deliver(subscription, page.batch)
-            if not page.batch.entries:
+            if not page.batch.events:
                 self._is_finished = page.status in TERMINAL_STATUSES
             if page.is_last or self._read_log_at < inf:
                 return
 
     def _follow(self, subscription: Subscription, batch: Batch) -> Iterator[list[Event]]:
-        """A published batch, or the log where one before it is missing."""
+        """Yields a published batch, or reads the log where a batch before it is missing."""
         if batch.first_seq > self._last + 1:
             yield from self._replay(subscription)
         else:
             yield from self._deliver(subscription, batch)
 
     def _deliver(self, subscription: Subscription, batch: Batch) -> Iterator[list[Event]]:
-        """Those events of a batch that are new to this reader."""
+        """Yields those events of a batch that are new to this reader."""
         if self._is_finished:
             return
         events = batch.events[self._last + 1 - batch.first_seq :]
@@ -134,8 +124,7 @@ class Reader:
             except (ConnectionError, TimeoutError) as error:
                 self._read_later(error)
                 return
-            done = done_event(events[-1], job, self._base_url, is_short=self._is_done_short)
-            events = [*events[:-1], done]
+            events = [*events[:-1], events[-1].with_job(job)]
         self._is_finished = batch.ends_job
         if events:
             self._last = events[-1].seq

@@ -1,0 +1,137 @@
+"""How errors are answered: always as JSON, never as HTML, never with a stack trace.
+
+Native routes answer RFC 9457 problems. A blueprint may have an encoder of its own (`encode_errors`), which
+also answers errors below the blueprint's URL prefix for which there is no view: 404, 405 and the like.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from flask import Blueprint, Flask, Response, current_app, request
+from redis.exceptions import RedisError
+from simple_websocket import ConnectionError as HandshakeError
+from werkzeug.exceptions import HTTPException
+from werkzeug.http import HTTP_STATUS_CODES
+from wsproto.utilities import LocalProtocolError, RemoteProtocolError
+
+from tasks.connection import is_away
+from tasks.errors import FieldError, InvalidRequestError, TokenrelayError, UnavailableError
+from tasks.store import REDIS_RETRY_SECONDS
+from web.answers import ProblemBody
+from web.render import to_json
+
+logger = logging.getLogger(__name__)
+
+_EXTENSION = "tokenrelay.error_encoders"
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorReport:
+    """An error as clients are told of it, whatever the shape. `code` names the kind of error for programs."""
+
+    status: int
+    code: str
+    title: str
+    detail: str
+    fields: Sequence[FieldError] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+Encoder = Callable[[ErrorReport], Response]
+"""Returns the error's status and body. Its headers are added afterwards."""
+
+
+def register(app: Flask) -> None:
+    app.extensions[_EXTENSION] = {}
+    app.register_error_handler(TokenrelayError, error_response)
+    app.register_error_handler(RedisError, _redis_failed)
+    app.register_error_handler(HTTPException, _http_error)
+    for error in (RemoteProtocolError, LocalProtocolError, HandshakeError):
+        app.register_error_handler(error, _bad_handshake)
+    app.register_error_handler(Exception, _unexpected)
+
+
+def encode_errors(app: Flask, blueprint: Blueprint, encode: Encoder) -> None:
+    """Gives the errors of a blueprint, and of those nested in it, a shape of their own."""
+    app.extensions[_EXTENSION][blueprint.name] = encode
+
+
+def problem(report: ErrorReport) -> Response:
+    """Returns a problem as RFC 9457 has it: the default shape."""
+    body: ProblemBody = {
+        "type": f"urn:tokenrelay:error:{report.code}",
+        "title": report.title,
+        "status": report.status,
+        "code": report.code,
+        "detail": report.detail,
+        "instance": request.path,
+        "errors": [{"field": error.field, "message": error.message} for error in report.fields],
+    }
+    return Response(to_json(body), report.status, mimetype="application/problem+json")
+
+
+def error_response(error: TokenrelayError) -> Response:
+    """Returns the answer for an error of ours, in the shape of the request's blueprint."""
+    fields = error.errors if isinstance(error, InvalidRequestError) else ()
+    headers = {}
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(error.retry_after)
+    if error.status == 401:
+        headers["WWW-Authenticate"] = 'Bearer realm="tokenrelay"'
+    return _encoded(ErrorReport(error.status, error.code, error.title, error.detail, fields, headers))
+
+
+def _encoded(report: ErrorReport) -> Response:
+    encoders: dict[str, Encoder] = current_app.extensions[_EXTENSION]
+    encode = next((encoders[name] for name in _blueprint_names() if name in encoders), problem)
+    response = encode(report)
+    response.headers.update(report.headers)
+    return response
+
+
+def _blueprint_names() -> Sequence[str]:
+    """Returns the blueprints of the request's view, the innermost first.
+
+    Where there is no view, it is the blueprint whose URL prefix covers most of the path.
+    """
+    if request.endpoint is not None:
+        return request.blueprints
+    prefixes = {name: blueprint.url_prefix or "" for name, blueprint in current_app.blueprints.items()}
+    covering = [name for name, prefix in prefixes.items() if prefix and _covers(prefix, request.path)]
+    return sorted(covering, key=lambda name: len(prefixes[name]), reverse=True)[:1]
+
+
+def _covers(prefix: str, path: str) -> bool:
+    return path == prefix or path.startswith(prefix.rstrip("/") + "/")
+
+
+def _redis_failed(error: RedisError) -> Response:
+    if not is_away(error):
+        return _unexpected(error)
+    logger.warning("%s %s: Redis: %s", request.method, request.path, error)
+    detail = "Redis cannot be reached at present"
+    return error_response(UnavailableError(detail, retry_after=REDIS_RETRY_SECONDS))
+
+
+def _http_error(error: HTTPException) -> Response:
+    """Answers Flask's own errors: no such route, no such method, a body that is too large and the like."""
+    status = error.code or 500
+    title = HTTP_STATUS_CODES.get(status, "Error")
+    code = title.lower().replace(" ", "_")
+    headers = {name: value for name, value in error.get_headers() if name in ("Allow", "Retry-After")}
+    return _encoded(ErrorReport(status, code, title, error.description or title, headers=headers))
+
+
+def _bad_handshake(error: Exception) -> Response:
+    """Answers by HTTP: wsproto found the error before it accepted the WebSocket."""
+    detail = str(error) or "malformed handshake"
+    headers = {"Sec-WebSocket-Version": "13"}
+    return _encoded(ErrorReport(400, "bad_handshake", "Bad WebSocket handshake", detail, headers=headers))
+
+
+def _unexpected(error: Exception) -> Response:
+    logger.error("%s %s failed", request.method, request.path, exc_info=error)
+    return error_response(TokenrelayError("an unexpected error; the server's log has the details"))

@@ -1,0 +1,52 @@
+"""From events to the bytes that a reader gets. Each format is an encoder over the same events."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+from tasks.job import Job
+from tasks.log import event as contract_event
+from web.answers import DoneEvent, JobBody, ShortJobBody
+from web.relay.events import Event
+from web.render import job_body, to_json
+
+LONG_FIELDS = frozenset({"request", "output"})
+"""The fields of a job that may be very long; a short `done` event lacks them."""
+
+Encoder = Callable[[Event], bytes]
+"""Returns what a reader gets for an event: nothing where its format has nothing for it."""
+
+Framing = Callable[[Event, str], bytes]
+"""Wraps an event's JSON for a transport: `sse.message` and `websocket_frames.text_message` do."""
+
+
+class ContractEncoder:
+    """Encodes events in the contract's JSON.
+
+    base_url: scheme and host as the reader sees them, without a final slash.
+    is_done_short: whether the job in the `done` event lacks its long fields.
+    """
+
+    def __init__(self, framing: Framing, base_url: str, *, is_done_short: bool = False) -> None:
+        self._framing = framing
+        self._base_url = base_url
+        self._is_done_short = is_done_short
+
+    def __call__(self, event: Event) -> bytes:
+        if event.job is not None:  # The job's addresses differ from reader to reader.
+            return self._framing(event, self._done_json(event.seq, event.job))
+        return event.shared(self._framing, lambda: self._framing(event, event_json(event)))
+
+    def _done_json(self, seq: int, job: Job) -> str:
+        body: JobBody | ShortJobBody = job_body(job, self._base_url)
+        if self._is_done_short:
+            short = {name: value for name, value in body.items() if name not in LONG_FIELDS}
+            body = cast("ShortJobBody", short)
+        fields: DoneEvent = {"seq": seq, "type": "done", "status": job.status, "job": body}
+        return to_json(fields)
+
+
+def event_json(event: Event) -> str:
+    """Returns the contract's JSON of an event without its job."""
+    return to_json(contract_event(event.seq, event.entry))

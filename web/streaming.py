@@ -1,0 +1,54 @@
+"""Responses that stream a reader's events, and end when the client leaves or stops reading."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+
+from flask import Response
+
+from web.relay import sse, websocket_frames
+from web.relay.encoders import Encoder
+from web.relay.reader import Reader
+from web.serving.disconnects import on_disconnect, request_socket
+
+
+def sse_response(reader: Reader, encode: Encoder) -> Response:
+    """Returns the reader's events as Server-Sent Events. The reader must be fresh."""
+    stream = _until_disconnect(reader, encode, request_socket())
+    return Response(stream, mimetype="text/event-stream", headers=sse.HEADERS)
+
+
+@contextmanager
+def held_until_closed(place: AbstractContextManager[None]) -> Iterator[Callable[[Response], Response]]:
+    """Enters `place`, and leaves it when the response that was given to the yielded function is closed.
+
+    If the block raises before it has given a response, `place` is left at its end.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(place)
+
+        def until_closed(response: Response) -> Response:
+            response.call_on_close(stack.pop_all().close)
+            return response
+
+        yield until_closed
+
+
+def _until_disconnect(reader: Reader, encode: Encoder, client: socket.socket | None) -> Iterator[bytes]:
+    with on_disconnect(client, reader.leave), _limited_sends(client):
+        yield from sse.stream(reader, encode)
+
+
+@contextmanager
+def _limited_sends(client: socket.socket | None) -> Iterator[None]:
+    """Makes gunicorn's sends raise TimeoutError where the client takes nothing for STALL_SECONDS."""
+    if client is None:
+        yield
+        return
+    client.settimeout(websocket_frames.STALL_SECONDS)
+    try:
+        yield
+    finally:
+        client.settimeout(None)
