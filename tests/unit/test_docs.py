@@ -1,7 +1,8 @@
-"""The README says what the code does."""
+"""The README, the licence and the architecture page are true."""
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from pydantic_core import PydanticUndefined
@@ -32,3 +33,9 @@ def test_every_module_has_its_line() -> None:
         for module in (root / package).glob("*.py"):
             if module.stem not in ("__init__", "gunicorn.conf"):
                 assert f"{module.stem}.py" in ARCHITECTURE, f"{package}/{module.name} is missing"
+
+
+def test_the_licence_is_apaches_own_text() -> None:
+    text = (Path(__file__).parents[2] / "LICENSE").read_bytes()
+    published = "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"
+    assert hashlib.sha256(text).hexdigest() == published, "https://www.apache.org/licenses/LICENSE-2.0.txt"
