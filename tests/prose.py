@@ -18,7 +18,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
-CHECKED = [".github", "examples", "SECURITY.md", "CODE_OF_CONDUCT.md"]
+CHECKED = [
+    ".github",
+    "examples",
+    "worker/models/bundled/README.md",
+    "docs/glossary.md",
+    *("CODE_OF_CONDUCT.md", "CONTRIBUTING.md", "README.md", "SECURITY.md"),
+    *("tests/integration/test_examples.py", "tests/browser/test_example_page.py", "tests/unit/test_docs.py"),
+]
 """What `make lint` checks, as patterns below ROOT. A folder stands for all readable files in it."""
 
 COMMENT_MARKS = {".lua": "--", ".js": "//", ".c": "//", ".h": "//", ".sh": "#", ".yml": "#", ".txt": "#"}

@@ -107,7 +107,7 @@ def flask_app(product: Web, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 @pytest.fixture(scope="module")
 def django_app(product: Web, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     port = free_port()
-    # A reloading server is two processes, of which the signal at the end would reach one.
+    # A server that reloads itself is two processes, and the signal at the end would reach only one of them.
     command = ["examples/django_app/manage.py", "runserver", "--noreload", str(port)]
     log = tmp_path_factory.mktemp("django") / "log"
     with serving(product, log, "/tales/none/", port, sys.executable, *command) as client:
