@@ -23,7 +23,7 @@ CHECKED = [
     "examples",
     "worker/models/bundled/README.md",
     "docs/glossary.md",
-    *("CODE_OF_CONDUCT.md", "CONTRIBUTING.md", "README.md", "SECURITY.md"),
+    *("CHANGELOG.md", "CODE_OF_CONDUCT.md", "CONTRIBUTING.md", "README.md", "SECURITY.md"),
     *("tests/integration/test_examples.py", "tests/browser/test_example_page.py", "tests/unit/test_docs.py"),
 ]
 """What `make lint` checks, as patterns below ROOT. A folder stands for all readable files in it."""
