@@ -86,6 +86,7 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m tests.prose
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

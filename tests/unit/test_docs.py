@@ -1,9 +1,12 @@
-"""The README says what the code does."""
+"""The README, the licence and the architecture page are true."""
 
 from __future__ import annotations
 
+import hashlib
+import re
 from pathlib import Path
 
+import pytest
 from pydantic_core import PydanticUndefined
 
 from tasks.settings import Settings
@@ -11,6 +14,12 @@ from tasks.settings import Settings
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
+PAGES = [
+    *ROOT.glob("*.md"),
+    *ROOT.glob("docs/*.md"),
+    ROOT / "examples" / "README.md",
+    ROOT / "worker" / "models" / "bundled" / "README.md",
+]
 
 TOLD_TOGETHER = ("worker/engine", "worker/models")
 """Folders that have one line, which need not name each of their modules."""
@@ -49,3 +58,52 @@ def is_named(module: Path, folder: Path, rows: list[str]) -> bool:
         for row in rows
         for start in starts
     )
+
+
+def test_the_licence_is_apaches_own_text() -> None:
+    text = (ROOT / "LICENSE").read_bytes()
+    published = "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"
+    assert hashlib.sha256(text).hexdigest() == published, "https://www.apache.org/licenses/LICENSE-2.0.txt"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files_and_headings(page: Path) -> None:
+    for address in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if "://" in address:
+            continue
+        file, _, heading = address.partition("#")
+        target = page.parent / file if file else page
+        assert target.exists(), address
+        if heading:
+            assert heading in anchors(target), address
+
+
+def anchors(page: Path) -> set[str]:
+    """The names of a page's headings in links, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_glossary_is_in_alphabetical_order() -> None:
+    terms = re.findall(r"^\*\*(.+?)\.\*\*", (ROOT / "docs" / "glossary.md").read_text(), re.MULTILINE)
+    assert len(terms) > 40
+    assert terms == sorted(terms, key=str.lower)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_that_a_page_names_are_there(page: Path) -> None:
+    folders = "tasks|web|worker|client|deploy|bench|training|tests|docs|examples"
+    for name in re.findall(rf"`((?:{folders})/[\w./-]+\w)", page.read_text()):
+        # Tables about tests leave their folder out.
+        assert (ROOT / name).exists() or (ROOT / "tests" / name).exists() or "NAME" in name, name
+
+
+def test_tests_that_a_page_names_are_there() -> None:
+    tests = {
+        name
+        for path in ROOT.glob("tests/**/test_*.py")
+        for name in re.findall(r"def (\w+)\(", path.read_text())
+    }
+    named = {name for page in PAGES for name in re.findall(r"::(test_\w+)", page.read_text())}
+    assert len(named) > 50
+    assert named - tests == set()

@@ -1,0 +1,190 @@
+"""The examples run as their comments say, against the whole product."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.conftest import free_port
+from tests.integration.product import Web
+from tests.integration.workers import ROOT
+from tests.waiting import PATIENCE_SECONDS, eventually
+
+pytest_plugins = ["tests.integration.product_fixtures"]
+
+EXAMPLES = ROOT / "examples"
+
+
+def environment(product: Web) -> dict[str, str]:
+    """What examples/README.md tells to set."""
+    own = {"PYTHONPATH": str(ROOT), "TOKENRELAY_URL": product.url, "REDIS_URL": product.redis_url}
+    return os.environ | own | {"ENGINE": "echo", "PYTHONUNBUFFERED": "1"}
+
+
+def output(product: Web, *command: str) -> list[str]:
+    """The lines that an example prints."""
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=environment(product),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+@contextmanager
+def serving(product: Web, log: Path, path: str, port: int, *command: str) -> Iterator[httpx.Client]:
+    """A client of an example that serves HTTP on `port`, once `path` answers."""
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment(product), stdout=file, stderr=subprocess.STDOUT
+        )
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_SECONDS) as client:
+
+            def answers() -> bool:
+                assert process.poll() is None, log.read_text()
+                try:
+                    client.get(path)
+                except httpx.TransportError:
+                    return False
+                return True
+
+            eventually(answers)
+            yield client
+    finally:
+        process.terminate()
+        process.wait(PATIENCE_SECONDS)
+    assert "Traceback" not in log.read_text(), log.read_text()
+
+
+def test_the_script_streams_its_words(product: Web) -> None:
+    job, text, end = output(product, sys.executable, "examples/script.py", "to and fro")
+    assert re.fullmatch(r"job job_\w+", job)
+    assert text.split() == ["to", "and", "fro"] * 10
+    assert end == "completed 30 tokens"
+
+
+def test_the_celery_script_gets_its_result_beside_an_app_of_its_own(product: Web) -> None:
+    job, text = output(product, sys.executable, "examples/celery_script.py", "to and fro")
+    assert re.fullmatch(r"job job_\w+", job)
+    assert text.split() == ["to", "and", "fro"] * 10
+
+
+def test_the_walkthrough_shows_the_life_of_a_job(product: Web) -> None:
+    lines = output(product, "sh", "examples/walkthrough.sh")
+    job, again = [line for line in lines if line.startswith("job job_")]
+    assert job == again
+    assert [line[0] for line in lines if re.match(r"\d\. ", line)] == list("1234567")
+    numbers = [int(line.removeprefix("id: ")) for line in lines if line.startswith("id: ")]
+    assert numbers == [*range(1, numbers[-1] + 1), *range(3, numbers[-1] + 1)]
+    assert '"status":"cancelled"' in lines
+    assert '"field":"max_tokens"' in lines[-1]
+
+
+@pytest.fixture(scope="module")
+def flask_app(product: Web, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    port = free_port()
+    command = ["-m", "flask", "--app", "examples/flask_app/app", "run", "--port", str(port)]
+    log = tmp_path_factory.mktemp("flask") / "log"
+    with serving(product, log, "/tales/none", port, sys.executable, *command) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def django_app(product: Web, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    port = free_port()
+    # A server that reloads itself is two processes, and the signal at the end would reach only one of them.
+    command = ["examples/django_app/manage.py", "runserver", "--noreload", str(port)]
+    log = tmp_path_factory.mktemp("django") / "log"
+    with serving(product, log, "/tales/none/", port, sys.executable, *command) as client:
+        yield client
+
+
+def told(client: httpx.Client, path: str) -> dict[str, Any]:
+    """The tale at `path`, once it has been told."""
+    return eventually(lambda: tale if "words" in (tale := client.get(path).json()) else {})
+
+
+def test_the_flask_app_submits_and_shows(flask_app: httpx.Client) -> None:
+    answer = flask_app.post("/tales", data={"name": "Mira"})
+    assert answer.status_code == 202
+    tale = told(flask_app, answer.headers["Location"])
+    assert tale["id"] == answer.json()["id"]
+    assert (tale["status"], tale["words"], tale["error"]) == ("completed", 40, None)
+    assert tale["text"].split()[:7] == ["Once", "upon", "a", "time", "there", "was", "Mira"]
+
+
+def test_a_request_to_the_flask_app_may_be_repeated(flask_app: httpx.Client) -> None:
+    key = {"Idempotency-Key": "a-click"}
+    first, second = (flask_app.post("/tales", data={"name": "Mira"}, headers=key) for _ in range(2))
+    assert first.json()["id"] == second.json()["id"]
+
+
+def test_the_flask_app_passes_refusals_on(flask_app: httpx.Client) -> None:
+    assert flask_app.get("/tales/job_unknown").status_code == 404
+    refusal = flask_app.post("/tales", data={"name": "Mira"}, headers={"Idempotency-Key": "x" * 1000})
+    assert refusal.status_code == 422
+    assert "Idempotency-Key" in refusal.text
+
+
+def test_the_django_app_submits_and_shows(django_app: httpx.Client) -> None:
+    answer = django_app.post("/tales/", data={"name": "Mira"})
+    assert answer.status_code == 202
+    tale = told(django_app, f"/tales/{answer.json()['id']}/")
+    assert (tale["id"], tale["state"], tale["words"]) == (answer.json()["id"], "SUCCESS", 40)
+    assert tale["text"].split()[:7] == ["Once", "upon", "a", "time", "there", "was", "Mira"]
+
+
+WHOSE_TASKS = """
+import importlib, celery
+{imports}
+print(celery.current_app.main, importlib.import_module("{tasks}").count_words.app.main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("folder", "imports", "tasks", "app"),
+    [
+        ("flask_app", "import app", "tasks", "flask_project"),
+        ("django_app", "import mysite, tales.views", "tales.tasks", "mysite"),
+    ],
+)
+def test_a_projects_own_celery_app_stays_its_own(
+    product: Web, folder: str, imports: str, tasks: str, app: str
+) -> None:
+    """And its own `tasks.py` is the one that it imports."""
+    code = WHOSE_TASKS.format(imports=imports, tasks=tasks)
+    path = os.pathsep.join([str(EXAMPLES / folder), str(ROOT)])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=EXAMPLES / folder,
+        env=environment(product) | {"PYTHONPATH": path, "DJANGO_SETTINGS_MODULE": "mysite.settings"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == [app, app]
+
+
+def test_every_example_is_in_the_list() -> None:
+    listed = set(re.findall(r"^\| \[([^\]]+)\]", (EXAMPLES / "README.md").read_text(), re.MULTILINE))
+    there = {
+        f"{path.name}/" if path.is_dir() else path.name
+        for path in EXAMPLES.iterdir()
+        if path.name not in ("README.md", "__pycache__")
+    }
+    assert listed == there
