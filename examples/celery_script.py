@@ -11,7 +11,7 @@ import sys
 from celery import Celery
 from celery.result import AsyncResult
 
-from tasks import get_app, submit
+from tokenrelay import get_app, submit
 
 # Stands for the Celery app that your program has already. It stays the default app of the process.
 own_app = Celery("own", broker="memory://")

@@ -8,7 +8,7 @@ TOKENRELAY_URL says where the server is, TOKENRELAY_API_KEY is your key if the s
 import os
 import sys
 
-from client import Client
+from tokenrelay import Client
 
 prompt = sys.argv[1] if len(sys.argv) > 1 else "Once upon a time"
 url = os.environ.get("TOKENRELAY_URL", "http://127.0.0.1:8000")

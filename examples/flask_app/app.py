@@ -5,7 +5,8 @@
     curl localhost:5000/tales/JOB_ID
 
 It talks to Tokenrelay over HTTP, so it needs neither Redis nor Tokenrelay's settings. The client imports no
-Celery, so this project's own Celery app and `tasks.py` are not affected.
+Celery, and nothing of Tokenrelay is called `tasks`, so this project's own Celery app and `tasks.py` are not
+affected.
 """
 
 import os
@@ -13,23 +14,23 @@ import os
 from flask import Flask, abort, request, url_for
 
 import tasks  # This project's own, beside this file.
-from client import Client, InvalidRequestError, NotFoundError, UnavailableError, UnreachableError
+from tokenrelay import Client, InvalidRequestError, NotFoundError, UnavailableError, UnreachableError
 
 app = Flask(__name__)
 
 # All threads share one client, which keeps its connections open. A web request should not wait long, so calls
 # give up after 5 seconds instead of 60.
-tokenrelay = Client(
+client = Client(
     os.environ.get("TOKENRELAY_URL", "http://127.0.0.1:8000"),
     os.environ.get("TOKENRELAY_API_KEY"),
-    patience_seconds=5,
+    retry_seconds=5,
 )
 
 
 @app.post("/tales")
 def submit():
     try:
-        job = tokenrelay.submit(
+        job = client.submit(
             f"Once upon a time there was {request.form['name']}",
             max_tokens=40,
             # A browser that repeats its request with the same key gets the same job, not a second one.
@@ -45,7 +46,7 @@ def submit():
 @app.get("/tales/<job_id>")
 def show(job_id):
     try:
-        job = tokenrelay.get(job_id)
+        job = client.get(job_id)
     except NotFoundError:
         abort(404)
     tale = {"id": job.id, "status": job.status, "text": job.text, "error": job.error}

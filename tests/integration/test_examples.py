@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,18 +18,18 @@ from tests.integration.product import Web
 from tests.integration.workers import ROOT
 from tests.waiting import PATIENCE_SECONDS, eventually
 
-pytest_plugins = ["tests.integration.product_fixtures"]
+pytest_plugins = ["tests.integration.package_fixtures", "tests.integration.product_fixtures"]
 
 EXAMPLES = ROOT / "examples"
 
 
 def environment(product: Web) -> dict[str, str]:
     """What examples/README.md tells to set."""
-    own = {"PYTHONPATH": str(ROOT), "TOKENRELAY_URL": product.url, "REDIS_URL": product.redis_url}
+    own = {"TOKENRELAY_URL": product.url, "REDIS_URL": product.redis_url}
     return os.environ | own | {"ENGINE": "echo", "PYTHONUNBUFFERED": "1"}
 
 
-def output(product: Web, *command: str) -> list[str]:
+def output(product: Web, *command: str | Path) -> list[str]:
     """The lines that an example prints."""
     done = subprocess.run(
         command,
@@ -46,7 +45,7 @@ def output(product: Web, *command: str) -> list[str]:
 
 
 @contextmanager
-def serving(product: Web, log: Path, path: str, port: int, *command: str) -> Iterator[httpx.Client]:
+def serving(product: Web, log: Path, path: str, port: int, *command: str | Path) -> Iterator[httpx.Client]:
     """A client of an example that serves HTTP on `port`, once `path` answers."""
     with log.open("wb") as file:
         process = subprocess.Popen(
@@ -71,15 +70,15 @@ def serving(product: Web, log: Path, path: str, port: int, *command: str) -> Ite
     assert "Traceback" not in log.read_text(), log.read_text()
 
 
-def test_the_script_streams_its_words(product: Web) -> None:
-    job, text, end = output(product, sys.executable, "examples/script.py", "to and fro")
+def test_the_script_streams_its_words(product: Web, installed: Path) -> None:
+    job, text, end = output(product, installed / "python", "examples/script.py", "to and fro")
     assert re.fullmatch(r"job job_\w+", job)
     assert text.split() == ["to", "and", "fro"] * 10
     assert end == "completed 30 tokens"
 
 
-def test_the_celery_script_gets_its_result_beside_an_app_of_its_own(product: Web) -> None:
-    job, text = output(product, sys.executable, "examples/celery_script.py", "to and fro")
+def test_the_celery_script_gets_its_result_beside_an_app_of_its_own(product: Web, installed: Path) -> None:
+    job, text = output(product, installed / "python", "examples/celery_script.py", "to and fro")
     assert re.fullmatch(r"job job_\w+", job)
     assert text.split() == ["to", "and", "fro"] * 10
 
@@ -96,21 +95,25 @@ def test_the_walkthrough_shows_the_life_of_a_job(product: Web) -> None:
 
 
 @pytest.fixture(scope="module")
-def flask_app(product: Web, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+def flask_app(
+    product: Web, installed: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[httpx.Client]:
     port = free_port()
     command = ["-m", "flask", "--app", "examples/flask_app/app", "run", "--port", str(port)]
     log = tmp_path_factory.mktemp("flask") / "log"
-    with serving(product, log, "/tales/none", port, sys.executable, *command) as client:
+    with serving(product, log, "/tales/none", port, installed / "python", *command) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
-def django_app(product: Web, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+def django_app(
+    product: Web, installed: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[httpx.Client]:
     port = free_port()
     # A server that reloads itself is two processes, and the signal at the end would reach only one of them.
     command = ["examples/django_app/manage.py", "runserver", "--noreload", str(port)]
     log = tmp_path_factory.mktemp("django") / "log"
-    with serving(product, log, "/tales/none/", port, sys.executable, *command) as client:
+    with serving(product, log, "/tales/none/", port, installed / "python", *command) as client:
         yield client
 
 
@@ -164,15 +167,14 @@ print(celery.current_app.main, importlib.import_module("{tasks}").count_words.ap
     ],
 )
 def test_a_projects_own_celery_app_stays_its_own(
-    product: Web, folder: str, imports: str, tasks: str, app: str
+    product: Web, installed: Path, folder: str, imports: str, tasks: str, app: str
 ) -> None:
     """And its own `tasks.py` is the one that it imports."""
     code = WHOSE_TASKS.format(imports=imports, tasks=tasks)
-    path = os.pathsep.join([str(EXAMPLES / folder), str(ROOT)])
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [installed / "python", "-c", code],
         cwd=EXAMPLES / folder,
-        env=environment(product) | {"PYTHONPATH": path, "DJANGO_SETTINGS_MODULE": "mysite.settings"},
+        env=environment(product) | {"DJANGO_SETTINGS_MODULE": "mysite.settings"},
         capture_output=True,
         text=True,
         check=True,

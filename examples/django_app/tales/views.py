@@ -4,7 +4,7 @@ from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_GET, require_POST
 
 from tales.tasks import count_words
-from tasks import get_app, submit
+from tokenrelay import get_app, submit
 
 
 @csrf_exempt  # So that curl may post to it. A form of your own pages needs no exemption.
