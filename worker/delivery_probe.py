@@ -14,6 +14,7 @@ from typing import Any
 
 from celery import bootsteps
 from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
 
 from tasks.app import JobApp, celery_queue
 
@@ -48,11 +49,12 @@ class DeliveryProbe:
         self._missing_since = 0.0
 
     def send_probe(self) -> None:
-        """Send one more message. A Redis that is away says nothing about Celery."""
+        """Sends one more message. The time while Redis is away does not count: Celery is not at fault."""
         try:
             self._send()
-        except OperationalError as error:
+        except (OperationalError, RedisError) as error:
             logger.warning("could not send a probe of Celery's delivery: %s", error)
+            self._missing = 0  # Celery has to reconnect before it can deliver the earlier ones.
             return
         if not self._missing:
             self._missing_since = self._clock()

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tasks.app import JobApp
 from tasks.job import Job
+from tasks.settings import Settings
 from tasks.store import Store
+from tests.conftest import free_port, start_redis
 from tests.integration.conftest import StartWorkers, Submit
 from tests.waiting import eventually
+from worker.delivery_probe import DeliveryProbe
 
 
 def ended(store: Store, job_id: str) -> Job:
@@ -46,3 +50,28 @@ def test_a_full_worker_is_not_taken_for_one_without_deliveries(
         eventually(lambda: store.get(second).is_ended)
         assert len(store.get(first).attempts) == len(store.get(second).attempts) == 1
         assert worker.process.poll() is None
+
+
+def test_the_time_while_redis_is_away_does_not_count(tmp_path: Path) -> None:
+    now = 0.0
+    port = free_port()
+    redis, url = start_redis(tmp_path, port=port)
+    try:
+        probe = DeliveryProbe(JobApp(Settings(redis_url=url)), "worker@test", 10, lambda: now)
+        probe.send_probe()
+        redis.kill()
+        redis.wait()
+        now = 9.0
+        probe.send_probe()
+        redis, _ = start_redis(tmp_path, port=port)
+        for seconds in (9.5, 10.0, 10.5, 11.0):
+            now = seconds
+            probe.send_probe()
+        assert not probe.is_overdue()
+        now = 19.4
+        assert not probe.is_overdue()
+        now = 21.1
+        assert probe.is_overdue()
+    finally:
+        redis.kill()
+        redis.wait()
