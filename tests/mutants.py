@@ -75,21 +75,21 @@ class Mutant:
 LUA = "tasks/lua/"
 MUTANTS = [
     Mutant(
-        "a flush without the token is refused",
+        "a flush without the lease token is refused",
         LUA + "flush.lua",
         "if not job or job.lease_token ~= lease_token then",
         "if not job then",
         LINE + "test_a_worker_that_lost_its_lease_can_do_nothing_any_more",
     ),
     Mutant(
-        "a release without the token is refused",
+        "a release without the lease token is refused",
         LUA + "release.lua",
         "job.place == 'leases' and job.lease_token == lease_token",
         "job.place == 'leases'",
         LINE + "test_a_worker_that_lost_its_lease_can_do_nothing_any_more",
     ),
     Mutant(
-        "nothing is appended behind a hole in the log",
+        "nothing is appended after a gap in the log",
         LUA + "flush.lua",
         "elseif length < base then",
         "elseif false then",
@@ -173,7 +173,7 @@ MUTANTS = [
         LINE + "test_free_slots_of_several_workers_do_not_add_up",
     ),
     Mutant(
-        "others take what comes behind a wide job",
+        "other workers take the jobs that come after a wide one",
         LUA + "prelude.lua",
         "      if head then passed[head.line] = (passed[head.line] or 0) + 1 end\n",
         "",
@@ -257,7 +257,7 @@ MUTANTS = [
         ROLLBACK + "test_nothing_is_taken_from_who_claimed_it_since",
     ),
     Mutant(
-        "no text is put behind another one",
+        "no text is appended to a different one",
         LUA + "take_back.lua",
         "if entry ~= ARGV[FIRST_ENTRY + i - 1] then return 0 end",
         "",
