@@ -22,7 +22,7 @@ CHECKED = [
     ".github",
     "examples",
     "worker/models/bundled/README.md",
-    "docs/glossary.md",
+    "docs",
     *("CHANGELOG.md", "CODE_OF_CONDUCT.md", "CONTRIBUTING.md", "README.md", "SECURITY.md"),
     *("tests/integration/test_examples.py", "tests/browser/test_example_page.py", "tests/unit/test_docs.py"),
 ]
