@@ -12,7 +12,7 @@ from tasks.job import Status
 from tasks.leases import Claim, Leases, Outcome, WorkerInfo, Write
 from tasks.reaper import Reaper
 from tasks.request import parse_request
-from tasks.scripts import Offer
+from tasks.scripts import Offer, Scripts
 from tasks.settings import Settings
 from tasks.store import Store
 
@@ -24,16 +24,17 @@ class Harness:
         self.redis: Any = redis
         self.settings = settings
         self.offers: list[Offer] = []
-        self.store = Store(redis, settings, self.send_offers)
-        self.leases = Leases(redis, settings, self.send_offers)
-        self.reaper = Reaper(redis, settings, self.send_offers)
+        self.scripts = Scripts(redis, settings, self.send_offers)
+        self.store = Store(self.scripts)
+        self.leases = Leases(self.scripts)
+        self.reaper = Reaper(self.scripts)
 
     def send_offers(self, offers: Sequence[Offer]) -> None:
         self.offers += offers
 
     @property
     def offered(self) -> list[str]:
-        """The ids of all jobs that were offered, in order."""
+        """Returns the ids of all jobs that were offered, in order."""
         return [job_id for _, job_id in self.offers]
 
     def submit(self, owner: str = "ada", **options: Any) -> str:
@@ -55,7 +56,7 @@ class Harness:
         return claim
 
     def complete(self, claim: Claim, base: int | None = None) -> None:
-        """base: log length, where tokens were written since the claim."""
+        """base: length of the log, if tokens were written since the claim."""
         base = len(claim.entries) if base is None else base
         self.leases.flush([Write(claim.job_id, claim.lease_token, base, 1, (), Outcome(Status.COMPLETED))])
 
@@ -64,9 +65,14 @@ class Harness:
         self.reap()
 
     def reap(self) -> None:
-        self.redis.set(keys.PREFIX + "reaped_at", str(self.store._now()))
+        self.redis.set(keys.PREFIX + "reaped_at", str(self.now()))
         self.reaper.reap()
 
+    def now(self) -> float:
+        """Returns Redis' time."""
+        seconds, micros = self.redis.time()
+        return float(seconds + micros / 1e6)
+
     def slots_taken(self) -> dict[str, int]:
-        """By worker."""
+        """Returns the slots that are taken, by worker."""
         return {worker: int(slots) for worker, slots in self.redis.hgetall(keys.slots("echo:m")).items()}

@@ -1,6 +1,6 @@
 """Any interleaving of the transitions keeps the invariant: a job that has not ended is in exactly one of
 line, offered and leases, of an engine that it may run on and a worker that understands it; nothing is written
-without the token; no log entry is lost or repeated."""
+without the lease token; no log entry is lost or repeated."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ from tasks.leases import Claim, Leases, Outcome, WorkerInfo, Write, WriteStatus
 from tasks.log import DoneEntry, Entry, StatusEntry, TokenEntry
 from tasks.reaper import Reaper
 from tasks.request import Priority, parse_request
-from tasks.scripts import Argument, Offer, Scripts
+from tasks.script_source import Encoded
+from tasks.scripts import Offer, Scripts
 from tasks.settings import EngineKind, Settings
 from tasks.store import Store
 
@@ -58,9 +59,9 @@ OWNERS = st.sampled_from(["ada", "bob", "eve"])
 class DoubledScripts(Scripts):
     """Runs every script twice with the same arguments, as redis-py does when an answer was lost."""
 
-    def call(self, name: str, *arguments: Argument) -> Any:
-        super().call(name, *arguments)
-        return super().call(name, *arguments)
+    def _run(self, name: str, arguments: Sequence[Encoded]) -> Any:
+        super()._run(name, arguments)
+        return super()._run(name, arguments)
 
 
 class Transitions(RuleBasedStateMachine):
@@ -73,11 +74,8 @@ class Transitions(RuleBasedStateMachine):
         super().__init__()
         self.redis.flushall()
         config = Settings(redis_url="redis://unused", model_id=MODEL, max_num_seqs=4, max_queued_jobs=8)
-        self.store = Store(self.redis, config, self.check_offers)
-        self.leases = Leases(self.redis, config, self.check_offers)
-        self.reaper = Reaper(self.redis, config, self.check_offers)
-        for part in (self.store, self.leases, self.reaper):
-            part._scripts = self.scripts(self.redis, config)
+        scripts = self.scripts(self.redis, config, self.check_offers)
+        self.store, self.leases, self.reaper = Store(scripts), Leases(scripts), Reaper(scripts)
         self.logs: dict[str, list[Entry]] = {}
         self.tokens: dict[str, str] = {}
         self.ended: dict[str, Status] = {}
@@ -186,7 +184,7 @@ class Transitions(RuleBasedStateMachine):
 
     @rule(worker=NAMES, slots=st.sampled_from([0, 1, 2, 4]), version=st.sampled_from(VERSIONS))
     def heartbeat(self, worker: str, slots: int, version: int) -> None:
-        """It may have been started again, with other slots and of another release."""
+        """The worker may have been started again, with other slots and from another release."""
         self.versions[worker] = version
         info = WorkerInfo(worker, MODEL, WORKERS[worker], slots, 0, 0.0, version=version)
         self.leases.heartbeat(info)
@@ -251,7 +249,7 @@ class Transitions(RuleBasedStateMachine):
 
     @rule(claim=claims)
     def flush_beyond_the_log(self, claim: Claim) -> None:
-        """Redis lost the last entries: nothing may be appended behind the hole, nothing finished."""
+        """Redis lost the last entries: nothing may be appended after the gap, and the job may not end."""
         base = len(self.logs.get(claim.job_id, [])) + 2
         outcome = Outcome(Status.COMPLETED)
         entry = TokenEntry(0, (0,), "after the hole")
@@ -289,7 +287,7 @@ class Transitions(RuleBasedStateMachine):
 
     @rule(kind=st.sampled_from(["leases", "offered", "deadlines", "ended", "unpacked"]), data=st.data())
     def time_passes(self, kind: str, data: st.DataObject) -> None:
-        """Something in a set ordered by time is due: as good as waiting for it. The reaper comes."""
+        """Make a member of a set that is ordered by time due, as if time had passed, and call the reaper."""
         index = keys.PREFIX + kind
         if kind in INDEXES:
             index = f"{index}:{data.draw(st.sampled_from(INDEXES[kind]))}"
@@ -299,7 +297,7 @@ class Transitions(RuleBasedStateMachine):
             self.reap()
 
     def reap(self) -> None:
-        self.redis.set(keys.PREFIX + "reaped_at", str(self.store._now()))
+        self.redis.set(keys.PREFIX + "reaped_at", str(self.now()))
         for engine_pool in ENGINE_POOLS:
             for job_id in self.redis.zrangebyscore(keys.leases(engine_pool), "-inf", 0):
                 self.tokens.pop(str(job_id))
@@ -406,6 +404,10 @@ class Transitions(RuleBasedStateMachine):
 
     # --- helpers
 
+    def now(self) -> float:
+        seconds, micros = self.redis.time()
+        return float(seconds + micros / 1e6)
+
     def place(self, job_id: str) -> str | None:
         place: str | None = self.redis.hget(keys.job(job_id), "place")
         return place
@@ -429,7 +431,7 @@ class Transitions(RuleBasedStateMachine):
         }
 
     def widest(self, engine: str | None, version: int = OLD) -> int:
-        """Slots of the widest worker of an engine, or of any, that knows a version; 0 where none lives."""
+        """Returns the slots of the widest live worker of an engine (None: any) that knows a version, or 0."""
         slots = [
             slots
             for worker, slots in self.live_workers().items()
