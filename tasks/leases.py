@@ -13,7 +13,7 @@ from tasks.answers import WorkerBody
 from tasks.errors import UnreadableRecordError
 from tasks.job import JobError, Status
 from tasks.log import STATUS_MARK, TOKEN_MARK, Entry, TokenEntry, parse_entry
-from tasks.request import JobRequest
+from tasks.request import RECORD_VERSION, JobRequest
 from tasks.scripts import Scripts
 
 
@@ -133,7 +133,7 @@ class WorkerInfo:
     """The most tokens that prompt and output of a sequence have together; None if the engine does not say."""
     lifeline: str = ""
     """The channel that only this process subscribes to, see `worker.lifeline`; empty for none."""
-    version: int = keys.RECORD_VERSION
+    version: int = RECORD_VERSION
     """The newest version of a record that it understands."""
 
     @property

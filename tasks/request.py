@@ -227,8 +227,12 @@ class JobRequest(SamplingOptions, _Task):
 SINCE_VERSION: Mapping[str, int] = {}
 """Request fields that came after the first release: field -> the version of the record that brought it.
 
-A new field is None, and so absent from the record, unless the client asks for it.
+A new field is None, and so absent from the record, unless the client asks for it. The first new field after a
+release has the next version, and the others have the same.
 """
+
+RECORD_VERSION = max(SINCE_VERSION.values(), default=1)
+"""The newest version of a job's record that this release understands."""
 
 
 def version_of(accepted: Mapping[str, Any]) -> int:

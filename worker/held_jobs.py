@@ -8,8 +8,8 @@ from typing import Protocol
 
 from tasks.leases import Outcome
 from worker.engine.base import RequestOutput
-from worker.loop import EngineLoop
-from worker.run import JobRun, lease_token_of
+from worker.engine_loop import EngineLoop
+from worker.job_run import JobRun, lease_token_of
 
 
 class Ticket(Protocol):
@@ -22,7 +22,7 @@ class Ticket(Protocol):
         """The job was claimed."""
 
     def ended(self, outcome: Outcome | None) -> None:
-        """This worker is done with the job; None where it was refused, fenced or released."""
+        """This worker is done with the job. None: it did not end here, but was refused or lost."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,9 @@ from tasks.errors import first_line
 from tasks.job import FinishReason, Status
 from tasks.leases import Leases, Outcome, WriteAnswer, WriteStatus
 from worker.engine.base import RequestOutput
+from worker.engine_loop import EngineLoop
 from worker.held_jobs import HeldJob, HeldJobs
-from worker.loop import EngineLoop
-from worker.run import JobRun
+from worker.job_run import JobRun
 from worker.watchdog import Activity
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class Writes:
     def flush(self) -> None:
         """Write all jobs, whether a step brought them text or not: a cancel is to be seen within one step.
 
-        Raises RedisError where Redis is away; then it may be done again.
+        Raises RedisError where Redis cannot be reached; then it may be repeated.
         """
         jobs = [*self._held]
         try:

@@ -1,108 +1,44 @@
-"""One job on this worker: from the claim's log to the entries that follow it."""
+"""One job on this worker: from the log that it was claimed with to the entries that follow."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from tasks.errors import PromptTooLongError
 from tasks.job import Choice, FinishReason, JobError, Status
 from tasks.leases import Claim, Outcome, Write
-from tasks.log import LoggedLogprobs, TokenEntry, choices
+from tasks.log import TokenEntry, choices
+from worker.choice_run import ChoiceRun
 from worker.engine.base import (
-    DecodeToken,
     Engine,
     EngineRequest,
     Prompt,
     RequestOutput,
     SamplingParams,
-    TokenLogprobs,
 )
 from worker.engine.text.detokenizer import Detokenizer
 
 MAX_ENTRIES_PER_WRITE = 1000
-"""Lua passes at most some thousand arguments to one RPUSH; more follow with the next flush."""
-
-LOGPROB_DIGITS = 5
-"""After the point: more than float32 is worth."""
-
-
-@dataclass(slots=True)
-class ChoiceRun:
-    """One choice: what of it the log still lacks, and how it goes on."""
-
-    request: EngineRequest
-    detokenizer: Detokenizer
-    decode_token: DecodeToken
-    finish_reason: FinishReason | None
-    completion_tokens: int
-    """Of all attempts."""
-    token_ids: list[int] = field(default_factory=list)
-    """Ids not logged yet."""
-    text: str = ""
-    """Text to show that is not logged yet."""
-    is_end_unlogged: bool = False
-    logprobs: list[LoggedLogprobs] = field(default_factory=list)
-    """Of the ids not logged yet, where the client asked for them."""
-
-    @property
-    def is_running(self) -> bool:
-        return self.finish_reason is None
-
-    def push(self, output: RequestOutput) -> None:
-        last = len(output.token_ids) - 1
-        for index, token_id in enumerate(output.token_ids):
-            self.token_ids.append(token_id)
-            self.completion_tokens += 1
-            if output.logprobs is not None:
-                self.logprobs.append(self._logged(token_id, output.logprobs[index]))
-            # The end of sequence is not text, even where a model uses an ordinary token for it.
-            is_end = index == last and output.finish_reason is FinishReason.STOP
-            detokenizer = self.detokenizer
-            self.text += detokenizer.push_end(token_id) if is_end else detokenizer.push((token_id,))
-            if self.detokenizer.stopped:
-                self._finish(FinishReason.STOP)
-                return
-        if output.finish_reason:
-            self.end(output.finish_reason)
-
-    def end(self, reason: FinishReason) -> None:
-        """Show what was held back; a stop string may complete itself in it."""
-        self.text += self.detokenizer.finish()
-        self._finish(FinishReason.STOP if self.detokenizer.stopped else reason)
-
-    def _finish(self, reason: FinishReason) -> None:
-        self.finish_reason, self.is_end_unlogged = reason, True
-
-    def take_entry(self, index: int) -> TokenEntry | None:
-        """What the log lacks, as an entry. Ids whose text is all held back wait for the next one."""
-        if not (self.text or self.is_end_unlogged):
-            return None
-        entry = TokenEntry(index, tuple(self.token_ids), self.text, self.finish_reason, self.logprobs or None)
-        self.token_ids, self.text, self.is_end_unlogged, self.logprobs = [], "", False, []
-        return entry
-
-    def _logged(self, token_id: int, logprobs: TokenLogprobs) -> LoggedLogprobs:
-        """With texts in place of ids: who reads the log has no tokenizer."""
-        top = [[self.decode_token(best), round(value, LOGPROB_DIGITS)] for best, value in logprobs.top]
-        return [self.decode_token(token_id), round(logprobs.logprob, LOGPROB_DIGITS), top]
+"""Lua can pass only some thousand arguments to one RPUSH. The rest follows with the next flush."""
 
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
-    """What a job needs before the engine can run it: its choices as prompt and log have them."""
+    """What a job needs before the engine can run it: its choices, made from its prompt and its log."""
 
     prompt_tokens: int
     choices: list[ChoiceRun]
 
 
 class JobRun:
-    """A claimed job: feeds its choices, keeps its part of the log until the job has ended.
+    """A claimed job: it hands outputs to its choices, and keeps this attempt's log entries.
 
     `prepare` may take seconds, so it changes nothing and can run on a thread of its own while the job's lease
     is renewed. `begin` takes its result. Both are called once.
 
-    The entries stay in memory because Redis may lose its last second: then they are sent again, the same.
+    The entries stay in memory until the job ends, because Redis may lose its last second. Then the same
+    entries are sent again.
     """
 
     def __init__(self, claim: Claim) -> None:
@@ -110,10 +46,10 @@ class JobRun:
         self.outcome: Outcome | None = None
         self.prompt_tokens = 0
         self._first = len(claim.log)
-        """Log length at the claim: where this attempt's entries begin."""
+        """The log's length at the claim, where this attempt's entries begin."""
         self._entries: list[TokenEntry] = []
         self._flushed = 0
-        """Of these entries, how many are in Redis."""
+        """How many of these entries are in Redis."""
         self._choices: list[ChoiceRun] = []
 
     @property
@@ -139,13 +75,13 @@ class JobRun:
         if budget < 1:
             raise PromptTooLongError(
                 f"the prompt has {prompt_tokens} tokens; the length served is {engine.max_model_len}, "
-                "of which one must be left for the output"
+                "and one of them must be left for the output"
             )
         logged = choices(self.claim.entries, self.claim.request.n)
         return Preparation(prompt_tokens, [self._choice_run(choice, prompt, budget) for choice in logged])
 
     def begin(self, preparation: Preparation) -> list[EngineRequest]:
-        """Returns the sequences that the engine shall run: none where the job has ended meanwhile."""
+        """Returns the sequences that the engine is to run: none where the job has ended meanwhile."""
         self.prompt_tokens = preparation.prompt_tokens
         if self.outcome:
             return []
@@ -155,14 +91,17 @@ class JobRun:
 
     @property
     def can_be_cut_off(self) -> bool:
-        """Whether all of the text is known: not before `begin`, where earlier attempts wrote some of it."""
+        """Whether all of the text is known. Before `begin`, it is not where earlier attempts wrote some."""
         return bool(self._choices) or not self.claim.has_tokens
 
     def push(self, output: RequestOutput) -> bool:
-        """Take what a step added to one of the choices. True: it ended here, the engine shall abort it."""
+        """Take what a step added to one of the choices.
+
+        Returns whether the choice ended here, so that the engine has to abort its sequence.
+        """
         choice = self._choices[_choice_index(output.request_id)]
         if self.outcome or not choice.is_running:
-            return False  # Tokens behind a stop string or a cancel, from steps that were under way.
+            return False  # Tokens after a stop string or a cancel, from a step that was under way.
         choice.push(output)
         if choice.finish_reason is FinishReason.ERROR:
             self.fail("engine_error", output.error or "the engine failed", FinishReason.ERROR)
@@ -174,19 +113,19 @@ class JobRun:
         self.cut_off(reason, Outcome(Status.FAILED, JobError(code, message)))
 
     def cut_off(self, reason: FinishReason, outcome: Outcome) -> None:
-        """End the job now; what its choices have is kept."""
+        """End the job now. The text of its choices is kept."""
         for choice in self._running():
             choice.end(reason)
         self.outcome = outcome
 
     def break_off(self, message: str) -> None:
-        """Fail a job whose text cannot be told: what was held back of it is lost."""
+        """Fail a job whose text cannot be decoded. Text that was held back is lost."""
         for choice in self._running():
             choice.finish_reason, choice.is_end_unlogged = FinishReason.ERROR, True
         self.outcome = Outcome(Status.FAILED, JobError("engine_error", message))
 
     def engine_request_ids(self) -> list[str]:
-        """All sequences of this job, ended ones too: aborting those does no harm."""
+        """Returns the ids of all sequences, of ended ones too: aborting those does no harm."""
         return [choice.request.request_id for choice in self._choices]
 
     def has_news(self) -> bool:
@@ -194,7 +133,7 @@ class JobRun:
         return self._flushed < len(self._entries) or self.outcome is not None
 
     def next_write(self) -> Write:
-        """What Redis lacks; without news a mere renewal of the lease."""
+        """Returns what Redis lacks. Where it lacks nothing, the write only renews the lease."""
         self._collect()
         unflushed = self._entries[self._flushed : self._flushed + MAX_ENTRIES_PER_WRITE]
         is_last = self._flushed + len(unflushed) == len(self._entries)
@@ -208,7 +147,7 @@ class JobRun:
         )
 
     def flushed_up_to(self, log_length: int) -> None:
-        """Redis has this many entries of the log: more than before, or less where it lost some."""
+        """Note how many entries of the log Redis has: more than before, or fewer where it lost some."""
         self._flushed = log_length - self._first
 
     def _choice_run(self, choice: Choice, prompt: Prompt, budget: int) -> ChoiceRun:
@@ -228,7 +167,7 @@ class JobRun:
         )
         run = ChoiceRun(sequence, detokenizer, prompt.decode_token, choice.finish_reason, len(output_ids))
         if run.is_running and len(output_ids) >= sampling.max_tokens:
-            run.end(FinishReason.LENGTH)  # The worker before this one had room for more.
+            run.end(FinishReason.LENGTH)  # The worker before this one served a greater length.
         return run
 
     def _counted_outcome(self) -> Outcome | None:
@@ -257,7 +196,7 @@ def _request_id(lease_token: str, choice: int) -> str:
 
 
 def lease_token_of(request_id: str) -> str:
-    """The lease token of the job that a sequence belongs to."""
+    """Returns the lease token of the job that a sequence belongs to."""
     return request_id.rsplit(":", 1)[0]
 
 
