@@ -196,8 +196,16 @@ def test_silent_ids_are_not_held_for_ever() -> None:
     assert max(decoded) <= 8
 
 
+@pytest.mark.parametrize("text", ["\ufffd\x80", "\ufffd猫", "\ufffd😀", "a\ufffd\ufffdé", "\ufffdx"])
+def test_byte_fallback_shows_a_real_replacement_character(text: str) -> None:
+    detokenizer = Detokenizer([], decode_of(TOKENIZERS["byte-fallback"]), [])
+    pushed = [detokenizer.push([token_id]) for token_id in byte_fallback_ids(text.encode())]
+    assert "".join(pushed) + detokenizer.finish() == text
+
+
 @PROPERTY
 @given(text=st.text(max_size=12), raw=st.binary(max_size=8), pushes=PUSHES)
+@example(text="\ufffd\x80", raw=b"", pushes=random.Random(0))
 def test_byte_fallback_keeps_characters_around_invalid_bytes(
     text: str, raw: bytes, pushes: random.Random
 ) -> None:
@@ -311,7 +319,7 @@ def test_real_replacement_characters_are_not_held_back_for_ever(name: str, raw: 
     detokenizer = Detokenizer([], decode_of(TOKENIZERS[name]), [])
     early = detokenizer.push(to_ids(raw))
     assert len(early) >= len(raw.decode(errors="replace")) - 3
-    assert detokenizer.finish()
+    assert early + detokenizer.finish() == decode_of(TOKENIZERS[name])(to_ids(raw))
 
 
 def test_the_cost_of_an_id_does_not_grow_with_the_output(tokenizer: Tokenizer) -> None:

@@ -59,9 +59,8 @@ class Detokenizer:
 
         output_ids: all ids logged so far, including those whose text was held back.
         shown_chars: how many characters (not bytes) were shown so far. Where this attempt would have shown
-            more
-            by now, its next call returns the difference as well. Where it would have shown fewer, it leaves
-            out what the reader has already.
+            more by now, its next call returns the difference as well. Where it would have shown fewer, it
+            leaves out what the reader has already.
         """
         detokenizer = cls(prompt_ids, decode, stop, special_tokens)
         detokenizer._to_skip = shown_chars
@@ -126,9 +125,8 @@ class IncrementalDecoder:
     - with byte-level BPE, for all ids, invalid UTF-8 included;
     - with bytes that `decode` hides until a code point is complete (ByT5), unless there is U+FFFD in it;
     - with byte fallback (Llama), wherever the bytes are valid UTF-8. The full decode turns a whole run of
-    byte
-      ids into U+FFFD when one of them is invalid, including those shown before. That cannot be streamed. Here
-      the text shown before stays, invalid bytes become U+FFFD, and the text after them is right again.
+      byte ids into U+FFFD when one of them is invalid, including those shown before. That cannot be streamed.
+      Here the text shown before stays, invalid bytes become U+FFFD, and the text after them is right again.
 
     An incomplete code point shows as U+FFFD at the end and is held back; `finish` returns it. A real U+FFFD
     is held back for no longer than a code point may take.
@@ -156,7 +154,9 @@ class IncrementalDecoder:
             # that: a lone space has no text where a text begins.
             self._pending.pop()
             return ""
-        if not self._text.endswith(REPLACEMENT):
+        if not self._text.endswith(REPLACEMENT) or len(self._text) < len(before):
+            # A text that gets shorter and ends with U+FFFD has a real one: byte fallback showed one for each
+            # of its bytes before.
             return self._commit()
         if len(self._pending) < MAX_CODE_POINT_IDS:
             return ""
