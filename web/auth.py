@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import secrets
 from dataclasses import dataclass
+from typing import Annotated
 
 from flask import Flask, g, request
 from redis import Redis
@@ -15,6 +16,8 @@ from tasks.errors import UnauthorizedError
 from tasks.job import iso8601
 from tasks.settings import ANONYMOUS
 from web.answers import TicketBody
+from web.endpoints import Input
+from web.parameters import TicketQuery, parse_query
 from web.services import services
 
 TICKET_SECONDS = 15 * 60
@@ -47,17 +50,18 @@ def owner() -> str:
     return str(g.owner)
 
 
-def readable_owner(job_id: str) -> str | None:
-    """Returns whose jobs the request may read: the key's owner, or with a ticket for this job None (anybody).
-
-    Raises UnauthorizedError and redis.exceptions.RedisError.
-    """
-    ticket = request.args.get("ticket")
+def _readable_owner() -> str | None:
+    ticket = parse_query(TicketQuery).ticket
     if ticket and services().settings.api_keys and "Authorization" not in request.headers:
+        job_id = (request.view_args or {})["job_id"]
         if services().store.redis.get(_ticket_key(ticket)) != job_id:
             raise UnauthorizedError("the ticket is not for this job, or no longer valid")
         return None
     return authenticate()
+
+
+ReadableOwner = Annotated[str | None, Input(_readable_owner, query=TicketQuery)]
+"""Whose jobs the request may read: the key's owner, or with a ticket for the path's job None (anybody)."""
 
 
 def authenticate() -> str:

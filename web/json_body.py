@@ -3,15 +3,41 @@
 from __future__ import annotations
 
 import json
-from typing import Any, NoReturn
+from functools import partial
+from typing import Any, NoReturn, TypeVar
 
 from flask import request
+from pydantic import BaseModel, ValidationError
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from tasks.errors import MalformedRequestError
+from tasks.errors import InvalidRequestError, MalformedRequestError
+from tasks.request import field_errors
+from web.endpoints import BAD_FIELD, Input
 from web.errors import UnsupportedMediaTypeError
 
 MAX_BODY_BYTES = 1024 * 1024
+
+BODY_REFUSALS = {
+    400: "not JSON",
+    408: "the body did not come in time",
+    413: "over 1 MiB",
+    415: "not application/json",
+    **BAD_FIELD,
+}
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def from_body(model: type[BaseModel]) -> Input:
+    """Returns an input that validates the request's JSON with a model."""
+    return Input(partial(_parse, model), body=model, refusals=BODY_REFUSALS)
+
+
+def _parse(model: type[Model]) -> Model:
+    try:
+        return model.model_validate(read_json())
+    except ValidationError as error:
+        raise InvalidRequestError(field_errors(error)) from None
 
 
 def read_json() -> Any:

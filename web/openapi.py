@@ -1,15 +1,18 @@
-"""The OpenAPI document, made from a table of routes, the models of requests and the types of answers."""
+"""The OpenAPI document, made from Flask's table of routes and the descriptions beside the views."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
+from flask import Flask
 from pydantic import BaseModel, TypeAdapter
 
 from web.answers import EventBody, ProblemBody
+from web.auth import PUBLIC_ENDPOINTS
+from web.endpoints import EVENT_STREAM, JSON, Endpoint, endpoint_of
 
 SCHEMAS = "#/components/schemas/"
 
@@ -27,42 +30,50 @@ HEADERS_BY_STATUS: Mapping[int, Mapping[str, str]] = {
 }
 
 
+COMMON_ANSWERS: Mapping[int, str] = {
+    401: "the API key is missing or wrong",
+    403: "without API keys: the Host header is not a name of this server, see ALLOWED_HOSTS",
+    503: "Redis cannot be reached",
+}
+"""Of every route that needs a key and Redis."""
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A route as clients see it.
-
-    answers: status -> what it means; those of PROBLEM_STATUSES are problems.
-    gives: the type of every other answer that has a body, except those in `gives_else`, status -> type.
-    """
+    """A method of a path, as Flask's table of routes has it, and its view as clients see it."""
 
     method: str
     path: str
-    summary: str
-    answers: Mapping[int, str]
-    body: type[BaseModel] | None = None
-    query: type[BaseModel] | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
-    content: str = "application/json"
-    needs_key: bool = True
-    gives: Any = None
-    gives_else: Mapping[int, Any] = field(default_factory=dict)
+    is_websocket: bool
+    needs_key: bool
+    endpoint: Endpoint
 
     @property
-    def all_answers(self) -> dict[int, str]:
-        """`answers`, with those that every route has which needs a key and Redis."""
-        common = {
-            401: "the API key is missing or wrong",
-            403: "without API keys: the Host header is not a name of this server, see ALLOWED_HOSTS",
-            503: "Redis cannot be reached",
-        }
-        found = {**common, **self.answers} if self.needs_key else self.answers
+    def answers(self) -> dict[int, str]:
+        """Status -> meaning."""
+        common = COMMON_ANSWERS if self.needs_key else {}
+        # A WebSocket is refused by a close code.
+        refusals = {} if self.is_websocket else self.endpoint.refusals
+        found = {**common, **refusals, **self.endpoint.answers}
         return {status: found[status] for status in sorted(found)}
 
 
-def make_document(routes: Iterable[Route]) -> dict[str, Any]:
+def routes_of(app: Flask) -> list[Route]:
+    """Returns the routes whose views are described, in the order in which they were registered."""
+    found: list[Route] = []
+    for rule in app.url_map.iter_rules():
+        endpoint = endpoint_of(app.view_functions[rule.endpoint])
+        if endpoint:
+            path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)
+            needs_key = rule.endpoint not in PUBLIC_ENDPOINTS
+            for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):
+                found.append(Route(method.lower(), path, rule.websocket, needs_key, endpoint))
+    return found
+
+
+def make_document(routes: Sequence[Route]) -> dict[str, Any]:
     """Returns the document in OpenAPI 3.1."""
-    routes = tuple(routes)
-    schemas = _Schemas(routes)
+    schemas = _Schemas([route.endpoint for route in routes])
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
         paths.setdefault(route.path, {})[route.method] = _operation(route, schemas)
@@ -78,12 +89,12 @@ def make_document(routes: Iterable[Route]) -> dict[str, Any]:
 
 
 class _Schemas:
-    """The JSON schemas of all types that routes name."""
+    """The JSON schemas of all types that endpoints name."""
 
-    def __init__(self, routes: Iterable[Route]) -> None:
+    def __init__(self, endpoints: Sequence[Endpoint]) -> None:
         types: list[Any] = [ProblemBody, *(kind for kind, _ in NAMES)]
-        for route in routes:
-            named = (route.body, route.query, route.gives, *route.gives_else.values())
+        for endpoint in endpoints:
+            named = (endpoint.body, *endpoint.query, endpoint.gives, *endpoint.gives_else.values())
             types += [kind for kind in named if kind is not None]
         self._types = [kind for index, kind in enumerate(types) if kind not in types[:index]]
         inputs: list[tuple[int, Literal["validation"], TypeAdapter[Any]]] = [
@@ -92,16 +103,16 @@ class _Schemas:
         self._found, generated = TypeAdapter.json_schemas(inputs, ref_template=SCHEMAS + "{model}")
         unions = {name: self._found[self._types.index(kind), "validation"] for kind, name in NAMES}
         self._named: dict[str, Any] = {**generated["$defs"], **unions}
-        # Their fields stand with the routes, as parameters.
-        queries = {route.query.__name__ for route in routes if route.query}
+        # Their fields are parameters of the routes.
+        queries = {model.__name__ for endpoint in endpoints for model in endpoint.query}
         self.components = {name: schema for name, schema in self._named.items() if name not in queries}
 
     def parameters(self, query: type[BaseModel]) -> dict[str, Any]:
-        """The schemas of a query's parameters by name."""
+        """Returns the schemas of a query's parameters by name."""
         return dict(self._named[query.__name__]["properties"])
 
     def of(self, kind: Any) -> dict[str, Any]:
-        """A reference, or the whole schema where it has no name."""
+        """Returns a reference, or the whole schema where it has no name."""
         for named, name in NAMES:
             if kind == named:
                 return {"$ref": SCHEMAS + name}
@@ -109,16 +120,18 @@ class _Schemas:
 
 
 def _operation(route: Route, schemas: _Schemas) -> dict[str, Any]:
-    answers = route.all_answers
+    answers = route.answers
     operation: dict[str, Any] = {
-        "summary": route.summary,
+        "summary": route.endpoint.summary,
         "operationId": re.sub(r"\W+", "_", f"{route.method}{route.path}").strip("_"),
         "parameters": _parameters(route, schemas),
-        "responses": {str(status): _answer(route, status, answers[status], schemas) for status in answers},
+        "responses": {
+            str(status): _answer(route.endpoint, status, answers[status], schemas) for status in answers
+        },
         "security": [{"key": []}] if route.needs_key else [],
     }
-    if route.body:
-        content = {"application/json": {"schema": schemas.of(route.body)}}
+    if route.endpoint.body:
+        content = {JSON: {"schema": schemas.of(route.endpoint.body)}}
         operation["requestBody"] = {"required": True, "content": content}
     return operation
 
@@ -128,26 +141,26 @@ def _parameters(route: Route, schemas: _Schemas) -> list[dict[str, Any]]:
         {"name": name, "in": "path", "required": True, "schema": STRING}
         for name in re.findall(r"{(\w+)}", route.path)
     ]
-    if route.query:
-        for name, schema in schemas.parameters(route.query).items():
+    for model in route.endpoint.query:
+        for name, schema in schemas.parameters(model).items():
             description = schema["description"]
             found.append({"name": name, "in": "query", "description": description, "schema": schema})
-    for name, description in route.headers.items():
+    for name, description in route.endpoint.headers.items():
         found.append({"name": name, "in": "header", "description": description, "schema": STRING})
     return found
 
 
-def _answer(route: Route, status: int, meaning: str, schemas: _Schemas) -> dict[str, Any]:
+def _answer(endpoint: Endpoint, status: int, meaning: str, schemas: _Schemas) -> dict[str, Any]:
     answer: dict[str, Any] = {"description": meaning}
     if status in HEADERS_BY_STATUS:
         headers = HEADERS_BY_STATUS[status].items()
         answer["headers"] = {name: {"description": text, "schema": STRING} for name, text in headers}
     if status in PROBLEM_STATUSES:
         answer["content"] = {"application/problem+json": {"schema": schemas.of(ProblemBody)}}
-    elif (given := route.gives_else.get(status, route.gives)) is not None and status != 204:
+    elif (given := endpoint.gives_else.get(status, endpoint.gives)) is not None and status != 204:
         schema = schemas.of(given)
-        if route.content == "text/event-stream":
-            # OpenAPI 3.1 has no word for a stream. JSON Schema calls what a string holds its content.
+        if endpoint.content == EVENT_STREAM:
+            # OpenAPI 3.1 has no word for a stream; JSON Schema has one for what a string holds.
             schema = {"type": "string", "description": "the `data` of each event", "contentSchema": schema}
-        answer["content"] = {route.content: {"schema": schema}}
+        answer["content"] = {endpoint.content: {"schema": schema}}
     return answer

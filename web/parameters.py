@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import re
-from typing import Literal, TypeVar
+from functools import partial
+from typing import Annotated, Literal, TypeVar
 
 from flask import request
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from werkzeug.http import parse_dict_header
 
 from tasks.errors import FieldError, InvalidRequestError
 from tasks.job import Status
 from tasks.request import field_errors
+from web.endpoints import BAD_FIELD, Input
 
 MAX_WAIT_SECONDS = 60
 MAX_SEQ = 2**63 - 1
+
+LAST_EVENT_ID = "Last-Event-ID"
+
+BAD_QUERY = {422: "names each bad parameter"}
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -39,32 +45,60 @@ class ListQuery(_Query):
     )
 
 
+def _seq(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,19}", text) or int(text) > MAX_SEQ:
+        raise ValueError("must be a whole number from 0 on")
+    return int(text)
+
+
+def _form(text: str) -> str:
+    if text not in ("full", "short"):
+        raise ValueError("must be 'full' or 'short'")
+    return text
+
+
 class StreamQuery(_Query):
-    """For the documentation: `resume_after`, `wants_short_done` and `web.auth` read these.
-
-    Each has an answer of its own.
-    """
-
-    after: int = Field(0, ge=0, description="seq of the last event already seen")
-    done: Literal["full", "short"] = Field(
+    after: Annotated[int, BeforeValidator(_seq)] = Field(
+        0, ge=0, description="seq of the last event already seen"
+    )
+    done: Annotated[Literal["full", "short"], BeforeValidator(_form)] = Field(
         "full", description="`short`: the job in the `done` event lacks `request` and `output`"
     )
+
+
+class TicketQuery(_Query):
     ticket: str | None = Field(None, description="instead of a key")
 
 
-def parse_query(model: type[Model]) -> Model:
-    """Returns the request's query. Raises InvalidRequestError, which names each bad parameter."""
+def from_query(model: type[BaseModel]) -> Input:
+    """Returns an input that validates the request's query with a model."""
+    return Input(partial(parse_query, model), query=model, refusals=BAD_QUERY)
+
+
+def parse_query(model: type[Model], **changed: str) -> Model:
+    """Returns the request's query, with some values changed.
+
+    Raises InvalidRequestError, which names each bad parameter.
+    """
     try:
-        return model.model_validate(request.args.to_dict())
+        return model.model_validate(request.args.to_dict() | changed)
     except ValidationError as error:
         raise InvalidRequestError(field_errors(error)) from None
 
 
-def preferred_wait() -> int | None:
-    """Returns N of `Prefer: wait=N`, or None without it. Other preferences are ignored, as RFC 7240 says.
+def _parse_stream_query() -> StreamQuery:
+    # An EventSource that connects again repeats its URL and adds the header, so the header is newer.
+    header = request.headers.get(LAST_EVENT_ID, "")
+    if not header:
+        return parse_query(StreamQuery)
+    try:
+        return parse_query(StreamQuery, after=str(_seq(header)))
+    except ValueError as error:
+        raise InvalidRequestError([FieldError(LAST_EVENT_ID, str(error))]) from None
 
-    Raises InvalidRequestError.
-    """
+
+def _preferred_wait() -> int | None:
+    """Returns N of `Prefer: wait=N`. Other preferences are ignored, as RFC 7240 says."""
     preferences = parse_dict_header(request.headers.get("Prefer", ""))
     values = [value for name, value in preferences.items() if name.lower() == "wait"]
     if not values:
@@ -76,8 +110,7 @@ def preferred_wait() -> int | None:
     return int(seconds)
 
 
-def idempotency_key() -> str | None:
-    """Returns the header Idempotency-Key, or None. Raises InvalidRequestError."""
+def _idempotency_key() -> str | None:
     key = request.headers.get("Idempotency-Key")
     if key is not None and not re.fullmatch("[!-~]{1,255}", key):
         message = "must be 1 to 255 printable ASCII characters without spaces"
@@ -85,26 +118,32 @@ def idempotency_key() -> str | None:
     return key
 
 
-def resume_after() -> int:
-    """Returns the seq after which a stream begins. Raises InvalidRequestError.
+StreamParameters = Annotated[
+    StreamQuery,
+    Input(
+        _parse_stream_query,
+        query=StreamQuery,
+        headers={LAST_EVENT_ID: "resume after this event"},
+        refusals=BAD_QUERY,
+    ),
+]
+"""Where a stream begins and how it ends."""
 
-    An EventSource that connects again repeats its URL and adds the header, so the header is newer.
-    """
-    header = request.headers.get("Last-Event-ID", "")
-    if header:
-        return _parse_seq("Last-Event-ID", header)
-    return _parse_seq("after", request.args.get("after", "0"))
+PreferredWait = Annotated[
+    int | None,
+    Input(
+        _preferred_wait,
+        headers={"Prefer": "`wait=N` holds the reply until the job has ended, at most 60 s"},
+        refusals=BAD_FIELD,
+    ),
+]
+"""Seconds; None without the header."""
 
-
-def wants_short_done() -> bool:
-    """Returns whether the job in a `done` event lacks its long fields. Raises InvalidRequestError."""
-    form = request.args.get("done", "full")
-    if form not in ("full", "short"):
-        raise InvalidRequestError([FieldError("done", "must be 'full' or 'short'")])
-    return form == "short"
-
-
-def _parse_seq(field: str, text: str) -> int:
-    if not re.fullmatch("[0-9]{1,19}", text) or int(text) > MAX_SEQ:
-        raise InvalidRequestError([FieldError(field, "must be a whole number from 0 on")])
-    return int(text)
+IdempotencyKey = Annotated[
+    str | None,
+    Input(
+        _idempotency_key,
+        headers={"Idempotency-Key": "the same key and body bring the same job"},
+        refusals=BAD_FIELD,
+    ),
+]

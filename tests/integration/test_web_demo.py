@@ -17,7 +17,8 @@ from tasks import keys
 from tasks.job import JobError, Status
 from tests.integration.web_harness import Player, Server, assert_problem
 from tests.waiting import PATIENCE_SECONDS, eventually
-from web.routes.demo import MAX_IDS_IN_HEADER, MAX_PROMPTS
+from web.routes.demo import MAX_PROMPTS
+from web.routes.demo_jobs import MAX_IDS_IN_HEADER
 
 pytest_plugins = ["tests.integration.web_fixtures"]
 

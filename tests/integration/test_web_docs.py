@@ -20,7 +20,7 @@ from tasks.job import FinishReason, JobError, Status
 from tests.integration.product import Web
 from tests.integration.web_harness import Player, Server
 from tests.waiting import PATIENCE_SECONDS
-from web.routes.demo import MAX_IDS_IN_HEADER
+from web.routes.demo_jobs import MAX_IDS_IN_HEADER
 
 pytest_plugins = ["tests.integration.web_fixtures", "tests.integration.product_fixtures"]
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 
 from redis.exceptions import RedisError
 from simple_websocket import ConnectionClosed, Server
@@ -45,9 +46,19 @@ TRY_AGAIN = "try again, with after"
 logger = logging.getLogger(__name__)
 
 
+def closing(view: Callable[..., None]) -> Callable[..., None]:
+    """Decorates the view of a stream: closes the WebSocket with a code that says how it ended."""
+
+    @wraps(view)
+    def closed(ws: Server, job_id: str) -> None:
+        with _closing(ws, job_id):
+            view(ws, job_id=job_id)
+
+    return closed
+
+
 @contextmanager
-def closing(ws: Server, job_id: str) -> Iterator[None]:
-    """Closes the WebSocket when the block ends, with the code that says how it ended."""
+def _closing(ws: Server, job_id: str) -> Iterator[None]:
     ws.input_buffer = _Discarded()
     try:
         yield

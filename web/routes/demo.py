@@ -1,63 +1,56 @@
-"""The routes of the demo that this product grew from, as jobs: synchronous, or a plain stream of tokens.
+"""The routes of the demo that this product grew from: synchronous, or a plain stream of tokens.
 
-A client that leaves cancels the jobs that its request made.
+Every prompt becomes a job. A client that leaves cancels the jobs that its request made.
 """
 
 from __future__ import annotations
 
-import json
-import logging
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from flask import Blueprint, Response
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from redis.exceptions import RedisError
+from pydantic import BaseModel, ConfigDict, Field
 
-from tasks.connection import is_away
-from tasks.errors import InvalidRequestError, JobNotFoundError, TokenrelayError, UnavailableError
+from tasks.errors import UnavailableError
 from tasks.job import Job, Status
 from tasks.log import TokenEntry
-from tasks.request import JobRequest, field_errors, parse_request
+from tasks.request import JobRequest, parse_request
 from tasks.settings import EngineKind
-from tasks.store import Store
-from web import auth, error_responses, parameters
+from web import auth
 from web.answers import (
+    DemoEvent,
     DemoFailure,
     DemoToken,
     GeneratedTextBody,
     GeneratedTextsBody,
     NotAwaitedBody,
 )
-from web.json_body import read_json
+from web.endpoints import EVENT_STREAM, QUEUE_REFUSALS, endpoint
+from web.json_body import from_body
+from web.parameters import IdempotencyKey
 from web.relay.events import Event
-from web.render import json_response, to_json
-from web.services import base_url, services
+from web.render import to_json
+from web.routes import demo_jobs
+from web.routes.demo_jobs import MAX_IDS_IN_HEADER, Texts
+from web.services import services
 from web.streaming import held_until_closed, sse_response
-from web.waiting import make_reader, wait_for_all
+from web.waiting import make_reader
 
 MAX_PROMPTS = 256
 """Each is a job of its own."""
 
-MAX_IDS_IN_HEADER = 64
-"""In X-Job-ID, 2 KiB of them. By default nginx takes 4 KiB of headers, and answers 502 to more."""
-
 VLLM_RETRY_SECONDS = 10
-
-STATUS_BY_ERROR_CODE = {"prompt_too_long": 422, "timeout": 504, "expired": 504, "model_not_available": 503}
-"""HTTP statuses for a job's error codes; the others are 502: the worker's fault, not this server's."""
-
-CLIENT_LEFT = 499
-"""nginx's status for logs; there is nobody to read it."""
-
-logger = logging.getLogger(__name__)
 
 bp = Blueprint("demo", __name__)
 
 
-Texts = list[str]
-Body = TypeVar("Body", bound=BaseModel)
+NOT_AWAITED = {202: "accepted, but Redis went away: `Location` and `jobs` say where to ask"}
+TEXTS = {
+    200: f"the continuations; X-Job-ID names the first {MAX_IDS_IN_HEADER} jobs, in the order of the prompts",
+    **NOT_AWAITED,
+    502: "a job failed",
+    504: "one took too long",
+    **QUEUE_REFUSALS,
+}
 
 
 class _Options(BaseModel):
@@ -85,127 +78,56 @@ class PromptsBody(_Options):
     )
 
 
-class JobFailedError(TokenrelayError):
-    """The job did not complete."""
-
-    title = "Job not completed"
-
-    def __init__(self, job: Job) -> None:
-        self.code = job.error.code if job.error else str(job.status)
-        self.status = 409 if job.status is Status.CANCELLED else STATUS_BY_ERROR_CODE.get(self.code, 502)
-        super().__init__(f"{job.id}: {job.error.message if job.error else f'the job was {job.status}'}")
-
-
 @bp.post("/basic_generate")
-def basic_generate() -> Response:
-    body = _parse(PromptBody)
-    return _answer([body.job_request(body.prompt, temperature=0)], _generated_text)
+@endpoint(
+    "One prompt, greedily",
+    {
+        200: "the continuation",
+        **NOT_AWAITED,
+        502: "the job failed",
+        504: "it took too long",
+        **QUEUE_REFUSALS,
+    },
+    gives=GeneratedTextBody,
+    gives_else={202: NotAwaitedBody},
+)
+def basic_generate(body: Annotated[PromptBody, from_body], key: IdempotencyKey) -> Response:
+    return demo_jobs.answer([body.job_request(body.prompt, temperature=0)], key, _generated_text)
 
 
 @bp.post("/generate")
-def generate() -> Response:
-    body = _parse(PromptsBody)
-    return _answer([body.job_request(prompt) for prompt in body.prompts], _generated_texts)
+@endpoint("Several prompts", TEXTS, gives=GeneratedTextsBody, gives_else={202: NotAwaitedBody})
+def generate(body: Annotated[PromptsBody, from_body], key: IdempotencyKey) -> Response:
+    return demo_jobs.answer([body.job_request(prompt) for prompt in body.prompts], key, _generated_texts)
 
 
 @bp.post("/generate_vllm")
-def generate_vllm() -> Response:
-    body = _parse(PromptsBody)
+@endpoint(
+    "Several prompts, on vLLM workers only",
+    TEXTS,
+    gives=GeneratedTextsBody,
+    gives_else={202: NotAwaitedBody},
+)
+def generate_vllm(body: Annotated[PromptsBody, from_body], key: IdempotencyKey) -> Response:
     options = {"model": _vllm_model(), "engine": EngineKind.VLLM}
-    return _answer([body.job_request(prompt, **options) for prompt in body.prompts], _generated_texts)
+    requests = [body.job_request(prompt, **options) for prompt in body.prompts]
+    return demo_jobs.answer(requests, key, _generated_texts)
 
 
 @bp.post("/generate_stream")
-def generate_stream() -> Response:
-    body = _parse(PromptBody)
+@endpoint(
+    "One prompt as a stream of tokens",
+    {200: "tokens, then `data: [DONE]`", **QUEUE_REFUSALS},
+    gives=DemoEvent,
+    content=EVENT_STREAM,
+)
+def generate_stream(body: Annotated[PromptBody, from_body], key: IdempotencyKey) -> Response:
     with held_until_closed(services().streams.hold(auth.owner())) as until_closed:
-        jobs = _submit([body.job_request(body.prompt)])
+        jobs = demo_jobs.submit([body.job_request(body.prompt)], key)
         reader = make_reader(jobs.ids[0], survives_shutdown=True)
         response = until_closed(sse_response(reader, token_message))
-    # Without effect where the job has ended, as it has unless the client left first.
+    # A no-op if the job has ended; it has not if the client left first.
     response.call_on_close(jobs.cancel)
-    return jobs.named_in(response)
-
-
-class _Jobs:
-    """The jobs of one request."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._created: list[str] = []
-        self.ids: list[str] = []
-
-    def submit(self, requests: Sequence[JobRequest], owner: str, key: str | None) -> None:
-        """All of them or none. Raises what Store.submit raises."""
-        submissions = self._store.submit_all(requests, owner, key)
-        self.ids = [submission.job_id for submission in submissions]
-        self._created = [submission.job_id for submission in submissions if submission.created]
-
-    def results(self) -> Texts:
-        """Raises JobFailedError for the first job that did not complete."""
-        ended = [self._store.get(job_id) for job_id in self.ids]
-        for job in ended:
-            if job.status is not Status.COMPLETED:
-                raise JobFailedError(job)
-        return [job.output[0].text for job in ended]
-
-    def cancel(self) -> None:
-        """Those that this request made: another client may wait for the others."""
-        for job_id in self._created:
-            with suppress(RedisError, JobNotFoundError):  # It ends by itself, when its tokens are used up.
-                self._store.cancel(job_id)
-
-    def not_awaited(self) -> Response:
-        """They are stored, and their ends cannot be told: where to ask for them."""
-        urls = [f"{base_url()}/v1/jobs/{job_id}" for job_id in self.ids]
-        detail = "Redis cannot be reached at present; the jobs were accepted and will end"
-        body: NotAwaitedBody = {"detail": detail, "jobs": urls}
-        response = json_response(body, 202)
-        response.headers["Location"] = urls[0]
-        return response
-
-    def named_in(self, response: Response) -> Response:
-        """Names the jobs in X-Job-ID, or the first of many; then the body names all of them, as `job_ids`."""
-        response.headers["X-Job-ID"] = ",".join(self.ids[:MAX_IDS_IN_HEADER])
-        if len(self.ids) > MAX_IDS_IN_HEADER:
-            response.set_data(to_json({**json.loads(response.get_data()), "job_ids": self.ids}))
-        return response
-
-
-def _parse(model: type[Body]) -> Body:
-    try:
-        return model.model_validate(read_json())
-    except ValidationError as error:
-        raise InvalidRequestError(field_errors(error)) from None
-
-
-def _submit(requests: Sequence[JobRequest]) -> _Jobs:
-    jobs = _Jobs(services().store)
-    jobs.submit(requests, auth.owner(), parameters.idempotency_key())
-    return jobs
-
-
-def _answer(requests: Sequence[JobRequest], render: Callable[[Texts], object]) -> Response:
-    """Run the jobs and answer with their texts, or with what kept the first one from completing."""
-    with services().streams.hold(auth.owner()):
-        return _run(requests, render)
-
-
-def _run(requests: Sequence[JobRequest], render: Callable[[Texts], object]) -> Response:
-    jobs = _submit(requests)
-    try:
-        if not wait_for_all(jobs.ids):
-            jobs.cancel()
-            return Response(status=CLIENT_LEFT)
-        response = json_response(render(jobs.results()))
-    except TokenrelayError as error:
-        jobs.cancel()
-        response = error_responses.error_response(error)
-    except RedisError as error:
-        if not is_away(error):
-            raise
-        logger.warning("%s: accepted, and Redis cannot be reached any more: %s", ", ".join(jobs.ids), error)
-        response = jobs.not_awaited()
     return jobs.named_in(response)
 
 
@@ -218,7 +140,7 @@ def _generated_texts(texts: Texts) -> GeneratedTextsBody:
 
 
 def _vllm_model() -> str:
-    """This server's own model where a live vLLM worker has it, else one that such a worker has."""
+    """Returns this server's own model if a live vLLM worker has it, else the model of such a worker."""
     workers = services().store.workers()
     models = sorted({str(worker["model"]) for worker in workers if worker["engine"] == EngineKind.VLLM})
     if not models:

@@ -1,4 +1,4 @@
-"""Is it up, can it take jobs, can it run them."""
+"""Health: whether the process is up, whether it can accept jobs, and whether they can run."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from redis.exceptions import RedisError
 
 from tasks.errors import UnavailableError
 from web.answers import HealthBody, ProbeBody
+from web.endpoints import endpoint
 from web.render import json_response
 from web.services import services
 
@@ -16,21 +17,23 @@ bp = Blueprint("health", __name__, url_prefix="/health")
 
 
 @bp.get("/live")
+@endpoint("The process is up", {200: "yes"}, gives=ProbeBody)
 def live() -> Response:
-    """The process answers."""
     return _ok()
 
 
 @bp.get("/web")
+@endpoint("Jobs can be accepted", {200: "yes", 503: "no, and why"}, gives=ProbeBody)
 def web() -> Response:
-    """Redis answers: jobs can be accepted. The probe for load balancers."""
+    """The probe for load balancers: Redis answers."""
     _require_redis()
     return _ok()
 
 
 @bp.get("/ready")
+@endpoint("Jobs can run", {200: "yes", 503: "no, and why"}, gives=ProbeBody)
 def ready() -> Response:
-    """A worker takes jobs as well: it has loaded its model, and is not about to end."""
+    """A worker takes jobs as well: it has loaded its model, and is not about to stop."""
     _require_redis()
     if not any(worker["slots"] for worker in services().store.workers()):
         raise UnavailableError("no worker with a loaded model takes jobs", retry_after=RETRY_SECONDS)
@@ -38,6 +41,7 @@ def ready() -> Response:
 
 
 @bp.get("")
+@endpoint("Jobs by status and the live workers", {200: "the numbers"}, gives=HealthBody)
 def health() -> Response:
     store = services().store
     body: HealthBody = {"jobs": store.counts(), "workers": store.workers()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Annotated
 
 from flask import Blueprint, Response
 from redis.exceptions import RedisError
@@ -10,12 +11,15 @@ from redis.exceptions import RedisError
 from tasks.connection import is_away
 from tasks.errors import UnavailableError
 from tasks.job import Job
-from tasks.request import parse_request
+from tasks.request import JobRequest, parse_request
 from tasks.store import REDIS_RETRY_SECONDS, Submission
-from web import auth, parameters
+from web import auth
+from web.answers import JobBody, JobListBody, TicketBody
+from web.endpoints import NO_JOB, QUEUE_REFUSALS, TOO_MANY_STREAMS, Input, endpoint
 from web.error_responses import error_response
-from web.json_body import read_json
+from web.json_body import BODY_REFUSALS, read_json
 from web.listing import list_response
+from web.parameters import IdempotencyKey, ListQuery, PreferredWait, WaitQuery, from_query
 from web.render import job_body, json_response
 from web.services import base_url, services
 from web.waiting import place_to_wait, wait_for_end
@@ -24,19 +28,23 @@ logger = logging.getLogger(__name__)
 
 bp = Blueprint("jobs", __name__, url_prefix="/v1/jobs")
 
+SUBMITTED = {202: "a new job", 200: "the job has ended, or an earlier one came back"}
+
+JobParameters = Annotated[
+    JobRequest, Input(lambda: parse_request(read_json()), body=JobRequest, refusals=BODY_REFUSALS)
+]
+
 
 @bp.post("")
-def submit() -> Response:
-    key = parameters.idempotency_key()
-    wait = parameters.preferred_wait()
-    body = parse_request(read_json())
+@endpoint("Submit a job", {**SUBMITTED, **QUEUE_REFUSALS}, gives=JobBody)
+def submit(key: IdempotencyKey, wait: PreferredWait, body: JobParameters) -> Response:
     with place_to_wait(auth.owner(), wait):
         return _submitted(services().store.submit(body, auth.owner(), key), wait)
 
 
 @bp.get("")
-def list_jobs() -> Response:
-    query = parameters.parse_query(parameters.ListQuery)
+@endpoint("List your jobs, newest first", {200: "a page"}, gives=JobListBody)
+def list_jobs(query: Annotated[ListQuery, from_query]) -> Response:
     store, url = services().store, base_url()
     page = store.list_ids(auth.owner(), query.status, query.limit, query.after)
     if query.fields == "summary":
@@ -46,37 +54,43 @@ def list_jobs() -> Response:
 
 
 @bp.get("/<job_id>")
-def get(job_id: str) -> Response:
-    wait = parameters.parse_query(parameters.WaitQuery).wait
+@endpoint("A job now, or when it has ended", {200: "the job", **NO_JOB, **TOO_MANY_STREAMS}, gives=JobBody)
+def get(job_id: str, query: Annotated[WaitQuery, from_query]) -> Response:
     job = services().store.get(job_id, auth.owner())
-    if wait and not job.is_ended:
-        with place_to_wait(auth.owner(), wait):
-            wait_for_end(job_id, wait)
+    if query.wait and not job.is_ended:
+        with place_to_wait(auth.owner(), query.wait):
+            wait_for_end(job_id, query.wait)
         job = services().store.get(job_id, auth.owner())
     return _job(job)
 
 
 @bp.post("/<job_id>/retry")
-def retry(job_id: str) -> Response:
-    key = parameters.idempotency_key()
-    wait = parameters.preferred_wait()
+@endpoint(
+    "Run an ended job that did not complete again, as a new one",
+    {**SUBMITTED, **QUEUE_REFUSALS, 409: "it has not ended, or it completed", **NO_JOB},
+    gives=JobBody,
+)
+def retry(job_id: str, key: IdempotencyKey, wait: PreferredWait) -> Response:
     with place_to_wait(auth.owner(), wait):
         return _submitted(services().store.retry(job_id, auth.owner(), key), wait)
 
 
 @bp.post("/<job_id>/cancel")
+@endpoint("Cancel a job", {200: "the job", **NO_JOB}, gives=JobBody)
 def cancel(job_id: str) -> Response:
     services().store.cancel(job_id, auth.owner())
     return _job(services().store.get(job_id, auth.owner()))
 
 
 @bp.delete("/<job_id>")
+@endpoint("Delete an ended job", {204: "gone", 409: "it has not ended", **NO_JOB})
 def delete(job_id: str) -> Response:
     services().store.delete(job_id, auth.owner())
     return Response(status=204)
 
 
 @bp.post("/<job_id>/ticket")
+@endpoint("A ticket for `?ticket=` on the streams", {200: "a ticket", **NO_JOB}, gives=TicketBody)
 def ticket(job_id: str) -> Response:
     services().log.header(job_id, auth.owner())
     issued = auth.issue_ticket(services().store.redis, job_id)

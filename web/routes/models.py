@@ -1,4 +1,4 @@
-"""`/v1/models`: what jobs can ask for, in OpenAI's shape."""
+"""`/v1/models`: the models that jobs can ask for, in OpenAI's shape."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from flask import Blueprint, Response
 from tasks.errors import ModelNotFoundError
 from tasks.store import Model
 from web.answers import ModelBody, ModelListBody
+from web.endpoints import endpoint
 from web.render import json_response
 from web.services import services
 
@@ -14,13 +15,15 @@ bp = Blueprint("models", __name__, url_prefix="/v1/models")
 
 
 @bp.get("")
+@endpoint("The models that jobs can ask for, and who serves them", {200: "all of them"}, gives=ModelListBody)
 def models() -> Response:
-    """Those without a live worker included: their jobs wait."""
+    """Includes models without a live worker: their jobs wait."""
     body: ModelListBody = {"object": "list", "data": [_body(model) for model in services().store.models()]}
     return json_response(body)
 
 
 @bp.get("/<path:model_id>")
+@endpoint("A model", {200: "the model", 404: "no worker ever announced it"}, gives=ModelBody)
 def model(model_id: str) -> Response:
     """A hub id has a slash in it. Raises ModelNotFoundError."""
     for known in services().store.models():
@@ -30,9 +33,9 @@ def model(model_id: str) -> Response:
 
 
 def _body(model: Model) -> ModelBody:
-    """OpenAI's four fields, and who serves it.
+    """Returns OpenAI's four fields, and who serves the model.
 
-    max_model_len: the shortest that a worker takes, as any of them may get the job; null while none says.
+    max_model_len: the smallest of its workers, because any of them may get the job; null while none says.
     """
     lengths = [worker.get("max_model_len") for worker in model.workers]
     return {

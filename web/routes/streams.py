@@ -9,8 +9,11 @@ from flask_sock import Sock
 from simple_websocket import Server
 from werkzeug.routing.exceptions import WebsocketMismatch
 
-from web import auth, parameters
+from web.answers import EventBody
+from web.auth import ReadableOwner
+from web.endpoints import EVENT_STREAM, NO_JOB, TOO_MANY_STREAMS, endpoint
 from web.errors import ForbiddenOriginError
+from web.parameters import StreamParameters
 from web.relay import sse, websocket
 from web.relay.encoders import ContractEncoder
 from web.relay.websocket_frames import FrameSocket, text_message
@@ -24,31 +27,46 @@ sock = Sock()
 
 
 @bp.get("/v1/jobs/<job_id>/events")
-def events(job_id: str) -> Response:
-    owner = auth.readable_owner(job_id)
-    after = parameters.resume_after()
-    is_done_short = parameters.wants_short_done()
+@endpoint(
+    "The job's events as Server-Sent Events",
+    {
+        200: "events, to the end of the job",
+        204: "it has ended, with nothing after that",
+        **NO_JOB,
+        **TOO_MANY_STREAMS,
+    },
+    gives=EventBody,
+    content=EVENT_STREAM,
+)
+def events(job_id: str, owner: ReadableOwner, query: StreamParameters) -> Response:
     header = services().log.header(job_id, owner)
-    if header.has_nothing_after(after):
+    if header.has_nothing_after(query.after):
         return Response(status=204)
     if request.method == "HEAD":
-        return Response(mimetype="text/event-stream", headers=sse.HEADERS)
+        return Response(mimetype=EVENT_STREAM, headers=sse.HEADERS)
     with held_until_closed(services().streams.hold(header.owner)) as until_closed:
-        encode = ContractEncoder(sse.message, base_url(), is_done_short=is_done_short)
-        return until_closed(sse_response(make_reader(job_id, after=after), encode))
+        encode = ContractEncoder(sse.message, base_url(), is_done_short=query.done == "short")
+        return until_closed(sse_response(make_reader(job_id, after=query.after), encode))
 
 
 @sock.route("/v1/jobs/<job_id>/stream", bp=bp)  # type: ignore[untyped-decorator]
-def stream(ws: Server, job_id: str) -> None:
-    with websocket.closing(ws, job_id):
-        owner = auth.readable_owner(job_id)
-        after = parameters.resume_after()
-        is_done_short = parameters.wants_short_done()
-        header = services().log.header(job_id, owner)
-        # The cap counts the job's owner: with a ticket, the request itself has none.
-        with services().streams.hold(header.owner):
-            encode = ContractEncoder(text_message, base_url(), is_done_short=is_done_short)
-            websocket.relay(ws, make_reader(job_id, after=after), encode)
+@websocket.closing
+@endpoint(
+    "The same events over a WebSocket, one JSON text frame each",
+    {
+        101: "closes with 1000 after `done`, 4400 bad `after` or `done`, 4401 not authorised, 4404 no "
+        "such job, 4429 too many streams, 1001 server going away, 1008 reader too slow",
+        400: "not a WebSocket handshake",
+        403: "a page from elsewhere, while the server has no API keys",
+    },
+    gives=EventBody,
+)
+def stream(ws: Server, job_id: str, owner: ReadableOwner, query: StreamParameters) -> None:
+    header = services().log.header(job_id, owner)
+    # The cap counts the job's owner: with a ticket, the request itself has none.
+    with services().streams.hold(header.owner):
+        encode = ContractEncoder(text_message, base_url(), is_done_short=query.done == "short")
+        websocket.relay(ws, make_reader(job_id, after=query.after), encode)
 
 
 @bp.before_request

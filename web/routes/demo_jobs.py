@@ -1,0 +1,123 @@
+"""The jobs of one request to the demo's routes: run, awaited, and named in its answer."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+from flask import Response
+from redis.exceptions import RedisError
+
+from tasks.connection import is_away
+from tasks.errors import JobNotFoundError, TokenrelayError
+from tasks.job import Job, Status
+from tasks.request import JobRequest
+from tasks.store import Store
+from web import auth
+from web.answers import NotAwaitedBody
+from web.error_responses import error_response
+from web.render import json_response, to_json
+from web.services import base_url, services
+from web.waiting import wait_for_all
+
+MAX_IDS_IN_HEADER = 64
+"""In X-Job-ID: 2 KiB of ids. By default nginx takes 4 KiB of headers, and answers 502 to more."""
+
+STATUS_BY_ERROR_CODE = {"prompt_too_long": 422, "timeout": 504, "expired": 504, "model_not_available": 503}
+"""HTTP statuses for a job's error codes. The others are 502: the worker's fault, not this server's."""
+
+CLIENT_LEFT = 499
+"""nginx's status for logs; nobody reads the answer."""
+
+Texts = list[str]
+
+logger = logging.getLogger(__name__)
+
+
+class JobFailedError(TokenrelayError):
+    """The job did not complete."""
+
+    title = "Job not completed"
+
+    def __init__(self, job: Job) -> None:
+        self.code = job.error.code if job.error else str(job.status)
+        self.status = 409 if job.status is Status.CANCELLED else STATUS_BY_ERROR_CODE.get(self.code, 502)
+        super().__init__(f"{job.id}: {job.error.message if job.error else f'the job was {job.status}'}")
+
+
+class DemoJobs:
+    """The jobs of one request."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._created: list[str] = []
+        self.ids: list[str] = []
+
+    def submit(self, requests: Sequence[JobRequest], owner: str, key: str | None) -> None:
+        """Submits all of them or none. Raises what Store.submit raises."""
+        submissions = self._store.submit_all(requests, owner, key)
+        self.ids = [submission.job_id for submission in submissions]
+        self._created = [submission.job_id for submission in submissions if submission.created]
+
+    def results(self) -> Texts:
+        """Returns the texts. Raises JobFailedError for the first job that did not complete."""
+        ended = [self._store.get(job_id) for job_id in self.ids]
+        for job in ended:
+            if job.status is not Status.COMPLETED:
+                raise JobFailedError(job)
+        return [job.output[0].text for job in ended]
+
+    def cancel(self) -> None:
+        """Cancels the jobs that this request made. Another client may wait for the others."""
+        for job_id in self._created:
+            with suppress(RedisError, JobNotFoundError):  # The job ends by itself after its last token.
+                self._store.cancel(job_id)
+
+    def not_awaited(self) -> Response:
+        """Returns where to ask for the jobs: they are stored, but their ends could not be awaited."""
+        urls = [f"{base_url()}/v1/jobs/{job_id}" for job_id in self.ids]
+        detail = "Redis cannot be reached at present; the jobs were accepted and will end"
+        body: NotAwaitedBody = {"detail": detail, "jobs": urls}
+        response = json_response(body, 202)
+        response.headers["Location"] = urls[0]
+        return response
+
+    def named_in(self, response: Response) -> Response:
+        """Names the jobs in X-Job-ID; if they are many, the first there and all in the body, as `job_ids`."""
+        response.headers["X-Job-ID"] = ",".join(self.ids[:MAX_IDS_IN_HEADER])
+        if len(self.ids) > MAX_IDS_IN_HEADER:
+            response.set_data(to_json({**json.loads(response.get_data()), "job_ids": self.ids}))
+        return response
+
+
+def submit(requests: Sequence[JobRequest], key: str | None) -> DemoJobs:
+    """Submits the jobs of the current request; `key` is its Idempotency-Key."""
+    jobs = DemoJobs(services().store)
+    jobs.submit(requests, auth.owner(), key)
+    return jobs
+
+
+def answer(requests: Sequence[JobRequest], key: str | None, render: Callable[[Texts], object]) -> Response:
+    """Runs the jobs and answers with their texts, or with the error of the first that did not complete."""
+    with services().streams.hold(auth.owner()):
+        return _run(requests, key, render)
+
+
+def _run(requests: Sequence[JobRequest], key: str | None, render: Callable[[Texts], object]) -> Response:
+    jobs = submit(requests, key)
+    try:
+        if not wait_for_all(jobs.ids):
+            jobs.cancel()
+            return Response(status=CLIENT_LEFT)
+        response = json_response(render(jobs.results()))
+    except TokenrelayError as error:
+        jobs.cancel()
+        response = error_response(error)
+    except RedisError as error:
+        if not is_away(error):
+            raise
+        logger.warning("%s: accepted, and Redis cannot be reached any more: %s", ", ".join(jobs.ids), error)
+        response = jobs.not_awaited()
+    return jobs.named_in(response)
