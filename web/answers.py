@@ -1,4 +1,4 @@
-"""The shapes of what only the web server answers. The API's documentation is made from them."""
+"""The shapes of answers that only the web server gives. The API's documentation is made from them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tasks.job import Status
 
 
 class UrlsBody(TypedDict):
-    """Where to go on from here."""
+    """Addresses for further requests about the job."""
 
     self: Annotated[str, Field(description="the job")]
     cancel: Annotated[str, Field(description="POST here to cancel it")]
@@ -98,14 +98,14 @@ class ModelListBody(TypedDict):
 
 
 class HealthBody(TypedDict):
-    """What the server has to do, and who does it."""
+    """How many jobs there are, and the workers that run them."""
 
     jobs: Annotated[dict[Status, int], Field(description="how many jobs have which status")]
     workers: Annotated[list[WorkerBody], Field(description="the live workers")]
 
 
 class ProbeBody(TypedDict):
-    """The probe is satisfied."""
+    """The probe succeeded."""
 
     status: Annotated[Literal["ok"], Field(description="always `ok`")]
 
@@ -128,7 +128,7 @@ class GeneratedTextsBody(TypedDict):
 
 
 class NotAwaitedBody(TypedDict):
-    """The jobs were accepted, but Redis went away, so that their ends cannot be told."""
+    """The jobs were accepted, but then Redis could not be reached, so their ends are unknown."""
 
     detail: Annotated[str, Field(description="what happened, in words")]
     jobs: Annotated[list[str], Field(description="addresses of the jobs, to ask for them later")]
@@ -148,7 +148,7 @@ class DemoErrorBody(TypedDict):
 
 
 class DemoFailure(TypedDict):
-    """The demo's stream ends with this, and without `[DONE]`, where the job did not complete."""
+    """The last message of the demo's stream, instead of `[DONE]`, if the job did not complete."""
 
     error: Annotated[DemoErrorBody, Field(description="why the job did not complete")]
 
@@ -164,7 +164,7 @@ class FieldErrorBody(TypedDict):
 
 
 class ProblemBody(TypedDict):
-    """What went wrong, as RFC 9457 has it."""
+    """What went wrong, in the form of RFC 9457."""
 
     type: Annotated[str, Field(description="the code as a URN", examples=["urn:tokenrelay:error:conflict"])]
     title: Annotated[str, Field(description="the kind of problem", examples=["Conflict"])]

@@ -24,12 +24,13 @@ R = TypeVar("R")
 JSON, EVENT_STREAM = "application/json", "text/event-stream"
 
 QUEUE_REFUSALS = {
-    429: "the queue is full, or with `too_many_streams` the key holds too many streams and waiting calls",
-    503: "nothing was accepted; with the code `outcome_unknown` it may have been",
+    429: "the queue is full; with the code `too_many_streams`, the key has too many streams and "
+    "waiting calls",
+    503: "nothing was accepted; with the code `outcome_unknown`, the job may have been accepted",
 }
 BAD_FIELD = {422: "names each bad field"}
 NO_JOB = {404: "no such job of yours"}
-TOO_MANY_STREAMS = {429: "the key holds too many streams and waiting calls"}
+TOO_MANY_STREAMS = {429: "the key has too many streams and waiting calls"}
 
 _ATTRIBUTE = "described_endpoint"
 

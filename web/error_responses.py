@@ -30,7 +30,7 @@ _EXTENSION = "tokenrelay.error_encoders"
 
 @dataclass(frozen=True, slots=True)
 class ErrorReport:
-    """An error as clients are told of it, whatever the shape. `code` names the kind of error for programs."""
+    """What clients learn of an error, in any shape. `code` names the kind of error for programs."""
 
     status: int
     code: str

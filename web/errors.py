@@ -14,7 +14,7 @@ class UnsupportedMediaTypeError(TokenrelayError):
 
 
 class BodyTimeoutError(TokenrelayError):
-    """The body of the request did not come in time; nothing was accepted."""
+    """The body of the request did not arrive in time; nothing was accepted."""
 
     status = 408
     code = "request_timeout"
@@ -46,7 +46,7 @@ class ForbiddenHostError(TokenrelayError):
 
 
 class GoingAwayError(UnavailableError):
-    """The server is going away; go on with `after` on another one."""
+    """The server is going away; resume with `after`, on another one."""
 
     code = "going_away"
     title = "Going away"

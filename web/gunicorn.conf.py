@@ -3,7 +3,7 @@
 # ruff: noqa: E402, N999
 from gevent import monkey
 
-# Before anything of ours is imported, or locks and sockets of the old kind stay in use.
+# Before our modules are imported: they would keep unpatched locks and sockets.
 monkey.patch_all()
 
 import logging
@@ -34,10 +34,10 @@ graceful_timeout = 30
 """Seconds that requests in progress have after SIGTERM. Streams are closed at once (1001)."""
 
 keepalive = 5
-"""Seconds that an idle connection is kept: also what it may add to a shutdown."""
+"""Seconds that an idle connection is kept. A shutdown may take this much longer."""
 
 forwarded_allow_ips = os.environ.get("FORWARDED_ALLOW_IPS", "")
-"""Nobody's X-Forwarded-Proto is believed unless the operator names the proxy. A proxy has to pass Host on."""
+"""X-Forwarded-Proto is believed only from the proxies that the operator names. A proxy must pass Host on."""
 
 accesslog = None
 control_socket_disable = True
@@ -46,7 +46,7 @@ logging.basicConfig(
     level=logging.INFO, format="[%(asctime)s] [%(process)d] [%(levelname)s] %(name)s: %(message)s"
 )
 
-# A soft limit of 1024 descriptors is a common default, and would be the limit of streams.
+# A common soft limit is 1024 descriptors, which would also limit the streams.
 _, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 try:
     resource.setrlimit(resource.RLIMIT_NOFILE, (_hard, _hard))
@@ -56,5 +56,5 @@ except ValueError:
 
 
 def post_worker_init(worker):  # type: ignore[no-untyped-def]
-    """In the worker process, with the app loaded."""
+    """Runs in the worker process when the app is loaded."""
     start_reaper(worker)

@@ -19,7 +19,7 @@ MAX_BODY_BYTES = 1024 * 1024
 
 BODY_REFUSALS = {
     400: "not JSON",
-    408: "the body did not come in time",
+    408: "the body did not arrive in time",
     413: "over 1 MiB",
     415: "not application/json",
     **BAD_FIELD,

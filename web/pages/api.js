@@ -1,30 +1,30 @@
-// Calls to the server, with the API key where it wants one.
+// Calls to the server, with the API key if the server requires one.
 
 const KEY = "tokenrelay-api-key";
 
-// The server's answer to any other request than a handshake, where a WebSocket is to be had.
+// The server's answer to a plain request for a stream that a WebSocket could open.
 const NO_HANDSHAKE = 400;
-// Busy, for the moment: the server itself, or a proxy in front of it.
+// The server, or a proxy in front of it, is busy at the moment.
 const PASSING = new Set([408, 429]);
 
-/** The server's refusal; its message is the server's own. */
+/** The server refused a request; the message is the server's own. */
 export class ApiError extends Error {
   constructor(status, message) {
     super(message);
     this.status = status;
   }
 
-  /** The same request would be refused again. */
+  /** Whether the same request would be refused again. */
   get isFinal() {
     return this.status >= 400 && this.status < 500 && !PASSING.has(this.status);
   }
 }
 
-// For this tab only: a key should not outlive the visit.
+// Kept for this tab only: a key should not outlive the visit.
 export const hasKey = () => sessionStorage.getItem(KEY) !== null;
 export const setKey = (key) => sessionStorage.setItem(KEY, key);
 
-/** The answer's JSON. Throws ApiError, and Error where the server cannot be reached. */
+/** Returns the answer's JSON. Throws ApiError, and Error if the server cannot be reached. */
 export async function call(method, path, body, idempotencyKey) {
   const response = await ask(method, path, body, idempotencyKey);
   const answer = await jsonOf(response);
@@ -33,9 +33,9 @@ export async function call(method, path, body, idempotencyKey) {
 }
 
 /**
- * Why the WebSocket of a job cannot be opened: throws as `call` does, or returns where nothing speaks against it now.
- * Browsers do not tell a page what was answered to a handshake; the server refuses this request for the same reasons.
- * It is OPTIONS because with GET a browser would not name the page's origin.
+ * Finds out why the WebSocket of a job cannot be opened: throws as `call` does, or returns if it could be opened now.
+ * Browsers do not show a page the answer to a handshake; the server refuses this request for the same reasons.
+ * The method is OPTIONS because with GET a browser would not send the page's origin.
  */
 export async function askStream(jobId) {
   await ask("OPTIONS", streamPath(jobId)).catch((error) => {
@@ -43,7 +43,7 @@ export async function askStream(jobId) {
   });
 }
 
-/** A new Idempotency-Key. crypto.randomUUID is missing where a page came over plain HTTP. */
+/** Returns a new Idempotency-Key. crypto.randomUUID is missing on pages that came over plain HTTP. */
 export function newKey() {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
@@ -64,16 +64,16 @@ async function ask(method, path, body, idempotencyKey) {
 async function refusal(response) {
   const detail = (await jsonOf(response))?.detail;
   const isText = typeof detail === "string" && detail.trim() !== "";
-  // A proxy answers with a page of its own.
+  // A proxy may answer with an HTML page.
   return new ApiError(response.status, isText ? detail : `HTTP ${response.status} ${response.statusText}`.trim());
 }
 
-/** undefined where it is not JSON. */
+/** Returns undefined if the body is not JSON. */
 const jsonOf = (response) => response.json().catch(() => undefined);
 
 const streamPath = (jobId) => `/v1/jobs/${jobId}/stream`;
 
-/** The address of a job's events behind number `after`. */
+/** Returns the address of a job's events after number `after`. */
 export async function streamUrl(jobId, after) {
   const url = new URL(streamPath(jobId), location.href);
   url.protocol = url.protocol.replace("http", "ws");

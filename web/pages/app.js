@@ -1,19 +1,19 @@
-// The page: one job in view, and what the server does.
+// The page: the job that is shown, the server's state and the recent jobs.
 
 import { ApiError, call, newKey, setKey } from "./api.js";
 import { follow } from "./stream.js";
 
 const REFRESH_MS = 2000;
 const RECENT_JOBS = 10;
-// Within this time after the answer, the same request again is the second half of a double click.
+// The same request within this time after the answer is the second click of a double click.
 const DOUBLE_CLICK_MS = 500;
 const ENDED = new Set(["completed", "failed", "cancelled", "expired"]);
 
 const $ = (id) => document.getElementById(id);
 let current = null; // { id, status, line, stop }
-let wish = null; // { body, key, until }: what was asked for last
+let lastRequest = null; // { body, key, until }
 
-// --- the job in view ---
+// --- the job that is shown ---
 
 async function submit() {
   const request = {
@@ -24,16 +24,18 @@ async function submit() {
   if ($("seed").value !== "") request.seed = $("seed").valueAsNumber;
   const key = keyFor(request);
   const job = await call("POST", "/v1/jobs", request, key);
-  if (wish.key === key) wish.until = performance.now() + DOUBLE_CLICK_MS;
+  if (lastRequest.key === key) lastRequest.until = performance.now() + DOUBLE_CLICK_MS;
   show(job);
   refreshQuietly();
 }
 
-/** One job for one wish: asked for twice, or once more because the answer was lost, it keeps its key. */
+/** Returns a new key, or the last one for a double click and for a repetition after a lost answer. */
 function keyFor(request) {
   const body = JSON.stringify(request);
-  if (wish?.body !== body || performance.now() > wish.until) wish = { body, key: newKey(), until: Infinity };
-  return wish.key;
+  if (lastRequest?.body !== body || performance.now() > lastRequest.until) {
+    lastRequest = { body, key: newKey(), until: Infinity };
+  }
+  return lastRequest.key;
 }
 
 function show(job) {
@@ -42,7 +44,7 @@ function show(job) {
   $("asked").textContent = promptOf(job);
   $("output").replaceChildren();
   current = { id: job.id };
-  // With the id in the address, a reload finds the job again.
+  // The id is in the page's address, so that a reload shows the job again.
   history.replaceState(null, "", `#${job.id}`);
   showStatus(job);
   current.stop = follow(job.id, {
@@ -64,7 +66,7 @@ function onEvent(event) {
   }
 }
 
-/** The paragraph of one of the job's n outputs. */
+/** Returns the paragraph of one of the job's n outputs. */
 function choice(index) {
   while ($("output").children.length <= index) $("output").append(document.createElement("p"));
   return $("output").children[index];
@@ -114,7 +116,7 @@ async function refresh() {
   ]);
   showHealth(health);
   showRecent(recent.data);
-  // It may have started, or another job may be in view, since the question was asked.
+  // In the meantime the job may have started, or another job may be shown.
   if (waiting?.status === "queued" && waiting.id === current.id && current.status === "queued") {
     showStatus(waiting);
   }
@@ -168,11 +170,11 @@ function span(className, text) {
   return element;
 }
 
-// --- what goes wrong ---
+// --- errors ---
 
-/** Run it; what goes wrong is said on the page, and a missing key asked for. */
+/** Runs an action. Shows its error on the page, and asks for a key if one is missing. */
 async function attempt(action) {
-  // Not afterwards: the stream of a job may have been refused by then.
+  // Cleared before the action, not after it: by then a stream may have shown a refusal.
   tell("");
   try {
     await action();

@@ -1,16 +1,16 @@
-// A job's events over a WebSocket that may break: each once, in order, to the end.
+// Follows a job's events over WebSockets that may break: each event once, in order, to the end.
 
 import { ApiError, askStream, streamUrl } from "./api.js";
 
 const FIRST_PAUSE_MS = 250;
 const LONGEST_PAUSE_MS = 5000;
 const NORMAL = 1000;
-// It would be the same the next time, which is not so with 4429: too many streams.
+// Another attempt would get the same code. With 4429, too many streams, it might not.
 const FINAL_CODES = new Set([4400, 4401, 4404]);
 
 /**
  * Calls onEvent(event) for every event, onTrouble(message) when the connection breaks, onTrouble(null) when it is
- * back, and onRefused(message) where there is nothing to be had. Returns a function that stops it all.
+ * back, and onRefused(message) when the server refuses for good. Returns a function that stops everything.
  */
 export function follow(jobId, { onEvent, onTrouble, onRefused }) {
   let after = 0;
@@ -37,21 +37,21 @@ export function follow(jobId, { onEvent, onTrouble, onRefused }) {
     socket.onclose = ({ code, reason }) => {
       if (stopped || code === NORMAL) return;
       if (FINAL_CODES.has(code)) onRefused(reason);
-      else if (wasOpen) comeAgain();
-      else askStream(jobId).then(() => comeAgain(), failed);
+      else if (wasOpen) reconnect();
+      else askStream(jobId).then(() => reconnect(), failed);
     };
   }
 
   function failed(error) {
     if (stopped) return;
-    if (!(error instanceof ApiError)) comeAgain();
+    if (!(error instanceof ApiError)) reconnect();
     else if (error.isFinal) onRefused(error.message);
-    else comeAgain(error.message);
+    else reconnect(error.message);
   }
 
   function receive(event) {
     if (stopped || event.seq <= after) return;
-    // A gap cannot be, but if it were, the log has what is missing.
+    // There should be no gaps. If there is one, the log has the missing events.
     if (event.seq > after + 1) return socket.close(4000);
     after = event.seq;
     pause = FIRST_PAUSE_MS;
@@ -59,10 +59,10 @@ export function follow(jobId, { onEvent, onTrouble, onRefused }) {
     onEvent(event);
   }
 
-  function comeAgain(reason = "connection lost") {
+  function reconnect(reason = "connection lost") {
     if (stopped) return;
     if (trouble !== reason) onTrouble((trouble = reason));
-    // Scattered, so that many pages do not come all at once.
+    // A random part, so that many pages do not reconnect at the same moment.
     timer = setTimeout(connect, pause * (0.5 + Math.random() / 2));
     pause = Math.min(pause * 2, LONGEST_PAUSE_MS);
   }

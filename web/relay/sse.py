@@ -25,7 +25,7 @@ def message(event: Event, data: str) -> bytes:
 def stream(reader: Reader, encode: Encoder) -> Iterator[bytes]:
     """Yields the reader's events, encoded, and keep-alives; it ends with the reader."""
     yield KEEP_ALIVE_COMMENT  # Sends the headers, so that a client knows it is connected.
-    # SSE has no close codes; the client comes again with Last-Event-ID and is told.
+    # SSE has no close codes; the client connects again with Last-Event-ID and gets the error then.
     with suppress(GoingAwayError, JobNotFoundError):
         for events in reader:
             yield b"".join(map(encode, events)) if events else KEEP_ALIVE_COMMENT

@@ -66,7 +66,7 @@ def _closing(ws: Server, job_id: str) -> Iterator[None]:
     except tuple(CLOSE_CODES) as error:
         _close(ws, *_close_code(error))
     except RedisError as error:
-        if is_away(error):  # The client does the same as for a server that ends: it comes again with `after`.
+        if is_away(error):  # For the client it is like a server that stops: it connects again with `after`.
             _close(ws, GOING_AWAY, TRY_AGAIN)
         else:
             logger.exception("the stream of %s failed", job_id)

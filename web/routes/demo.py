@@ -43,7 +43,7 @@ VLLM_RETRY_SECONDS = 10
 bp = Blueprint("demo", __name__)
 
 
-NOT_AWAITED = {202: "accepted, but Redis went away: `Location` and `jobs` say where to ask"}
+NOT_AWAITED = {202: "accepted, but then Redis could not be reached: `Location` and `jobs` say where to ask"}
 TEXTS = {
     200: f"the continuations; X-Job-ID names the first {MAX_IDS_IN_HEADER} jobs, in the order of the prompts",
     **NOT_AWAITED,

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 bp = Blueprint("jobs", __name__, url_prefix="/v1/jobs")
 
-SUBMITTED = {202: "a new job", 200: "the job has ended, or an earlier one came back"}
+SUBMITTED = {202: "a new job", 200: "the job has ended, or an earlier submit with the same key made it"}
 
 JobParameters = Annotated[
     JobRequest, Input(lambda: parse_request(read_json()), body=JobRequest, refusals=BODY_REFUSALS)
@@ -98,9 +98,9 @@ def ticket(job_id: str) -> Response:
 
 
 def _submitted(submission: Submission, wait: int | None) -> Response:
-    """202 for a new job; 200 where it has ended within `wait` seconds, or an earlier one comes back.
+    """Returns 202 for a new job; 200 if it has ended within `wait` seconds, or an earlier submit made it.
 
-    The job is accepted: where Redis cannot be reached any more, it is shown as it was seen last.
+    The job is accepted. If Redis cannot be reached any more, the answer shows the job as it was read last.
     """
     job = submission.job
     try:

@@ -100,7 +100,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
 
 def _body_cut_off() -> GoingAwayError:
-    return GoingAwayError("the server stops and the body had not come; nothing was accepted", retry_after=1)
+    return GoingAwayError("the server stops before the body has arrived; nothing was accepted", retry_after=1)
 
 
 class _Idle:
