@@ -33,7 +33,7 @@ class TopLogprob(TypedDict):
     """One of the likeliest tokens at a position."""
 
     token: Annotated[str, Field(description="the token's text")]
-    logprob: Annotated[float, Field(description="natural logarithm of its probability")]
+    logprob: Annotated[float, Field(le=0, description="natural logarithm of its probability")]
 
 
 class TokenLogprobs(TopLogprob):
@@ -48,7 +48,7 @@ class TokenLogprobs(TopLogprob):
 class ChoiceBody(TypedDict):
     """One of the job's n outputs."""
 
-    index: Annotated[int, Field(description="0 to n - 1")]
+    index: Annotated[int, Field(ge=0, description="0 to n - 1")]
     text: Annotated[str, Field(description="the text so far", examples=[" there was a boy"])]
     finish_reason: Annotated[FinishReason | None, Field(description="why it ended; null while it has not")]
     logprobs: NotRequired[
@@ -62,7 +62,7 @@ class ChoiceBody(TypedDict):
 class AttemptBody(TypedDict):
     """One worker's run at the job."""
 
-    number: Annotated[int, Field(description="1 for the first attempt")]
+    number: Annotated[int, Field(ge=1, description="1 for the first attempt")]
     worker: Annotated[str, Field(description="Celery's name of the worker", examples=["worker@gpu0"])]
     started_at: Annotated[Timestamp, Field(description="when the worker took the job")]
     ended_at: Annotated[Timestamp | None, Field(description="null while the attempt runs")]
@@ -74,9 +74,9 @@ class AttemptBody(TypedDict):
 class UsageBody(TypedDict):
     """Tokens, of all choices together."""
 
-    prompt_tokens: Annotated[int, Field(description="0 until a worker has tokenized the prompt")]
-    completion_tokens: Annotated[int, Field(description="tokens generated so far")]
-    total_tokens: Annotated[int, Field(description="the sum of both")]
+    prompt_tokens: Annotated[int, Field(ge=0, description="0 until a worker has tokenized the prompt")]
+    completion_tokens: Annotated[int, Field(ge=0, description="tokens generated so far")]
+    total_tokens: Annotated[int, Field(ge=0, description="the sum of both")]
 
 
 class JobErrorBody(TypedDict):
@@ -96,10 +96,18 @@ class JobErrorBody(TypedDict):
 class MetricsBody(TypedDict):
     """Durations in seconds."""
 
-    queue_seconds: Annotated[float | None, Field(description="from the submit to the first start")]
-    first_token_seconds: Annotated[float | None, Field(description="from the submit to the first token")]
-    run_seconds: Annotated[float | None, Field(description="from the first start to the end, or until now")]
-    tokens_per_second: Annotated[float | None, Field(description="completion tokens by run_seconds")]
+    queue_seconds: Annotated[
+        float | None, Field(ge=0, description="from the submit to the first start, in seconds")
+    ]
+    first_token_seconds: Annotated[
+        float | None, Field(ge=0, description="from the submit to the first token, in seconds")
+    ]
+    run_seconds: Annotated[
+        float | None, Field(ge=0, description="from the first start to the end, or until now, in seconds")
+    ]
+    tokens_per_second: Annotated[
+        float | None, Field(ge=0, description="completion tokens divided by run_seconds")
+    ]
 
 
 class ShortJobFields(TypedDict):
@@ -114,12 +122,16 @@ class ShortJobFields(TypedDict):
     created_at: Annotated[Timestamp, Field(description="when the job was accepted")]
     started_at: Annotated[Timestamp | None, Field(description="when the first worker took it")]
     ended_at: Annotated[Timestamp | None, Field(description="when it reached its final status")]
-    attempt: Annotated[int, Field(description="how many workers have taken it; 0 before the first start")]
+    attempt: Annotated[
+        int, Field(ge=0, description="how many workers have taken it; 0 before the first start")
+    ]
     attempts: Annotated[list[AttemptBody], Field(description="what each of them did, in order")]
     queue_position: Annotated[
-        int | None, Field(description="jobs ahead of it; 0 is next; null when it does not wait")
+        int | None, Field(ge=0, description="jobs ahead of it; 0 is next; null when it does not wait")
     ]
-    eta_seconds: Annotated[float | None, Field(description="estimated time until it starts; null if unknown")]
+    eta_seconds: Annotated[
+        float | None, Field(ge=0, description="estimated seconds until it starts; null if unknown")
+    ]
     reason: Annotated[
         str | None, Field(description="why it waits, in words", examples=["3 jobs ahead", "next in line"])
     ]
@@ -152,7 +164,7 @@ class JobSummaryBody(TypedDict):
     model: Annotated[str, Field(description="the model that the job runs on", examples=["bundled"])]
     created_at: Annotated[Timestamp, Field(description="when the job was accepted")]
     queue_position: Annotated[
-        int | None, Field(description="jobs ahead of it; 0 is next; null when it does not wait")
+        int | None, Field(ge=0, description="jobs ahead of it; 0 is next; null when it does not wait")
     ]
     prompt: Annotated[
         str,
@@ -165,18 +177,18 @@ class JobSummaryBody(TypedDict):
 class StatusEvent(TypedDict):
     """A worker has started an attempt."""
 
-    seq: Annotated[int, Field(description="number of the event, from 1 on, without gaps")]
+    seq: Annotated[int, Field(ge=1, description="number of the event, from 1 on, without gaps")]
     type: Annotated[Literal["status"], Field(description="always `status`")]
     status: Annotated[Literal[Status.IN_PROGRESS], Field(description="always `in_progress`")]
-    attempt: Annotated[int, Field(description="1 for the first attempt")]
+    attempt: Annotated[int, Field(ge=1, description="1 for the first attempt")]
 
 
 class TokenEvent(TypedDict):
     """Text of one choice: the text of one token or of several."""
 
-    seq: Annotated[int, Field(description="number of the event, from 1 on, without gaps")]
+    seq: Annotated[int, Field(ge=1, description="number of the event, from 1 on, without gaps")]
     type: Annotated[Literal["token"], Field(description="always `token`")]
-    index: Annotated[int, Field(description="the choice, 0 to n - 1")]
+    index: Annotated[int, Field(ge=0, description="the choice, 0 to n - 1")]
     text: Annotated[
         str, Field(description="the texts of a choice's events make its output", examples=[" once"])
     ]
@@ -188,7 +200,7 @@ class TokenEvent(TypedDict):
 class EndEvent(TypedDict):
     """The job has ended. This is the last event."""
 
-    seq: Annotated[int, Field(description="number of the event, from 1 on, without gaps")]
+    seq: Annotated[int, Field(ge=1, description="number of the event, from 1 on, without gaps")]
     type: Annotated[Literal["done"], Field(description="always `done`")]
     status: Annotated[Status, Field(description="the job's final status")]
 
@@ -199,9 +211,10 @@ class WorkerBody(TypedDict):
     id: Annotated[str, Field(description="Celery's name of the worker", examples=["worker@gpu0"])]
     model: Annotated[str, Field(description="the model that it serves")]
     engine: Annotated[str, Field(description="the engine that it runs", examples=["transformers"])]
-    slots: Annotated[int, Field(description="sequences that it decodes together; 0 while it drains")]
-    running: Annotated[int, Field(description="slots in use")]
-    tokens_per_second: Annotated[float, Field(description="its present speed, all jobs together")]
+    slots: Annotated[int, Field(ge=0, description="sequences that it decodes together; 0 while it drains")]
+    running: Annotated[int, Field(ge=0, description="slots in use")]
+    tokens_per_second: Annotated[float, Field(ge=0, description="its present speed, all jobs together")]
     max_model_len: Annotated[
-        int | None, Field(description="tokens of prompt and output together that fit; null: not said")
+        int | None,
+        Field(ge=1, description="tokens of prompt and output together that fit; null if it did not say"),
     ]

@@ -77,16 +77,17 @@ class ModelBody(TypedDict):
 
     id: Annotated[str, Field(description="its name in requests", examples=["bundled"])]
     object: Annotated[Literal["model"], Field(description="always `model`")]
-    created: Annotated[int, Field(description="Unix time of its first worker")]
+    created: Annotated[int, Field(ge=0, description="Unix time of its first worker, in seconds")]
     owned_by: Annotated[Literal["tokenrelay"], Field(description="always `tokenrelay`")]
     status: Annotated[
         Literal["served", "away"], Field(description="`away`: no worker is alive, and its jobs wait")
     ]
     engines: Annotated[list[str], Field(description="of its live workers", examples=[["transformers"]])]
-    workers: Annotated[int, Field(description="how many of its workers are alive")]
-    slots: Annotated[int, Field(description="how many sequences they decode together")]
+    workers: Annotated[int, Field(ge=0, description="how many of its workers are alive")]
+    slots: Annotated[int, Field(ge=0, description="how many sequences they decode together")]
     max_model_len: Annotated[
-        int | None, Field(description="prompt and output tokens that every live worker takes; null: not said")
+        int | None,
+        Field(ge=1, description="prompt and output tokens that every live worker takes; null if none says"),
     ]
 
 
@@ -100,7 +101,9 @@ class ModelListBody(TypedDict):
 class HealthBody(TypedDict):
     """How many jobs there are, and the workers that run them."""
 
-    jobs: Annotated[dict[Status, int], Field(description="how many jobs have which status")]
+    jobs: Annotated[
+        dict[Status, Annotated[int, Field(ge=0)]], Field(description="how many jobs have which status")
+    ]
     workers: Annotated[list[WorkerBody], Field(description="the live workers")]
 
 
@@ -168,7 +171,7 @@ class ProblemBody(TypedDict):
 
     type: Annotated[str, Field(description="the code as a URN", examples=["urn:tokenrelay:error:conflict"])]
     title: Annotated[str, Field(description="the kind of problem", examples=["Conflict"])]
-    status: Annotated[int, Field(description="the HTTP status", examples=[409])]
+    status: Annotated[int, Field(ge=400, le=599, description="the HTTP status", examples=[409])]
     code: Annotated[str, Field(description="the kind of problem, for programs", examples=["conflict"])]
     detail: Annotated[str, Field(description="what went wrong this time, in words")]
     instance: Annotated[str, Field(description="the path that was asked for", examples=["/v1/jobs"])]

@@ -77,6 +77,30 @@ def test_every_field_and_parameter_is_described(document: dict[str, Any]) -> Non
     assert [name for name, part in (fields | parameters).items() if not part.get("description")] == []
 
 
+IN_WORDS = {"PromptBody", "PromptsBody"}
+"""Bodies whose numbers the job's own request validates; their descriptions say the ranges."""
+
+
+def test_every_number_has_a_range(document: dict[str, Any]) -> None:
+    def numbers(part: Any) -> Iterator[dict[str, Any]]:
+        if isinstance(part, dict):
+            yield from ([part] if part.get("type") in ("integer", "number") else [])
+        for child in part.values() if isinstance(part, dict) else part if isinstance(part, list) else ():
+            yield from numbers(child)
+
+    bounds = {"minimum", "exclusiveMinimum", "maximum"}
+    schemas = document["components"]["schemas"]
+    parameters = [
+        operation["parameters"] for item in document["paths"].values() for operation in item.values()
+    ]
+    found = [
+        *numbers([schema for name, schema in schemas.items() if name not in IN_WORDS]),
+        *numbers(parameters),
+    ]
+    assert len(found) > 30
+    assert [number for number in found if not bounds & number.keys()] == []
+
+
 def test_every_answer_with_a_body_has_a_schema(document: dict[str, Any]) -> None:
     for path, item in document["paths"].items():
         for operation in item.values():

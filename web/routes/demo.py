@@ -56,8 +56,8 @@ TEXTS = {
 class _Options(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
-    max_tokens: int | None = Field(None, description="as in a job")
-    temperature: float | None = Field(None, description="as in a job")
+    max_tokens: int | None = Field(None, description="tokens to generate, at least 1, as in a job")
+    temperature: float | None = Field(None, description="0 to 2, as in a job")
 
     def job_request(self, prompt: str, **defaults: Any) -> JobRequest:
         """Raises InvalidRequestError."""
