@@ -21,8 +21,8 @@ PAGES = [
     ROOT / "worker" / "models" / "bundled" / "README.md",
 ]
 
-TOLD_TOGETHER = ("worker/engine", "worker/models")
-"""Folders that have one line, which need not name each of their modules."""
+TOLD_TOGETHER = ("worker/engine/native", "worker/engine/text", "worker/engine/torch")
+"""Folders whose line in the table need not name each module."""
 
 
 def table_row(name: str) -> str:
