@@ -8,9 +8,6 @@ from __future__ import annotations
 SCHEMA = 3
 """Carried by every key and channel, so that a rolling upgrade never mixes two schemas (docs/upgrades.md)."""
 
-RECORD_VERSION = 1
-"""The newest version of a job's record that this release understands, see `tasks.request.version_of`."""
-
 PREFIX = f"tokenrelay:{SCHEMA}:"
 
 COUNTS = PREFIX + "counts"

@@ -15,7 +15,7 @@ from tasks.answers import WorkerBody
 from tasks.errors import UnreadableRecordError
 from tasks.job import JobError, Status
 from tasks.log import STATUS_MARK, TOKEN_MARK, Entry, TokenEntry, parse_entry
-from tasks.request import JobRequest
+from tasks.request import RECORD_VERSION, JobRequest
 from tasks.scripts import Argument, Scripts, SendOffers, as_offers
 from tasks.settings import Settings
 
@@ -120,7 +120,7 @@ class WorkerInfo:
     """Prompt and output tokens of one sequence together; None: not said."""
     lifeline: str = ""
     """The channel that this process alone subscribes to, see `worker.lifeline`; empty for none."""
-    version: int = keys.RECORD_VERSION
+    version: int = RECORD_VERSION
     """The newest version of a record that it understands."""
 
     @property

@@ -228,7 +228,11 @@ SINCE_VERSION: Mapping[str, int] = {}
 """Request fields that came after the first release: field -> version of the record that brought it.
 
 A new field is None, hence absent from the record, where the client does not ask for it.
+The first one after a release has the next version, the others have the same.
 """
+
+RECORD_VERSION = max(SINCE_VERSION.values(), default=1)
+"""The newest version of a job's record that this release understands."""
 
 
 def version_of(accepted: Mapping[str, Any]) -> int:

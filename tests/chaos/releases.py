@@ -15,7 +15,6 @@ NEW_FIELD = "novelty"
 """A field of the submit body that only the next release knows."""
 
 NEXT_RELEASE = {
-    "tasks/keys.py": {"RECORD_VERSION = 1": "RECORD_VERSION = 2"},
     "tasks/request.py": {
         "SINCE_VERSION: Mapping[str, int] = {}": f'SINCE_VERSION: Mapping[str, int] = {{"{NEW_FIELD}": 2}}',
         "    ignore_eos: bool": f"    {NEW_FIELD}: str | None = None\n    ignore_eos: bool",

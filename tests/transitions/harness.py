@@ -11,7 +11,7 @@ from tasks import keys
 from tasks.job import Status
 from tasks.leases import Claim, Leases, Outcome, WorkerInfo, Write
 from tasks.reaper import Reaper
-from tasks.request import parse_request
+from tasks.request import RECORD_VERSION, parse_request
 from tasks.scripts import Offer
 from tasks.settings import Settings
 from tasks.store import Store
@@ -45,7 +45,7 @@ class Harness:
         name: str = "w1",
         lifeline: str = "",
         length: int | None = None,
-        version: int = keys.RECORD_VERSION,
+        version: int = RECORD_VERSION,
     ) -> None:
         self.leases.heartbeat(WorkerInfo(name, "m", "echo", slots, 0, 0.0, length, lifeline, version))
 

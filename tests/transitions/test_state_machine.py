@@ -33,7 +33,7 @@ from tasks.job import TERMINAL_STATUSES, Job, JobError, Status
 from tasks.leases import Claim, Leases, Outcome, WorkerInfo, Write, WriteStatus
 from tasks.log import DoneEntry, Entry, StatusEntry, TokenEntry
 from tasks.reaper import Reaper
-from tasks.request import Priority, parse_request
+from tasks.request import RECORD_VERSION, Priority, parse_request
 from tasks.scripts import Argument, Offer, Scripts
 from tasks.settings import EngineKind, Settings
 from tasks.store import Store
@@ -44,7 +44,7 @@ NAMES = st.sampled_from(sorted(WORKERS))
 ENGINE_POOLS = sorted({keys.engine_pool(MODEL, engine) for engine in WORKERS.values()})
 QUEUES = [keys.queue(MODEL), keys.queue(MODEL, EngineKind.VLLM)]
 WIDTHS = range(1, 5)
-OLD, NEW = keys.RECORD_VERSION, keys.RECORD_VERSION + 1
+OLD, NEW = RECORD_VERSION, RECORD_VERSION + 1
 VERSIONS = [OLD, NEW]
 LINES = {line: keys.line(*line) for line in product(QUEUES, WIDTHS, VERSIONS)}
 INDEXES = {

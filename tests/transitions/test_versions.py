@@ -6,10 +6,11 @@ import pytest
 from redis import Redis
 
 from tasks import keys, request
+from tasks.request import RECORD_VERSION
 from tasks.settings import Settings
 from tests.transitions.harness import Harness
 
-NEWER = keys.RECORD_VERSION + 1
+NEWER = RECORD_VERSION + 1
 
 
 @pytest.fixture
