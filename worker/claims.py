@@ -14,8 +14,8 @@ from tasks.errors import UnreadableRecordError
 from tasks.job import JobError, Status
 from tasks.leases import Claim, Leases, Outcome, Refusal, Write
 from worker.held_jobs import HeldJob, HeldJobs, Ticket
+from worker.job_run import JobRun
 from worker.preparer import Preparer
-from worker.run import JobRun
 from worker.watchdog import Activity
 
 logger = logging.getLogger(__name__)

@@ -24,8 +24,8 @@ from worker.announcer import Announcer
 from worker.claims import Claims
 from worker.ending import end_process
 from worker.engine.base import Engine, RequestOutput
+from worker.engine_loop import EngineLoop
 from worker.held_jobs import HeldJobs, Ticket
-from worker.loop import EngineLoop
 from worker.preparer import Prepared, Preparer
 from worker.watchdog import Activity, Watchdog, Watched
 from worker.writes import Writes

@@ -8,8 +8,8 @@ from typing import Protocol
 
 from tasks.leases import Outcome
 from worker.engine.base import RequestOutput
-from worker.loop import EngineLoop
-from worker.run import JobRun, lease_token_of
+from worker.engine_loop import EngineLoop
+from worker.job_run import JobRun, lease_token_of
 
 
 class Ticket(Protocol):

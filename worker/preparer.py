@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from tasks.errors import EngineError, UnreadableRecordError, first_line
 from worker.engine.base import Engine
-from worker.run import JobRun, Preparation
+from worker.job_run import JobRun, Preparation
 from worker.watchdog import Activity, Stillness
 
 logger = logging.getLogger(__name__)

@@ -12,9 +12,9 @@ from tasks.errors import first_line
 from tasks.job import FinishReason, Status
 from tasks.leases import Leases, Outcome, WriteAnswer, WriteStatus
 from worker.engine.base import RequestOutput
+from worker.engine_loop import EngineLoop
 from worker.held_jobs import HeldJob, HeldJobs
-from worker.loop import EngineLoop
-from worker.run import JobRun
+from worker.job_run import JobRun
 from worker.watchdog import Activity
 
 logger = logging.getLogger(__name__)

@@ -29,7 +29,7 @@ from tests.engine.tiny import (
 )
 from worker.engine.base import Prompt
 from worker.engine.text.eos import find_eos_ids
-from worker.run import JobRun
+from worker.job_run import JobRun
 
 MODEL_ENGINES = [engine for engine in ENGINES if engine is not EngineKind.ECHO]
 FILES = ("config.json", "generation_config.json")

@@ -1,7 +1,7 @@
 """What the loop asks of an engine.
 
 An engine knows single sequences. A job's `n` choices are n sequences in n slots; choices, text, stop
-strings and Redis are the loop's business (`worker.loop`), so that every engine treats them alike.
+strings and Redis are the loop's business (`worker.engine_loop`), so that every engine treats them alike.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from tasks.request import SamplingOptions, parse_request
 from tasks.settings import EngineKind, Settings
 from worker.engine.base import EngineRequest, RequestOutput
 from worker.engine.echo import EchoEngine
-from worker.run import JobRun
+from worker.job_run import JobRun
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from tasks.job import FinishReason
 from tasks.settings import EngineKind, Settings
 from worker.engine.base import EngineRequest, RequestOutput, SamplingParams
 from worker.engine.echo import EchoEngine
-from worker.loop import MAX_UNFLUSHED_STEPS, EngineLoop
+from worker.engine_loop import MAX_UNFLUSHED_STEPS, EngineLoop
 
 SECONDS = 10
 

@@ -3,89 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from tasks.errors import PromptTooLongError
 from tasks.job import Choice, FinishReason, JobError, Status
 from tasks.leases import Claim, Outcome, Write
-from tasks.log import LoggedLogprobs, TokenEntry, choices
+from tasks.log import TokenEntry, choices
+from worker.choice_run import ChoiceRun
 from worker.engine.base import (
-    DecodeToken,
     Engine,
     EngineRequest,
     Prompt,
     RequestOutput,
     SamplingParams,
-    TokenLogprobs,
 )
 from worker.engine.text.detokenizer import Detokenizer
 
 MAX_ENTRIES_PER_WRITE = 1000
 """Lua passes at most some thousand arguments to one RPUSH; more follow with the next flush."""
-
-LOGPROB_DIGITS = 5
-"""After the point: more than float32 is worth."""
-
-
-@dataclass(slots=True)
-class ChoiceRun:
-    """One choice: what of it the log still lacks, and how it goes on."""
-
-    request: EngineRequest
-    detokenizer: Detokenizer
-    decode_token: DecodeToken
-    finish_reason: FinishReason | None
-    completion_tokens: int
-    """Of all attempts."""
-    token_ids: list[int] = field(default_factory=list)
-    """Ids not logged yet."""
-    text: str = ""
-    """Text to show that is not logged yet."""
-    is_end_unlogged: bool = False
-    logprobs: list[LoggedLogprobs] = field(default_factory=list)
-    """Of the ids not logged yet, where the client asked for them."""
-
-    @property
-    def is_running(self) -> bool:
-        return self.finish_reason is None
-
-    def push(self, output: RequestOutput) -> None:
-        last = len(output.token_ids) - 1
-        for index, token_id in enumerate(output.token_ids):
-            self.token_ids.append(token_id)
-            self.completion_tokens += 1
-            if output.logprobs is not None:
-                self.logprobs.append(self._logged(token_id, output.logprobs[index]))
-            # The end of sequence is not text, even where a model uses an ordinary token for it.
-            is_end = index == last and output.finish_reason is FinishReason.STOP
-            detokenizer = self.detokenizer
-            self.text += detokenizer.push_end(token_id) if is_end else detokenizer.push((token_id,))
-            if self.detokenizer.stopped:
-                self._finish(FinishReason.STOP)
-                return
-        if output.finish_reason:
-            self.end(output.finish_reason)
-
-    def end(self, reason: FinishReason) -> None:
-        """Show what was held back; a stop string may complete itself in it."""
-        self.text += self.detokenizer.finish()
-        self._finish(FinishReason.STOP if self.detokenizer.stopped else reason)
-
-    def _finish(self, reason: FinishReason) -> None:
-        self.finish_reason, self.is_end_unlogged = reason, True
-
-    def take_entry(self, index: int) -> TokenEntry | None:
-        """What the log lacks, as an entry. Ids whose text is all held back wait for the next one."""
-        if not (self.text or self.is_end_unlogged):
-            return None
-        entry = TokenEntry(index, tuple(self.token_ids), self.text, self.finish_reason, self.logprobs or None)
-        self.token_ids, self.text, self.is_end_unlogged, self.logprobs = [], "", False, []
-        return entry
-
-    def _logged(self, token_id: int, logprobs: TokenLogprobs) -> LoggedLogprobs:
-        """With texts in place of ids: who reads the log has no tokenizer."""
-        top = [[self.decode_token(best), round(value, LOGPROB_DIGITS)] for best, value in logprobs.top]
-        return [self.decode_token(token_id), round(logprobs.logprob, LOGPROB_DIGITS), top]
 
 
 @dataclass(frozen=True, slots=True)
