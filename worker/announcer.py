@@ -1,4 +1,4 @@
-"""What a worker says of itself: alive, serving this model, so fast."""
+"""Announces this worker in Redis: its model, its slots and its speed."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from tasks.settings import Settings
 from worker.engine.base import Engine
 
 SPEED_SMOOTHING = 0.3
-"""Weight of the last period in the announced tokens per second: some seconds of memory."""
+"""Weight of the last period in the announced tokens per second, which so cover the last few seconds."""
 
 
 class Announcer:
-    """Sends the heartbeat when it is due and measures the speed in between."""
+    """Sends heartbeats, and measures the speed between them."""
 
     def __init__(
         self, engine: Engine, leases: Leases, settings: Settings, worker: str, lifeline: str
@@ -36,7 +36,10 @@ class Announcer:
         self._tokens += tokens
 
     def beat(self, slots: int, running: int) -> None:
-        """Announce `slots` to dispatch, 0 while draining. Raises RedisError."""
+        """Send a heartbeat. Raises RedisError.
+
+        slots: how many dispatch may fill, 0 while the worker drains. running: how many are taken.
+        """
         now = time.monotonic()
         self._leases.heartbeat(self._info(slots, running, self._smoothed_speed(now)))
         self._speed = self._smoothed_speed(now)
@@ -44,7 +47,7 @@ class Announcer:
         self.due_at = now + self._period
 
     def deregister(self) -> None:
-        """Leave the books. Raises RedisError."""
+        """Remove this worker from Redis. Raises RedisError."""
         self._leases.deregister(self._info(0, 0, 0.0))
 
     def _smoothed_speed(self, now: float) -> float:

@@ -31,10 +31,10 @@ generate.register(app)
 
 @task_revoked.connect
 def cancel_record(request: Any, **_: Any) -> None:
-    """A revoke, of a waiting task or with terminate of a running one, cancels the job."""
+    """Cancels the job of a revoked task, whether it waits or, with `terminate`, runs."""
     try:
         tasks.get_store().cancel(request.id)
     except JobNotFoundError:
-        logger.info("revoked %s, of which there is no record", request.id)
+        logger.info("revoked %s, which has no record", request.id)
     except RedisError as error:
         logger.error("revoked %s, but could not cancel its job: %s", request.id, error)

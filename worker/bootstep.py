@@ -1,6 +1,6 @@
-"""Loads and warms the model before Celery consumes: an error here ends the process.
+"""Loads the model and warms it up before Celery consumes. An error here ends the process.
 
-Celery swallows what a signal handler raises, so a bootstep it is.
+This is a bootstep because Celery ignores exceptions of signal handlers.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ class EngineStep(bootsteps.StartStopStep):
 
 @contextmanager
 def _stopped_at_once() -> Iterator[None]:
-    """Around the load: ends the process as soon as it is told to stop. It has nothing to give back yet.
+    """Ends the process as soon as it is told to stop during the load, when it has no jobs to give back.
 
-    Celery itself would only take note of the signal, and the load would go on.
+    Celery itself would only set a flag on the signal, and the load would go on.
     """
     worker_shutting_down.connect(_end_process)
     try:
-        maybe_shutdown()  # It may have been told before.
+        maybe_shutdown()  # The signal may have come before.
         yield
     finally:
         worker_shutting_down.disconnect(_end_process)
@@ -86,8 +86,8 @@ def _load(settings: Settings) -> Engine:
     except TokenrelayError as error:
         logger.critical("%s", error)
         raise SystemExit(1) from None
-    # torch and transformers are 380,000 objects that stay. Looking at all of them, a full garbage collection
-    # stops every thread for 0.3 s, in the middle of everybody's stream. It skips what is frozen.
+    # torch and transformers are 380,000 objects that stay. A full garbage collection looks at all of them and
+    # stops every thread for 0.3 s, in the middle of all streams. It skips what is frozen.
     gc.collect()
     gc.freeze()
     return engine

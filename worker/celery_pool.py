@@ -25,13 +25,13 @@ from worker.delivery_probe import DeliveryProbe
 from worker.flusher import Flusher
 
 DRAIN_POLL_SECONDS = 0.1
-"""How often a draining pool makes the calls that have come in."""
+"""How often a draining pool makes the calls that other threads have asked for."""
 
 Callback = Callable[..., None]
 
 
 class TaskTicket:
-    """Celery's handle of a task in the pool, and the flusher's way back to Celery."""
+    """Celery's handle of a task in the pool. The flusher tells Celery through it what became of the task."""
 
     def __init__(
         self, pool: BatchPool, job_id: str, run_body: Callable[[], Any], callback: Callback, accept: Callback
@@ -55,12 +55,12 @@ class TaskTicket:
         self._pool.on_celery_thread(lambda: self._conclude(outcome))
 
     def terminate(self, signal: int) -> None:
-        """Celery calls this on revoke; `worker.app` has cancelled the record by then."""
+        """Does nothing. Celery calls this on revoke, when `worker.app` has cancelled the job already."""
 
     def _conclude(self, outcome: Outcome | None) -> None:
         self._pool.forget(self)
         if outcome is None:
-            # A late or doubled message must not show STARTED and SUCCESS over the live run.
+            # A late or duplicate message must not show STARTED and SUCCESS in place of the live run.
             self._callback((1, _exception_info(Ignore()), 0.0))
         elif outcome.status is Status.CANCELLED:
             self._callback((1, _exception_info(Terminated("cancelled")), 0.0))
@@ -80,7 +80,7 @@ class BatchPool(BasePool):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._tickets: set[TaskTicket] = set()
-        """Celery itself holds its handles weakly."""
+        """Keeps the tickets alive, as Celery has only weak references to them."""
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._hub: Any = None
         self._flusher: Flusher | None = None
@@ -89,16 +89,16 @@ class BatchPool(BasePool):
         self._is_stopping = False
 
     def serve(self, flusher: Flusher, probe: DeliveryProbe, drain_seconds: float) -> None:
-        """The model is loaded: serve tasks as soon as they come."""
+        """Serve tasks from now on: the model is loaded."""
         self._flusher = flusher
         self.probe = probe
         self._drain_seconds = drain_seconds
 
     def register_with_event_loop(self, loop: Any) -> None:
-        """Celery begins to consume, for the first time or again after it lost Redis."""
+        """Called when Celery begins to consume, for the first time or again after it lost Redis."""
         if self._hub is None and self._flusher is not None:
-            # Not earlier: jobs are offered to workers that announce themselves, and Celery takes a
-            # second to look for its neighbours before it consumes.
+            # Not earlier: jobs are offered to a worker once it has announced itself, and Celery takes
+            # a second to look for other workers before it consumes.
             self._flusher.start()
         self._hub = loop
         loop.call_soon(self._run_calls)
@@ -124,13 +124,13 @@ class BatchPool(BasePool):
         self._tickets.discard(ticket)
 
     def on_celery_thread(self, call: Callable[[], None]) -> None:
-        """Run `call` on the thread that Celery's state belongs to. For any thread."""
+        """Run `call` on Celery's own thread, which its state belongs to. For any thread."""
         self._calls.put(call)
         if self._hub is not None:
             self._hub.call_soon(self._run_calls)
 
     def on_stop(self) -> None:
-        """Warm shutdown: run on to DRAIN_SECONDS. Cold (SIGQUIT), or told again: give all back at once."""
+        """Drain for DRAIN_SECONDS. After SIGQUIT or a second signal, give all jobs back at once."""
         hurry = self._is_stopping or celery_state.should_terminate
         self._is_stopping = True
         self._drain(0.0 if hurry else self._drain_seconds)
@@ -139,15 +139,18 @@ class BatchPool(BasePool):
         self._drain(0.0)
 
     def terminate_job(self, pid: int, signal: int | None = None) -> None:
-        """Nothing to kill: all jobs live in this process."""
+        """Does nothing: all jobs live in this process."""
 
     def _drain(self, seconds: float) -> None:
-        """Celery's hub does not turn any more, so its calls are made here. A signal may call this again."""
+        """Wait for the flusher to end. Celery's hub has stopped, so calls from other threads are made here.
+
+        A signal handler may call this again meanwhile.
+        """
         if self._flusher is None or self._hub is None:
-            return  # It never began.
+            return  # The flusher was never started.
         self._flusher.drain(seconds)
         while self._flusher.is_alive():
-            # Not a wait on the queue of calls: its get() must not be entered again by a signal handler.
+            # Not a wait on the queue of calls: a signal handler may not enter its get() a second time.
             self._flusher.join(DRAIN_POLL_SECONDS)
             self._run_calls()
         self._run_calls()

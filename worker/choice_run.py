@@ -10,7 +10,7 @@ from worker.engine.base import DecodeToken, EngineRequest, RequestOutput, TokenL
 from worker.engine.text.detokenizer import Detokenizer
 
 LOGPROB_DIGITS = 5
-"""After the point: more than float32 is worth."""
+"""Decimal places: more than the precision of a float32."""
 
 
 @dataclass(slots=True)
@@ -29,13 +29,14 @@ class ChoiceRun:
     """Text to show that is not logged yet."""
     is_end_unlogged: bool = False
     logprobs: list[LoggedLogprobs] = field(default_factory=list)
-    """Of the ids not logged yet, where the client asked for them."""
+    """Those of the ids not logged yet, where the client asked for them."""
 
     @property
     def is_running(self) -> bool:
         return self.finish_reason is None
 
     def push(self, output: RequestOutput) -> None:
+        """Take what a step added to this choice."""
         last = len(output.token_ids) - 1
         for index, token_id in enumerate(output.token_ids):
             self.token_ids.append(token_id)
@@ -53,7 +54,7 @@ class ChoiceRun:
             self.end(output.finish_reason)
 
     def end(self, reason: FinishReason) -> None:
-        """Show what was held back; a stop string may complete itself in it."""
+        """End the choice, and show the text that was held back. A stop string may be complete in it."""
         self.text += self.detokenizer.finish()
         self._finish(FinishReason.STOP if self.detokenizer.stopped else reason)
 
@@ -61,7 +62,7 @@ class ChoiceRun:
         self.finish_reason, self.is_end_unlogged = reason, True
 
     def take_entry(self, index: int) -> TokenEntry | None:
-        """What the log lacks, as an entry. Ids whose text is all held back wait for the next one."""
+        """Returns what the log lacks. Ids of which no text may be shown yet wait for the next entry."""
         if not (self.text or self.is_end_unlogged):
             return None
         entry = TokenEntry(index, tuple(self.token_ids), self.text, self.finish_reason, self.logprobs or None)
@@ -69,6 +70,6 @@ class ChoiceRun:
         return entry
 
     def _logged(self, token_id: int, logprobs: TokenLogprobs) -> LoggedLogprobs:
-        """With texts in place of ids: who reads the log has no tokenizer."""
+        """Returns logprobs with texts in place of ids: readers of the log have no tokenizer."""
         top = [[self.decode_token(best), round(value, LOGPROB_DIGITS)] for best, value in logprobs.top]
         return [self.decode_token(token_id), round(logprobs.logprob, LOGPROB_DIGITS), top]

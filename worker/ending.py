@@ -1,4 +1,4 @@
-"""Ending the worker's process at once, when something in it is in doubt."""
+"""Ends the worker's process at once, when its state is in doubt."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import os
 import threading
 
 LOG_SECONDS = 5.0
-"""How long the last lines of the log may take: whoever should read them may have stopped doing so."""
+"""How long writing the last log lines may take: the process that reads them may have stopped."""
 
 logger = logging.getLogger(__name__)
 
 
 def end_process(message: str, *args: object, exc_info: bool = False) -> None:
-    """Logs why and ends the process with status 1. For any thread.
+    """Logs the reason and ends the process with status 1. For any thread.
 
-    Nothing is released: what is in memory is in doubt, what is in Redis is not. Leases run out, and other
-    workers continue the jobs.
+    No job is given back, because the state in memory is in doubt. What is in Redis is right: other workers
+    continue the jobs from there.
     """
     timer = threading.Timer(LOG_SECONDS, os._exit, (1,))
     timer.daemon = True

@@ -1,4 +1,7 @@
-"""The engine thread: inbox -> step -> outbox. It owns the engine and waits for nothing but work."""
+"""The engine thread: it takes orders, runs a step and delivers its outputs, over and over.
+
+It owns the engine, and waits only where there is nothing to decode or Redis is far behind.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from worker.engine.base import Engine, EngineRequest, RequestOutput
 from worker.watchdog import Activity
 
 MAX_UNFLUSHED_STEPS = 64
-"""Decoding pauses when Redis is this many steps behind: seconds at most, and little memory."""
+"""Backpressure: decoding pauses when Redis is this many steps behind, which are a few seconds at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,19 +67,22 @@ class EngineLoop:
         return self._thread.is_alive()
 
     def add_request(self, request: EngineRequest) -> None:
-        """Let the sequence join before the next step."""
+        """Let a sequence join before the next step."""
         self._inbox.put(request)
 
     def abort_request(self, request_id: str) -> None:
-        """Let the sequence leave before the next step."""
+        """Let a sequence leave before the next step."""
         self._inbox.put(Abort(request_id))
 
     def step_flushed(self) -> None:
-        """A delivered step is in Redis: the engine may run further ahead."""
+        """Let the engine run one step further ahead: a step that it delivered is in Redis."""
         self._unflushed.release()
 
     def progress(self) -> tuple[int, int] | None:
-        """For any thread. Changes whenever the engine moves on, within a step too; None while it is idle."""
+        """A value that changes whenever the engine moves on, within a step too; None while it is idle.
+
+        For any thread.
+        """
         calls = self._activity.progress
         return None if calls is None else (calls, self._engine.progress())
 
@@ -91,12 +97,15 @@ class EngineLoop:
         except EngineError as error:
             end_process("%s; the worker ends", error)
         except BaseException:  # noqa: BLE001  # SystemExit too: it would end this thread only.
-            # An engine that raised is in an unknown state, and its jobs are safe in Redis: end at once,
-            # so that their leases run out and a whole worker takes them.
+            # An engine that raised is in an unknown state, and its jobs are safe in Redis. The process ends
+            # at once, so that another worker takes them.
             end_process("the engine failed, the worker ends", exc_info=True)
 
     def _take_orders(self) -> bool:
-        """Carry out what has come in, waiting for it while there is nothing to decode. False: stop."""
+        """Carry out the orders that have come, and wait for one while there is nothing to decode.
+
+        Returns False where the thread is to stop.
+        """
         while True:
             try:
                 order = self._next_order(block=not self._engine.has_unfinished_requests())

@@ -22,7 +22,7 @@ class Ticket(Protocol):
         """The job was claimed."""
 
     def ended(self, outcome: Outcome | None) -> None:
-        """This worker is done with the job; None where it was refused, fenced or released."""
+        """This worker is done with the job. None: it did not end here, but was refused or lost."""
 
 
 @dataclass(frozen=True, slots=True)

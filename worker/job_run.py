@@ -1,4 +1,4 @@
-"""One job on this worker: from the claim's log to the entries that follow it."""
+"""One job on this worker: from the log that it was claimed with to the entries that follow."""
 
 from __future__ import annotations
 
@@ -20,24 +20,25 @@ from worker.engine.base import (
 from worker.engine.text.detokenizer import Detokenizer
 
 MAX_ENTRIES_PER_WRITE = 1000
-"""Lua passes at most some thousand arguments to one RPUSH; more follow with the next flush."""
+"""Lua can pass only some thousand arguments to one RPUSH. The rest follows with the next flush."""
 
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
-    """What a job needs before the engine can run it: its choices as prompt and log have them."""
+    """What a job needs before the engine can run it: its choices, made from its prompt and its log."""
 
     prompt_tokens: int
     choices: list[ChoiceRun]
 
 
 class JobRun:
-    """A claimed job: feeds its choices, keeps its part of the log until the job has ended.
+    """A claimed job: it hands outputs to its choices, and keeps this attempt's log entries.
 
     `prepare` may take seconds, so it changes nothing and can run on a thread of its own while the job's lease
     is renewed. `begin` takes its result. Both are called once.
 
-    The entries stay in memory because Redis may lose its last second: then they are sent again, the same.
+    The entries stay in memory until the job ends, because Redis may lose its last second. Then the same
+    entries are sent again.
     """
 
     def __init__(self, claim: Claim) -> None:
@@ -45,10 +46,10 @@ class JobRun:
         self.outcome: Outcome | None = None
         self.prompt_tokens = 0
         self._first = len(claim.log)
-        """Log length at the claim: where this attempt's entries begin."""
+        """The log's length at the claim, where this attempt's entries begin."""
         self._entries: list[TokenEntry] = []
         self._flushed = 0
-        """Of these entries, how many are in Redis."""
+        """How many of these entries are in Redis."""
         self._choices: list[ChoiceRun] = []
 
     @property
@@ -80,7 +81,7 @@ class JobRun:
         return Preparation(prompt_tokens, [self._choice_run(choice, prompt, budget) for choice in logged])
 
     def begin(self, preparation: Preparation) -> list[EngineRequest]:
-        """Returns the sequences that the engine shall run: none where the job has ended meanwhile."""
+        """Returns the sequences that the engine is to run: none where the job has ended meanwhile."""
         self.prompt_tokens = preparation.prompt_tokens
         if self.outcome:
             return []
@@ -90,14 +91,17 @@ class JobRun:
 
     @property
     def can_be_cut_off(self) -> bool:
-        """Whether all of the text is known: not before `begin`, where earlier attempts wrote some of it."""
+        """Whether all of the text is known. Before `begin`, it is not where earlier attempts wrote some."""
         return bool(self._choices) or not self.claim.has_tokens
 
     def push(self, output: RequestOutput) -> bool:
-        """Take what a step added to one of the choices. True: it ended here, the engine shall abort it."""
+        """Take what a step added to one of the choices.
+
+        Returns whether the choice ended here, so that the engine has to abort its sequence.
+        """
         choice = self._choices[_choice_index(output.request_id)]
         if self.outcome or not choice.is_running:
-            return False  # Tokens behind a stop string or a cancel, from steps that were under way.
+            return False  # Tokens after a stop string or a cancel, from a step that was under way.
         choice.push(output)
         if choice.finish_reason is FinishReason.ERROR:
             self.fail("engine_error", output.error or "the engine failed", FinishReason.ERROR)
@@ -109,19 +113,19 @@ class JobRun:
         self.cut_off(reason, Outcome(Status.FAILED, JobError(code, message)))
 
     def cut_off(self, reason: FinishReason, outcome: Outcome) -> None:
-        """End the job now; what its choices have is kept."""
+        """End the job now. The text of its choices is kept."""
         for choice in self._running():
             choice.end(reason)
         self.outcome = outcome
 
     def break_off(self, message: str) -> None:
-        """Fail a job whose text cannot be told: what was held back of it is lost."""
+        """Fail a job whose text cannot be decoded. Text that was held back is lost."""
         for choice in self._running():
             choice.finish_reason, choice.is_end_unlogged = FinishReason.ERROR, True
         self.outcome = Outcome(Status.FAILED, JobError("engine_error", message))
 
     def engine_request_ids(self) -> list[str]:
-        """All sequences of this job, ended ones too: aborting those does no harm."""
+        """Returns the ids of all sequences, of ended ones too: aborting those does no harm."""
         return [choice.request.request_id for choice in self._choices]
 
     def has_news(self) -> bool:
@@ -129,7 +133,7 @@ class JobRun:
         return self._flushed < len(self._entries) or self.outcome is not None
 
     def next_write(self) -> Write:
-        """What Redis lacks; without news a mere renewal of the lease."""
+        """Returns what Redis lacks. Where it lacks nothing, the write only renews the lease."""
         self._collect()
         unflushed = self._entries[self._flushed : self._flushed + MAX_ENTRIES_PER_WRITE]
         is_last = self._flushed + len(unflushed) == len(self._entries)
@@ -143,7 +147,7 @@ class JobRun:
         )
 
     def flushed_up_to(self, log_length: int) -> None:
-        """Redis has this many entries of the log: more than before, or less where it lost some."""
+        """Note how many entries of the log Redis has: more than before, or fewer where it lost some."""
         self._flushed = log_length - self._first
 
     def _choice_run(self, choice: Choice, prompt: Prompt, budget: int) -> ChoiceRun:
@@ -163,7 +167,7 @@ class JobRun:
         )
         run = ChoiceRun(sequence, detokenizer, prompt.decode_token, choice.finish_reason, len(output_ids))
         if run.is_running and len(output_ids) >= sampling.max_tokens:
-            run.end(FinishReason.LENGTH)  # The worker before this one had room for more.
+            run.end(FinishReason.LENGTH)  # The worker before this one served a greater length.
         return run
 
     def _counted_outcome(self) -> Outcome | None:
@@ -192,7 +196,7 @@ def _request_id(lease_token: str, choice: int) -> str:
 
 
 def lease_token_of(request_id: str) -> str:
-    """The lease token of the job that a sequence belongs to."""
+    """Returns the lease token of the job that a sequence belongs to."""
     return request_id.rsplit(":", 1)[0]
 
 

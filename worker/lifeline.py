@@ -1,4 +1,4 @@
-"""The connection by which others notice at once that this process has ended, see reap.lua."""
+"""The lifeline: a connection to Redis whose end tells others that this process has ended, see reap.lua."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from redis.exceptions import RedisError
 from tasks import keys
 
 RETRY_PAUSE_SECONDS = 0.05
-"""Between two tries. Short: until the subscription stands again, only writes say that this worker lives."""
+"""Between two tries. Short, because without the subscription only writes show that this worker is alive."""
 
 LISTEN_SECONDS = 10.0
-"""How long one wait for messages, of which there are none, takes."""
+"""How long one wait for messages takes. None ever come."""
 
 logger = logging.getLogger(__name__)
 
 
 class Lifeline:
-    """A subscription that stands as long as the process does, in a thread of its own."""
+    """A subscription that lasts as long as the process, in a thread of its own."""
 
     def __init__(self, redis: Redis, worker: str) -> None:
-        """redis: with room for a connection that is never given back."""
+        """redis: its pool needs a connection more, which is never given back."""
         self._redis = redis
         self.channel = keys.lifeline(worker, secrets.token_hex(8))
-        """No other process has it, not even a later one of the same worker."""
+        """No other process has this channel, not even a later one of the same worker."""
         self._thread = threading.Thread(target=self._run, name="lifeline", daemon=True)
 
     def start(self) -> None:
@@ -40,8 +40,8 @@ class Lifeline:
             try:
                 self._hold()
             except RedisError as error:
-                logger.warning("the lifeline broke, making it again: %s", error)
-                # One that stood for a while is made again at once.
+                logger.warning("the lifeline broke, subscribing again: %s", error)
+                # One that lasted for a while is made again at once.
                 time.sleep(max(0.0, began + RETRY_PAUSE_SECONDS - time.monotonic()))
 
     def _hold(self) -> None:

@@ -1,4 +1,7 @@
-"""The preparer thread: tokenizes prompts and decodes logs while others renew leases: it may take seconds."""
+"""The preparer thread: it tokenizes prompts and decodes logs, which may take seconds.
+
+Meanwhile the flusher renews leases and writes tokens.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """preparation: None where it failed, and then code and message say why."""
+    """preparation: None where it failed; then code and message say why."""
 
     run: JobRun
     preparation: Preparation | None

@@ -17,20 +17,20 @@ from dataclasses import dataclass
 from worker.ending import end_process
 
 LOOK_SECONDS = 1.0
-"""Between two looks at the threads, unless a time-out is so short that it takes more of them."""
+"""Between two looks at the threads. A short time-out takes more of them."""
 
 LOOKS_PER_TIMEOUT = 4
 
 
 class Activity:
-    """What a thread tells its watchdog: that it waits for something to do, or that it moves on."""
+    """What a thread tells its watchdog: that it waits for work, or that it moves on."""
 
     def __init__(self) -> None:
         self._count = 0
         self._is_idle = True
 
     def moved_on(self) -> None:
-        """The thread has work and gets on with it."""
+        """Note that the thread has work and makes progress with it."""
         self._is_idle = False
         self._count += 1
 
@@ -45,15 +45,15 @@ class Activity:
 
     @property
     def progress(self) -> int | None:
-        """For any thread. Changes whenever the thread moves on; None while it waits for work."""
+        """A number that changes when the thread moves on; None while it waits for work. For any thread."""
         return None if self._is_idle else self._count
 
 
 class Stillness:
     """Adds up how long something has been seen to stand still.
 
-    From one look to the next at most `longest_gap` seconds count. A look that comes later was held up
-    itself, by a pause of the whole process.
+    From one look to the next, at most `longest_gap` seconds count. A look that comes later was itself
+    delayed by a pause of the whole process.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class Watched:
 
 
 class Watchdog:
-    """A thread that looks at others, see the module."""
+    """A thread that watches others, see the module."""
 
     def __init__(self, watched: Sequence[Watched]) -> None:
         shortest = min(one.timeout_seconds for one in watched)
@@ -111,7 +111,7 @@ class Watchdog:
         self._thread.start()
 
     def stop(self) -> None:
-        """Look no more. For any thread."""
+        """Stop looking. For any thread."""
         self._stopped.set()
 
     def _run(self) -> None:
