@@ -10,9 +10,9 @@ from worker.engine.base import Engine
 
 
 def load_engine(settings: Settings) -> Engine:
-    """Load the model. Raises SettingsError or EngineError, naming what is wrong.
+    """Loads the model. Raises SettingsError or EngineError, which name what is wrong.
 
-    Members are imported here: echo works where torch is not installed.
+    The engines are imported here, so that echo works where torch is not installed.
     """
     if settings.engine is EngineKind.ECHO:
         from worker.engine.echo import EchoEngine
@@ -27,11 +27,12 @@ def load_engine(settings: Settings) -> Engine:
 
 
 def _limit_spinning() -> None:
-    """Let OpenMP's threads spin for a moment only while they wait for each other. Before torch is imported.
+    """Lets OpenMP's threads spin only briefly while they wait. To be called before torch is imported.
 
-    By default they spin until a thread that has lost its core has it back, and so keep it from it: beside one
-    other busy process, steps of 5 ms took up to 400. Without any spinning each operation waits for a wake-up,
-    2 to 3 ms a step. The variables are those of GCC's OpenMP, which torch uses on Linux.
+    By default they spin until the last thread has arrived. If that one has lost its core, they keep it from
+    getting one: beside one other busy process, steps of 5 ms took up to 400. Without any spinning each
+    operation waits for a wake-up, which costs 2 to 3 ms a step. The variables are those of GCC's OpenMP,
+    which torch uses on Linux.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")

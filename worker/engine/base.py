@@ -1,7 +1,7 @@
-"""What the loop asks of an engine.
+"""The protocol of an engine: what a worker asks of it, and the messages between them.
 
-An engine knows single sequences. A job's `n` choices are n sequences in n slots; choices, text, stop
-strings and Redis are the loop's business (`worker.engine_loop`), so that every engine treats them alike.
+An engine knows single sequences. A job's `n` choices are n sequences in n slots. Choices, text, stop strings
+and Redis are the worker's business (`worker.job_run`), so that they are the same with every engine.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Decode = Callable[[Sequence[int]], str]
 """Token ids -> text, special tokens left out, spaces exactly as the model wrote them."""
 
 DecodeToken = Callable[[int], str]
-"""One id -> its own text, special tokens shown. A piece of a code point becomes U+FFFD."""
+"""One id -> its own text, special tokens included. A part of a code point becomes U+FFFD."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +26,9 @@ class Prompt:
     """A tokenized prompt.
 
     token_ids: what the model is fed, special tokens included; never empty.
-    decode: turns ids of this prompt's continuation into text. Per prompt, because the echo engine's
-        ids are positions in its prompt.
-    decode_token: the same for a single id, as logprobs show it.
+    decode: turns ids of this prompt's continuation into text. Each prompt has its own, because ids of the
+        echo engine are positions in the prompt.
+    decode_token: the same for a single id, for logprobs.
     special_tokens: the text of each id that `decode` leaves out, so that a stop string may name it.
     """
 
@@ -64,7 +64,7 @@ class SamplingParams(SamplingOptions):
 class EngineRequest:
     """One sequence for the batch.
 
-    output_ids: what earlier attempts generated already; the engine goes on behind them.
+    output_ids: what earlier attempts generated; the engine continues after them.
     """
 
     request_id: str
@@ -75,7 +75,7 @@ class EngineRequest:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprobs:
-    """Natural logarithms of probabilities as the model gave them, before penalties and temperature.
+    """Natural logarithms of the model's probabilities, before penalties and temperature.
 
     logprob: the sampled token's. top: (id, logprob) of the best tokens, best first.
     """
@@ -90,9 +90,9 @@ class RequestOutput:
 
     token_ids: the new ids, an end-of-sequence id included.
     finish_reason: STOP where the last of these ids is an end of sequence, LENGTH at max_tokens, ERROR where
-        this sequence cannot go on, else None. A sequence that has one has left the batch already.
-    error: says why, with ERROR.
-    logprobs: of each of the new ids, where they were asked for.
+        this sequence cannot go on, else None. Where it is set, the sequence has left the batch.
+    error: the reason for ERROR.
+    logprobs: those of each new id, where they were asked for.
     """
 
     request_id: str
@@ -103,48 +103,49 @@ class RequestOutput:
 
 
 class Engine(Protocol):
-    """Decodes many sequences together; all calls come from one thread.
+    """Decodes many sequences together. All calls come from one thread, unless they say otherwise.
 
-    Sequences join and leave between steps: `add_request` and `abort_request` never wait for a step,
-    and what they did is visible in the next one.
+    Sequences join and leave between steps: `add_request` and `abort_request` never wait for a step, and take
+    effect in the next one.
     """
 
     @property
     def model(self) -> str:
-        """The model's id as clients name it."""
+        """The model's public name."""
 
     @property
     def max_num_seqs(self) -> int:
-        """Slots: sequences in the batch, of which some may have to wait for memory."""
+        """Slots: how many sequences the batch takes. Some of them may have to wait for memory."""
 
     @property
     def max_model_len(self) -> int:
-        """Prompt and output tokens of one sequence together, at most."""
+        """The most tokens that prompt and output of one sequence may have together."""
 
     def encode(self, request: JobRequest, now: float | None = None) -> Prompt:
         """Tokenize `prompt`, or render `messages` with the model's chat template.
 
-        now: Unix time that a template takes for the present, so that all attempts at a job have the same
-            prompt; None is the real one.
+        now: the Unix time that a template gets as the present, so that all attempts at a job have the same
+            prompt; None is the real time.
         Called from another thread than `step`. Raises InvalidMessagesError where the model has no chat
-        template, or one that refuses the messages. May raise PromptTooLongError; the caller counts anyway.
+        template, or its template refuses the messages. May raise PromptTooLongError; the caller checks the
+        length anyway.
         """
 
     def warm_up(self) -> None:
-        """Run what is slow the first time (kernels, allocations), before the first request."""
+        """Run, before the first request, what is slow the first time (kernels, allocations)."""
 
     def add_request(self, request: EngineRequest) -> None:
-        """Take a sequence into the batch.
+        """Add a sequence to the batch.
 
-        Raises ValueError where no slot is free or the id is known, and MemoryError where memory does not
-        suffice for this sequence, which then leaves nothing behind.
+        Raises ValueError where no slot is free or the id is in use, and MemoryError where memory does not
+        suffice; then the sequence was not added.
         """
 
     def abort_request(self, request_id: str) -> None:
-        """Take a sequence out; its slot is free for the next step. An unknown id is no error."""
+        """Remove a sequence. Its slot is free for the next step. An unknown id is a no-op."""
 
     def step(self) -> list[RequestOutput]:
-        """Advance: an output for each sequence that gained a token or failed.
+        """Run one step. Returns an output for each sequence that gained a token or failed.
 
         A sequence that is prefilled in chunks, or waits for memory, may have none.
         """
@@ -152,20 +153,20 @@ class Engine(Protocol):
     def has_unfinished_requests(self) -> bool: ...
 
     def progress(self) -> int:
-        """For any thread, and at once. A number that changes when a step moves on before it is over.
+        """Returns a number that changes while a step makes progress. For any thread, without waiting.
 
-        So a slow step is not taken for one that hangs.
+        It tells a slow step from one that hangs.
         """
 
     def check_health(self) -> None:
         """For any thread. Raises EngineError where the engine has died, even in the middle of a step."""
 
     def shutdown(self) -> None:
-        """Let go of processes and devices. Behind the last step."""
+        """Release processes and devices, after the last step."""
 
 
 def decode_once(engine: Engine, prompt_ids: tuple[int, ...]) -> None:
-    """Let an idle engine run what is slow the first time. Raises EngineError where it cannot decode."""
+    """Has an idle engine decode two tokens. Raises EngineError where it cannot."""
     sampling = SamplingParams(max_tokens=2, ignore_eos=True)
     engine.add_request(EngineRequest("warm-up", prompt_ids, (), sampling))
     try:

@@ -1,8 +1,8 @@
 """ENGINE=echo: no model. It streams the prompt's own words back, one per step, until max_tokens.
 
-A token is a word and its id the word's position in the endlessly repeated prompt: output token k is id k,
-whoever generates it. So the text is a function of position only, and a reader can tell a missing or
-repeated token from the text alone.
+A token is a word, and its id is the word's position in the endlessly repeated prompt: output token k has id
+k, whichever worker generates it. So the text depends on the position only, and shows a missing or repeated
+token.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tasks.settings import Settings
 from worker.engine.base import EngineRequest, Prompt, RequestOutput, SamplingParams, TokenLogprobs
 
 DEFAULT_MAX_MODEL_LEN = 4096
-"""In words. A common length of small models, so that clients meet realistic refusals."""
+"""In words. A common length of small models, so that long prompts are refused as they would be there."""
 
 
 @dataclass(slots=True)
@@ -50,13 +50,13 @@ class EchoEngine:
         return self._max_model_len
 
     def encode(self, request: JobRequest, now: float | None = None) -> Prompt:  # noqa: ARG002
-        """The words of the prompt, or of all messages' contents. White space alone is one empty word."""
+        """Returns the words of the prompt or of all messages. White space alone is one empty word."""
         text = request.prompt or " ".join(message.text for message in request.messages or ())
         words = text.split() or [""]
 
         def decode(token_ids: Sequence[int]) -> str:
-            # The space belongs to the word behind it, and id 0 begins every output: any window of
-            # ids decodes to its part of the text.
+            # The space belongs to the word after it, and id 0 begins every output. So any window of ids
+            # decodes to its part of the text.
             return "".join((" " if i else "") + words[i % len(words)] for i in token_ids)
 
         return Prompt(tuple(range(len(words))), decode, lambda token_id: decode((token_id,)))
@@ -78,7 +78,7 @@ class EchoEngine:
         return bool(self._running)
 
     def progress(self) -> int:
-        """A step is one wait."""
+        """A step makes no progress in between: it is one wait."""
         return 0
 
     def check_health(self) -> None:
@@ -103,7 +103,7 @@ class EchoEngine:
         return RequestOutput(request_id, (token_id,), FinishReason.LENGTH, logprobs=logprobs)
 
     def _wait_for_schedule(self) -> None:
-        """Steps are due at fixed times, so that what the loop does in between costs no speed."""
+        """Steps are due at fixed times, so that work between them costs no speed."""
         now = time.monotonic()
         if now < self._next_step_at:
             time.sleep(self._next_step_at - now)
@@ -112,7 +112,7 @@ class EchoEngine:
 
 
 def _certain(token_id: int, sampling: SamplingParams) -> tuple[TokenLogprobs, ...] | None:
-    """It has no other token to choose."""
+    """Returns logprobs of 0: there is only one token to choose."""
     if sampling.logprobs is None:
         return None
     return (TokenLogprobs(0.0, ((token_id, 0.0),) if sampling.logprobs else ()),)

@@ -1,4 +1,4 @@
-"""What runs a model's layers for an engine: two ways to do it, by torch or natively."""
+"""The protocol of what runs a model's layers for an engine, by torch or natively."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """How a token is drawn from all of the vocabulary: argmax of logits * inverse_temperature + noise.
+    """How a token is drawn from the whole vocabulary: argmax of logits * inverse_temperature + noise.
 
     key: 64 bits that decide the noise, see `sampling.noise_key`.
     """
@@ -24,8 +24,8 @@ class Draw:
 class Chunk:
     """Tokens of one sequence that go through the model together.
 
-    row: of the cache, which has the sequence's first `start` tokens already.
-    wants_logits: and not only the next token.
+    row: the sequence's row of the cache, which has its first `start` tokens already.
+    wants_logits: whether logits are wanted, beside the next token.
     draw: how the next token is drawn; None: the argmax of the logits.
     """
 
@@ -42,9 +42,9 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a model has to say after the last token of each chunk.
+    """A model's answer after the last token of each chunk.
 
-    best: for each chunk the next token, ties to the lowest id; or sampling's NO_TOKEN.
+    best: for each chunk the next token (ties go to the lowest id), or sampling's NO_TOKEN.
     logits: [chunks that want them, vocab].
     """
 
@@ -53,43 +53,43 @@ class Answer:
 
 
 class Rows(Protocol):
-    """Memory for keys and values: a row per sequence, and a budget of tokens for all rows together."""
+    """Memory for keys and values: a row for each sequence, and a budget of tokens for all rows together."""
 
     def fits(self, lengths: Sequence[int]) -> bool:
         """Whether the budget holds rows of these lengths. One row of the longest length always fits."""
 
     def make_room(self, lengths: Sequence[int]) -> None:
-        """Have room for so many tokens in the first rows, whose tokens stay. The other rows are free.
+        """Make room for `lengths` tokens in the first rows, which keep their tokens. The other rows are free.
 
-        Takes some microseconds where the room is there already. Raises MemoryError where the budget or the
-        machine has no more; the rows keep their tokens then.
+        Takes some microseconds where there is room already. Raises MemoryError where the budget or the
+        machine has no more; then the rows keep their tokens.
         """
 
     def release(self, rows: int) -> None:
-        """Give back the memory of all rows but the first ones; less where that would need more of it."""
+        """Free the memory of all but the first `rows` rows, or less where that would need memory."""
 
     def move(self, source: int, target: int, tokens: int) -> None:
-        """Bring a row's first tokens to another row, whose sequence has left."""
+        """Move a row's first `tokens` tokens to another row, whose sequence has left."""
 
 
 class Forward(Rows, Protocol):
-    """A model with its cache of keys and values. For one thread."""
+    """A model with its cache of keys and values. For one thread, unless a method says otherwise."""
 
     pads: bool
-    """Whether chunks that run together cost as much as the longest."""
+    """Whether each of the chunks that run together costs as much as the longest."""
     draws: bool
-    """Whether it takes chunks with a `draw`."""
+    """Whether it draws tokens, for chunks with a `draw`."""
 
     @property
     def progress(self) -> int:
-        """For any thread. A number that changes with each layer that has run."""
+        """A number that changes with each layer that has run. For any thread."""
 
     def run(self, chunks: Sequence[Chunk]) -> Answer:
-        """Run chunks of consecutive rows: of one token each, or all from the start on, or one alone.
+        """Run chunks of consecutive rows: one token each, or each from the start on, or a single one.
 
-        The cache has their tokens then. A run that failed may be repeated, with fewer chunks too. Raises
+        Then the cache has their tokens. A run that failed may be repeated, also with fewer chunks. Raises
         RuntimeError, OSError, ValueError and IndexError, also where memory does not suffice.
         """
 
     def clear(self, row: int) -> None:
-        """Forget a row that may hold NaN."""
+        """Clear a row that may hold NaN."""

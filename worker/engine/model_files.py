@@ -13,7 +13,7 @@ BUNDLED_MODEL = Path(__file__).parent.parent / "models" / "bundled"
 
 
 def model_file(source: str, name: str) -> Path | None:
-    """Return the path of one of a model's files, fetched from the hub if need be; None where there is none.
+    """Returns the path of a model's file, fetched from the hub if necessary; None where there is none.
 
     source: a folder or a hub id.
     """
@@ -25,7 +25,7 @@ def model_file(source: str, name: str) -> Path | None:
 
 
 def model_source(settings: Settings) -> str:
-    """The folder or hub id to load from. Raises SettingsError where there is no such folder."""
+    """Returns the folder or hub id to load from. Raises SettingsError where there is no such folder."""
     if settings.model_id == "bundled":
         if not BUNDLED_MODEL.is_dir():
             raise SettingsError(f"MODEL_ID=bundled: this installation has no {BUNDLED_MODEL}")

@@ -1,14 +1,14 @@
 """Sampling a token for each row of a batch, each with parameters and noise of its own.
 
-Noise is counter-based: a pure function of (seed, choice, position, token id), whatever else is in the
-batch and whatever was drawn before. So a sequence that another worker continues draws what the first one
-would have.
+Noise is counter-based: a pure function of (seed, choice, position, token id), independent of the rest of the
+batch and of what was drawn before. So a sequence that another worker continues draws the same tokens as it
+would have on the first one.
 
 The token is the Gumbel maximum: argmax(logit / temperature + noise), noise = -log(Exp(1)), which is
-distributed as softmax. Inverse-CDF sampling needs one uniform in place of one per token, but rounding moves
-every step of the CDF: in the tail, where steps are narrower than the rounding error, each draw becomes
-another token. With a Gumbel maximum only near-ties do, so a continued sequence stays true when the batch's
-shape, and with it the rounding, has changed.
+distributed as softmax. Inverse-CDF sampling needs one uniform number instead of one for each token, but
+rounding moves every step of the CDF: in the tail, where steps are narrower than the rounding error, each draw
+becomes another token. With the Gumbel maximum only near-ties do. So a continued sequence stays the same when
+the batch's shape, and with it the rounding, has changed.
 """
 
 from __future__ import annotations
@@ -23,20 +23,25 @@ from worker.engine.base import SamplingParams, TokenLogprobs
 from worker.engine.forward import Draw
 
 NO_TOKEN = -1
-"""In place of a token where a row's logits allow none: NaN, +inf, or nothing but -inf."""
+"""Stands for a token where a row's logits allow none: NaN, +inf, or nothing but -inf."""
 
 GREEDY_BELOW = 1e-5
-"""A lower temperature is greedy: dividing by it would overflow (vLLM's `_SAMPLING_EPS`)."""
+"""Lower temperatures mean greedy: dividing by them would overflow (vLLM's `_SAMPLING_EPS`)."""
 
 LEAST_LOGPROB = -9999.0
-"""In place of minus infinity, which is not JSON (OpenAI does the same)."""
+"""Stands for minus infinity, which JSON does not have (OpenAI does the same)."""
 
 MASK_64 = 2**64 - 1
 MASK_32 = 2**32 - 1
 
 
 class Penalties:
-    """What a sequence's penalties take from the logits of the tokens it has seen; see `SamplingParams`."""
+    """What a sequence's penalties take from the logits of tokens that it has seen.
+
+    The repetition penalty divides the positive logits of all tokens seen, the prompt's included, and
+    multiplies the negative ones. The presence penalty is taken from the logits of the output's tokens once,
+    the frequency penalty for each time.
+    """
 
     def __init__(
         self, sampling: SamplingParams, prompt_ids: Sequence[int], output_ids: Sequence[int]
@@ -50,17 +55,17 @@ class Penalties:
     def of(
         cls, sampling: SamplingParams, prompt_ids: Sequence[int], output_ids: Sequence[int]
     ) -> Penalties | None:
-        """None where all are off."""
+        """Returns None where all are off."""
         if sampling.repetition_penalty == 1 and sampling.presence_penalty == sampling.frequency_penalty == 0:
             return None
         return cls(sampling, prompt_ids, output_ids)
 
     def count(self, token_id: int) -> None:
-        """The output has one more token."""
+        """Count one more token of the output."""
         self._output_counts[token_id] = self._output_counts.get(token_id, 0) + 1
 
     def apply(self, logits: Tensor) -> None:
-        """In place, to float32 [vocab]."""
+        """Apply the penalties to logits, float32 [vocab], in place."""
         ids = torch.tensor([*self._output_counts], dtype=torch.long, device=logits.device)
         counts = torch.tensor([*self._output_counts.values()], dtype=logits.dtype, device=logits.device)
         sampling = self._sampling
@@ -93,12 +98,12 @@ class Row:
 
     @property
     def is_plain(self) -> bool:
-        """Whether `draw` says all about it."""
+        """Whether `draw` says all about how the row is sampled."""
         return self.is_greedy or not (self.is_filtered or self.sampling.min_p > 0)
 
     @property
     def draw(self) -> Draw | None:
-        """Filters and penalties left out; None: greedy."""
+        """How the row is drawn without filters and penalties; None: greedily."""
         return None if self.is_greedy else Draw(1 / self.sampling.temperature, self.key)
 
 
@@ -117,12 +122,12 @@ Sample = Callable[[Tensor, Sequence[Row]], list[int]]
 
 
 def noise_key(seed: int, choice: int, position: int) -> int:
-    """64 bits that stand for this token's noise. position: how many tokens the output had before."""
+    """Returns 64 bits that decide a token's noise. position: how many tokens the output had before."""
     return _mix_64(_mix_64(_mix_64(seed) + choice) + position)
 
 
 def sample(logits: Tensor, rows: Sequence[Row]) -> list[int]:
-    """One token id per row of logits [rows, vocab], or NO_TOKEN."""
+    """Returns one token id for each row of logits [rows, vocab], or NO_TOKEN."""
     logits = penalized(logits.float(), rows)
     token_ids = best_tokens(logits)
     drawn = [index for index, row in enumerate(rows) if not row.is_greedy]
@@ -134,17 +139,20 @@ def sample(logits: Tensor, rows: Sequence[Row]) -> list[int]:
 
 
 def best_tokens(logits: Tensor) -> Tensor:
-    """The token of the highest logit in each row [rows, vocab], of equals the lowest, or NO_TOKEN."""
-    token_ids = logits.argmax(dim=-1)  # The first of equals, and twice as fast as `max`.
+    """Returns the argmax of each row of logits [rows, vocab] (ties go to the lowest id), or NO_TOKEN."""
+    token_ids = logits.argmax(dim=-1)  # It takes the first of equals, and is twice as fast as `max`.
     maxima = logits.gather(-1, token_ids[:, None])[:, 0]
-    # NaN wins every maximum, so the maximum tells all.
+    # NaN wins every maximum, so the maximum shows whether there is one.
     return torch.where(maxima.isfinite(), token_ids, NO_TOKEN)
 
 
 def top_logprobs(
     logits: Tensor, token_ids: Sequence[int], counts: Sequence[int | None]
 ) -> list[TokenLogprobs | None]:
-    """For each row of logits [rows, vocab] those of its token and of so many best; None where not asked."""
+    """Returns, for each row of logits [rows, vocab], the logprobs of its token and of its best ones.
+
+    counts: how many best ones for each row; None: no logprobs at all.
+    """
     answer: list[TokenLogprobs | None] = [None] * len(counts)
     asked = [index for index, count in enumerate(counts) if count is not None]
     if not asked:
@@ -162,7 +170,7 @@ def top_logprobs(
 
 
 def penalized(logits: Tensor, rows: Sequence[Row]) -> Tensor:
-    """Logits [rows, vocab] after each row's penalties."""
+    """Returns logits [rows, vocab] after each row's penalties."""
     penalized = [(index, row.penalties) for index, row in enumerate(rows) if row.penalties is not None]
     if penalized:
         logits = logits.clone()
@@ -173,11 +181,11 @@ def penalized(logits: Tensor, rows: Sequence[Row]) -> Tensor:
 
 def _draw(logits: Tensor, rows: Sequence[Row]) -> Tensor:
     temperatures = torch.tensor([row.sampling.temperature for row in rows], device=logits.device)
-    # A tiny temperature must not make an infinity of a large logit.
+    # A tiny temperature must not turn a large logit into infinity.
     logits = logits - logits.amax(dim=-1, keepdim=True)
     scores = (logits / temperatures[:, None]).clamp(min=torch.finfo(logits.dtype).min)
     if any(row.sampling.min_p > 0 for row in rows):
-        # The best score is 0, so a share of the best probability is a distance from it.
+        # The best score is 0, so a share of the best probability is a difference from it.
         shares = torch.tensor([[row.sampling.min_p] for row in rows], device=scores.device)
         scores = scores.masked_fill(scores < shares.log(), -torch.inf)
     filtered = [index for index, row in enumerate(rows) if row.is_filtered]
@@ -188,7 +196,7 @@ def _draw(logits: Tensor, rows: Sequence[Row]) -> Tensor:
 
 
 def _filter(scores: Tensor, rows: Sequence[Row]) -> Tensor:
-    """-inf for all but the top_k best, and of these for all but the fewest that reach top_p together."""
+    """Sets to -inf all but the top_k best, and of these all but the fewest that reach top_p together."""
     vocab = scores.shape[-1]
     ks = [min(row.sampling.top_k, vocab) or vocab for row in rows]
     best = scores.topk(max(ks), dim=-1).values if max(ks) < vocab else scores.sort(descending=True).values
@@ -205,21 +213,21 @@ def _filter(scores: Tensor, rows: Sequence[Row]) -> Tensor:
 
 
 def _keep_best(scores: Tensor, count: Tensor, worst: Tensor) -> Tensor:
-    """-inf for all but the best, of equals the lower ids. count, worst: [rows, 1], the last one's score."""
+    """Sets to -inf all but the best; ties go to lower ids. count, worst: [rows, 1], the last one's score."""
     above, ties = scores > worst, scores == worst
     room = count - above.sum(dim=-1, keepdim=True)
     return scores.masked_fill(~(above | (ties & (ties.cumsum(dim=-1) <= room))), -torch.inf)
 
 
 def _gumbel_noise(rows: Sequence[Row], scores: Tensor) -> Tensor:
-    """Standard Gumbel noise, as many values as scores [rows, vocab]."""
+    """Returns standard Gumbel noise in the shape of scores [rows, vocab]."""
     token_ids = torch.arange(scores.shape[-1], dtype=torch.int32, device=scores.device)
     low = torch.tensor([[_signed_32(row.key)] for row in rows], dtype=torch.int32, device=scores.device)
     high = torch.tensor(
         [[_signed_32(row.key >> 32)] for row in rows], dtype=torch.int32, device=scores.device
     )
     bits = _mix_32(_mix_32(token_ids)[None] ^ low, high)
-    # 31 bits, as the sign would cost precision near 0, where the winners are: -log(-log(1 - u)).
+    # 31 bits, because a sign would cost precision near 0, where the winners are: -log(-log(1 - u)).
     uniform = (bits & 0x7FFFFFFF).float().add_(0.5).mul_(2.0**-31).clamp_(max=1 - 2.0**-24)
     return uniform.neg_().log1p_().neg_().log_().neg_()
 
@@ -233,7 +241,7 @@ def _mix_32(bits: Tensor, key: Tensor | int = 0) -> Tensor:
 
 
 def _signed_32(bits: int) -> int:
-    """The low 32 bits as int32 holds them."""
+    """Returns the low 32 bits as a signed int32."""
     return ((bits + 2**31) & MASK_32) - 2**31
 
 

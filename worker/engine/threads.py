@@ -1,10 +1,10 @@
-"""How many threads an engine computes with: found out while it works.
+"""Finds out, while an engine works, how many threads are fastest.
 
-More threads are faster only while each of them has a core to itself. They wait for one another at the end of
-every operation, so that all stand still when one has lost its core to another process: on two cores of which
-one was busy, a step of one stream took two to three times as long with two threads as with one. Nobody knows
-beforehand what else will run on a machine, so now and then a few steps are computed with more or fewer
-threads than the others, and the faster number stays.
+More threads are faster only while each has a core to itself. They wait for one another at the end of every
+operation, so all stand still when one has lost its core to another process. With two cores, one of them busy,
+a step of one stream took two to three times as long with two threads as with one. What else will run on a
+machine is not known in advance. So a few steps now and then are computed with more or fewer threads than the
+others, and the faster number stays.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from collections.abc import Callable, Sequence
 from worker.engine.forward import Answer, Chunk, Forward
 
 PROBE_STEPS = 3
-"""So many steps tell whether another number is faster, by their median."""
+"""How many steps are computed with another number of threads. Their median is compared."""
 
 REMEMBERED_STEPS = 5
-"""What they are compared with: the median of so many steps before."""
+"""How many steps before a probe it is compared with, by their median."""
 
 FIRST_PROBE = 16
 LAST_PROBE = 512
-"""Steps between probes: few at first, twice as many after each that was in vain."""
+"""Steps between probes: few at first, twice as many after each probe that was not faster."""
 
 GAIN = 0.95
-"""A number of threads is left for one that takes less than this share of the time: rounding is no reason."""
+"""Another number of threads has to take less than this share of the time, so that noise changes nothing."""
 
 
 def thread_counts(most: int) -> list[int]:
@@ -42,23 +42,23 @@ class ThreadChoice:
     """The number of threads for steps of about one size."""
 
     def __init__(self, counts: Sequence[int]) -> None:
-        """counts: those to choose from, falling. The first is taken until another is faster."""
+        """counts: those to choose from, in falling order. The first is used until another is faster."""
         self._counts = counts
         self._index = 0
         self._recent: deque[float] = deque(maxlen=REMEMBERED_STEPS)
         self._probed: list[float] = []
         self._probing: int | None = None
-        """The index that is being tried."""
+        """The index that is being tried; None between probes."""
         self._direction = 1
         self._interval = self._until_probe = FIRST_PROBE
 
     @property
     def count(self) -> int:
-        """For the next step."""
+        """How many threads the next step has."""
         return self._counts[self._index if self._probing is None else self._probing]
 
     def learn(self, seconds: float) -> None:
-        """What the step took that was computed with `count` threads."""
+        """Learn how long the step took that was computed with `count` threads."""
         if self._probing is None:
             self._recent.append(seconds)
             self._until_probe -= 1
@@ -82,7 +82,7 @@ class ThreadChoice:
         self._probed = []
 
     def _neighbour(self) -> int | None:
-        """The next index in the direction that probes go; at an end, in the other one."""
+        """Returns the next index in the direction of the last probe; at an end, in the other direction."""
         for direction in (self._direction, -self._direction):
             index = self._index + direction
             if 0 <= index < len(self._counts):
@@ -92,7 +92,7 @@ class ThreadChoice:
 
 
 class FittingThreads:
-    """A forward whose passes are computed with as many threads as are fastest at present."""
+    """A forward whose passes are computed with as many threads as are fastest at the moment."""
 
     def __init__(
         self,
@@ -101,14 +101,14 @@ class FittingThreads:
         set_threads: Callable[[int], None],
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """most: threads. set_threads: makes the forward compute with so many. clock: in seconds."""
+        """most: threads. set_threads: sets how many threads the forward computes with. clock: in seconds."""
         self.pads, self.draws = forward.pads, forward.draws
         self.inner = forward
         self._counts = thread_counts(most)
         self._set_threads = set_threads
         self._clock = clock
         self._choices: dict[int, ThreadChoice] = {}
-        """By the number of bits in the number of tokens: a step of many tokens gains more from threads."""
+        """By the bit length of the number of tokens: a step of many tokens gains more from threads."""
 
     def run(self, chunks: Sequence[Chunk]) -> Answer:
         size = sum(len(chunk.token_ids) for chunk in chunks).bit_length()
