@@ -150,7 +150,7 @@ def test_a_core_that_dies_of_its_first_token(tmp_path: Path) -> None:
             engine_args={"enforce_eager": True},
         )
     )
-    with pytest.raises(EngineError, match="vLLM's engine core is dead; why stands above"):
+    with pytest.raises(EngineError, match="the vLLM engine core died; its error is in"):
         engine.warm_up()
     engine.shutdown()
 

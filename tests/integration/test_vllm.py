@@ -249,7 +249,7 @@ def test_a_dead_engine_core_ends_the_worker_with_one_line(fleet: MixedFleet) -> 
             process.kill()
     assert fleet.fast.wait() == 1
     assert last_line(fleet.fast, "CRITICAL").endswith(
-        "vLLM's engine core is dead; why stands above, in its own lines; the worker ends"
+        "the vLLM engine core died; its error is in the log lines above; the worker ends"
     )
     eventually(lambda: are_gone(below))
     fleet.ensure_fast()

@@ -1,4 +1,4 @@
-"""Whether a checkpoint holds all of its model: transformers fills what is missing with random numbers."""
+"""Checks that a checkpoint has all of its model's tensors: transformers makes up missing ones at random."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from typing import Any
 from tasks.errors import EngineError
 
 SHOWN_NAMES = 3
-"""Of a list of tensors, so that a line stays a line."""
+"""How many tensors of a list a log line names."""
 
 logger = logging.getLogger(__name__)
 
 
 def check_tensors(model: Any, loading_info: dict[str, Any], model_id: str) -> None:
-    """Logs tensors that the model does not know. Raises EngineError, naming those that it lacks.
+    """Logs tensors that the model does not use. Raises EngineError, which names those that are missing.
 
-    loading_info: what `from_pretrained` returns with `output_loading_info`. Tied tensors, and those that
-        the model's class declares optional, are not missing there.
+    loading_info: what `from_pretrained` returns with `output_loading_info`. It does not count tied tensors,
+        nor
+        those that the model's class declares optional, as missing.
     """
     missing, unexpected = loading_info["missing_keys"], loading_info["unexpected_keys"]
     for name, found, expected in sorted(loading_info["mismatched_keys"]):
@@ -47,7 +48,7 @@ def check_tensors(model: Any, loading_info: dict[str, Any], model_id: str) -> No
 def without_loading_report() -> Iterator[None]:
     """Suppresses transformers' table of missing and unexpected tensors, which `check_tensors` reports.
 
-    It stays where a conversion of tensors failed: nothing else says which.
+    The table is shown where a conversion of tensors failed, because nothing else says which one.
     """
     loader = logging.getLogger("transformers.modeling_utils")
 

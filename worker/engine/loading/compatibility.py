@@ -1,4 +1,4 @@
-"""What ENGINE=transformers does not run is named at the start: otherwise it would be wrong in silence."""
+"""Refuses models that ENGINE=transformers cannot run: their output would be wrong without an error."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from tasks.settings import Settings
 
 
 def check_source(source: str, model_id: str) -> None:
-    """Raises EngineError where a folder or hub id holds something else than a plain checkpoint.
+    """Raises EngineError where a folder or hub id holds anything but a plain checkpoint.
 
-    Raises what transformers raises where there is no configuration, or a wrong one.
+    Raises what transformers raises where there is no configuration or an invalid one.
     """
     check_no_adapter(source, model_id)
     config, _ = PreTrainedConfig.get_config_dict(source)
@@ -27,14 +27,14 @@ def check_source(source: str, model_id: str) -> None:
 
 
 def has_sdpa(source: str) -> bool:
-    """Whether transformers has torch's `scaled_dot_product_attention` for a model; else only its own code."""
+    """Whether transformers can run a model with torch's `scaled_dot_product_attention`."""
     config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     model_class = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     return bool(getattr(model_class, "_supports_sdpa", True))
 
 
 def check_no_adapter(source: str, model_id: str) -> None:
-    """Raises EngineError for an adapter. Without peft, transformers loads a model beside it and drops it."""
+    """Raises EngineError for an adapter. Without peft, transformers loads the base model and ignores it."""
     if find_adapter_config_file(source) is not None:
         raise EngineError(
             f"MODEL_ID={model_id} is a LoRA adapter (it has an adapter_config.json), which is not run here; "
@@ -43,7 +43,7 @@ def check_no_adapter(source: str, model_id: str) -> None:
 
 
 def _check_code(config: dict[str, Any], model_id: str) -> None:
-    """transformers would ask on the terminal whether to run it."""
+    """Refuses code of the model's own. transformers would ask on the terminal whether to run it."""
     code: dict[str, str] = config.get("auto_map") or {}
     if code and config.get("model_type") not in CONFIG_MAPPING:
         name = code.get("AutoModelForCausalLM") or next(iter(code.values()))
@@ -54,7 +54,7 @@ def _check_code(config: dict[str, Any], model_id: str) -> None:
 
 
 def _check_quantization(config: dict[str, Any], model_id: str) -> None:
-    """transformers skips methods that it does not know; layers of the others have no plain weights."""
+    """Refuses quantized models: transformers ignores unknown methods, and others have no plain weights."""
     parts = [config, *(part for part in config.values() if isinstance(part, dict))]
     for part in parts:
         quantization = part.get("quantization_config") or part.get("compression_config")
@@ -67,7 +67,7 @@ def _check_quantization(config: dict[str, Any], model_id: str) -> None:
 
 
 def check_forward(model: PreTrainedModel, settings: Settings) -> None:
-    """Models that derive positions from the mask would be wrong in a ragged batch without a word."""
+    """Refuses models that derive positions from the mask: in a ragged batch they would be silently wrong."""
     parameters = inspect.signature(model.forward).parameters
     missing = [n for n in ("position_ids", "past_key_values", "logits_to_keep") if n not in parameters]
     if missing or getattr(model.config, "alibi", False):

@@ -1,4 +1,4 @@
-"""What trying a model out shows: its windows, its cache, and the length up to which it is right."""
+"""Tries a model out to find its windows, its cache, and the length up to which its output is right."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """What trying a model out has shown.
+    """What was found out about a model.
 
-    samples: each layer's keys and values of some token [1, kv_heads, 1, head_dim].
-    longest: tokens of a sequence up to which the model is right; None where it names no number.
-    trials: for whatever is to run the model.
+    samples: each layer's keys and values of one token, [1, kv_heads, 1, head_dim].
+    longest: how many tokens a sequence may have for the model to be right; None where it names no number.
+    trials: what the code that is to run the model has to pass.
     """
 
     samples: list[tuple[Tensor, Tensor]]
@@ -37,7 +37,7 @@ class Examination:
 
 
 def examine(model: Any, settings: Settings, kernel: AttentionKernel | None) -> Examination:
-    """Raises EngineError where the model cannot be right."""
+    """Tries a model out. Raises EngineError where its output cannot be right."""
     check_forward(model, settings)
     windows = layer_windows(model, settings.model_id)
     samples = cached_states(model)
@@ -63,9 +63,9 @@ def examine(model: Any, settings: Settings, kernel: AttentionKernel | None) -> E
 
 @torch.inference_mode()
 def cached_states(model: Any) -> list[tuple[Tensor, Tensor]]:
-    """A token's keys and values [1, kv_heads, 1, head_dim] of each layer.
+    """Returns each layer's keys and values of one token, [1, kv_heads, 1, head_dim].
 
-    By trying it, as configurations name their sizes variously.
+    It runs the model, because configurations have many names for these sizes.
     """
     cache = DynamicCache(config=model.config)
     token_ids = torch.zeros(1, 1, dtype=torch.long, device=model.device)

@@ -35,12 +35,12 @@ def choose_forward(
     settings: Settings,
     library: NativeLibrary | None,
 ) -> Forward:
-    """The model in C where that is possible, else by torch. Raises EngineError where neither is right."""
+    """Returns what runs the model, natively or by torch. Raises EngineError where neither is right."""
     samples, is_int8 = examination.samples, settings.dtype == "int8"
     max_model_len = budget.max_model_len
     weights = None if library is None else _native_weights(model, examination, max_model_len)
     if library is not None and weights is not None:
-        # It takes them, so that the model itself cannot run any more.
+        # The decoder takes the weights, so the model itself cannot run any more.
         decoder = Decoder(weights, library, is_int8=is_int8)
         tried = NativeForward(decoder, RowStates(samples, Trial.ROWS, max_model_len))
         if examination.trials[0].is_passed_by(tried, is_int8=is_int8):
@@ -65,7 +65,7 @@ def choose_forward(
 
 
 def _native_weights(model: Any, examination: Examination, max_model_len: int) -> Weights | None:
-    """None where the native decoder cannot run the model."""
+    """Returns None where the native decoder cannot run the model."""
     weights = decodable_weights(model) if is_uniform(examination.samples) else None
     reach = narrowest(examination.windows)
     if weights is not None and reach is not None and max_model_len > reach:

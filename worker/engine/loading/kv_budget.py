@@ -1,4 +1,4 @@
-"""How many tokens the memory for keys and values holds, and how many of them one sequence may have."""
+"""Computes how many tokens the memory for keys and values holds, and how many one sequence may have."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tasks.settings import Settings
 
 GIB = 2**30
 MIN_MODEL_LEN = 16
-"""A cache for less is a mistake."""
+"""A cache for fewer tokens must be a mistake."""
 
 MEMINFO = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup")
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class KvBudget:
-    """max_model_len: tokens of one sequence. tokens: of all sequences together, no less than that."""
+    """max_model_len: tokens of one sequence. tokens: those of all sequences together, no fewer than that."""
 
     max_model_len: int
     tokens: int
@@ -32,9 +32,9 @@ class KvBudget:
 def kv_budget(
     settings: Settings, longest: int | None, bytes_per_token: int, device: torch.device
 ) -> KvBudget:
-    """What MAX_MODEL_LEN, the model and the memory for keys and values allow.
+    """Returns what MAX_MODEL_LEN, the model and the memory for keys and values allow.
 
-    longest: tokens of a sequence up to which the model is right; None where it names no number.
+    longest: how many tokens a sequence may have for the model to be right; None where it names no number.
     Raises SettingsError where a setting cannot be met.
     """
     wanted = _wanted_length(settings, longest)
@@ -78,7 +78,7 @@ def _gib(count: int) -> str:
 
 
 def available_bytes(device: torch.device) -> int | None:
-    """Memory that the device has left; None where the system does not tell."""
+    """Returns how much memory the device has left; None where the system does not say."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free
@@ -96,7 +96,7 @@ def _available_to_machine() -> int | None:
 
 
 def _available_to_container() -> int | None:
-    """What a limit (`docker run --memory`) leaves; None without one. Cached files count as free."""
+    """Returns what a limit (`docker run --memory`) leaves; None without one. Cached files count as free."""
     try:
         limit = (CGROUP / "memory.max").read_text().strip()
         if limit == "max":

@@ -1,4 +1,4 @@
-"""How long a sequence may be for a model to be right: its positions."""
+"""Finds how long a sequence may be before a model runs out of positions."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ logger = logging.getLogger(__name__)
 
 
 def longest_by_positions(model: Any, asked: int | None) -> int | None:
-    """How many positions the model has; None where its configuration names no number.
+    """Returns how many positions a model has; None where its configuration names no number.
 
-    asked: MAX_MODEL_LEN. Unless that is larger, a `rotary_switch` is the end, and a line in the log says why.
+    asked: MAX_MODEL_LEN. Unless it is larger than a `rotary_switch`, that is the end, and a log line says
+        why.
     """
     config = model.config.get_text_config()
     longest: int | None = getattr(config, "max_position_embeddings", None)
@@ -36,9 +37,9 @@ def longest_by_positions(model: Any, asked: int | None) -> int | None:
 
 
 def rotary_switch(config: Any) -> int | None:
-    """The length from which on LongRoPE rotates all positions by other factors; None for other models.
+    """Returns the length beyond which LongRoPE rotates all positions by other factors; None for other models.
 
-    transformers decides by the longest sequence of a batch, so one sequence would change its neighbours.
+    transformers decides by the longest sequence of a batch, so one sequence would change the others.
     """
     parameters: dict[str, Any] = getattr(config, "rope_parameters", None) or {}
     kinds = [parameters, *(kind for kind in parameters.values() if isinstance(kind, dict))]
@@ -49,7 +50,7 @@ def rotary_switch(config: Any) -> int | None:
 
 
 def settle_rotary(model: Any, asked: int | None) -> None:
-    """Give a model that is to go beyond its switch the factors of long sequences from the first token on.
+    """Gives a model that is to go beyond its switch the factors of long sequences from the first token on.
 
     Raises EngineError where its rotary positions cannot be found.
     """
@@ -67,7 +68,7 @@ def settle_rotary(model: Any, asked: int | None) -> None:
 
 
 def _always_long(module: nn.Module, switch: int) -> None:
-    """Show a module one position beyond the switch with each batch, and drop its angles."""
+    """Shows a module one position beyond the switch with each batch, and drops that position's angles."""
     rotate = module.forward
 
     def forward(states: Tensor, position_ids: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:

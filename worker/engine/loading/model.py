@@ -33,9 +33,9 @@ from worker.engine.threads import FittingThreads
 class LoadedModel:
     """A model on its device, ready to run.
 
-    vocab_size: ids that it can be fed, which may be more than the tokenizer has.
-    max_model_len: tokens, as the settings or the model want it.
-    eos_ids: any of them ends a sequence; see `find_eos_ids`.
+    vocab_size: how many ids the model knows, which may be more than the tokenizer has.
+    max_model_len: the most tokens of a sequence.
+    eos_ids: each of them ends a sequence; see `find_eos_ids`.
     """
 
     tokenizer: Any
@@ -47,7 +47,7 @@ class LoadedModel:
 
 
 def load_model(settings: Settings) -> LoadedModel:
-    """Raises SettingsError where a setting cannot be met, EngineError where the model cannot be loaded."""
+    """Loads a model. Raises SettingsError where a setting cannot be met, EngineError where loading fails."""
     device = _device(settings)
     if device.type == "cpu":
         _keep_to_usable_cores()
@@ -88,12 +88,12 @@ def _device(settings: Settings) -> torch.device:
 
 
 def _keep_to_usable_cores() -> None:
-    """torch counts the machine's cores; a container may have fewer. OMP_NUM_THREADS lowers the count."""
+    """Lowers torch's number of threads, which counts the machine's cores; a container may have fewer."""
     torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
 
 
 def _with_fitting_threads(forward: Forward, device: torch.device) -> Forward:
-    """A forward that computes with up to as many threads as torch has now, where that is a choice."""
+    """Lets a forward choose among numbers of threads up to torch's present one, where it has a choice."""
     most = torch.get_num_threads()
     if device.type != "cpu" or most == 1:
         return forward

@@ -1,4 +1,4 @@
-"""The type in which torch computes a model: that of its weights, where the processor is fast with it."""
+"""Chooses the type in which torch computes: that of the weights where the processor is fast with it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ logger = logging.getLogger(__name__)
 
 
 def in_fast_type(model: Any, settings: Settings) -> Any:
-    """A model that torch is to run, in float32 where bfloat16 is slow and memory suffices for both.
+    """Returns a model that torch is to run, in float32 where bfloat16 is slow and memory suffices for both.
 
-    Its weights keep their values, of which each has twice the bytes then. Says in the log what it did.
+    The weights keep their values, each in twice as many bytes. A log line says what was done.
     """
     if model.device.type != "cpu" or model.dtype != torch.bfloat16 or multiplies_bfloat16():
         return model

@@ -39,7 +39,7 @@ def pretrained(settings: Settings, device: torch.device) -> Any:
 
 @contextmanager
 def errors_in_one_line(settings: Settings) -> Iterator[None]:
-    """Turns whatever transformers raises over somebody's files into an EngineError that names MODEL_ID."""
+    """Turns whatever transformers raises about a model's files into an EngineError that names MODEL_ID."""
     try:
         yield
     except TokenrelayError:
@@ -47,7 +47,7 @@ def errors_in_one_line(settings: Settings) -> Iterator[None]:
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         raise EngineError(f"MODEL_ID={settings.model_id} cannot be loaded: {first_line(error)}") from error
     except Exception as error:
-        # A configuration that nobody foresaw. A KeyError says only the key, a validator has several lines.
+        # An unforeseen configuration. A KeyError says only the key, a validator has several lines.
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise EngineError(f"MODEL_ID={settings.model_id} cannot be loaded: {reason}") from error
 

@@ -1,4 +1,4 @@
-"""Finds the fastest way to run a model by torch that computes what transformers' own code does."""
+"""Finds the fastest style of masks with which torch computes the same as transformers' own code."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from worker.engine.torch.torch_forward import TorchForward
 from worker.engine.torch.windows import Windows, are_sliding
 
 Samples = Sequence[tuple[Tensor, Tensor]]
-"""Each layer's keys and values of some token [1, heads, 1, head_dim]."""
+"""Each layer's keys and values of one token, [1, heads, 1, head_dim]."""
 
 logger = logging.getLogger(__name__)
 
@@ -71,9 +71,9 @@ def right_style(
 def sliding_trial(
     model: Any, samples: Samples, windows: Windows, kernel: AttentionKernel | None
 ) -> Trial | None:
-    """A trial for sequences longer than the model's windows; None where the model passes it in no style.
+    """Returns a trial for sequences longer than the windows; None where the model fails it in all styles.
 
-    Such a model does not keep to the masks that it is given.
+    Such a model ignores the masks that it is given.
     """
     if not are_sliding(windows):
         return None
@@ -87,9 +87,9 @@ def sliding_trial(
 
 
 def _styles(model: Any, samples: Samples, kernel: AttentionKernel | None) -> Iterator[Style]:
-    """The styles to try, the fastest first."""
+    """Yields the styles to try, the fastest first."""
     if model.config._attn_implementation == "eager":
-        yield Style.ADDED  # It was loaded so because it has nothing else.
+        yield Style.ADDED  # It was loaded with this because it has nothing else.
         return
     is_on_cpu = slot_attention.is_decoded_by_products(model.device)
     if not _has_slot_attention(model) or not is_on_cpu:

@@ -1,4 +1,4 @@
-"""What runs a model has to prove, before it takes over, that it computes what transformers' own code does."""
+"""A trial: whatever is to run a model has to give the same answers as transformers' own code first."""
 
 from __future__ import annotations
 
@@ -11,30 +11,31 @@ from worker.engine.forward import Chunk, Forward
 from worker.engine.torch.windows import Windows, narrowed, with_narrow_windows
 
 LENGTHS = (12, 10)
-"""Tokens of the trial's sequences: enough for a wrong position, norm, mask or head to show."""
+"""Tokens of the trial's sequences, enough to show a wrong position, norm, mask or head."""
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.2, torch.float16: 0.05, torch.int8: 0.3}
-"""Of the logits' standard deviation, for the root of the mean square of the differences.
+"""The largest root mean square of the differences, in parts of the logits' standard deviation.
 
-Seen by rounding: 0.00001 in float32 and 0.02 in bfloat16, in random models of large weights 0.12; by a wrong
-activation 0.1 to 0.5, by the wrong kind of norm 0.45, without positions 1.4, by a wrong mask 0.2 to 1.1. With
-weights of 8 bits: 0.02 in the bundled model, 0.02 to 0.21 in random models of large weights.
+Measured with rounding alone: 0.00001 in float32 and 0.02 in bfloat16, 0.12 in random models with large
+weights. With a wrong activation 0.1 to 0.5, with the wrong kind of norm 0.45, without positions 1.4, with a
+wrong mask 0.2 to 1.1. With weights of 8 bits: 0.02 in the bundled model, 0.02 to 0.21 in random models with
+large weights.
 """
 
 
 class Trial:
     """A model's own answers to two short sequences.
 
-    The model runs them one by one, from the start, without a cache, with its plainest attention: nothing of
-    ours takes part. A forward runs them side by side, as an engine would: two prompts of different lengths,
-    a step of both, and a chunk behind it.
+    The model runs them one by one, from the start, without a cache and with its plainest attention, so that
+    none of our code takes part. A forward runs them side by side, as an engine would: two prompts of
+    different lengths, a step of both, and a chunk after it.
     """
 
     ROWS = len(LENGTHS)
 
     @torch.inference_mode()
     def __init__(self, model: Any, windows: Windows | None = None) -> None:
-        """model: as it was loaded, and left so. windows: of its layers, which a forward has to keep to."""
+        """model: as it was loaded; it stays so. windows: those of its layers, which a forward has to obey."""
         self.windows = windows or {}
         vocab_size = model.get_input_embeddings().num_embeddings
         self._dtype: torch.dtype = model.dtype
@@ -52,7 +53,7 @@ class Trial:
 
     @classmethod
     def with_narrow_windows(cls, model: Any, windows: Windows) -> Trial:
-        """A trial in which the sequences are longer than the windows."""
+        """Returns a trial in which the sequences are longer than the windows."""
         with with_narrow_windows(model):
             return cls(model, narrowed(windows))
 
@@ -60,7 +61,7 @@ class Trial:
     def is_passed_by(self, forward: Forward, *, is_int8: bool = False) -> bool:
         """Whether a forward with an empty cache gives the same answers. Raises what the forward raises.
 
-        is_int8: answers as close as weights of 8 bits allow.
+        is_int8: whether the answers need only be as close as weights of 8 bits allow.
         """
         tolerance = TOLERANCE[torch.int8 if is_int8 else self._dtype]
         passes = [
@@ -83,7 +84,7 @@ class Trial:
 
 
 def _own_logits(model: Any, token_ids: list[int]) -> Tensor:
-    """Behind each token, by transformers' own code [tokens, vocab]."""
+    """Returns the logits after each token by transformers' own code, [tokens, vocab]."""
     ids = torch.tensor([token_ids], device=model.device)
     # Without a mask transformers warns where a token may be padding.
     logits: Tensor = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
@@ -95,6 +96,6 @@ def _is_close(logits: Tensor, expected: Tensor, tolerance: float) -> bool:
     if not torch.equal(logits.isfinite(), are_numbers):
         return False
     expected, computed = expected[are_numbers], logits[are_numbers]
-    # A model whose logits do not vary, or are none, has nothing to compare.
+    # Where the logits do not vary, or there are none, there is nothing to compare.
     difference = (computed - expected).square().mean().sqrt()
     return not bool(difference > tolerance * expected.std())

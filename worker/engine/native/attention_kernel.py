@@ -10,7 +10,7 @@ from torch import Tensor
 from worker.engine.native.library import NativeLibrary
 
 WIDE, MAX_HEAD_DIM, MAX_QUERIES = 16, 256, 16
-"""As in vectors.h and attention.h."""
+"""The same as in vectors.h and attention.h."""
 
 
 class _Shape(ctypes.Structure):
@@ -22,7 +22,7 @@ class _Shape(ctypes.Structure):
 
 
 class AttentionKernel:
-    """See the module. For any thread; it computes without Python's lock."""
+    """See the module. For any thread. It computes without the GIL."""
 
     def __init__(self, library: NativeLibrary) -> None:
         self._library = library
@@ -30,7 +30,7 @@ class AttentionKernel:
 
     @staticmethod
     def takes(dtype: torch.dtype, heads: int, kv_heads: int, head_dim: int) -> bool:
-        """Whether it has attention of this shape."""
+        """Whether the kernel takes attention of this shape."""
         return (
             dtype in (torch.float32, torch.bfloat16)
             and head_dim % WIDE == 0

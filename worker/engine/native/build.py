@@ -30,12 +30,12 @@ from worker.engine.native.isa import InstructionSet, family
 FOLDER = Path(__file__).parent
 SOURCES = ("attention.c", "decoder.c", "sampling.c")
 FLAGS = ("-O3", "-fopenmp", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-c")
-"""-ffp-contract=off: the code says itself where a multiplication and an addition are one instruction."""
+"""-ffp-contract=off: the code itself says where a multiplication and an addition are one instruction."""
 
 STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
 BUILD_SECONDS = 100.0
-"""All of it takes about five; more than this is a compiler that hangs."""
+"""All of it takes about five seconds. A compiler that takes longer than this hangs."""
 
 
 class BuildError(Exception):
@@ -43,13 +43,13 @@ class BuildError(Exception):
 
 
 def library_folders() -> list[Path]:
-    """Where libraries may lie: that of the environment, then the user's."""
+    """Returns the folders that may hold libraries: the environment's, then the user's."""
     cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return [Path(sys.prefix, "lib", "tokenrelay"), Path(cache, "tokenrelay")]
 
 
 def library_stem(isa: InstructionSet) -> str:
-    """What the names of an up-to-date library for `isa` begin with; a hash of the compiler follows."""
+    """Returns how the names of up-to-date libraries for `isa` begin. A hash of the compiler follows."""
     digest = hashlib.sha256(repr((FLAGS, isa.flags)).encode())
     for file in sorted([*FOLDER.glob("*.[ch]"), *FOLDER.glob("isa/*.h")]):
         digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
@@ -57,7 +57,7 @@ def library_stem(isa: InstructionSet) -> str:
 
 
 def build(folders: list[Path] | None = None) -> list[Path]:
-    """Compile what is not there yet; the paths of all libraries of this family. Raises BuildError."""
+    """Compiles the libraries that are missing. Returns the paths of all of this family. Raises BuildError."""
     compiler = shlex.split(os.environ.get("CC") or "cc")
     identity = _identity(compiler)
     targets = {isa: f"{library_stem(isa)}-{identity}.so" for isa in family()}
@@ -88,20 +88,20 @@ def build(folders: list[Path] | None = None) -> list[Path]:
 
 
 def _identity(compiler: list[str]) -> str:
-    """A hash of the compiler's version."""
+    """Returns a hash of the compiler's version."""
     [version] = _run_all([[*compiler, "--version"]])
     return hashlib.sha256(f"{shlex.join(compiler)}\0{version}".encode()).hexdigest()[:8]
 
 
 def _run_all(commands: Iterable[list[str]]) -> list[str]:
-    """Run commands side by side; what they print. Raises BuildError.
+    """Runs commands at the same time. Returns what they print. Raises BuildError.
 
-    Compilers start children of their own, so each gets a process group, which ends whatever happens here.
+    Compilers start children of their own, so each gets a process group, which is ended whatever happens here.
     """
     running: list[subprocess.Popen[str]] = []
     try:
         for command in commands:
-            # A stop that came between a start and its entry in the list would leave the compiler behind.
+            # A signal between a start and its entry in the list would leave the compiler running.
             signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
             try:
                 running.append(_start(command))
@@ -138,7 +138,7 @@ def _output(process: subprocess.Popen[str], seconds: float) -> str:
 
 @contextmanager
 def _locked_folder(folders: list[Path]) -> Iterator[Path]:
-    """The first folder that can be written, locked against other builds. Raises BuildError."""
+    """Returns the first folder that can be written, locked against other builds. Raises BuildError."""
     for folder in folders:
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o755)
@@ -159,15 +159,15 @@ def _remove_stale(folder: Path, current: set[str]) -> None:
 
 
 def _stop(number: int, _frame: object) -> NoReturn:
-    """As an exception, so that no compiler is left behind."""
+    """Exits by an exception, so that no compiler is left running."""
     sys.exit(128 + number)
 
 
 def main(stamp: str | None = None) -> int:
-    """The exit code.
+    """Returns the exit code.
 
-    stamp: a file to touch when all is compiled, for make. With it the code is 0 also where nothing can be
-    compiled, because workers do without.
+    stamp: a file to touch when all is compiled, for make. With it, the code is 0 also where nothing can be
+        compiled, because workers can do without.
     """
     signal.signal(signal.SIGTERM, _stop)
     end_with_make()

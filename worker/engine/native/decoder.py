@@ -1,7 +1,7 @@
-"""A whole decoder in one call of C, see decoder.c.
+"""Runs a whole decoder in one call of C, see decoder.c.
 
-Where a step has few tokens, torch's products read weights at half the memory's speed, and some 300 operations
-of torch cost as much again. See docs/engines.md.
+For a step of few tokens, torch's products read weights at half the memory's bandwidth, and its some 300
+operations cost as much again. See docs/engines.md.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from worker.engine.native.shortlist import Shortlists, rounded_weights
 from worker.engine.native.weights import Linear, Norm, Weights, read_weights
 
 ACTIVATIONS = {"relu": 0, "gelu": 1, "gelu_new": 2, "gelu_pytorch_tanh": 2, "silu": 3, "swish": 3}
-"""transformers' names, decoder.c's numbers."""
+"""From transformers' names to decoder.c's numbers."""
 
 WEIGHT_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
-"""product.h's numbers."""
+"""From torch's types to product.h's numbers."""
 
 HIGHEST_INT8 = 127
 
@@ -104,13 +104,14 @@ class _Batch(ctypes.Structure):
 
 
 class Decoder:
-    """A model's weights, packed. Not for several threads at once."""
+    """A model with packed weights. Not for several threads at once."""
 
     def __init__(self, weights: Weights, library: NativeLibrary, *, is_int8: bool = False) -> None:
-        """weights: as `decodable_weights` gives them. Takes those of linear layers from their model, which
-            cannot run any more.
-        is_int8: whether linear layers' weights are held as 8-bit integers with a scale per output. The rest
-            of the model, the cache included, is float32 then.
+        """Takes the weights of linear layers away from their model, which cannot run any more.
+
+        weights: from `decodable_weights`.
+        is_int8: whether linear layers' weights are held as 8-bit integers with a scale for each output. The
+            rest of the model and the cache are float32 then.
         """
         self._library = library
         self._dtype = torch.int8 if is_int8 else weights.head.weight.dtype
@@ -118,14 +119,14 @@ class Decoder:
         self._vocab_size, hidden = weights.head.weight.shape
         self._scratch = torch.empty(0, dtype=torch.uint8)
         self._vectors: list[Tensor] = []
-        """Norms, biases and the rounded head, which C reads."""
+        """Norms, biases and the rounded head. They are kept here because C reads them."""
         sizes = [self._padded_size(linear.weight) for linear in weights.linears()]
         self._shortlists = Shortlists()
         self._panels = large_zeros(sum(sizes), dtype=self._dtype)
-        """All linear layers' weights, one behind the other, which C reads."""
+        """The weights of all linear layers, one after the other. C reads them."""
         self._layers_done = ctypes.c_int64()
         self._packed = 0
-        """How many elements of them are taken."""
+        """How many elements of `_panels` are in use."""
         inner = weights.layers[0].up.weight.shape[0]
         self._layers = (_Layer * len(weights.layers))()
         for packed, layer in zip(self._layers, weights.layers, strict=True):
@@ -165,16 +166,16 @@ class Decoder:
         cache: RowStates,
         draws: Sequence[Draw | None] | None = None,
     ) -> tuple[list[int], Tensor]:
-        """Run tokens, those of a row side by side and in order.
+        """Run tokens. Those of one row stand together and in order.
 
-        Returns the next token after each one asked for, or -1 where its highest logit is not finite; and
-        float32 logits [wanted, vocab]. The next token is drawn or, where its draw is None, the argmax; ties
-        go to the lowest id.
+        Returns the next token after each asked one, or -1 where its highest logit is not finite; and float32
+        logits [wanted, vocab]. The next token is drawn or, where its draw is None, the argmax; ties go to the
+        lowest id.
 
-        rows, positions: each token's place in the cache. asked: indices of the tokens whose next one is asked
-            for. wanted: indices of those among them whose logits are wanted, in order.
-        cache: with room for the tokens, which are written there.
-        draws: for each token that is asked for; by default None for all.
+        rows, positions: each token's place in the cache. asked: indices of the tokens whose next token is
+            asked for. wanted: indices, into `asked`, of those whose logits are wanted, in order.
+        cache: it needs room for the tokens, which are written there.
+        draws: one for each asked token; by default None for all.
         """
         tokens, threads = len(token_ids), torch.get_num_threads()
         # [2, tokens]; C's indices have 32 bits.
@@ -223,13 +224,15 @@ class Decoder:
 
     @property
     def layers_done(self) -> int:
-        """How many layers have run so far, of all passes. For any thread, in the middle of a pass too."""
+        """How many layers have run so far, in all passes. For any thread, also in the middle of a pass."""
         return self._layers_done.value
 
     def _scratch_for(self, *sizes: int) -> Tensor:
-        """Memory for a call with so many tokens, asked tokens and threads.
+        """Returns memory for a call.
 
-        It is kept: new memory the system would zero first, each time.
+        It is kept, because the system would fill new memory with zeros each time.
+
+        sizes: the numbers of tokens, asked tokens and threads.
         """
         needed: int = self._library.scratch_bytes(ctypes.byref(self._model), *sizes)
         if self._scratch.nbytes < needed:
@@ -237,7 +240,7 @@ class Decoder:
         return self._scratch
 
     def _padded_size(self, weight: Tensor) -> int:
-        """How many weights the layer's panels hold."""
+        """Returns how many weights the layer's panels hold, padding included."""
         outputs, inputs = weight.shape
         return -(-outputs // self._library.panel_outputs) * self._library.panel_outputs * inputs
 
@@ -266,7 +269,10 @@ class Decoder:
         return _Linear(outputs, inputs, room.data_ptr(), *addresses)
 
     def _rounded(self, head: Linear) -> _RoundedWeights:
-        """Nothing where there are no shortlists. A head of 8 bits gains too little by a second one."""
+        """Returns the head rounded to 8 bits; an empty structure where there are no shortlists.
+
+        A head that has 8 bits anyway would gain too little by them.
+        """
         neighbours = self._library.shortlist_neighbours
         if head.bias is not None or self._dtype == torch.int8 or not neighbours:
             return _RoundedWeights()
@@ -286,14 +292,14 @@ class Decoder:
 
 @torch.inference_mode()
 def quantized(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """A weight [out, in] as int8 and a float32 scale for each output [out], which it is multiplied by."""
+    """Returns a weight [out, in] as int8, and the float32 scales [out] that its outputs are multiplied by."""
     weight = weight.float()
     scales = (weight.abs().amax(dim=1) / HIGHEST_INT8).clamp(min=torch.finfo(torch.float32).tiny)
     return (weight / scales[:, None]).round().to(torch.int8), scales
 
 
 def decodable_weights(model: Any) -> Weights | None:
-    """transformers' model for `Decoder`; None for what it has no code for."""
+    """Returns the weights of transformers' model for `Decoder`; None where it cannot run the model."""
     if model.device.type != "cpu" or model.dtype not in (torch.float32, torch.bfloat16):
         return None
     weights = read_weights(model)
@@ -301,7 +307,7 @@ def decodable_weights(model: Any) -> Weights | None:
 
 
 def _fits(weights: Weights) -> bool:
-    """Whether all sizes and types are what decoder.c takes."""
+    """Whether decoder.c takes all sizes and types."""
     layer, dtype = weights.layers[0], weights.head.weight.dtype
     widths = [weights.head.weight.shape[1], layer.up.weight.shape[0], layer.attention_output.weight.shape[1]]
     return (

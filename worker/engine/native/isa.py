@@ -9,7 +9,7 @@ from pathlib import Path
 CPUINFO = Path("/proc/cpuinfo")
 
 AUTO, NONE = "auto", "none"
-"""Values of NATIVE_ISA beside the names below: the best that there is, and no native code."""
+"""Values of NATIVE_ISA beside the names below: the best available, and no native code."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,26 +41,26 @@ INSTRUCTION_SETS = (
     InstructionSet("avx2", "x86_64", ("-march=x86-64-v3",), _AVX2),
     InstructionSet("neon", "aarch64", ("-march=armv8-a",), frozenset()),
 )
-"""The best of a family first."""
+"""Of each family, the best one first."""
 
 NAMES = (AUTO, *(isa.name for isa in INSTRUCTION_SETS), NONE)
-"""What NATIVE_ISA accepts; `Settings` spells them out, as it must not import from here."""
+"""What NATIVE_ISA accepts. `Settings` lists them again, because it must not import this module."""
 
 
 def family() -> list[InstructionSet]:
-    """Those of this machine's family, whether its processor has them or not; the best first."""
+    """Returns those of this machine's family, also those that its processor lacks; the best first."""
     machine = {"arm64": "aarch64", "amd64": "x86_64"}.get(platform.machine().lower(), platform.machine())
     return [isa for isa in INSTRUCTION_SETS if isa.machine == machine]
 
 
 def supported() -> list[InstructionSet]:
-    """Those that this machine's processor and system have; the best first."""
+    """Returns the instruction sets that this machine's processor and system have; the best first."""
     features = _features()
     return [isa for isa in family() if isa.features <= features]
 
 
 def _features() -> frozenset[str]:
-    """What the first processor can do; empty where the system does not tell."""
+    """Returns the features of the first processor; none where the system does not list them."""
     try:
         lines = CPUINFO.read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""The compiled native code, loaded: see `build`."""
+"""Loads the compiled native code, see `build`."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "draw": (None, [_address, _int64, _int64, _address, _int64, _address, _address]),
     "draw_scratch_bytes": (_int64, [_int64, _int64]),
 }
-"""Each function's result and arguments."""
+"""The types of each function's result and arguments."""
 
 
 class NativeLibrary:
-    """The functions of one library, as attributes. They run without Python's lock."""
+    """The functions of one library, as attributes. They run without the GIL."""
 
     def __init__(self, isa: str, path: Path) -> None:
         """Raises OSError where the library cannot be loaded."""
@@ -47,8 +47,8 @@ class NativeLibrary:
         self.panel_outputs: int = functions.panel_outputs()
         """How many outputs a panel of weights has."""
         self.shortlist_neighbours: int = functions.shortlist_neighbours()
-        """Neighbouring inputs in the rounded weights that shortlists are made with, see shortlist.h; 0 where
-        it makes none."""
+        """How many inputs stand side by side in the rounded weights for shortlists, see shortlist.h; 0 where
+        the library makes none."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._functions, name)
@@ -56,9 +56,9 @@ class NativeLibrary:
 
 @cache
 def native_library(wanted: str = AUTO) -> NativeLibrary | None:
-    """The library for the best instruction set, or for the one that is wanted (NATIVE_ISA).
+    """Returns the library for the best instruction set, or for the wanted one (NATIVE_ISA).
 
-    None, with a line in the log, where it cannot be had. A worker never compiles.
+    None, with a line in the log, where it is not available. A worker never compiles.
     """
     if wanted == NONE:
         return None
@@ -86,7 +86,7 @@ def _warn(reason: str) -> None:
 
 
 def _find(isa: InstructionSet) -> Path | None:
-    """The newest up-to-date library that nobody else could have put there."""
+    """Returns the newest up-to-date library that no other user could have put there."""
     for folder in library_folders():
         found = [path for path in folder.glob(f"{library_stem(isa)}-*.so") if _is_trusted(path)]
         if found:
@@ -95,7 +95,7 @@ def _find(isa: InstructionSet) -> Path | None:
 
 
 def _is_trusted(path: Path) -> bool:
-    """Whether only this user or root can have written the file."""
+    """Whether only this user or root can have written a file."""
     status, folder = path.stat(), path.parent.stat()
     others_may_write = (status.st_mode | folder.st_mode) & (stat.S_IWGRP | stat.S_IWOTH)
     return not others_may_write and {status.st_uid, folder.st_uid} <= {0, os.getuid()}
@@ -103,7 +103,7 @@ def _is_trusted(path: Path) -> bool:
 
 @cache
 def _load_openmp() -> None:
-    """Let the library's threads be torch's: a second pool would fight with it for the cores."""
+    """Makes the library use torch's threads: a second pool would compete with them for the cores."""
     openmp = [*(Path(torch.__file__).parent / "lib").glob("libgomp*")]
     if not openmp:
         raise OSError("this torch was built without GNU OpenMP")

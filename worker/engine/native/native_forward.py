@@ -1,4 +1,4 @@
-"""A decoder in C with its cache, as engines use it."""
+"""The native decoder with its cache, behind the protocol `Forward`."""
 
 from __future__ import annotations
 
@@ -52,4 +52,4 @@ class NativeForward:
         self._states.exchange(source, target)
 
     def clear(self, row: int) -> None:
-        """Nothing that a sequence leaves behind is read by the next."""
+        """Does nothing: a sequence never reads what the one before it has left in the row."""

@@ -1,4 +1,4 @@
-"""Keys and values of the native decoder's sequences: each row has memory of its own, as much as it needs."""
+"""Keys and values of the native decoder's sequences. Each row has its own memory, as much as it needs."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from torch import Tensor
 from worker.engine.memory import forget_part, large_zeros, memory_errors
 
 BLOCK_TOKENS = 32
-"""Room is a multiple of it."""
+"""Room for tokens is a multiple of this."""
 
 SPARE_SHARE = 4
-"""Room grows by one such share more than needed, as growing is a copy."""
+"""A row that grows gets a quarter more room than it needs, because growing is a copy."""
 
 
 class RowPointer(ctypes.Structure):
-    """`row_states` of decoder.c."""
+    """The structure `row_states` of decoder.c."""
 
     _fields_ = (("states", ctypes.c_void_p), ("room", ctypes.c_int64))
 
 
 class RowStates:
-    """See the module. A row that is free keeps its memory for the next sequence until others need it."""
+    """See the module. A free row keeps its memory for the next sequence until others need it."""
 
     def __init__(
         self,
@@ -33,10 +33,10 @@ class RowStates:
         max_tokens: int,
         budget_tokens: int | None = None,
     ) -> None:
-        """samples: each layer's keys and values of some token [1, kv_heads, 1, head_dim], all alike.
+        """samples: each layer's keys and values of one token, [1, kv_heads, 1, head_dim], all of one shape.
 
-        max_tokens: of one row. budget_tokens: of all rows together, no less than max_tokens; None: as many as
-            the rows can have.
+        max_tokens: for one row. budget_tokens: for all rows together, no fewer than max_tokens; None: as many
+            as the rows can have.
         """
         keys, _ = samples[0]
         self.dtype = keys.dtype
@@ -44,19 +44,19 @@ class RowStates:
         self._max_tokens = max_tokens
         self._budget_tokens = budget_tokens or max_rows * max_tokens
         self.rows = [self._states(0) for _ in range(max_rows)]
-        """Each row's [layers, 2, kv_heads, room, head_dim], keys and values."""
+        """Each row's keys and values [layers, 2, kv_heads, room, head_dim]."""
         self.rooms = [0] * max_rows
-        """For how many tokens each row has room; free rows may have some."""
+        """How many tokens each row has room for. Free rows may have room, too."""
         self.pointers = (RowPointer * max_rows)()
 
     def fits(self, lengths: Sequence[int]) -> bool:
-        """Whether rows of these lengths have room together, with nothing beside them."""
+        """Whether the budget holds rows of these lengths and no others."""
         return sum(map(self._least, lengths)) <= self._budget_tokens
 
     def make_room(self, lengths: Sequence[int]) -> None:
-        """Have room for so many tokens in the first rows, whose tokens stay. The other rows are free.
+        """Make room for `lengths` tokens in the first rows, which keep their tokens. The other rows are free.
 
-        Raises MemoryError where the budget or the machine has no more; the rows keep their tokens then.
+        Raises MemoryError where the budget or the machine has no more; then the rows keep their tokens.
         """
         if all(map(le, lengths, self.rooms)):
             return
@@ -67,22 +67,22 @@ class RowStates:
                 self._grow(row, lengths)
 
     def release(self, rows: int) -> None:
-        """Give back the memory of all rows but the first ones."""
+        """Free the memory of all but the first `rows` rows."""
         self._shrink(range(rows, len(self.rows)), [0] * len(self.rows))
 
     def ensure(self, row: int, tokens: int) -> None:
-        """Have room for so many tokens in a row that nobody made room for."""
+        """Have room for `tokens` tokens in a row where `make_room` was not called."""
         if tokens > self.rooms[row]:
             self._resize(row, self._least(tokens))
 
     def exchange(self, row: int, other: int) -> None:
-        """The rows' sequences change places."""
+        """Exchange the sequences of two rows."""
         states, room = self.rows[row], self.rooms[row]
         self._put(row, self.rows[other], self.rooms[other])
         self._put(other, states, room)
 
     def _least(self, tokens: int) -> int:
-        """The least room for so many tokens."""
+        """Returns the least room for `tokens` tokens."""
         return min(self._max_tokens, -(-tokens // BLOCK_TOKENS) * BLOCK_TOKENS)
 
     def _grow(self, row: int, lengths: Sequence[int]) -> None:
@@ -101,11 +101,11 @@ class RowStates:
             self._resize(row, least)
 
     def _left(self) -> int:
-        """Tokens of the budget that no row has room for."""
+        """Returns how many tokens of the budget no row has room for."""
         return self._budget_tokens - sum(self.rooms)
 
     def _shrink(self, rows: Iterable[int], lengths: Sequence[int]) -> None:
-        """Take from rows what they do not need; all from free ones."""
+        """Free the room that rows do not need; all room of free rows."""
         for row in rows:
             least = self._least(lengths[row]) if row < len(lengths) else 0
             if self.rooms[row] > least:
@@ -117,7 +117,7 @@ class RowStates:
         kept = min(room, self.rooms[row])
         for layer in range(self._layers):
             states[layer, :, :, :kept] = old[layer, :, :, :kept]
-            # A row may have most of the budget: there is no memory for it twice.
+            # A row may have most of the budget, so there may be no memory for it twice.
             forget_part(old, old[layer])
         self._put(row, states, room)
 

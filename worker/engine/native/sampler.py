@@ -1,4 +1,4 @@
-"""Draws tokens from logits on a CPU, in C: see sampling.c. `worker.engine.sampling` does it by torch."""
+"""Draws tokens from logits on a CPU, in C, see sampling.c. `worker.engine.sampling` does it by torch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class NativeSampler:
         self._scratch = torch.empty(0, dtype=torch.uint8)
 
     def __call__(self, logits: Tensor, rows: Sequence[Row]) -> list[int]:
-        """One token id per row of float32 logits [rows, vocab], or NO_TOKEN."""
+        """Returns one token id for each row of float32 logits [rows, vocab], or NO_TOKEN."""
         logits = penalized(logits, rows).contiguous()
         count, vocab_size = logits.shape
         threads = torch.get_num_threads()

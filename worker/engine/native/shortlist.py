@@ -1,4 +1,4 @@
-"""The best tokens by shortlists, see shortlist.h: what they need, and whether they pay."""
+"""Prepares weights for shortlists of the best tokens (see shortlist.h), and decides whether they pay."""
 
 from __future__ import annotations
 
@@ -12,40 +12,40 @@ from worker.engine.native.panels import in_panels
 
 HIGHEST = 127
 FLOAT32_UNIT = 2.0**-24
-"""How much rounding to float32 adds at most to a number, in parts of it."""
+"""The largest relative error of rounding to float32."""
 
 ROUNDINGS = 1.01
-"""For each input: one of the product's sum, and one of each 256 where rounded ones are summed in blocks."""
+"""For each input: one in the product's sum, and one per 256 where rounded inputs are summed in blocks."""
 
 SPARE_ROUNDINGS = 16
-"""Of the bounds themselves."""
+"""Roundings of the bounds themselves."""
 
 UPWARDS = 1.0001
-"""Bounds are to be rounded up."""
+"""Factor that rounds bounds up."""
 
 SMALLEST_ERROR = 1e-25
-"""In parts of the inputs' length: covers numbers that the processor takes for zero."""
+"""In parts of the inputs' length. It covers numbers that the processor flushes to zero."""
 
 BLOCK_PANELS = 16
-"""Panels of outputs that are rounded at a time, as it takes some times their memory."""
+"""How many panels are rounded at a time. Rounding takes several times their memory."""
 
 MANY = 32
-"""So many tokens get shortlists beside others whose logits are wanted. Fewer had better join these: their
+"""At least this many tokens get shortlists beside others whose logits are wanted. Fewer join those, whose
 product reads the head's weights anyway."""
 
 FAILURE = 2
-"""In successes, which save half a product each. A failure costs as much in vain, and may bring a second
-reading of the weights."""
+"""A failure counts as this many successes. A success saves half a product; a failure costs as much, and may
+make the weights be read a second time."""
 
 MOST_CREDIT = 64
 
 PAUSE = 64
-"""So many calls go without shortlists where they fail."""
+"""How many calls go without shortlists after too many failures."""
 
 
 @dataclass(frozen=True, slots=True)
 class RoundedWeights:
-    """A weight [out, in] as C reads it; outputs are filled up to whole panels.
+    """A weight [out, in] as C reads it. Outputs are padded to whole panels.
 
     panels: int8, see `in_panels`.
     offsets: int32 [outputs]. scales, lengths, errors: float32, the same.
@@ -60,10 +60,12 @@ class RoundedWeights:
 
 @torch.inference_mode()
 def rounded_weights(weight: Tensor, panel: int, neighbours: int) -> RoundedWeights:
-    """weight: [out, in], float32 or bfloat16. panel: outputs of a panel.
-    neighbours: inputs side by side, `NativeLibrary.shortlist_neighbours`.
+    """Returns a weight rounded to 8 bits, with bounds of its errors.
 
-    Outputs whose weights are not finite get an infinite error, so that they are looked at.
+    Outputs whose weights are not finite get an infinite error, so that they are never left out.
+
+    weight: [out, in], float32 or bfloat16. panel: how many outputs a panel has.
+    neighbours: how many inputs stand side by side, `NativeLibrary.shortlist_neighbours`.
     """
     outputs, inputs = weight.shape
     padded = -(-outputs // panel) * panel
@@ -91,21 +93,24 @@ def rounded_weights(weight: Tensor, panel: int, neighbours: int) -> RoundedWeigh
 
 
 class Shortlists:
-    """Keeps an account of them."""
+    """Counts successes and failures of shortlists, and pauses them where they do not pay."""
 
     def __init__(self) -> None:
         self._credit = MOST_CREDIT
         self._pause = 0
 
     def may_be_made(self, tokens: int, others: int) -> bool:
-        """For a call with so many tokens whose logits nobody wants, and so many others."""
+        """Whether a call may use shortlists.
+
+        tokens: how many tokens need no logits. others: how many do.
+        """
         if self._pause:
             self._pause -= 1
             return False
         return tokens >= (MANY if others else 1)
 
     def saw(self, successes: int, failures: int) -> None:
-        """What came of a call's shortlists."""
+        """Learn how many of a call's shortlists succeeded and failed."""
         self._credit = min(MOST_CREDIT, self._credit + successes - FAILURE * failures)
         if self._credit < 0:
             self._credit = 0

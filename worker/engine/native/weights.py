@@ -1,4 +1,4 @@
-"""What a decoder-only transformer consists of, read from transformers' models of the kinds in `READERS`."""
+"""Reads the parts of a decoder-only transformer from transformers' models of the kinds in `READERS`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Embed = Callable[[Tensor, Tensor], Tensor]
 """token_ids, positions: [tokens] -> [tokens, hidden]."""
 
 Rotary = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""A tensor of the type wanted, positions [1, tokens] -> cosines, sines [1, tokens, head_dim]."""
+"""A tensor of the wanted type, positions [1, tokens] -> cosines, sines [1, tokens, head_dim]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Norm:
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """A linear layer of torch's, or GPT-2's with its weight the other way round."""
+    """A linear layer of torch, or of GPT-2, whose weight is transposed."""
 
     module: Any
 
@@ -44,7 +44,7 @@ class Linear:
         return bias
 
     def release(self) -> None:
-        """Free the weight's memory. The layer is not to be used any more."""
+        """Free the weight's memory. The layer cannot be used any more."""
         self.module.weight.data = torch.empty(0)
 
 
@@ -52,7 +52,7 @@ class Linear:
 class Layer:
     """x += attention_output(attention(projections(norm(x)))); x += down(act(gate(norm(x))) · up(norm(x)))
 
-    projections: to queries, keys and values side by side, by one layer or by three.
+    projections: to queries, keys and values: one layer for all or three.
     gate: None where it is down(act(up(norm(x)))).
     query_norm, key_norm: of each head; None where there is none.
     """
@@ -78,7 +78,7 @@ class Layer:
 class Weights:
     """All of a model.
 
-    layers: makes a layer's weights, the first to the last.
+    layers: from the first to the last.
     activation: its name in transformers.
     is_rms: norms are by the root mean square, without a mean; all share `epsilon`.
     is_tied: the head's weight is that of the embeddings.
@@ -106,7 +106,7 @@ class Weights:
 
 
 def read_weights(model: Any) -> Weights | None:
-    """None for a model of a kind, or with an option, that is not known here."""
+    """Returns a model's weights; None where its kind or one of its options is not known here."""
     reader = READERS.get(model.config.model_type)
     weights = None if reader is None else reader(model)
     if weights is None or not all(_is_plain(linear.module) for linear in weights.linears()):
@@ -115,12 +115,12 @@ def read_weights(model: Any) -> Weights | None:
 
 
 def _is_plain(module: nn.Module) -> bool:
-    """Whether a layer computes its weight's product and no more. A subclass may, for an adapter."""
+    """Whether a layer computes its weight's product and no more. A subclass may do more, for an adapter."""
     return type(module) in (nn.Linear, Conv1D) and not (module._forward_hooks or module._forward_pre_hooks)
 
 
 def _llama(model: Any) -> Weights | None:
-    """Llama and what is built like it: rotary positions, RMS norms, a gated MLP."""
+    """Reads Llama and models built like it: rotary positions, RMS norms, a gated MLP."""
     config, inner = model.config, model.model
     layers = tuple(
         Layer(
@@ -155,7 +155,7 @@ def _llama(model: Any) -> Weights | None:
 
 
 def _opt(model: Any) -> Weights | None:
-    """OPT, but for the few sizes that have their norms behind, or project their embeddings."""
+    """Reads OPT, except for the few sizes that are post-norm or project their embeddings."""
     config, inner = model.config, model.model.decoder
     if not config.do_layer_norm_before or inner.final_layer_norm is None or inner.project_in is not None:
         return None

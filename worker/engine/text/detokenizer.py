@@ -1,11 +1,10 @@
-"""Token ids -> the text to show, piece by piece, as they come.
+"""Turns token ids, as they come, into the text that may be shown.
 
-Two concerns, one after the other. `IncrementalDecoder` turns ids into text whose code points are complete;
-`OutputStops` holds back what may be the beginning of a stop string. `Detokenizer` is the two in a row and
-what the loop uses.
+It takes two steps. `IncrementalDecoder` turns ids into text with complete code points; `OutputStops` holds
+back what may be the beginning of a stop string. `Detokenizer` does both, and is what the worker uses.
 
-Both decide id by id, from the ids so far and nothing else. So neither the split into pushes nor a
-change of worker in between can alter the text.
+Both decide after each id, and by the ids so far alone. So neither how many ids come at a time nor a change of
+worker can alter the text.
 """
 
 from __future__ import annotations
@@ -20,17 +19,16 @@ REPLACEMENT = "\ufffd"
 NONE: Mapping[int, str] = MappingProxyType({})
 
 MAX_CODE_POINT_IDS = 4
-"""UTF-8 spends at most 4 bytes on a code point, and an id that shows at all brings at least one."""
+"""A code point has at most 4 bytes in UTF-8, and each id that shows anything has at least one."""
 
 MAX_CONTEXT_SEARCH_IDS = 256
-"""How far back the prompt is searched for a context: a millisecond or so at worst."""
+"""How far back the prompt is searched for a context. It takes about a millisecond at worst."""
 
 
 class Detokenizer:
     """The text of one choice, as it may be shown.
 
-    All that `push` and `finish` return, in a row, is the text of the ids up to the first stop string,
-    which is not part of it.
+    What `push` and `finish` return, joined together, is the text of the ids before the first stop string.
     """
 
     def __init__(
@@ -57,11 +55,13 @@ class Detokenizer:
         stop: Sequence[str],
         special_tokens: Mapping[int, str] = NONE,
     ) -> Detokenizer:
-        """Take up where an earlier attempt stood.
+        """Continue where an earlier attempt stopped.
 
-        output_ids: all ids logged so far, the held-back ones included.
-        shown_chars: characters (not bytes) shown so far. Where this attempt would have shown more by now, its
-            next call returns the difference; where less, it leaves out what the reader has already.
+        output_ids: all ids logged so far, including those whose text was held back.
+        shown_chars: how many characters (not bytes) were shown so far. Where this attempt would have shown
+            more
+            by now, its next call returns the difference as well. Where it would have shown fewer, it leaves
+            out what the reader has already.
         """
         detokenizer = cls(prompt_ids, decode, stop, special_tokens)
         detokenizer._to_skip = shown_chars
@@ -70,11 +70,11 @@ class Detokenizer:
 
     @property
     def stopped(self) -> bool:
-        """Whether a stop string was found. The text before it has been returned, nothing follows."""
+        """Whether a stop string was found. The text before it has been returned, and no more follows."""
         return self._stops.found
 
     def push(self, token_ids: Sequence[int]) -> str:
-        """Take the next ids; returns the text to show now. Ids behind a stop string are ignored."""
+        """Take the next ids. Returns the text to show now. Ids after a stop string are ignored."""
         shown = []
         for token_id in token_ids:
             if self.stopped:
@@ -95,16 +95,16 @@ class Detokenizer:
         return self._unseen("" if mark is None else self._stops.push(self._up_to(mark)))
 
     def finish(self) -> str:
-        """The held-back rest, at an end that no stop string made.
+        """Returns the text that was held back, at an end that no stop string has caused.
 
-        It may still find one (see `OutputStops`): `stopped` says so.
+        A stop string may still be found in it (see `OutputStops`): then `stopped` is true.
         """
         if self.stopped:
             return self._unseen("")
         return self._unseen(self._stops.push(self._decoder.finish()) + self._stops.finish())
 
     def _up_to(self, mark: str) -> str:
-        """What is held back, and the mark: a special token that a stop string names ends a code point."""
+        """Returns what is held back, and the mark: a special token of a stop string ends a code point."""
         return self._decoder.finish() + mark
 
     def _unseen(self, text: str) -> str:
@@ -115,22 +115,23 @@ class Detokenizer:
 
 
 class IncrementalDecoder:
-    """Ids -> text of complete code points, at a cost per id that does not grow with the output.
+    """Turns ids into text of complete code points, at a cost for each id that does not grow with the output.
 
-    The text of the output means `decode(prompt + output)` behind `decode(prompt)`, so that a space before
-    the first word is shown although `decode` strips it where a text begins (sentencepiece). Decoding all of
-    it at each id would be quadratic; a window is decoded instead: the ids since the last complete code
-    point, behind one character's ids of context.
+    The text of the output is what `decode(prompt + output)` has after `decode(prompt)`, so that a space
+    before the first word is shown although `decode` strips it where a text begins (sentencepiece). Decoding
+    all of it for each id would take quadratic time. A window is decoded instead: the ids since the last
+    complete code point, after one character's ids as context.
 
-    What it equals, exactly:
-    - byte-level BPE: the full decode, whatever the ids, invalid UTF-8 included;
-    - bytes that `decode` hides until a code point is complete (ByT5): the full decode, unless it has U+FFFD;
-    - byte fallback (Llama): the full decode wherever the bytes are valid UTF-8. The full decode turns a whole
-      run of byte ids into U+FFFD when anything in it is invalid, what was shown already included. That cannot
-      be streamed; here what was shown stays, invalid bytes become U+FFFD, and behind them all is right again.
+    The result equals the full decode:
+    - with byte-level BPE, for all ids, invalid UTF-8 included;
+    - with bytes that `decode` hides until a code point is complete (ByT5), unless there is U+FFFD in it;
+    - with byte fallback (Llama), wherever the bytes are valid UTF-8. The full decode turns a whole run of
+    byte
+      ids into U+FFFD when one of them is invalid, including those shown before. That cannot be streamed. Here
+      the text shown before stays, invalid bytes become U+FFFD, and the text after them is right again.
 
-    An incomplete code point shows as U+FFFD at the end and is held back; `finish` returns it. Real U+FFFD is
-    held back no longer than a code point may take.
+    An incomplete code point shows as U+FFFD at the end and is held back; `finish` returns it. A real U+FFFD
+    is held back for no longer than a code point may take.
     """
 
     def __init__(self, prompt_ids: Sequence[int], decode: Decode) -> None:
@@ -141,18 +142,18 @@ class IncrementalDecoder:
         self._text = ""
         """Text of the pending ids."""
         self._shown = 0
-        """Characters of it that have been returned."""
+        """How many characters of it have been returned."""
         self._take_context(prompt_ids[-MAX_CONTEXT_SEARCH_IDS:])
 
     def push(self, token_id: int) -> str:
-        """Take the next id; returns the text to show now."""
+        """Take the next id. Returns the text to show now."""
         self._pending.append(token_id)
         before, self._text = self._text, self._decode_pending()
         if not self._text:
             return self._keep_silent()
         if self._text == before and not self._decode((token_id, token_id)):
-            # An id that the tokenizer does not know, or a special token. Once is not enough to tell: a lone
-            # space is silent where a text begins.
+            # An id that the tokenizer does not know, or a special token. Decoding it once would not show
+            # that: a lone space has no text where a text begins.
             self._pending.pop()
             return ""
         if not self._text.endswith(REPLACEMENT):
@@ -162,18 +163,18 @@ class IncrementalDecoder:
         return self._move_on()
 
     def finish(self) -> str:
-        """What is held back, incomplete code points as U+FFFD."""
+        """Returns what is held back, incomplete code points as U+FFFD."""
         return self._commit()
 
     def _decode_pending(self) -> str:
         text = self._decode((*self._context, *self._pending))
         if text.startswith(self._context_text):
             return text[len(self._context_text) :]
-        # Byte fallback: invalid bytes took a context with them that is of byte ids as well.
+        # Byte fallback: the context is of byte ids as well, and invalid bytes after it have changed its text.
         return self._decode(self._pending)
 
     def _commit(self) -> str:
-        """Show all; the next window begins behind it."""
+        """Show all pending text. The next window begins after it."""
         shown = self._text[self._shown :]
         self._take_context(self._pending)
         self._pending = []
@@ -181,10 +182,10 @@ class IncrementalDecoder:
         return shown
 
     def _take_context(self, token_ids: Sequence[int]) -> None:
-        """Decode behind the last of these ids from now on: as few as show whole characters by themselves.
+        """From now on, decode after the last of these ids, as few as show whole characters by themselves.
 
-        A piece of a code point would spoil the window, a silent id would not keep `decode` from stripping a
-        space. Where all are such, the earlier context is as good.
+        A part of a code point would spoil the window, and an id without text would not keep `decode` from
+        stripping a space. Where all ids are like that, the earlier context is as good.
         """
         for end in range(len(token_ids), 0, -1):
             for start in range(end - 1, max(end - 1 - MAX_CODE_POINT_IDS, -1), -1):
@@ -195,19 +196,20 @@ class IncrementalDecoder:
                     return
 
     def _keep_silent(self) -> str:
-        """Nothing pending has a text yet, but it may matter for the text that follows.
+        """Show nothing: no pending id has a text yet, but they may matter for the text that follows.
 
-        A space that `decode` strips: only with it does the next id keep its own. Or the first bytes of a code
-        point, which some tokenizers hide until they have all. Or special tokens, which matter to nothing.
+        They may be a space that `decode` strips, which the next id needs to keep its own. Or the first bytes
+        of a code point, which some tokenizers hide until they have all. Or special tokens, which do not
+        matter.
         """
         if len(self._pending) == MAX_CODE_POINT_IDS:
             del self._pending[0]
         return ""
 
     def _move_on(self) -> str:
-        """Let go of the oldest pending id: the incomplete code point at the end, if it is one, began later.
+        """Drop the oldest pending id: an incomplete code point at the end must have begun after it.
 
-        Lossy UTF-8 decoding falls into step within 3 bytes wherever it starts. So the other ids, decoded by
+        Lossy UTF-8 decoding synchronizes within 3 bytes wherever it starts. So the other ids, decoded by
         themselves, end as the whole does, and characters can be counted from the end.
         """
         oldest, rest = self._pending[0], self._pending[1:]
@@ -224,5 +226,5 @@ class IncrementalDecoder:
 
 
 def _trailing_replacements(text: str) -> int:
-    """How many U+FFFD an incomplete code point may account for: byte fallback writes one per byte."""
+    """Returns how many U+FFFD may be an incomplete code point: byte fallback writes one for each byte."""
     return min(len(text) - len(text.rstrip(REPLACEMENT)), MAX_CODE_POINT_IDS - 1)

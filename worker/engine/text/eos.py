@@ -16,9 +16,9 @@ logger = logging.getLogger(__name__)
 
 
 def find_eos_ids(source: str, tokenizer: Any, vocab_size: int) -> frozenset[int]:
-    """Return the ids that end a sequence: all that any of the model's files or its tokenizer names.
+    """Returns the ids that end a sequence: all that any of the model's files or its tokenizer names.
 
-    Chat models often name their end of turn in only one of the places, and another id in the others. An id
+    Chat models often name their end of turn in only one of these places, and another id in the others. An id
     outside of the vocabulary (a class' default, or -1) cannot occur, so it is left out.
 
     source: a folder or a hub id. vocab_size: how many ids the model can generate.
@@ -42,14 +42,14 @@ def _named_ids(source: str, tokenizer: Any) -> Iterator[int]:
 
 
 def _ids(value: Any) -> Iterator[int]:
-    """One id, a list of ids or none."""
+    """Yields the ids of a value that is one id, a list of ids or neither."""
     for token_id in value if isinstance(value, list) else [value]:
         if isinstance(token_id, int):
             yield token_id
 
 
 def _read(source: str, name: str) -> dict[str, Any]:
-    """One of the model's JSON files; empty where the model has no such file."""
+    """Returns one of the model's JSON files; an empty object where the model has no such file."""
     path = model_file(source, name)
     if path is None:
         return {}

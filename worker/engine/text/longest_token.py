@@ -1,4 +1,4 @@
-"""How many bytes of text a token holds at most: a prompt far too long need not be tokenized to see that."""
+"""Finds how many bytes a token has at most, so that far too long prompts need not be tokenized."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 
 
 def longest_token_bytes(tokenizer: Any) -> int | None:
-    """UTF-8 bytes of a tokenizer's longest token; None where text may vanish without becoming a token.
+    """Returns the UTF-8 bytes of a tokenizer's longest token; None where text may vanish without a token.
 
     Nothing vanishes in byte-level BPE, unless a normalizer or an added token's own rule strips spaces.
     """
@@ -33,7 +33,7 @@ def longest_token_bytes(tokenizer: Any) -> int | None:
 
 
 def _keeps_everything(pre_tokenizer: dict[str, Any] | None) -> bool:
-    """Whether it cuts text into bytes' characters and leaves none out."""
+    """Whether it cuts text into characters that stand for bytes, and leaves none out."""
     match pre_tokenizer:
         case {"type": "ByteLevel"}:
             return True

@@ -1,4 +1,4 @@
-"""Requests -> token ids and back, with a model's own tokenizer; the same for every engine that has one."""
+"""Turns requests into token ids and ids into text, with a model's own tokenizer."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ PROBE = "tokenrelay probe"
 """Content that no template has a reason to change."""
 
 QUICK_CHARACTERS = 2**16
-"""So many are tokenized in a moment, and then a refusal tells the number of tokens."""
+"""Up to this many are always tokenized: that is quick, and a refusal can name the number of tokens."""
 
 logger = logging.getLogger(__name__)
 
 
 class PromptEncoder:
-    """Used from several threads, to encode and to decode: `tokenizers` locks its state itself."""
+    """Encodes and decodes, in several threads: `tokenizers` locks its state itself."""
 
     def __init__(self, tokenizer: Any, model: str, max_model_len: int) -> None:
         """tokenizer: of Hugging Face transformers. model: the model's id as clients name it."""
@@ -31,20 +31,20 @@ class PromptEncoder:
         self._max_model_len = max_model_len
         self._longest_token = longest_token_bytes(tokenizer)
         self._takes_parts: bool | None = None
-        """Whether the chat template wants content in parts; None: not tried yet."""
+        """Whether the chat template wants content in parts; None where it was not tried yet."""
         self._known: dict[int, bool] = {}
-        """Whether an id has a text, of those that were asked about."""
+        """Whether an id has a text, for those that were decoded."""
         self._special_tokens = self._find_special_tokens()
 
     def encode(self, request: JobRequest, now: float | None = None) -> Prompt:
-        """See `Engine.encode`. Raises EngineError also where there is nothing to feed the model.
+        """See `Engine.encode`. Also raises EngineError where the prompt has no token.
 
-        Raises PromptTooLongError where the text's length alone says so: tokenizing it could take seconds.
+        Raises PromptTooLongError where the text's length alone shows it: tokenizing it could take seconds.
         """
         if request.messages is None:
             token_ids = self._tokenize(request.prompt or "", with_special_tokens=True)
         else:
-            # What a template writes is complete, first and last tokens included.
+            # A template writes all special tokens itself.
             token_ids = self._tokenize(self._render(request.messages, now), with_special_tokens=False)
         if not token_ids:
             bos = self._tokenizer.bos_token_id
@@ -57,13 +57,13 @@ class PromptEncoder:
 
     def _tokenize(self, text: str, *, with_special_tokens: bool) -> list[int]:
         self._check_length(text)
-        # Not verbose: it would warn of a length that the loop checks anyway.
+        # Not verbose: it would warn of a length that the worker checks anyway.
         encoded = self._tokenizer(text, add_special_tokens=with_special_tokens, verbose=False)
         token_ids: list[int] = encoded["input_ids"]
         return token_ids
 
     def _check_length(self, text: str) -> None:
-        """Raises PromptTooLongError where a long text needs no tokenizing to see that."""
+        """Raises PromptTooLongError where a text is so long that it need not be tokenized."""
         if self._longest_token is None or len(text) <= QUICK_CHARACTERS:
             return
         least = len(text.encode()) // self._longest_token
@@ -74,7 +74,7 @@ class PromptEncoder:
             )
 
     def _render(self, messages: Sequence[Message], now: float | None) -> str:
-        """A conversation as the model reads it. Raises InvalidMessagesError where that cannot be."""
+        """Returns a conversation as the model reads it. Raises InvalidMessagesError where it is refused."""
         if self._tokenizer.chat_template is None:
             raise InvalidMessagesError(f"the model {self._model} has no chat template; send `prompt`")
         to_content = _parts if self._wants_parts() else str
@@ -82,12 +82,12 @@ class PromptEncoder:
         try:
             return self._apply_template(turns, now)
         except Exception as error:
-            # A template is a program: it refuses by raising, and its faults may raise anything.
+            # A template is a program: it refuses by raising, and its bugs may raise anything.
             reason = f"the model's chat template refuses these messages: {first_line(error)}"
             raise InvalidMessagesError(reason) from error
 
     def _apply_template(self, turns: Sequence[dict[str, Any]], now: float | None = None) -> str:
-        """Some templates tell the model today's date: with `strftime_now`, which transformers provides."""
+        """Applies the chat template. Some templates write today's date with transformers' `strftime_now`."""
         moment = datetime.now(UTC) if now is None else datetime.fromtimestamp(now, UTC)
         text: str = self._tokenizer.apply_chat_template(
             turns, add_generation_prompt=True, tokenize=False, strftime_now=moment.strftime
@@ -95,9 +95,9 @@ class PromptEncoder:
         return text
 
     def _wants_parts(self) -> bool:
-        """Whether the template shows content only as a list of parts, as those of some multimodal models do.
+        """Whether the template shows content only as a list of parts, like those of some multimodal models.
 
-        Most take strings. A template for lists would look for parts in a string and find none.
+        Most take strings. A template for lists finds no parts in a string, and shows nothing.
         """
         if self._takes_parts is None:
             self._takes_parts = not self._shows(PROBE) and self._shows(_parts(PROBE))
@@ -107,12 +107,12 @@ class PromptEncoder:
         try:
             return PROBE in self._apply_template([{"role": "user", "content": content}])
         except Exception:  # noqa: BLE001
-            return False  # It refuses this form, or conversations like this in any form.
+            return False  # The template refuses this form, or such conversations in any form.
 
     def _find_special_tokens(self) -> dict[int, str]:
-        """Text of each id that `_decode_text` leaves out."""
+        """Returns the text of each id that `_decode_text` leaves out."""
         added = self._tokenizer.added_tokens_decoder
-        # A special token that the vocabulary lacks has no id, or that of the unknown token.
+        # A special token that is not in the vocabulary has no id, or that of the unknown token.
         named = [token_id for token_id in self._tokenizer.all_special_ids if token_id is not None]
         texts = dict(zip(named, self._tokenizer.convert_ids_to_tokens(named), strict=True))
         texts |= {token_id: str(token) for token_id, token in added.items()}
@@ -133,9 +133,9 @@ class PromptEncoder:
         return text
 
     def _has_text(self, token_id: int) -> bool:
-        """Whether the tokenizer knows the id. A model may generate more: its vocabulary is often rounded up.
+        """Whether the tokenizer knows an id. A model may generate others: its vocabulary is often rounded up.
 
-        `tokenizers` leaves such ids out by itself; tokenizers in Python raise, each as it likes.
+        `tokenizers` leaves such ids out by itself. Tokenizers in Python raise various exceptions.
         """
         if self._tokenizer.is_fast:
             return True

@@ -1,4 +1,4 @@
-"""The tokenizer of models that come with a sentencepiece model, `tokenizer.model`, and nothing else."""
+"""The tokenizer of models that have a sentencepiece model, `tokenizer.model`, and nothing else."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ def is_sentencepiece(path: Path) -> bool:
 
 
 class SentencePieceTokenizer(SentencePieceBackend):
-    """Encodes and decodes by the sentencepiece library itself, for transformers' interface.
+    """Encodes and decodes with the sentencepiece library itself, behind transformers' interface.
 
-    transformers' classes convert the model to another library, and differ from it, in spaces above all.
+    transformers' own classes convert the model to another library and give other results, above all for
+    spaces.
 
     Options of tokenizer_config.json: `add_bos_token` (true by default), `add_eos_token` (false), and `legacy`
     (true): whether text after a special token starts with a space, as a whole text does.
@@ -42,7 +43,7 @@ class SentencePieceTokenizer(SentencePieceBackend):
         add_eos_token: bool | None = False,
         **kwargs: Any,
     ) -> None:
-        kwargs.pop("sp_model_kwargs", None)  # Could only turn on sampling: other ids for the same text.
+        kwargs.pop("sp_model_kwargs", None)  # They could only turn on sampling: other ids for the same text.
         model = Path(vocab_file).read_bytes()
         processor = SentencePieceProcessor(model_proto=model)
         kwargs |= _special_tokens(processor, kwargs)
@@ -56,7 +57,7 @@ class SentencePieceTokenizer(SentencePieceBackend):
         self._special_ids = frozenset(self.all_special_ids)
 
     def tokenize(self, text: str, *_: Any, **__: Any) -> list[str]:
-        """Text -> pieces. Special and added tokens in it are pieces of their own."""
+        """Cuts a text into pieces. Special and added tokens in it are pieces of their own."""
         pieces: list[str] = []
         for part in self.tokens_trie.split(text):
             if part in self._added_tokens_encoder:
@@ -76,7 +77,7 @@ class SentencePieceTokenizer(SentencePieceBackend):
     def _decode(
         self, token_ids: int | list[int], skip_special_tokens: bool = False, *_: Any, **__: Any
     ) -> str:
-        """Ids -> text. The library never shows special tokens, so they are added here if they are wanted."""
+        """Turns ids into text. The library leaves out special tokens, so they are added here on request."""
         ids = [token_ids] if isinstance(token_ids, int) else token_ids
         if skip_special_tokens:
             return self._text([token_id for token_id in ids if token_id not in self._special_ids])
@@ -99,7 +100,7 @@ class SentencePieceTokenizer(SentencePieceBackend):
 
 
 def _special_tokens(processor: SentencePieceProcessor, config: dict[str, Any]) -> dict[str, Any]:
-    """The model's own special tokens, as arguments of the tokenizer; what its config names comes first."""
+    """Returns the model's special tokens as arguments of the tokenizer; those of its config come first."""
     named: dict[str, Any] = {}
     for name in NAMED:
         token_id = getattr(processor, f"{name}_id")()

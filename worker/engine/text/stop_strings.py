@@ -1,4 +1,4 @@
-"""Where an output ends by a stop string, decided as its text comes."""
+"""Finds the stop string that ends an output, while its text comes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ FIRST_MARK = 0xD800
 class OutputStops:
     """Cuts an output before its first stop string. A stop string may name special tokens, which show nothing.
 
-    A special token that any stop string names is a *mark* here: a character of its own, in the stop strings
-    and in the output. Stop strings with marks are looked for in the output with marks. What is left of it
-    loses the marks, and all stop strings are looked for in that.
+    A special token that a stop string names becomes a *mark*: a character of its own, in the stop strings and
+    in the output. Stop strings with marks are looked for in the output with its marks. Then the marks are
+    removed from what is left, and all stop strings are looked for in that.
     """
 
     def __init__(self, stop: Sequence[str], special_tokens: Mapping[int, str]) -> None:
@@ -33,15 +33,15 @@ class OutputStops:
         return self._marked.found or self._plain.found
 
     def mark_of(self, token_id: int) -> str | None:
-        """What stands for a special token in `push`; None for an id that no stop string names."""
+        """Returns the mark of a special token, for `push`; None for an id that no stop string names."""
         return self._marks.get(token_id)
 
     def push(self, text: str) -> str:
-        """Take the next piece; returns what certainly comes before any stop string."""
+        """Take the next piece. Returns the text that certainly comes before any stop string."""
         return self._show(self._marked.push(text), is_end=self._marked.found)
 
     def finish(self) -> str:
-        """The output ends here: what is held back of it."""
+        """End the output. Returns the text that was held back."""
         return self._show(self._marked.finish(), is_end=True)
 
     def _show(self, text: str, *, is_end: bool) -> str:
@@ -52,9 +52,9 @@ class OutputStops:
 class StopStrings:
     """Cuts a text before its first stop string, however the text is split.
 
-    The match that starts first wins. So a match has to wait while an earlier, longer one is still possible;
-    where the text ends first, `finish` finds it. Of two that start together it does not matter which wins:
-    the text before them is the same.
+    The match that starts first wins. So a match has to wait while an earlier, longer one is still possible.
+    If the text ends before that, `finish` finds the match. Of two that start together it does not matter
+    which wins, because the text before them is the same.
     """
 
     def __init__(self, stop: Sequence[str]) -> None:
@@ -64,7 +64,7 @@ class StopStrings:
         self.found = False
 
     def push(self, text: str) -> str:
-        """Take the next piece; returns what certainly comes before any stop string."""
+        """Take the next piece. Returns the text that certainly comes before any stop string."""
         if not self._stop or not text:
             return text
         self._held += text
@@ -76,7 +76,7 @@ class StopStrings:
         return shown
 
     def finish(self) -> str:
-        """The text ends here: what is held back of it."""
+        """End the text. Returns the part that was held back."""
         start = self._earliest_match()
         if start is not None:
             return self._cut(start)
@@ -93,7 +93,7 @@ class StopStrings:
         return min(starts, default=None)
 
     def _undecided(self) -> int:
-        """Where the held text's longest end begins that may become a stop string."""
+        """Returns where the longest end of the held text begins that may become a stop string."""
         length = len(self._held)
         for start in range(max(0, length - self._longest + 1), length):
             end = self._held[start:]

@@ -11,16 +11,16 @@ from worker.engine.model_files import model_file
 
 
 def load_tokenizer(source: str, model_id: str) -> Any:
-    """Return the tokenizer of a model. Raises EngineError where it cannot be loaded.
+    """Returns the tokenizer of a model. Raises EngineError where it cannot be loaded.
 
-    Where there is a tokenizer.json, it alone decides. The class that a model's config names would build a
-    tokenizer of its own from the vocabulary, with other ids and another text where the name is wrong.
+    Where there is a tokenizer.json, it alone decides. The class that a model's config names would build its
+    own tokenizer from the vocabulary, which gives other ids and another text where the name is wrong.
 
     source: a folder or a hub id. model_id: as the settings name it.
     """
     try:
         return _load(source)
-    except Exception as error:  # `tokenizers` raises nothing more special, and each class what it likes.
+    except Exception as error:  # `tokenizers` raises nothing more special, other classes raise anything.
         raise EngineError(f"MODEL_ID={model_id} cannot be loaded: {first_line(error)}") from error
 
 

@@ -1,4 +1,4 @@
-"""Which tokens each query of a pass reads, told in the way that the model's attention understands."""
+"""Makes masks: which tokens each query of a pass reads, in the form that the model's attention takes."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from worker.engine.torch.slot_cache import Window
 from worker.engine.torch.windows import Windows, narrowest
 
 Mask = Tensor | dict[str, Tensor | None] | None
-"""[rows, 1, query, tokens], one for all layers or one by layer type; None: all tokens up to the query's."""
+"""[rows, 1, query, tokens], for all layers or for each layer type; None: all tokens up to the query's."""
 
 
 class Style(Enum):
-    """How a model is told, the fastest way first."""
+    """How a model gets its masks, the fastest way first."""
 
     KERNEL = "as lengths in steps of single queries, for the kernel of attention.c"
     PRODUCTS = "as numbers to add in steps of single queries, for two matrix products"
     IMPLICIT = "only where attention is more than causal, as booleans"
     BOOLEAN = "always, as booleans"
-    """For models that build a mask of their own on the one that they get."""
+    """For models that build their own mask from the one that they get."""
     ADDED = "always, as numbers to add to the scores"
     """For transformers' eager attention."""
 
@@ -32,15 +32,15 @@ class Masks:
     """Makes the masks of one model's passes."""
 
     def __init__(self, style: Style, dtype: torch.dtype, windows: Windows | None = None) -> None:
-        """dtype: the model's. windows: of its layers."""
+        """dtype: the model's. windows: those of its layers."""
         self.style = style
         self._dtype = dtype
         self._windows = windows or {}
 
     def of(self, window: Window, ends: Sequence[int], *, is_start: bool) -> Mask:
-        """The mask of a pass.
+        """Returns the mask of a pass.
 
-        ends: how many tokens each row has after the pass. is_start: all its rows begin with the pass.
+        ends: how many tokens each row has after the pass. is_start: whether all its rows begin with the pass.
         """
         masks = {
             kind: self._mask(window, ends, reach, is_start) for kind, reach in self._binding(ends).items()
@@ -50,7 +50,7 @@ class Masks:
         return masks or self._mask(window, ends, None, is_start)
 
     def _binding(self, ends: Sequence[int]) -> Windows:
-        """The windows, if any sequence is longer than one of them."""
+        """Returns the windows where a sequence is longer than one of them, else none."""
         reach = narrowest(self._windows)
         return {} if reach is None or max(ends) <= reach else self._windows
 
@@ -72,7 +72,7 @@ class Masks:
 
 
 def _visible(window: Window, reach: int | None) -> Tensor:
-    """[rows, query, tokens]: tokens up to the query's own, the last `reach` of them."""
+    """Returns which tokens are visible [rows, query, tokens]: the last `reach` up to the query's own."""
     tokens = torch.arange(window.length, device=window.positions.device)
     queries = window.positions[:, :, None]
     visible = tokens <= queries

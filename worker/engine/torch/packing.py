@@ -1,6 +1,6 @@
-"""Linear layers with their weights in the layout that oneDNN's kernels read: bfloat16 on a CPU.
+"""Linear layers with weights in the layout that oneDNN's kernels read, for bfloat16 on a CPU.
 
-`torch.nn.functional.linear` repacks a bfloat16 weight at every call, which for a few rows costs more than the
+`torch.nn.functional.linear` repacks a bfloat16 weight at every call. With few rows that costs more than the
 product. See docs/engines.md.
 """
 
@@ -11,20 +11,20 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 EXPECTED_ROWS = 32
-"""What the layout is best for; any number of rows is right."""
+"""The layout is best for this many rows, and right for any number."""
 
 
 class PackedLinear(nn.Module):
-    """x @ weight.T + bias, as nn.Linear."""
+    """Computes x @ weight.T + bias, like nn.Linear."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         """weight: bfloat16 [out, in]."""
         super().__init__()
         self.out_features, self.in_features = weight.shape
-        # Not a parameter or buffer: a packed tensor has no strides, and most operations refuse it.
+        # Neither a parameter nor a buffer: a packed tensor has no strides, and most operations refuse it.
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), EXPECTED_ROWS)
         self._bias = bias
-        # Without memory: some models ask for its type.
+        # It has no memory, and is here because some models ask for its type.
         self.weight = torch.empty_like(weight, device="meta")
 
     def forward(self, states: Tensor) -> Tensor:
@@ -44,15 +44,15 @@ def multiplies_bfloat16() -> bool:
 
 @torch.inference_mode()
 def pack_linears(model: nn.Module) -> None:
-    """Replace the model's linear layers, whose own weights are freed.
+    """Replaces the model's linear layers and frees their weights.
 
-    Only layers of exactly these types: a subclass may compute something else.
+    Only layers of exactly these types are replaced: a subclass may compute something else.
     """
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if type(child) is nn.Linear:
                 setattr(module, name, PackedLinear(child.weight.detach(), _detached(child.bias)))
-            elif type(child) is Conv1D:  # GPT-2's, with the weight the other way round.
+            elif type(child) is Conv1D:  # GPT-2's, whose weight is transposed.
                 setattr(module, name, PackedLinear(child.weight.detach().T, _detached(child.bias)))
 
 

@@ -1,9 +1,8 @@
 """Attention over the slot cache, as transformers' models call it (its `AttentionInterface`).
 
-`scaled_dot_product_attention` is slow on a CPU where a row has a single query, which is every step of
-decoding: 64 rows of 100 tokens took 65 ms a step (12 layers, 768 wide). There a kernel of our own takes its
-place, and where that cannot be had two batched matrix products. Prompts go through it as before. See
-docs/engines.md.
+On a CPU, `scaled_dot_product_attention` is slow where a row has a single query, as in every step of decoding:
+64 rows of 100 tokens took 65 ms a step (12 layers, 768 wide). For these a kernel of our own takes its place
+or, where there is none, two batched matrix products. Prompts still use it. See docs/engines.md.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from worker.engine.native.attention_kernel import AttentionKernel
 
 REFUSED_ARGUMENTS = ("softcap", "s_aux", "position_bias")
-"""Of some models' attention; leaving one out would be wrong without a word."""
+"""Arguments of some models' attention. Ignoring one of them would be silently wrong."""
 
 
 def use_slot_attention(model: Any, kernel: AttentionKernel | None) -> None:
-    """Let a model of transformers attend by `slot_attention`, which has the kernel where there is one."""
+    """Makes a model of transformers use `slot_attention`, with the kernel where there is one."""
     name = f"tokenrelay-{kernel.isa}" if kernel is not None else "tokenrelay"
     AttentionInterface.register(name, partial(slot_attention, kernel))
     model.set_attn_implementation(name)
@@ -42,11 +41,11 @@ def slot_attention(
 ) -> tuple[Tensor, None]:
     """Returns [rows, query, heads, head_dim].
 
-    kernel: for steps of single queries; None where the model is never given a `length_mask`.
+    kernel: for steps of single queries; None where the model never gets a `length_mask`.
     query: [rows, heads, query, head_dim]. key, value: [rows, kv_heads, tokens, head_dim], views of the cache.
-    attention_mask: boolean [rows, 1, query, tokens]; where a row has one query, also what `length_mask` and
-        `additive_mask` make; None: all earlier tokens. A model may hand on a mask of its own in place of it.
-    Raises ValueError where the model wants more of its attention than this does.
+    attention_mask: boolean [rows, 1, query, tokens]; where a row has one query, also one of `length_mask` or
+        `additive_mask`; None: all earlier tokens. A model may pass a mask of its own in its place.
+    Raises ValueError where the model passes an argument that is not supported.
     """
     for name in REFUSED_ARGUMENTS:
         if arguments.get(name) is not None:
@@ -66,26 +65,26 @@ def slot_attention(
 
 
 def is_decoded_by_products(device: torch.device) -> bool:
-    """Whether a step of single queries takes `additive_mask`; a GPU has better kernels."""
+    """Whether a step of single queries takes `additive_mask`. A GPU has better kernels."""
     return device.type == "cpu"
 
 
 def length_mask(lengths: Sequence[int]) -> Tensor:
-    """int32 [rows, 1, 1, 1]: how many tokens each row's single query reads. For the kernel."""
+    """Returns the kernel's mask, int32 [rows, 1, 1, 1]: how many tokens each row's single query reads."""
     return torch.tensor(lengths, dtype=torch.int32)[:, None, None, None]
 
 
 def additive_mask(visible: Tensor) -> Tensor:
-    """Boolean [rows, tokens] -> float32 [rows, 1, 1, tokens]: 0 where visible, else -inf."""
+    """Turns boolean [rows, tokens] into float32 [rows, 1, 1, tokens]: 0 where visible, else -inf."""
     mask = torch.zeros(visible.shape, device=visible.device).masked_fill_(~visible, -torch.inf)
     return mask[:, None, None]
 
 
 def _decode(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
-    """One query per row; returns [rows, heads, 1, head_dim], as wide as the values, which may be narrower.
+    """Computes attention of one query for each row. Returns [rows, heads, 1, head_dim of the values].
 
-    The heads that share keys are one product's columns. Keys stand on its left, so that they are read as they
-    lie in the cache: on the right they would be repacked first.
+    The heads that share keys are the columns of one product. Keys are its left operand, so that they are read
+    as they lie in the cache; as the right operand they would be repacked first.
     """
     rows, heads, _, head_dim = query.shape
     kv_heads, tokens = key.shape[1], key.shape[2]

@@ -1,11 +1,12 @@
-"""The keys and values of all sequences in the batch: a row per slot, a sequence's tokens from position 0 on.
+"""The keys and values of all sequences in the batch: a row for each slot, with its tokens from position 0 on.
 
-transformers' own caches keep all rows in step, and its paged cache comes with a scheduler, a thread and
-sampling of its own. Here every row is at its own position, and models run on it unchanged: `Cache` is what
-they call.
+In transformers' own caches all rows are at the same position, and its paged cache comes with its own
+scheduler, thread and sampling. Here every row is at its own position, and models run on it unchanged, through
+their interface `Cache`.
 
-Rows 0..n-1 are in use, without holes, so that a pass reads them as a view and nothing is gathered. The room
-for tokens is kept tight, so that the view mostly has no holes either: products would copy one with holes.
+Rows 0..n-1 are in use, without gaps, so that a pass reads them as a view and nothing is gathered. Room for
+tokens
+is kept tight, so that this view is mostly contiguous: products would copy one that is not.
 """
 
 from __future__ import annotations
@@ -21,17 +22,17 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from worker.engine.memory import large_zeros, memory_errors
 
 BLOCK_TOKENS = 32
-"""Room for tokens is a multiple of it."""
+"""Room for tokens is a multiple of this."""
 
 SPARE_SHARE = 8
-"""Room grows by one such share more than needed: each growth is a copy, each spare token is read in vain."""
+"""Room grows by an eighth more than needed: growth is a copy, but spare tokens are read for nothing."""
 
 READ_IN_VAIN = 1.5
-"""Up to so many times the tokens needed are read for the sake of a view without holes."""
+"""Up to this many times the needed tokens are read for the sake of a contiguous view."""
 
 
 class SlotStates:
-    """The tensors. Memory grows with need, by rows up to max_rows and by tokens up to max_tokens."""
+    """The tensors. They grow as needed, to at most max_rows rows and max_tokens tokens."""
 
     def __init__(
         self,
@@ -40,29 +41,29 @@ class SlotStates:
         max_tokens: int,
         budget_tokens: int | None = None,
     ) -> None:
-        """samples: each layer's keys and values of some token [1, heads, 1, head_dim].
+        """samples: each layer's keys and values of one token, [1, heads, 1, head_dim].
 
-        max_tokens: of one row. budget_tokens: of all rows together, no less than max_tokens; None: as many as
-            the rows can have.
+        max_tokens: for one row. budget_tokens: for all rows together, no fewer than max_tokens; None: as many
+            as the rows can have.
         """
         self.max_rows = max_rows
         self.max_tokens = max_tokens
         self._budget_tokens = budget_tokens or max_rows * max_tokens
         self.rows = self.tokens = 0
-        """What there is room for."""
+        """How many rows and tokens there is room for."""
         self.layers = [
             (keys[:0, :, :0].contiguous(), values[:0, :, :0].contiguous()) for keys, values in samples
         ]
         """Each layer's keys and values [rows, heads, tokens, head_dim]."""
 
     def fits(self, lengths: Sequence[int]) -> bool:
-        """Whether rows of these lengths have room together: all of them need as much as the longest."""
+        """Whether the budget holds rows of these lengths. Each row needs as much as the longest."""
         return not lengths or len(lengths) * self._least(max(lengths)) <= self._budget_tokens
 
     def make_room(self, lengths: Sequence[int]) -> None:
-        """Have room for so many tokens in the first rows, whose tokens stay. The other rows are free.
+        """Make room for `lengths` tokens in the first rows, which keep their tokens. The other rows are free.
 
-        Raises MemoryError where the budget or the machine has no more; the rows keep their tokens then.
+        Raises MemoryError where the budget or the machine has no more; then the rows keep their tokens.
         """
         rows, tokens = len(lengths), max(lengths, default=0)
         if rows <= self.rows and tokens <= self.tokens:
@@ -73,7 +74,7 @@ class SlotStates:
         new_rows = self.rows if rows <= self.rows else min(self.max_rows, max(rows, 2 * self.rows))
         new_tokens = self.tokens if tokens <= self.tokens else with_spare
         if new_rows * new_tokens > self._budget_tokens:
-            # Free rows and unused room go to those who need it.
+            # Rows that need room get that of free rows, and what others do not use.
             new_rows, new_tokens = rows, max(least, min(with_spare, self._budget_tokens // rows))
         try:
             self._resize(new_rows, new_tokens)
@@ -82,25 +83,25 @@ class SlotStates:
             self._resize(rows, least)
 
     def release(self, rows: int) -> None:
-        """Give back the memory of all rows but the first, where that takes no copy."""
+        """Free the memory of all but the first `rows` rows, where that takes no copy."""
         if rows == 0:
             self._resize(0, 0)
 
     def ensure(self, rows: int, tokens: int) -> None:
-        """Have at least so many rows and tokens, where nobody made room for them."""
+        """Have at least this many rows and tokens, where `make_room` was not called."""
         if rows > self.rows or tokens > self.tokens:
             self._resize(max(rows, self.rows), max(self._least(tokens), self.tokens))
 
     def readable(self, tokens: int) -> int:
-        """How many tokens to read of rows that have up to so many: all the room, if that is not much more."""
+        """Returns how many tokens to read of rows with up to `tokens`: all the room if it is little more."""
         return self.tokens if tokens <= self.tokens <= READ_IN_VAIN * tokens else tokens
 
     def _least(self, tokens: int) -> int:
-        """The least room for so many tokens."""
+        """Returns the least room for `tokens` tokens."""
         return min(self.max_tokens, -(-tokens // BLOCK_TOKENS) * BLOCK_TOKENS)
 
     def _resize(self, rows: int, tokens: int) -> None:
-        """Raises MemoryError where the machine has no more; what all layers have room for stays then."""
+        """Raises MemoryError where the machine has no more. Then the room is what all layers have."""
         old_rows, old_tokens = self.rows, self.tokens
         self.rows, self.tokens = min(rows, old_rows), min(tokens, old_tokens)
         for index, (keys, values) in enumerate(self.layers):
@@ -109,13 +110,13 @@ class SlotStates:
         self.rows, self.tokens = rows, tokens
 
     def move(self, source: int, target: int, tokens: int) -> None:
-        """Bring a row's first tokens to another row."""
+        """Copy a row's first `tokens` tokens to another row."""
         for layer in self.layers:
             for states in layer:
                 states[target, :, :tokens] = states[source, :, :tokens]
 
     def clear(self, row: int) -> None:
-        """Forget a row."""
+        """Fill a row with zeros."""
         for layer in self.layers:
             for states in layer:
                 states[row].zero_()
@@ -134,7 +135,7 @@ def _resized(states: Tensor, rows: int, tokens: int) -> Tensor:
 class Window:
     """What one forward pass writes and reads.
 
-    first_row: rows first_row, first_row + 1, … are the pass' batch.
+    first_row: the pass has rows first_row, first_row + 1, … as its batch.
     positions: [rows, query], each token's place in its sequence.
     length: how many keys each row reads; more than its largest position.
     """
@@ -149,12 +150,12 @@ class Window:
 
 
 class SlotCache(Cache):
-    """The states as transformers' models write and read them: where, `open` says."""
+    """The states as transformers' models write and read them. `open` says where."""
 
     def __init__(self, states: SlotStates) -> None:
         self.states = states
         self.updates = 0
-        """How many layers have written to it so far."""
+        """How many layers have written to the cache so far."""
         super().__init__(layers=[_SlotLayer(self, index) for index in range(len(states.layers))])
         self.open(Window(0, torch.zeros(0, 1, dtype=torch.long), 0))
 
@@ -178,12 +179,12 @@ class _SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         self.is_initialized = True
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """There is nothing left to do."""
+        """Does nothing: the states exist already."""
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Write the new tokens' states [rows, heads, query, head_dim]; returns all that the rows may read."""
+        """Write the new tokens' states [rows, heads, query, head_dim]. Returns all that the rows may read."""
         cache, window = self._cache, self._cache.window
         keys, values = cache.states.layers[self._index]
         for states, new in ((keys, key_states), (values, value_states)):

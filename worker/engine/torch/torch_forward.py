@@ -1,4 +1,4 @@
-"""Any causal language model of transformers, by its own code."""
+"""Runs any causal language model of transformers by its own code."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from worker.engine.torch.slot_cache import SlotCache, SlotStates, Window
 
 
 class TorchForward:
-    """See `Forward`. One pass of the model for all chunks; prompts are padded to the longest."""
+    """See `Forward`. It runs the model once for all chunks, and pads prompts to the longest."""
 
     pads = True
     draws = False
 
     def __init__(self, model: Any, states: SlotStates, masks: Masks) -> None:
-        """model: typed as Any, as transformers annotates `forward` per model, `__call__` not at all.
+        """model: of type Any, because transformers annotates each model's `forward`, but not `__call__`.
 
         masks: in the style of the attention that the model is set to.
         """
@@ -48,7 +48,7 @@ class TorchForward:
         self._states.move(source, target, tokens)
 
     def clear(self, row: int) -> None:
-        """Masking multiplies by 0, and 0 · NaN would spoil the next sequence."""
+        """Masking multiplies by 0, and 0 · NaN would spoil the next sequence of the row."""
         self._states.clear(row)
 
     def run(self, chunks: Sequence[Chunk]) -> Answer:
@@ -57,7 +57,7 @@ class TorchForward:
         return Answer(best_tokens(logits).tolist(), logits[wanted])
 
     def _logits(self, chunks: Sequence[Chunk]) -> Tensor:
-        """Behind each chunk's last token [chunks, vocab]."""
+        """Returns the logits after each chunk's last token, [chunks, vocab]."""
         if all(len(chunk.token_ids) == 1 for chunk in chunks):
             return self._decode(chunks)
         if len(chunks) == 1:
@@ -65,9 +65,9 @@ class TorchForward:
         return self._prefill(chunks)
 
     def _prefill(self, chunks: Sequence[Chunk]) -> Tensor:
-        """Ragged lengths are padded on the right.
+        """Run prompts, padded on the right to one length.
 
-        Padding needs no mask: it comes later than all real tokens, so causal attention hides it, and the
+        Padding needs no mask. It comes after all real tokens, so causal attention hides it, and the
         sequence's next tokens overwrite it in the cache.
         """
         if any(chunk.start for chunk in chunks):
@@ -96,7 +96,7 @@ class TorchForward:
     def _pass(
         self, token_ids: Tensor, window: Window, chunks: Sequence[Chunk], logits_to_keep: int | Tensor = 1
     ) -> Tensor:
-        """Logits [rows, kept, vocab]."""
+        """Returns logits [rows, kept, vocab]."""
         is_start = all(chunk.start == 0 for chunk in chunks)
         self._cache.open(window)
         output = self._model(

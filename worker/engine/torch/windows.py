@@ -1,4 +1,4 @@
-"""Layers that read only the last tokens: which ones, and how many tokens."""
+"""Sliding windows: which layers read only the last tokens, and how many."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from transformers.cache_utils import (
 from tasks.errors import EngineError
 
 Windows = Mapping[str, int | None]
-"""By transformers' layer type, how many tokens a query reads; None for all. A model may have several."""
+"""From transformers' layer type to how many tokens a query reads; None for all. A model may have several."""
 
 SLIDING = "sliding_attention"
 """The layer type whose window slides."""
 
 NARROW_TOKENS = 4
-"""A window that the short sequences of a trial exceed."""
+"""The length of a window that the short sequences of a trial exceed."""
 
 
 def layer_windows(model: Any, model_id: str) -> Windows:
@@ -43,23 +43,23 @@ def layer_windows(model: Any, model_id: str) -> Windows:
 
 
 def narrowest(windows: Windows) -> int | None:
-    """Up to so many tokens all attention is full. None where it always is."""
+    """Returns up to how many tokens all attention is full; None where it always is."""
     return min((window for window in windows.values() if window is not None), default=None)
 
 
 def are_sliding(windows: Windows) -> bool:
-    """Whether all windows slide, token by token: chunks do not."""
+    """Whether all windows slide token by token, as those of chunked attention do not."""
     return all(kind == SLIDING for kind, window in windows.items() if window is not None)
 
 
 def narrowed(windows: Windows) -> Windows:
-    """The same kinds of layers with windows of `NARROW_TOKENS`."""
+    """Returns the same layer types with windows of `NARROW_TOKENS`."""
     return {kind: None if window is None else NARROW_TOKENS for kind, window in windows.items()}
 
 
 @contextmanager
 def with_narrow_windows(model: Any) -> Iterator[None]:
-    """Let transformers' own masks have sliding windows of `NARROW_TOKENS`."""
+    """Makes transformers' own masks have sliding windows of `NARROW_TOKENS`."""
     config = _config(model)
     before = config.sliding_window
     config.sliding_window = NARROW_TOKENS

@@ -21,7 +21,7 @@ PREFILL_TOKENS_BESIDE = 128
 """At least this many while others decode and wait for it, unless they take more than half a second."""
 
 BESIDE_SECONDS = 0.1
-"""What more than these may take: a pause that a reader hardly notices."""
+"""More than these may take this long, a pause that a reader hardly notices."""
 
 PREEMPTION_LOG_SECONDS = 60.0
 """Between two lines in the log about sequences that wait for memory."""
@@ -43,7 +43,7 @@ class BatchRunner:
         vocab_size: int,
         clock: Callable[[], float],
     ) -> None:
-        """clock: in seconds, of the machine's speed."""
+        """clock: seconds, to measure the machine's speed."""
         self._forward = forward
         self._scheduler = scheduler
         self._max_model_len = max_model_len
@@ -61,7 +61,7 @@ class BatchRunner:
         )
 
     def limit_prefill(self, most: int) -> None:
-        """Never take more than so many tokens of prompts from now on."""
+        """Take at most `most` tokens of prompts from now on."""
         self._pace.limit(most)
         self._pace_beside.limit(most)
 

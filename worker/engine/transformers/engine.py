@@ -1,9 +1,9 @@
 """ENGINE=transformers: continuous batching for any causal language model of Hugging Face transformers.
 
-A step advances all running sequences by one token and lets waiting ones join: their prompts are prefilled and
-give their first token in the same step. Nobody waits for the slowest sequence, and a long prompt is prefilled
-in chunks, a chunk a step: as much as the machine does in half a second, see `Pace`. Who joins, and who waits
-for memory, is up to `Scheduler`.
+A step has three parts. `Scheduler.schedule` decides which waiting sequences join. `BatchRunner.run` runs the
+newest token of each running sequence, and the prompts of those that join. `_postprocess` gives each sequence
+its next token, and those that end leave. So no sequence waits for the slowest one. A long prompt is prefilled
+in chunks, one a step, each as long as the machine can do in half a second (see `Pace`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from worker.engine.transformers.scheduler import Scheduler
 from worker.engine.transformers.sequence import SequenceState
 
 PACE_TRIES = 2
-"""So many prompts of one length tell the speed: with the first one kernels may be loaded or tuned."""
+"""How many prompts of one length are timed: with the first one, kernels may be loaded or tuned."""
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class TransformersEngine:
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.perf_counter) -> None:
         """Loads the model. Raises SettingsError or EngineError, see `load_model`.
 
-        clock: in seconds, of the machine's speed.
+        clock: seconds, to measure the machine's speed.
         """
         loaded = load_model(settings)
         self._model_id = settings.model
@@ -78,15 +78,15 @@ class TransformersEngine:
         return self._prompts.encode(request, now)
 
     def warm_up(self) -> None:
-        """Decode, and find out how fast prompts are. Raises EngineError where the model does not run."""
+        """Decode, and measure the speed of prompts. Raises EngineError where the model does not run."""
         token_id = next(iter(self._eos_ids), 0)
         decode_once(self, (token_id,))
         self._find_pace(token_id)
-        # The longest prompt's memory is for those who come now.
+        # Free the longest prompt's memory for requests.
         self._forward.release(0)
 
     def _find_pace(self, token_id: int) -> None:
-        """Prefill longer and longer prompts, until one takes as long as a step should."""
+        """Prefill longer and longer prompts until one takes as long as a step should."""
         tries = 0
         while tries < PACE_TRIES and self._runner.prefill_tokens() < min(PREFILL_TOKENS, self._max_model_len):
             tokens = min(self._runner.prefill_tokens(), self._max_model_len - 1)
@@ -122,10 +122,10 @@ class TransformersEngine:
         return self._forward.progress
 
     def check_health(self) -> None:
-        """What could die lives in this process."""
+        """Does nothing: the engine has no other process that could die."""
 
     def shutdown(self) -> None:
-        """It all goes with this process."""
+        """Does nothing: all that the engine has ends with this process."""
 
     @torch.inference_mode()
     def step(self) -> list[RequestOutput]:

@@ -1,4 +1,4 @@
-"""The next token of each running sequence, once the forward pass has answered."""
+"""Finds the next token of each running sequence from the answers of the forward pass."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from worker.engine.transformers.sequence import SequenceState
 OUT_OF_MEMORY = "memory did not suffice for this sequence: {}"
 
 NO_MEMORY = -2
-"""In place of a token's id, as NO_TOKEN is."""
+"""Stands for a token, like NO_TOKEN."""
 
 REASONS = {
     NO_TOKEN: "the model's output is not a number",
@@ -30,7 +30,7 @@ NextToken = tuple[int, TokenLogprobs | None]
 def next_tokens(
     sequences: Sequence[SequenceState], answers: Sequence[Answer], sample: Sample
 ) -> list[NextToken]:
-    """One for each sequence. answers: to all of them, in their order."""
+    """Returns one for each sequence. answers: those to all of them, in their order."""
     tokens: list[NextToken] = [(token_id, None) for answer in answers for token_id in answer.best]
     wanting = iter([index for index, sequence in enumerate(sequences) if sequence.wants_logits])
     for answer in answers:
@@ -42,7 +42,7 @@ def next_tokens(
 
 
 def _drawn(sequences: Sequence[SequenceState], logits: Tensor, sample: Sample) -> list[NextToken]:
-    """By logits [sequences, vocab]. Where memory does not suffice, for half of the sequences at a time."""
+    """Draws from logits [sequences, vocab]. Where memory does not suffice, draws for halves of them."""
     if not sequences:
         return []
     try:

@@ -12,10 +12,12 @@ from worker.engine.sampling import Penalties, Row, noise_key
 
 @dataclass(slots=True, eq=False)
 class SequenceState:
-    """token_ids: of prompt and output. While a sequence runs, all but the last are in the cache.
+    """What the engine knows about a sequence.
+
+    token_ids: those of prompt and output. While a sequence runs, all but the last are in the cache.
     prefilled: how many are in the cache while it joins; 0 while it waits.
     wants_logits: whether its next tokens are sampled from logits, and not by the forward pass.
-    arrival: its place in the order of all sequences that ever came.
+    arrival: its number in the order of arrival.
     """
 
     request_id: str
@@ -33,28 +35,28 @@ class SequenceState:
 
     @property
     def max_tokens(self) -> int:
-        """Tokens of prompt and output when it ends at the latest."""
+        """The most tokens that prompt and output may have."""
         return self.prompt_tokens + self.sampling.max_tokens
 
     def last(self, row: int) -> Chunk:
-        """Its newest token, to run in its row of the cache."""
+        """Returns its newest token, to run in its row of the cache."""
         return Chunk(row, len(self.token_ids) - 1, self.token_ids[-1:], self.wants_logits, self.draw())
 
     def rest(self, row: int, most: int) -> Chunk:
-        """Its first `most` tokens that are not in the cache yet."""
+        """Returns its first `most` tokens that are not in the cache yet."""
         token_ids = self.token_ids[self.prefilled : self.prefilled + most]
         return Chunk(row, self.prefilled, token_ids, self.wants_logits, self.draw())
 
     def draw(self) -> Draw | None:
-        """How its next token is drawn by the forward pass itself; None where that takes the argmax."""
+        """Returns how the forward pass draws its next token; None where it takes the argmax."""
         return None if self.wants_logits else self.row().draw
 
     def row(self) -> Row:
-        """How its next token is sampled."""
+        """Returns how its next token is sampled."""
         sampling = self.sampling
         key = noise_key(sampling.seed, sampling.choice, self.output_tokens)
         return Row(sampling, key, self.penalties)
 
     def failure(self, reason: str) -> RequestOutput:
-        """The last output of a sequence that cannot go on."""
+        """Returns the last output of a sequence that cannot go on."""
         return RequestOutput(self.request_id, (), FinishReason.ERROR, reason)

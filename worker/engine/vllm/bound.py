@@ -1,4 +1,4 @@
-"""Processes that end with the process that started them, from their first moment on."""
+"""Makes a process end with the one that started it, from its first moment on."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from tasks.parent import end_with_parent
 
 
 class Bound:
-    """The target of a process, bound to the process that makes this object and starts it.
+    """The target of a process that is to end with the process that makes this object.
 
-    A spawned process unpickles its target before its arguments: it is bound before it imports their classes,
-    which takes seconds with vLLM.
+    A spawned process unpickles its target before its arguments. So it is bound before it imports the
+    arguments' classes, which takes seconds with vLLM.
     """
 
     def __init__(self, function: Callable[..., Any], parent: int | None = None) -> None:
-        """function: one that a module, or a class in it, has under its own name. parent: its pid, or None."""
+        """function: found by its module and qualified name. parent: a pid; None: this process."""
         self._function = function
         self._parent = parent or os.getpid()
 

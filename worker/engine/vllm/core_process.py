@@ -1,4 +1,4 @@
-"""What of ours runs in vLLM's own processes: its engine core and, below it, its workers."""
+"""Our code in vLLM's own processes: its engine core and the core's workers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from worker.engine.sampling import Penalties
 from worker.engine.vllm.bound import Bound
 
 CONTINUED = "continued"
-"""Key of vLLM's `extra_args`: how many of the prompt's last ids are output of earlier attempts, and the
+"""Key of vLLM's `extra_args`. Its value: how many of the prompt's last ids earlier attempts wrote, then the
 repetition, presence and frequency penalty."""
 
 _run_engine_core = EngineCoreProc.run_engine_core
@@ -28,17 +28,17 @@ _process_engine_step = EngineCoreProc._process_engine_step
 
 
 def bind_processes() -> None:
-    """Let the engine core that this process starts end with it.
+    """Makes the engine core that this process starts end with it, even if this process is killed.
 
-    Even if it is killed: otherwise the core would hold the GPU's memory, and the next worker find none.
+    Otherwise the core would keep the GPU's memory, and the next worker would find none.
     """
     EngineCoreProc.run_engine_core = Bound(run_engine_core)
 
 
 def run_engine_core(*args: Any, **kwargs: Any) -> None:
-    """vLLM's engine core, with workers that end with it.
+    """Runs vLLM's engine core, with workers that end with it.
 
-    It is out of the reach of a Ctrl-C, which tells our worker to drain.
+    Its process group keeps it from getting a Ctrl-C, which only makes our worker drain.
     """
     os.setpgid(0, 0)
     WorkerProc.worker_main = Bound(run_worker)
@@ -48,15 +48,16 @@ def run_engine_core(*args: Any, **kwargs: Any) -> None:
 
 
 def run_worker(*args: Any, **kwargs: Any) -> None:
-    """vLLM's worker, whose model runner on CPUs takes chunks of prompts that have a seed."""
+    """Runs vLLM's worker, with a model runner for CPUs that accepts chunks of prompts with a seed."""
     _spare_generators()
     _run_worker(*args, **kwargs)
 
 
 def _spare_generators() -> None:
-    """vLLM draws a token after each chunk of a prompt, discards it, and sets the sequence's generator back.
+    """Keeps the generators of unfinished prompts away from vLLM's sampling on CPUs.
 
-    A CPU's generator cannot be set back, and the attempt ends vLLM's processes.
+    vLLM draws a token after each chunk of a prompt, discards it, and resets the sequence's generator. A CPU's
+    generator cannot be reset, and the attempt ends vLLM's processes.
     """
     if current_platform.is_cpu():
         from vllm.v1.worker.cpu_model_runner import CPUModelRunner
@@ -76,16 +77,16 @@ def _spare_generators() -> None:
 
 
 def process_engine_step(core: Any) -> Any:
-    """vLLM's, with a core whose steps are `Steps`."""
+    """vLLM's function, for a core whose steps are `Steps`."""
     if not isinstance(core.step_fn, Steps):
         core.step_fn = Steps(core)
     return _process_engine_step(core)
 
 
 class Steps:
-    """Steps of vLLM's engine core that say so when they are over, and on CPUs take half a second.
+    """Steps of vLLM's engine core that always report their end, and on CPUs take half a second at most.
 
-    vLLM says nothing of a step that brings no token, as each chunk of a long prompt but the last. To our
+    vLLM does not report a step without tokens, such as a chunk of a long prompt before the last. To our
     watchdog that would look like a core that hangs.
     """
 
@@ -93,7 +94,7 @@ class Steps:
         self._step = core.step_fn
         self._scheduler = core.scheduler
         self._tokens = 0
-        """Of the step under way."""
+        """How many tokens the step under way has."""
         self._most: int = core.scheduler.max_num_scheduled_tokens
         self._pace = Pace(self._most) if _needs_pace(core) else None
         if self._pace is not None:
@@ -110,7 +111,7 @@ class Steps:
         return outputs, model_executed
 
     def _schedule_at_pace(self, *args: Any, **kwargs: Any) -> Any:
-        """Lets a step take as many tokens of prompts as the pace allows, and one of each running sequence."""
+        """Schedules as many tokens of prompts as the pace allows, and one of each running sequence."""
         assert self._pace is not None
         scheduler = self._scheduler
         scheduler.max_num_scheduled_tokens = min(self._most, self._pace.tokens + len(scheduler.running))
@@ -120,15 +121,15 @@ class Steps:
 
 
 def _needs_pace(core: Any) -> bool:
-    """Whether a step may take too long, and can be made shorter."""
+    """Whether a step may take too long and can be made shorter."""
     is_chunked = core.scheduler.scheduler_config.enable_chunked_prefill
     return current_platform.is_cpu() and is_chunked and core.batch_queue is None
 
 
 class ContinuedPenalties(AdapterLogitsProcessor):  # type: ignore[misc]  # vLLM has an environment of its own.
-    """The penalties of sequences that an earlier attempt began.
+    """Applies the penalties of sequences that an earlier attempt began.
 
-    To vLLM their output so far is part of the prompt, which presence and frequency penalties leave out.
+    To vLLM their output so far is part of the prompt, which its presence and frequency penalties leave out.
     """
 
     def is_argmax_invariant(self) -> bool:
@@ -147,7 +148,7 @@ class ContinuedPenalties(AdapterLogitsProcessor):  # type: ignore[misc]  # vLLM 
 
         def penalize(prompt_ids: list[int], output_ids: list[int], logits: Tensor) -> Tensor:
             logged_from = len(prompt_ids) - count
-            # Counted anew for each token: a negative id is one that vLLM does not know yet.
+            # Counted again for each token. A negative id is one that vLLM does not know yet.
             new_ids = [token_id for token_id in output_ids if token_id >= 0]
             Penalties(sampling, prompt_ids[:logged_from], prompt_ids[logged_from:] + new_ids).apply(logits)
             return logits

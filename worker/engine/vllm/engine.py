@@ -1,12 +1,13 @@
-"""ENGINE=vllm: vLLM's engine, driven by our loop.
+"""ENGINE=vllm: vLLM's engine behind the protocol `Engine`.
 
-vLLM runs its scheduler and its model in processes of its own (`core_process`), which step for themselves; a
-step of ours takes what one of theirs brought. Text, stop strings and choices stay ours, as with every engine:
-vLLM is given token ids and gives token ids.
+vLLM runs its scheduler and its model in processes of its own (`core_process`), which step by themselves. A
+step of ours takes the outputs of one of theirs. Text, stop strings and choices are the worker's business, as
+with every
+engine: vLLM gets token ids and returns token ids.
 
-A sequence that an earlier attempt began goes on behind prompt + logged ids, and what follows is drawn anew.
-Where the client gave a seed, (seed, choice, position) seed a generator of the sequence's own; where it gave
-none, vLLM draws the noise of the whole batch together.
+A sequence that an earlier attempt began continues after prompt + logged ids, and what follows is drawn anew.
+Where the client gave a seed, the sequence has its own generator, seeded by (seed, choice, position). Where it
+gave none, vLLM draws the noise of the whole batch together.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ import os
 import secrets
 from typing import Any
 
-# vLLM tells its makers how it is used, unless this is set before it is imported.
+# vLLM reports usage statistics to its authors, unless this is set before it is imported.
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-# The worker has threads by now, so its children cannot be forks.
+# The worker has threads by now, so it cannot fork its children.
 os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
-# `ContinuedPenalties` speaks the interface of vLLM's first model runner.
+# `ContinuedPenalties` implements the interface of vLLM's first model runner.
 os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
 
 import vllm
@@ -59,13 +60,13 @@ OWN_VARIABLES = {
     "max_model_len": "MAX_MODEL_LEN",
     "max_num_seqs": "MAX_NUM_SEQS",
 }
-"""Arguments of vLLM that have a variable of their own, whatever the engine."""
+"""Arguments of vLLM that have a setting of their own, for all engines."""
 
 FIXED_ARGS: dict[str, Any] = {
     "skip_tokenizer_init": True,
     "logits_processors": [core_process.ContinuedPenalties],
 }
-"""What this engine relies on."""
+"""Arguments that this engine relies on."""
 
 PENALTIES = ("repetition_penalty", "presence_penalty", "frequency_penalty")
 """In the order of `CONTINUED`."""
@@ -77,7 +78,7 @@ SAME_OPTIONS = (SamplingOptions.model_fields.keys() & vllm.SamplingParams.__stru
 """Options that mean the same to vLLM."""
 
 MAX_SEED = 2**63 - 1
-DEAD = "vLLM's engine core is dead; why stands above, in its own lines"
+DEAD = "the vLLM engine core died; its error is in the log lines above"
 
 
 class VllmEngine:
@@ -99,7 +100,7 @@ class VllmEngine:
         self._eos_ids = sorted(find_eos_ids(source, tokenizer, self._vocab_size))
         self._running: dict[str, SamplingParams] = {}
         self._refused: list[RequestOutput] = []
-        """To be told of by the next step."""
+        """Outputs for the next step."""
 
     @property
     def model(self) -> str:
@@ -117,7 +118,7 @@ class VllmEngine:
         return self._prompts.encode(request, now)
 
     def warm_up(self) -> None:
-        """What vLLM's own start leaves: with its CPU build the first tokens take seconds."""
+        """Decode once: with vLLM's CPU build the first tokens take seconds."""
         decode_once(self, (0,))
 
     def add_request(self, request: EngineRequest) -> None:
@@ -150,7 +151,7 @@ class VllmEngine:
         return bool(self._running)
 
     def step(self) -> list[RequestOutput]:
-        """See `Engine.step`. Raises EngineError where vLLM's processes have died, or were told to end."""
+        """See `Engine.step`. Raises EngineError where vLLM's processes have died or were told to end."""
         outputs, self._refused = self._refused, []
         if len(self._running) > len(outputs):
             try:
@@ -164,7 +165,7 @@ class VllmEngine:
         return outputs
 
     def progress(self) -> int:
-        """A step ends with each of the core's, see `core_process`."""
+        """A step of ours ends with each step of the core, see `core_process`."""
         return 0
 
     def check_health(self) -> None:
@@ -180,7 +181,7 @@ class VllmEngine:
         self._engine.engine_core.shutdown()
 
     def _check(self, token_ids: list[int]) -> None:
-        """vLLM takes an empty prompt for none, and an id out of range would end its processes."""
+        """Raises ValueError for what vLLM does not check: an id out of range would end its processes."""
         if not 0 < len(token_ids) < self._max_model_len:
             raise ValueError(f"{len(token_ids)} tokens leave no room in {self._max_model_len}")
         if not 0 <= min(token_ids) <= max(token_ids) < self._vocab_size:
@@ -189,7 +190,7 @@ class VllmEngine:
     def _output(self, output: Any) -> RequestOutput:
         [completion] = output.outputs
         reason, error = completion.finish_reason, None
-        if reason == "abort":  # Not at our wish: those are gone from `_running`.
+        if reason == "abort":  # Not on our request: those are gone from `_running`.
             raise EngineError(DEAD)
         if reason is not None and reason not in ("stop", "length"):
             reason, error = "error", f"vLLM ended the sequence: {reason}"
@@ -207,7 +208,7 @@ class VllmEngine:
 
 
 def _check_device(settings: Settings) -> None:
-    """vLLM is built for one kind of device. Raises SettingsError where the settings name another."""
+    """Raises SettingsError where the settings name another kind of device than vLLM was built for."""
     built_for = "cpu" if current_platform.is_cpu() else "cuda"
     if settings.device == "auto":
         return
@@ -220,7 +221,7 @@ def _check_device(settings: Settings) -> None:
 
 
 def _engine_args(settings: Settings) -> dict[str, Any]:
-    """Arguments for vLLM. Raises SettingsError where ENGINE_ARGS holds what is not its to set."""
+    """Returns the arguments for vLLM. Raises SettingsError where ENGINE_ARGS has one that is not allowed."""
     for name in settings.engine_args:
         if name in OWN_VARIABLES:
             raise SettingsError(f"ENGINE_ARGS: {name} is set by {OWN_VARIABLES[name]}")
@@ -233,10 +234,10 @@ def _engine_args(settings: Settings) -> dict[str, Any]:
         "max_model_len": settings.max_model_len,
         "max_num_seqs": settings.max_num_seqs,
         "disable_log_stats": True,
-        # vLLM's default is 0: every worker would draw the same noise after each start.
+        # vLLM's default is 0, with which every worker would draw the same noise after each start.
         "seed": secrets.randbelow(2**32),
     }
-    # A GPU's memory belongs to its worker, and vLLM takes nine tenths of it unless it is told how much.
+    # A GPU's memory belongs to its worker. vLLM takes nine tenths of it by default.
     if is_cpu or "kv_cache_gib" in settings.model_fields_set:
         args["kv_cache_memory_bytes"] = int(settings.kv_cache_gib * GIB)
     return {**args, **settings.engine_args, **FIXED_ARGS}
@@ -259,21 +260,22 @@ def _start(args: dict[str, Any], settings: Settings) -> LLMEngine:
 
 
 def _params(request: EngineRequest, eos_ids: list[int]) -> vllm.SamplingParams:
-    """All of the contract's options; stop strings are not the engine's business."""
+    """Returns a request's options as vLLM takes them."""
     sampling, output_ids = request.sampling, request.output_ids
     options = {name: getattr(sampling, name) for name in SAME_OPTIONS}
     if output_ids and Penalties.of(sampling, (), ()) is not None:
         penalties = [options.pop(name) for name in PENALTIES]
         options["extra_args"] = {core_process.CONTINUED: [len(output_ids), *penalties]}
     is_greedy = sampling.temperature < GREEDY_BELOW
-    # A seed of its own costs a kernel per sequence and step on a GPU, and vLLM's fast sampler takes none.
+    # On a GPU a seed of its own costs a kernel for each sequence and step, and vLLM's fast sampler takes
+    # none.
     is_unseeded = is_greedy or sampling.is_seed_drawn
     return vllm.SamplingParams(
         **options,
         max_tokens=sampling.max_tokens - len(output_ids),
         temperature=0.0 if is_greedy else sampling.temperature,
         seed=None if is_unseeded else noise_key(sampling.seed, sampling.choice, len(output_ids)) & MAX_SEED,
-        # Otherwise vLLM would add the ids that it finds by itself, some of which may be another model's.
+        # Otherwise vLLM would add the ids that it finds by itself, which may be those of another model.
         ignore_eos=True,
         stop_token_ids=[] if sampling.ignore_eos else eos_ids,
         detokenize=False,
@@ -282,7 +284,7 @@ def _params(request: EngineRequest, eos_ids: list[int]) -> vllm.SamplingParams:
 
 
 def _logprobs(token_id: int, entries: Any, count: int) -> TokenLogprobs:
-    """entries: id -> vLLM's Logprob, of the sampled token and the best."""
+    """entries: from id to vLLM's Logprob, for the sampled token and the best ones."""
     values = {one: max(entry.logprob, LEAST_LOGPROB) for one, entry in entries.items()}
     best = sorted((entry.rank, one) for one, entry in entries.items() if entry.rank <= count)
     return TokenLogprobs(values[token_id], tuple((one, values[one]) for _, one in best[:count]))
