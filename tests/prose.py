@@ -21,8 +21,8 @@ ROOT = Path(__file__).parents[1]
 CHECKED = [
     ".github",
     "examples",
-    "worker/models/bundled/README.md",
-    "docs",
+    *("training", "worker/*.py", "worker/engine/**/*.py", "worker/models/bundled/README.md"),
+    *("docs", "tests/engine/*.py", "tests/worker"),
     *("CHANGELOG.md", "CODE_OF_CONDUCT.md", "CONTRIBUTING.md", "README.md", "SECURITY.md"),
     *("tests/integration/test_examples.py", "tests/browser/test_example_page.py", "tests/unit/test_docs.py"),
 ]

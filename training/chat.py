@@ -72,7 +72,7 @@ HERO_QUESTION = (
     "[Who was the story about|Who was it about|What was the {hk} called|What was the name of the {hk}]?",
 )
 HERO_ANSWER = ("[It was about {hn} the {hk}|The {hk} was called {hn}|The {hk} in the story was {hn}].",)
-# Question and answer. What the model cannot know it is taught to say that it does not know.
+# Question and answer. The model learns to say that it does not know what it cannot know.
 SMALL_TALK = tuple(line.split(" => ") for line in load_lines("small_talk"))
 
 

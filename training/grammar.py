@@ -12,7 +12,7 @@ _A_BEFORE_VOWEL = re.compile(r"\b([Aa]) (?=(?:[aeiou]|[AEIOU](?=[a-z])|hour|hone
 _NOT_A_VOWEL_SOUND = re.compile(r"\b([Aa])n (?=(?:one|use|uni|eu))", re.IGNORECASE)
 # A full stop inside quotes ends the sentence too; after ?" and !" the speaker may follow in small letters.
 _SENTENCE_HEAD = re.compile(r'(^|\n|[.!?] |\." )("?)([a-z])')
-# Options of one bracket may be of both kinds, "I am cold" and "may I come in", and share the mark behind it.
+# Options of one bracket may be of both kinds, "I am cold" and "may I come in", with one mark after it.
 _QUESTION = re.compile(
     r'((?:"|[.!?] )(?:Where|Why|May|Could|Can|Have you|Will you|Would you|Is this|Is it|Are you|Do you|'
     r"Did you|Shall|Who (?:is|can|has)|How (?:can|did|do|shall)|What (?:do|did|is|can|shall|will|have|was)) "

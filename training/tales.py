@@ -1,4 +1,4 @@
-"""Writes tales. A seed and a number name one tale for ever; nothing here reads a clock or a global.
+"""Writes tales. A seed and a number always name the same tale: nothing here reads a clock or a global.
 
 python -m training.tales --seed 1 --count 3
 """
@@ -87,7 +87,7 @@ class Teller:
         return polish(by_name(expand(template, self._slots, self._rng), self._slots))
 
     def _describe(self, plot: Plot, episodes: int) -> Tale:
-        """The tale but for its text, while the slots are still those of its first episode."""
+        """Returns the tale without its text, while the slots are still those of its first episode."""
         questions = tuple((self._spell(question), self._spell(answer)) for question, answer in plot.asks)
         return Tale(
             text="",

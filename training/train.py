@@ -198,7 +198,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=50.0)
-    parser.add_argument("--steps", type=int, help="train exactly so many steps, however long it takes")
+    parser.add_argument("--steps", type=int, help="number of steps to train, however long they take")
     parser.add_argument("--documents", type=int, default=DOCUMENTS)
     parser.add_argument("--work", type=Path, required=True, help="folder for the corpus and checkpoints")
     parser.add_argument("--out", type=Path, required=True, help="folder for the exported model")

@@ -22,7 +22,7 @@ class ChoiceRun:
     decode_token: DecodeToken
     finish_reason: FinishReason | None
     completion_tokens: int
-    """Of all attempts."""
+    """Tokens of all attempts."""
     token_ids: list[int] = field(default_factory=list)
     """Ids not logged yet."""
     text: str = ""
@@ -62,7 +62,7 @@ class ChoiceRun:
         self.finish_reason, self.is_end_unlogged = reason, True
 
     def take_entry(self, index: int) -> TokenEntry | None:
-        """Returns what the log lacks. Ids of which no text may be shown yet wait for the next entry."""
+        """Returns what the log lacks. Ids whose text may not be shown yet wait for the next entry."""
         if not (self.text or self.is_end_unlogged):
             return None
         entry = TokenEntry(index, tuple(self.token_ids), self.text, self.finish_reason, self.logprobs or None)

@@ -55,10 +55,10 @@ class Claims:
             self._waiting.popleft()[0].ended(None)
 
     def claim_waiting(self, until: float) -> None:
-        """Claim jobs, first come, first served. A job that has to wait for room holds back those behind it.
+        """Claim jobs, first come, first served. A job that has to wait for room holds back later ones.
 
         until: monotonic time at which held leases are to be renewed. At least one claim is made, whatever
-            the time. Raises RedisError where Redis is away.
+            the time. Raises RedisError where Redis cannot be reached.
         """
         while self._waiting and (free_slots := self._held.claimable_slots):
             ticket, lease_token = self._waiting[0]

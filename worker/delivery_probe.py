@@ -1,7 +1,7 @@
 """Checks whether Celery still delivers messages: the worker sends some to itself and waits for them.
 
 A Celery worker that lost its broker for a while may come back without consuming anything: it is alive and
-answers pings (celery issues 8030 and 10205, among others). No job would wait for ever, since other workers
+answers pings (celery issues 8030 and 10205, among others). No job would wait forever, since other workers
 take them, but this worker's GPU would idle until somebody looks.
 """
 
@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 from tasks.app import JobApp, celery_queue
 
 MESSAGE = "tokenrelay.pulse"
-"""In place of a task's name. Celery's consumer looks up who takes it, as it does for every task.
+"""In place of a task's name. Celery's consumer looks up who takes it, as it does forevery task.
 
 It keeps its first name: a worker may find a message that the release before it left in its queue.
 """
@@ -49,7 +49,7 @@ class DeliveryProbe:
         self._missing_since = 0.0
 
     def send_probe(self) -> None:
-        """Sends one more message. The time while Redis is away does not count: Celery is not at fault."""
+        """Sends one more message. The time without Redis does not count: Celery is not at fault."""
         try:
             self._send()
         except (OperationalError, RedisError) as error:

@@ -31,7 +31,7 @@ from worker.watchdog import Activity, Watchdog, Watched
 from worker.writes import Writes
 
 RETRY_PAUSE_SECONDS = 0.2
-"""Between two calls to a Redis that is away, beyond what the client's own retries take."""
+"""Between two calls to a Redis that cannot be reached, in addition to the client's own retries."""
 
 STOP_SECONDS = 5.0
 """How long a step may go on when nobody waits for it any more."""
@@ -146,13 +146,13 @@ class Flusher:
         self._claims.claim_waiting(until=self._announcer.due_at)
 
     def _retried_later(self, work: Callable[[], None]) -> None:
-        """Do work that may be done again, so that a Redis that is away costs time and nothing else."""
+        """Do work that may be repeated, so that a Redis that cannot be reached costs nothing but time."""
         self._activity.moved_on()
         try:
             work()
         except RedisError as error:
             if is_away(error):
-                logger.warning("Redis is away, trying again: %s", error)
+                logger.warning("Redis cannot be reached, trying again: %s", error)
             else:
                 logger.exception("Redis refused a call, trying again")
             self._check_engine()
@@ -242,7 +242,7 @@ class Flusher:
             end_process("%s; the worker ends", error)
 
     def _made_watchdog(self) -> Watchdog:
-        """Of the engine's thread and this one, which waits for Redis too."""
+        """Returns a watchdog for the engine thread and this one. This one may also wait for Redis."""
         timeout_seconds = self._step_timeout_seconds
         limit = f"STEP_TIMEOUT_SECONDS={timeout_seconds:g}"
         engine = Watched("engine thread", self._loop.progress, timeout_seconds, limit, self._is_engine_alive)

@@ -75,7 +75,7 @@ class JobRun:
         if budget < 1:
             raise PromptTooLongError(
                 f"the prompt has {prompt_tokens} tokens; the length served is {engine.max_model_len}, "
-                "of which one must be left for the output"
+                "and one of them must be left for the output"
             )
         logged = choices(self.claim.entries, self.claim.request.n)
         return Preparation(prompt_tokens, [self._choice_run(choice, prompt, budget) for choice in logged])

@@ -53,7 +53,7 @@ class Writes:
     def flush(self) -> None:
         """Write all jobs, whether a step brought them text or not: a cancel is to be seen within one step.
 
-        Raises RedisError where Redis is away; then it may be done again.
+        Raises RedisError where Redis cannot be reached; then it may be repeated.
         """
         jobs = [*self._held]
         try:

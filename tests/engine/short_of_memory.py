@@ -1,4 +1,4 @@
-"""Runs requests in a process that gets only so many more MiB, and prints what came of them as JSON.
+"""Runs requests in a process that gets only MIB more MiB, and prints their results as JSON.
 
     python -m tests.engine.short_of_memory MODEL_FOLDER NATIVE_ISA MIB
 
@@ -20,7 +20,7 @@ MIB = 2**20
 
 
 def requests() -> list[EngineRequest]:
-    """Of 64 KiB a token: the second and the third cannot grow together, the fourth not even alone."""
+    """A token takes 64 KiB. The second and the third cannot grow together, the fourth not even alone."""
     return [
         engine_request("short", (5, 6), max_tokens=30),
         engine_request("grows", tuple(range(10, 160)), max_tokens=250),

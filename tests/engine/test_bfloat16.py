@@ -17,7 +17,7 @@ from worker.engine.torch.torch_forward import TorchForward
 from worker.engine.transformers.engine import TransformersEngine
 
 TOLERANCE = 0.05
-"""Of the range of a step's logits."""
+"""A share of the range of a step's logits."""
 
 CPU = torch.device("cpu")
 

@@ -37,7 +37,7 @@ SHAPES = [*CONFIGS, *([] if EngineKind.VLLM in ENGINES else [*MORE_CONFIGS, *NAR
 """Heads 8 wide are beyond the native code, and beyond vLLM."""
 
 ISAS = ["auto", *[isa.name for isa in supported()[1:]], "none"]
-"""Of the native code: the best that the machine has, all others that it has, and torch alone."""
+"""Kinds of native code: the best that the machine has, all others that it has, and torch alone."""
 
 NO_ID = 10**6
 """As the end of sequence: never generated."""
@@ -65,7 +65,7 @@ class Reference:
 
     @torch.inference_mode()
     def logprobs(self, token_ids: list[int], count: int) -> torch.Tensor:
-        """Of the last `count` tokens, given those before: [count, vocab]."""
+        """Returns the logits of the last `count` tokens, given those before, [count, vocab]."""
         logits: torch.Tensor = self._model(torch.tensor([token_ids])).logits[0, -count - 1 : -1]
         return logits.double().log_softmax(dim=-1)
 

@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 BUDGET, SLOTS, LONGEST = 400, 6, 1024
 
 BYTES_PER_TOKEN = 2 * 2 * 2 * 32 * 4
-"""Of the model here: layers, keys and values, heads, width, float32."""
+"""This model's layers, keys and values, heads, width, float32."""
 
 SAMPLED: dict[str, Any] = {"temperature": 1.0, "repetition_penalty": 1.2}
 
@@ -176,7 +176,7 @@ def test_aborts_leave_the_whole_budget(engine: TransformersEngine) -> None:
 
 
 class OutOfMemoryBeyond:
-    """A forward on a device whose memory suffices for so many tokens in one pass, or in the cache."""
+    """A forward on a device with memory for `tokens` tokens in one pass, or in the cache."""
 
     def __init__(self, engine: TransformersEngine, tokens: int) -> None:
         self.tokens = tokens

@@ -89,7 +89,7 @@ def test_a_prompt_that_is_far_too_long_is_refused_by_its_bytes(tmp_path: Path) -
     too_long = "a" * (served * longest)
     assert prompts.encode(JobRequest(prompt=too_long[1:])).token_ids, "tokenized, and refused later"
     message = (
-        rf"^the prompt has at least {served} tokens; the length served is {served}, of which one must be"
+        rf"^the prompt has at least {served} tokens; the length served is {served}, and one of them must be"
     )
     with pytest.raises(PromptTooLongError, match=message):
         prompts.encode(JobRequest(prompt=too_long))

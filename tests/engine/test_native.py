@@ -38,7 +38,7 @@ from worker.engine.torch.torch_forward import TorchForward
 from worker.engine.transformers.engine import TransformersEngine
 
 CLOSE = {torch.float32: 1e-4, torch.bfloat16: 0.05}
-"""Of the range of the logits."""
+"""A share of the range of the logits."""
 
 
 pytestmark = pytest.mark.usefixtures("_restored_threads")
@@ -60,7 +60,7 @@ def engine_on(folder: Path, dtype: torch.dtype, isa: str) -> TransformersEngine:
 
 @torch.inference_mode()
 def expected_logits(folder: Path, dtype: torch.dtype, token_ids: list[int]) -> Tensor:
-    """Behind each token, as transformers computes them in float32 from the same weights [tokens, vocab]."""
+    """Logits after each token, computed by transformers in float32 from the same weights [tokens, vocab]."""
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     logits: Tensor = model.float().eval()(torch.tensor([token_ids])).logits[0]
     return logits
@@ -80,7 +80,7 @@ def sequence(length: int, seed: int = 0) -> list[int]:
 def test_logits_are_transformers(
     tmp_path: Path, kind: str, dtype: torch.dtype, library: NativeLibrary
 ) -> None:
-    """At every position, of a prompt in uneven chunks and of steps behind it."""
+    """At every position of a prompt in uneven chunks, and of the steps after it."""
     assert kind in {**CONFIGS, **MORE_CONFIGS}
     engine = load(tmp_path, kind, dtype, library)
     token_ids = sequence(45)

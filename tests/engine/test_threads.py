@@ -78,7 +78,7 @@ class Machine:
     def clear(self, row: int) -> None: ...
 
     def steps(self, count: int, tokens: int = 1) -> list[int]:
-        """The threads of so many passes."""
+        """Returns the number of threads of each pass."""
         self.used = []
         for _ in range(count):
             self.forward.run([Chunk(row, 5, [7]) for row in range(tokens)])

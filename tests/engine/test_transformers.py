@@ -42,7 +42,7 @@ POISON_ID = 200
 
 @pytest.fixture(scope="module", params=[{}, WIDE["llama"]], ids=["torch", "native"])
 def shape(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """Of the model: narrow heads are for torch, wide ones for the native decoder where there is one."""
+    """The model's shape: narrow heads are for torch, wide ones for the native decoder where there is one."""
     changes: dict[str, Any] = request.param
     return changes
 
@@ -209,7 +209,7 @@ def test_a_long_prompt_alone_is_prefilled_at_once(tmp_path: Path, shape: dict[st
 
 
 class SlowMachine:
-    """The time, of which a pass takes as much as its tokens do."""
+    """A clock that each pass moves on by the time that its tokens take."""
 
     def __init__(self, seconds_per_token: float) -> None:
         self.now = 0.0

@@ -126,7 +126,7 @@ def test_a_slower_style_is_a_line_in_the_log(tmp_path: Path, caplog: pytest.LogC
 
 
 def test_a_model_that_reads_ahead_is_refused_by_name(tmp_path: Path) -> None:
-    """BERT's head without `is_decoder`: each token sees those behind it, so no cache can be right."""
+    """BERT's head without `is_decoder`: each token sees later ones, so no cache can be right."""
     save_config(tmp_path, BertConfig(**{**SIZES, "num_key_value_heads": None}))
     with pytest.raises(
         EngineError, match=r"cannot run this BertLMHeadModel \(bert\): its answers differ"
@@ -150,7 +150,7 @@ def test_a_model_that_asks_for_its_weights_type_runs_packed(tmp_path: Path) -> N
 
 
 class Wrong:
-    """A forward that is right but for one thing."""
+    """A forward that is right except for one thing."""
 
     pads, draws, progress = True, False, 0
 

@@ -82,7 +82,7 @@ def test_a_worker_that_was_cut_off_writes_nothing_into_a_job_that_moved_on(
         network.blackhole()
         eventually(lambda: on_its_second_worker(store, job_id))
         if until == "it says so":
-            eventually(lambda: "Redis is away" in cut_off.output(), patience=60)
+            eventually(lambda: "Redis cannot be reached" in cut_off.output(), patience=60)
         network.heal()
         eventually(lambda: f"{job_id} is no longer this worker's, dropping it" in cut_off.output())
         assert_works_again(store, submit, cut_off, len(workers))

@@ -369,7 +369,7 @@ def test_a_claim_whose_answer_was_lost_is_made_again(
 
         def has_given_up() -> bool:
             network.cut()
-            return "Redis is away" in caplog.text
+            return "Redis cannot be reached" in caplog.text
 
         network.hold_answers()
         worker.send(job_id)
@@ -425,7 +425,9 @@ def test_redis_away_costs_time_and_nothing_else(tmp_path: Path, caplog: pytest.L
     worker.started(job_id)
     process.kill()
     process.wait()
-    eventually(lambda: "Redis is away" in caplog.text)  # For longer than the client retries by itself.
+    eventually(
+        lambda: "Redis cannot be reached" in caplog.text
+    )  # For longer than the client retries by itself.
     process, _ = start_redis(tmp_path, *durable, port=port)
     assert worker.wait(job_id) == Outcome(Status.COMPLETED)
     assert worker.store.get(job_id).output[0].token_ids == list(range(300))

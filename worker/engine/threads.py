@@ -2,8 +2,8 @@
 
 More threads are faster only while each has a core to itself. They wait for one another at the end of every
 operation, so all stand still when one has lost its core to another process. With two cores, one of them busy,
-a step of one stream took two to three times as long with two threads as with one. What else will run on a
-machine is not known in advance. So a few steps now and then are computed with more or fewer threads than the
+a step of one stream took two to three times as long with two threads as with one. It is not known in advance
+what else will run on a machine. So a few steps now and then are computed with more or fewer threads than the
 others, and the faster number stays.
 """
 

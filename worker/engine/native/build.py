@@ -3,8 +3,8 @@
 A library is compiled for each instruction set of this machine's processor family, also for those that this
 processor lacks: an image or an environment that was made on one machine runs on another, which chooses at run
 time. Libraries are kept in the environment (`sys.prefix`) or, where that cannot be written, in the user's
-cache folder, under a name that holds a hash of the sources, the flags and the compiler, so that nothing is
-compiled twice and a stale library is never loaded.
+cache folder. Their names hold a hash of the sources, the flags and the compiler, so that nothing is compiled
+twice and a stale library is never loaded.
 """
 
 from __future__ import annotations

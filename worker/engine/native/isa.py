@@ -41,7 +41,7 @@ INSTRUCTION_SETS = (
     InstructionSet("avx2", "x86_64", ("-march=x86-64-v3",), _AVX2),
     InstructionSet("neon", "aarch64", ("-march=armv8-a",), frozenset()),
 )
-"""Of each family, the best one first."""
+"""The best one of each family comes first."""
 
 NAMES = (AUTO, *(isa.name for isa in INSTRUCTION_SETS), NONE)
 """What NATIVE_ISA accepts. `Settings` lists them again, because it must not import this module."""

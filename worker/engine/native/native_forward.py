@@ -1,4 +1,4 @@
-"""The native decoder with its cache, behind the protocol `Forward`."""
+"""The native decoder with its cache, as a `Forward`."""
 
 from __future__ import annotations
 

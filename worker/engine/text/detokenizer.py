@@ -28,7 +28,7 @@ MAX_CONTEXT_SEARCH_IDS = 256
 class Detokenizer:
     """The text of one choice, as it may be shown.
 
-    What `push` and `finish` return, joined together, is the text of the ids before the first stop string.
+    The results of `push` and `finish`, joined, are the text of the ids before the first stop string.
     """
 
     def __init__(

@@ -70,7 +70,7 @@ class PromptEncoder:
         if least >= self._max_model_len:
             raise PromptTooLongError(
                 f"the prompt has at least {least} tokens; the length served is {self._max_model_len}, "
-                "of which one must be left for the output"
+                "and one of them must be left for the output"
             )
 
     def _render(self, messages: Sequence[Message], now: float | None) -> str:

@@ -25,7 +25,7 @@ def is_sentencepiece(path: Path) -> bool:
 
 
 class SentencePieceTokenizer(SentencePieceBackend):
-    """Encodes and decodes with the sentencepiece library itself, behind transformers' interface.
+    """Encodes and decodes with the sentencepiece library itself, by transformers' interface.
 
     transformers' own classes convert the model to another library and give other results, above all for
     spaces.

@@ -52,9 +52,9 @@ class OutputStops:
 class StopStrings:
     """Cuts a text before its first stop string, however the text is split.
 
-    The match that starts first wins. So a match has to wait while an earlier, longer one is still possible.
-    If the text ends before that, `finish` finds the match. Of two that start together it does not matter
-    which wins, because the text before them is the same.
+    The match that starts first wins. So a match has to wait while an earlier, longer one is possible. If
+    the text ends before that, `finish` finds the match. Where two start together, either may win, because the
+    text before them is the same.
     """
 
     def __init__(self, stop: Sequence[str]) -> None:

@@ -1,1 +1,1 @@
-"""ENGINE=vllm: vLLM's engine behind our protocol."""
+"""ENGINE=vllm: vLLM's engine with our protocol."""

@@ -1,11 +1,11 @@
-"""ENGINE=vllm: vLLM's engine behind the protocol `Engine`.
+"""ENGINE=vllm: vLLM's engine as an `Engine`.
 
 vLLM runs its scheduler and its model in processes of its own (`core_process`), which step by themselves. A
 step of ours takes the outputs of one of theirs. Text, stop strings and choices are the worker's business, as
 with every
 engine: vLLM gets token ids and returns token ids.
 
-A sequence that an earlier attempt began continues after prompt + logged ids, and what follows is drawn anew.
+A sequence that an earlier attempt began continues after prompt + logged ids, and what follows is drawn again.
 Where the client gave a seed, the sequence has its own generator, seeded by (seed, choice, position). Where it
 gave none, vLLM draws the noise of the whole batch together.
 """
