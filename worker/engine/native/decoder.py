@@ -20,6 +20,15 @@ from worker.engine.native.library import NativeLibrary
 from worker.engine.native.panels import in_panels
 from worker.engine.native.rows import RowStates
 from worker.engine.native.shortlist import Shortlists, rounded_weights
+from worker.engine.native.structures import (
+    BatchStructure,
+    LayerStructure,
+    LinearStructure,
+    ModelStructure,
+    NoiseStructure,
+    NormStructure,
+    RoundedWeightsStructure,
+)
 from worker.engine.native.weights import Linear, Norm, Weights, read_weights
 
 ACTIVATIONS = {"relu": 0, "gelu": 1, "gelu_new": 2, "gelu_pytorch_tanh": 2, "silu": 3, "swish": 3}
@@ -29,78 +38,6 @@ WEIGHT_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
 """From torch's types to product.h's numbers."""
 
 HIGHEST_INT8 = 127
-
-_Address = ctypes.c_void_p
-
-
-class _Norm(ctypes.Structure):
-    _fields_ = (("weight", _Address), ("bias", _Address))
-
-
-class _Linear(ctypes.Structure):
-    _fields_ = (
-        ("outputs", ctypes.c_int64),
-        ("inputs", ctypes.c_int64),
-        ("panels", _Address),
-        ("bias", _Address),
-        ("scales", _Address),
-    )
-
-
-class _Layer(ctypes.Structure):
-    _fields_ = (
-        *((name, _Norm) for name in ("attention_norm", "query_norm", "key_norm", "mlp_norm")),
-        ("projections", _Linear * 3),
-        *((name, _Linear) for name in ("attention_output", "gate", "up", "down")),
-    )
-
-
-class _RoundedWeights(ctypes.Structure):
-    _fields_ = (("whole", _Linear), *((name, _Address) for name in ("offsets", "lengths", "errors")))
-
-
-class _Model(ctypes.Structure):
-    _fields_ = (
-        *((name, ctypes.c_int64) for name in ("layers", "hidden", "heads", "kv_heads", "head_dim", "inner")),
-        *((name, ctypes.c_int64) for name in ("type", "is_rms", "activation")),
-        ("epsilon", ctypes.c_float),
-        ("scale", ctypes.c_float),
-        ("final_norm", _Norm),
-        ("head", _Linear),
-        ("rounded_head", _RoundedWeights),
-    )
-
-
-class NoiseStructure(ctypes.Structure):
-    """`noise` of noise.h."""
-
-    _fields_ = (("inverse_temperature", ctypes.c_float), ("low", ctypes.c_uint32), ("high", ctypes.c_uint32))
-
-    @classmethod
-    def of(cls, draw: Draw | None) -> NoiseStructure:
-        if draw is None:
-            return cls()
-        return cls(draw.inverse_temperature, draw.key & 0xFFFFFFFF, draw.key >> 32)
-
-
-class _Batch(ctypes.Structure):
-    _fields_ = (
-        *((name, ctypes.c_int64) for name in ("tokens", "asked_tokens", "threads", "may_shortlist")),
-        *(
-            (name, _Address)
-            for name in (
-                "cache",
-                "rows",
-                "positions",
-                "asked",
-                "logit_rows",
-                "noises",
-                "cosines",
-                "sines",
-            )
-        ),
-        *((name, _Address) for name in ("hidden", "logits", "best", "answered", "layers_done", "scratch")),
-    )
 
 
 class Decoder:
@@ -128,7 +65,7 @@ class Decoder:
         self._packed = 0
         """How many elements of `_panels` are in use."""
         inner = weights.layers[0].up.weight.shape[0]
-        self._layers = (_Layer * len(weights.layers))()
+        self._layers = (LayerStructure * len(weights.layers))()
         for packed, layer in zip(self._layers, weights.layers, strict=True):
             packed.attention_norm = self._norm(layer.attention_norm)
             packed.query_norm, packed.key_norm = self._norm(layer.query_norm), self._norm(layer.key_norm)
@@ -138,7 +75,7 @@ class Decoder:
             packed.attention_output = self._linear(layer.attention_output)
             packed.gate, packed.up = self._linear(layer.gate), self._linear(layer.up)
             packed.down = self._linear(layer.down)
-        self._model = _Model(
+        self._model = ModelStructure(
             layers=len(weights.layers),
             hidden=hidden,
             heads=weights.heads,
@@ -197,7 +134,7 @@ class Decoder:
         has_rounded = self._model.rounded_head.whole.outputs > 0
         may_shortlist = has_rounded and self._shortlists.may_be_made(plain, len(wanted))
         answered = ctypes.c_int64()
-        batch = _Batch(
+        batch = BatchStructure(
             tokens=tokens,
             asked_tokens=len(asked),
             threads=threads,
@@ -244,14 +181,14 @@ class Decoder:
         outputs, inputs = weight.shape
         return -(-outputs // self._library.panel_outputs) * self._library.panel_outputs * inputs
 
-    def _norm(self, norm: Norm | None) -> _Norm:
+    def _norm(self, norm: Norm | None) -> NormStructure:
         if norm is None:
-            return _Norm()
-        return _Norm(self._float32(norm.weight), self._float32(norm.bias))
+            return NormStructure()
+        return NormStructure(self._float32(norm.weight), self._float32(norm.bias))
 
-    def _linear(self, linear: Linear | None, *, is_shared: bool = False) -> _Linear:
+    def _linear(self, linear: Linear | None, *, is_shared: bool = False) -> LinearStructure:
         if linear is None:
-            return _Linear()
+            return LinearStructure()
         panel = self._library.panel_outputs
         outputs, inputs = linear.weight.shape
         scales = None
@@ -266,21 +203,21 @@ class Decoder:
         if not is_shared:
             linear.release()
         addresses = (self._float32(values, pad_to=panel) for values in (linear.bias, scales))
-        return _Linear(outputs, inputs, room.data_ptr(), *addresses)
+        return LinearStructure(outputs, inputs, room.data_ptr(), *addresses)
 
-    def _rounded(self, head: Linear) -> _RoundedWeights:
+    def _rounded(self, head: Linear) -> RoundedWeightsStructure:
         """Returns the head rounded to 8 bits; an empty structure where there are no shortlists.
 
         A head that has 8 bits anyway would gain too little by them.
         """
         neighbours = self._library.shortlist_neighbours
         if head.bias is not None or self._dtype == torch.int8 or not neighbours:
-            return _RoundedWeights()
+            return RoundedWeightsStructure()
         rounded = rounded_weights(head.weight, self._library.panel_outputs, neighbours)
         tensors = (rounded.panels, rounded.scales, rounded.offsets, rounded.lengths, rounded.errors)
         self._vectors.extend(tensors)
         panels, scales, *others = (tensor.data_ptr() for tensor in tensors)
-        return _RoundedWeights(_Linear(*head.weight.shape, panels, None, scales), *others)
+        return RoundedWeightsStructure(LinearStructure(*head.weight.shape, panels, None, scales), *others)
 
     def _float32(self, values: Tensor | None, pad_to: int = 1) -> int | None:
         if values is None:

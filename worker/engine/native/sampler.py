@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from worker.engine.native.decoder import NoiseStructure
 from worker.engine.native.library import NativeLibrary
+from worker.engine.native.structures import NoiseStructure
 from worker.engine.sampling import Row, penalized
 
 
