@@ -155,7 +155,7 @@ def test_a_text_does_not_depend_on_the_number_of_threads(
     ticks = iter(range(10**6, 0, -1))
     monkeypatch.setattr("worker.engine.threads.FIRST_PROBE", 2)
     engine = TransformersEngine(settings_for(folder))
-    engine._forward = FittingThreads(engine._forward, 4, set_threads, lambda: float(next(ticks)) ** 2)
+    engine._runner._forward = FittingThreads(engine._forward, 4, set_threads, lambda: float(next(ticks)) ** 2)
     try:
         assert generate(engine, request) == expected
     finally:

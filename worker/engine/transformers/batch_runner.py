@@ -118,12 +118,15 @@ class BatchRunner:
         scheduler = self._scheduler
         rows = range(len(scheduler.running), len(scheduler.running) + len(group))
         chunks = [sequence.rest(row, budget) for row, sequence in zip(rows, group, strict=True)]
+        answer: Answer | None = None
         try:
             answer = self._run_prompts(chunks)
         except FAILURES as error:
             if len(group) == 1:
                 self._give_up(group[0], error, failed)
                 return []
+        if answer is None:
+            # Not inside the except clause: the traceback would keep the memory of the failed pass.
             half = len(group) // 2
             scheduler.put_back(group[half:])
             return self._prefill(group[:half], budget, failed)
