@@ -11,7 +11,7 @@ import pytest
 
 from deploy.wheel import PACKAGES, with_prefix
 from tests.conftest import free_port
-from tests.integration.package_fixtures import INSTALL_SECONDS, must_run, new_environment, run
+from tests.integration.programs import INSTALL_SECONDS, must_run, new_environment, run
 from tests.waiting import PATIENCE_SECONDS, eventually
 
 pytest_plugins = ["tests.integration.package_fixtures"]
