@@ -29,7 +29,7 @@ from tasks.leases import Claim, Leases, Outcome, WorkerInfo, Write
 from tasks.log import TokenEntry
 from tasks.reaper import Reaper
 from tasks.request import parse_request
-from tasks.scripts import Offer
+from tasks.scripts import Offer, Scripts
 from tasks.settings import Settings
 from tasks.store import Store
 
@@ -58,9 +58,9 @@ class Bench:
         )
         self.redis: Redis = connect(settings)
         self.offers: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self.store = Store(self.redis, settings, self._send_offers)
-        self.leases = Leases(self.redis, settings, self._send_offers)
-        self.reaper = Reaper(connect(settings), settings, self._send_offers)
+        scripts = Scripts(self.redis, settings, self._send_offers)
+        self.store, self.leases = Store(scripts), Leases(scripts)
+        self.reaper = Reaper(Scripts(connect(settings), settings, self._send_offers))
         self.costs: dict[str, list[float]] = {}
         """Transition -> microseconds in Redis, of each call."""
 

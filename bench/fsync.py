@@ -27,7 +27,7 @@ from tasks.job import Status
 from tasks.leases import Claim, Leases, Outcome, WorkerInfo, Write
 from tasks.log import TokenEntry
 from tasks.request import parse_request
-from tasks.scripts import Offer
+from tasks.scripts import Offer, Scripts
 from tasks.settings import ANONYMOUS, EngineKind, Settings
 from tasks.store import Store
 from tests.waiting import eventually
@@ -72,10 +72,10 @@ class Bench:
         self.figures = Figures()
         bare = Settings(redis_url=redis_url, model_id=MODEL, max_queued_jobs=10**6)
         self._offers: list[str] = []
-        self._store = Store(connect(bare), bare, self._send_offers)
-        self._leases = Leases(connect(bare), bare, self._send_offers)
+        self._store = Store(Scripts(connect(bare), bare, self._send_offers))
+        self._leases = Leases(Scripts(connect(bare), bare, self._send_offers))
         app = JobApp(Settings(redis_url=redis_url, engine=EngineKind.ECHO))
-        self._echo_store = Store(connect(app.settings), app.settings, app.send_offers)
+        self._echo_store = Store(app.scripts())
 
     def _send_offers(self, offers: Sequence[Offer]) -> None:
         self._offers += [job_id for _, job_id in offers]

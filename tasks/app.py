@@ -10,11 +10,12 @@ from celery import Celery, _state
 from celery.app.amqp import AMQP
 from kombu import Connection, Queue
 from kombu.exceptions import OperationalError
+from redis import Redis
 
 from tasks import keys
 from tasks.connection import CALL_TIMEOUT_SECONDS, CONNECT_TIMEOUT_SECONDS, connect
 from tasks.redis_url import for_celery
-from tasks.scripts import Offer
+from tasks.scripts import Offer, Scripts
 from tasks.settings import Settings
 from tasks.store import Store
 from tasks.transport import PrimaryTransport
@@ -70,7 +71,7 @@ class JobApp(Celery):
             set_as_current=not _state._apps,  # type: ignore[attr-defined]
         )
         self.settings = settings
-        self.store = Store(connect(settings), settings, self.send_offers)
+        self.store = Store(self.scripts())
         """Of all threads and greenlets that use this app, and of its result backend."""
         self.conf.update(
             # A message only tells a worker of an offer. The record decides, and a lost message is sent again.
@@ -98,6 +99,13 @@ class JobApp(Celery):
                 "socket_timeout": CALL_TIMEOUT_SECONDS,
             },
         )
+
+    def scripts(self, redis: Redis | None = None) -> Scripts:
+        """Returns the transitions, on connections of their own unless `redis` is given.
+
+        Their offers are sent through this app.
+        """
+        return Scripts(redis or connect(self.settings), self.settings, self.send_offers)
 
     def send_offers(self, offers: Sequence[Offer]) -> None:
         """Tell each worker of its offers. One that cannot be sent now is made again by the reaper."""

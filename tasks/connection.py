@@ -42,6 +42,9 @@ LONGEST_CALL_SECONDS = CALL_TIMEOUT_SECONDS + (RETRIES + 1) * (
 )
 """What a call may take in all: the wait for a connection, then each attempt, which may have to connect."""
 
+REDIS_RETRY_SECONDS = 2
+"""About as long as a Redis takes to restart or to fail over: the `Retry-After` for clients."""
+
 MAX_CONNECTIONS = 32
 """Redis makes one call at a time anyway, and a pool never shrinks: a burst of a thousand requests would leave
 a thousand connections open. Beyond this many, callers wait for their turn."""

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
-
-from redis import Redis
 
 from tasks import keys
 from tasks.answers import WorkerBody
@@ -16,8 +14,7 @@ from tasks.errors import UnreadableRecordError
 from tasks.job import JobError, Status
 from tasks.log import STATUS_MARK, TOKEN_MARK, Entry, TokenEntry, parse_entry
 from tasks.request import JobRequest
-from tasks.scripts import Argument, Scripts, SendOffers, as_offers
-from tasks.settings import Settings
+from tasks.scripts import Scripts
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +70,15 @@ class Outcome:
     error: JobError | None = None
     completion_tokens: int | None = None
 
+    def to_fields(self) -> dict[str, Any]:
+        """Returns what flush.lua takes of it."""
+        fields: dict[str, Any] = {"status": self.status}
+        if self.error is not None:
+            fields |= {"code": self.error.code, "message": self.error.message}
+        if self.completion_tokens is not None:
+            fields["tokens"] = self.completion_tokens
+        return fields
+
 
 @dataclass(frozen=True, slots=True)
 class Write:
@@ -87,6 +93,12 @@ class Write:
     prompt_tokens: int
     entries: Sequence[TokenEntry] = ()
     outcome: Outcome | None = None
+
+    def to_array(self) -> list[Any]:
+        """Returns what flush.lua takes of it."""
+        entries = [entry.encode() for entry in self.entries]
+        outcome = () if self.outcome is None else (self.outcome.to_fields(),)
+        return [self.job_id, self.lease_token, self.base, self.prompt_tokens, entries, *outcome]
 
 
 class WriteStatus(StrEnum):
@@ -143,84 +155,88 @@ class WorkerInfo:
 class Leases:
     """A worker's transitions. Every method may raise redis.exceptions.RedisError and may be repeated."""
 
-    def __init__(self, redis: Redis, settings: Settings, send_offers: SendOffers) -> None:
-        self._scripts = Scripts(redis, settings)
-        self._send_offers = send_offers
+    def __init__(self, scripts: Scripts) -> None:
+        self._scripts = scripts
 
     def claim(
         self, job_id: str, lease_token: str, worker: str, engine_pool: str, free_slots: int, held: int
     ) -> Claim | Refusal:
-        """Take a job that is on offer to a worker of this engine pool, under a fresh lease token.
+        """Claim a job that is on offer to a worker of this engine pool, under a fresh lease token.
 
-        held: jobs that the worker has already. Raises UnreadableRecordError where it has the job, but cannot
-        read its request.
+        held: how many jobs the worker has already. Raises UnreadableRecordError if the worker has claimed the
+        job, but cannot read its request.
         """
-        status, *answer = self._scripts.call(
-            "claim", job_id, lease_token, worker, engine_pool, free_slots, held
+        answer = self._scripts.call(
+            "claim",
+            id=job_id,
+            lease_token=lease_token,
+            worker=worker,
+            engine_pool=engine_pool,
+            free_slots=free_slots,
+            held_jobs=held,
         )
-        if status != "claimed":
-            return Refusal(status)
-        body, is_alone, is_seed_drawn, started_at, log = answer
+        if answer.status != "claimed":
+            return Refusal(answer.status)
         try:
-            request = JobRequest.model_validate_json(body)
+            request = JobRequest.model_validate_json(answer["request"])
         except ValueError as error:
             raise UnreadableRecordError(f"the job's request cannot be read: {error}") from error
         return Claim(
-            job_id, lease_token, request, bool(is_alone), log, bool(is_seed_drawn), float(started_at)
+            job_id,
+            lease_token,
+            request,
+            bool(answer["is_alone"]),
+            answer["log"],
+            bool(answer["is_seed_drawn"]),
+            float(answer["started_at"]),
         )
 
     def take_back(self, claim: Claim, worker: str, engine_pool: str) -> bool:
-        """Make a claim again that Redis has forgotten; False where the job has moved on, ended or is gone."""
-        number = sum(entry.startswith(STATUS_MARK) for entry in claim.log)
-        job_id, lease_token = claim.job_id, claim.lease_token
-        return bool(
-            self._scripts.call("take_back", job_id, lease_token, worker, engine_pool, number, *claim.log)
+        """Make a claim again that Redis has forgotten. False if the job has moved on, ended or is gone."""
+        answer = self._scripts.call(
+            "take_back",
+            id=claim.job_id,
+            lease_token=claim.lease_token,
+            worker=worker,
+            engine_pool=engine_pool,
+            number=sum(entry.startswith(STATUS_MARK) for entry in claim.log),
+            claimed_log=claim.log,
         )
+        return answer.status == "taken_back"
 
     def flush(self, writes: Sequence[Write]) -> list[WriteAnswer]:
-        """Write for the whole batch; the answers are in the order of the writes."""
-        written: list[WriteAnswer] = []
+        """Write for the whole batch. The answers are in the order of the writes."""
+        answers: list[WriteAnswer] = []
         for start in range(0, len(writes), keys.MAX_JOBS_PER_CALL):
             part = writes[start : start + keys.MAX_JOBS_PER_CALL]
-            offers, *answers = self._scripts.call("flush", *(a for w in part for a in _arguments(w)))
-            written += [WriteAnswer(WriteStatus(status), length) for status, length in answers]
-            self._send_offers(as_offers(offers))
-        return written
+            results = self._scripts.call("flush", writes=[write.to_array() for write in part])["results"]
+            answers += [WriteAnswer(WriteStatus(status), length) for status, length in results]
+        return answers
 
     def release(self, held: Sequence[tuple[str, str]], reason: str) -> int:
-        """Give (job id, lease token) pairs back to the front of the line; how many were still held."""
+        """Put jobs, as (job id, lease token), back at the front of the line.
+
+        Returns how many of them were still held.
+        """
         if not held:
             return 0
-        released, offers = self._scripts.call("release", reason, *(part for pair in held for part in pair))
-        self._send_offers(as_offers(offers))
-        return int(released)
+        jobs = [{"id": job_id, "lease_token": lease_token} for job_id, lease_token in held]
+        return int(self._scripts.call("release", reason=reason, jobs=jobs)["released"])
 
     def heartbeat(self, worker: WorkerInfo) -> None:
-        """Say for one lease's time that the worker lives."""
-        arguments: list[Argument] = [
-            worker.id,
-            worker.engine_pool,
-            worker.model,
-            worker.slots,
-            worker.to_json(),
-        ]
-        arguments += [worker.version, worker.max_model_len or "", worker.lifeline]
-        offers: Any = self._scripts.call("heartbeat", *arguments)
-        self._send_offers(as_offers(offers))
+        """Announce for one lease's time that the worker lives."""
+        self._scripts.call(
+            "heartbeat",
+            worker=worker.id,
+            engine_pool=worker.engine_pool,
+            model=worker.model,
+            slots=worker.slots,
+            description=worker.to_json(),
+            version=worker.version,
+            max_model_len=worker.max_model_len or "",
+            lifeline=worker.lifeline,
+        )
 
     def deregister(self, worker: WorkerInfo) -> None:
-        """Leave the books: the worker has stopped."""
-        offers: Any = self._scripts.call("deregister", worker.id, worker.engine_pool, worker.model)
-        self._send_offers(as_offers(offers))
-
-
-def _arguments(write: Write) -> Iterator[Argument]:
-    yield from (write.job_id, write.lease_token, write.base, write.prompt_tokens, len(write.entries))
-    yield from (entry.encode() for entry in write.entries)
-    outcome = write.outcome
-    if outcome is None:
-        yield from ("", "", "", "")
-        return
-    yield outcome.status
-    yield from (outcome.error.code, outcome.error.message) if outcome.error else ("", "")
-    yield "" if outcome.completion_tokens is None else outcome.completion_tokens
+        """Remove the worker, which has stopped."""
+        self._scripts.call("deregister", worker=worker.id, engine_pool=worker.engine_pool, model=worker.model)

@@ -10,14 +10,12 @@ import logging
 import threading
 from typing import cast
 
-from redis import Redis
 from redis.exceptions import RedisError
 
 from tasks import keys
 from tasks.log import pack
 from tasks.request import Message
-from tasks.scripts import Scripts, SendOffers, as_offers
-from tasks.settings import Settings
+from tasks.scripts import Scripts
 
 MAX_JOBS_PER_CALL = 100
 """Jobs of one kind moved by one call; the next call follows at once."""
@@ -43,11 +41,10 @@ class Reaper:
     Its thread is a greenlet in a gevent process.
     """
 
-    def __init__(self, redis: Redis, settings: Settings, send_offers: SendOffers) -> None:
-        self._redis = redis
-        self._scripts = Scripts(redis, settings)
-        self._send_offers = send_offers
-        self._lease_seconds = settings.lease_seconds
+    def __init__(self, scripts: Scripts) -> None:
+        self._scripts = scripts
+        self._redis = scripts.redis
+        self._lease_seconds = scripts.settings.lease_seconds
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reaper", daemon=True)
 
@@ -60,16 +57,14 @@ class Reaper:
 
     def reap(self) -> float:
         """Move on what is due; seconds until something is due again. Raises RedisError."""
-        answer = self._scripts.call("reap", MAX_JOBS_PER_CALL, self._lease_seconds)
-        seconds, offers, ended, dangling, dead = answer
-        self._send_offers(as_offers(offers))
-        for worker in dead:
+        answer = self._scripts.call("reap", most=MAX_JOBS_PER_CALL, longest_gap=self._lease_seconds)
+        for worker in answer["dead"]:
             logger.warning("%s died, its jobs continue on other workers", worker)
-        for job_id in dangling:
+        for job_id in answer["dangling"]:
             logger.error("the record of %s is missing or damaged, so the job is lost", job_id)
-        for job_id in ended:
+        for job_id in answer["to_pack"]:
             self.pack(job_id)
-        return float(seconds)
+        return float(answer["due_in"])
 
     def pack(self, job_id: str) -> bool:
         """Pack an ended job's log; whether it is packed now. Raises RedisError.
@@ -79,7 +74,10 @@ class Reaper:
         entries = cast("list[str]", self._redis.lrange(keys.log(job_id), 0, -1))
         code, request = cast("list[str | None]", self._redis.hmget(keys.job(job_id), "error_code", "request"))
         short = shortened(request) if request and code in FUTILE_ERROR_CODES else ""
-        return bool(self._scripts.call("pack", job_id, len(entries), pack(entries), short))
+        answer = self._scripts.call(
+            "pack", id=job_id, length=len(entries), packed=pack(entries), short_request=short
+        )
+        return answer.status == "packed"
 
     def _run(self) -> None:
         longest = min(self._lease_seconds / keys.HEARTBEATS_PER_LEASE, LONGEST_PAUSE_SECONDS)

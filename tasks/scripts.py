@@ -1,54 +1,73 @@
-"""The Lua transitions: loaded from `tasks/lua`, called by name."""
+"""The one way to call the Lua transitions: named arguments in, a typed answer out, offers sent to Celery."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from redis import Redis
 
 from tasks import keys
+from tasks.script_source import LUA, Encoded, Script, assemble
 from tasks.settings import Settings
 
-LUA = Path(__file__).parent / "lua"
+SHARED_ARGUMENTS = {
+    "PREFIX": "text",
+    "LEASE_SECONDS": "number",
+    "RESEND_OFFER_SECONDS": "number",
+    "RETENTION_SECONDS": "number",
+}
+"""What every script takes before its own arguments."""
 
-Argument = str | int | float
 Offer = tuple[str, str]
-"""(worker, job id): a job that the worker shall be told of through Celery."""
+"""(worker, job id): a job that the worker is to be told of through Celery."""
 
 SendOffers = Callable[[Sequence[Offer]], None]
-"""Sends offers to Celery. What it loses is offered again by the reaper."""
+"""Sends offers to Celery. If one is lost, the reaper sends it again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a script answers. The comment at its head says which statuses there are, and with which fields."""
+
+    status: str
+    fields: dict[str, Any]
+
+    def __getitem__(self, field: str) -> Any:
+        return self.fields[field]
 
 
 class Scripts:
-    """Calls the scripts with the arguments that all of them share in front."""
+    """Calls the scripts and sends the offers that they make to Celery."""
 
-    def __init__(self, redis: Redis, settings: Settings) -> None:
-        self._redis = redis
-        self._shared = (
-            keys.PREFIX,
-            settings.lease_seconds,
-            keys.RESEND_OFFER_SECONDS,
-            settings.job_retention_seconds,
-        )
-        self._scripts = {
-            path.stem: redis.register_script(_source(path))
-            for path in LUA.glob("*.lua")
-            if path.stem != "prelude"
+    def __init__(self, redis: Redis, settings: Settings, send_offers: SendOffers) -> None:
+        self.redis = redis
+        self.settings = settings
+        self._send_offers = send_offers
+        self._shared = {
+            "PREFIX": keys.PREFIX,
+            "LEASE_SECONDS": settings.lease_seconds,
+            "RESEND_OFFER_SECONDS": keys.RESEND_OFFER_SECONDS,
+            "RETENTION_SECONDS": settings.job_retention_seconds,
+        }
+        self._registered = {
+            name: redis.register_script(script.text) for name, script in all_scripts().items()
         }
 
-    def call(self, name: str, *arguments: Argument) -> Any:
-        """Run `lua/<name>.lua`. Raises redis.exceptions.RedisError."""
-        return self._scripts[name](keys=(), args=(*self._shared, *arguments))
+    def call(self, name: str, **arguments: Any) -> Answer:
+        """Run `lua/<name>.lua`. Raises redis.exceptions.RedisError, and TypeError on wrong arguments."""
+        status, offers, *flat = self._run(name, all_scripts()[name].encode({**self._shared, **arguments}))
+        if offers:
+            self._send_offers([(worker, job_id) for worker, job_id in offers])
+        return Answer(status, dict(zip(flat[::2], flat[1::2], strict=True)))
+
+    def _run(self, name: str, arguments: Sequence[Encoded]) -> Any:
+        return self._registered[name](keys=(), args=arguments)
 
 
 @cache
-def _source(path: Path) -> str:
-    return (LUA / "prelude.lua").read_text() + path.read_text()
-
-
-def as_offers(answer: Sequence[Sequence[str]]) -> list[Offer]:
-    """A script's list of offers, typed."""
-    return [(worker, job_id) for worker, job_id in answer]
+def all_scripts() -> dict[str, Script]:
+    """Returns every script by its file's name."""
+    return {path.stem: assemble(path, SHARED_ARGUMENTS) for path in LUA.glob("*.lua")}

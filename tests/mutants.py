@@ -153,7 +153,7 @@ MUTANTS = [
     ),
     Mutant(
         "a job too wide for a worker is left to another",
-        LUA + "prelude.lua",
+        LUA + "shared/dispatch.lua",
         "if class.width <= worker.slots and ",
         "if ",
         LINE + "test_what_no_worker_can_hold_blocks_nobody_and_says_why",
@@ -167,14 +167,14 @@ MUTANTS = [
     ),
     Mutant(
         "slots of several workers do not add up",
-        LUA + "prelude.lua",
+        LUA + "shared/dispatch.lua",
         "if head and head.needs <= freest.free then",
         "if head then",
         LINE + "test_free_slots_of_several_workers_do_not_add_up",
     ),
     Mutant(
         "other workers take the jobs that come after a wide one",
-        LUA + "prelude.lua",
+        LUA + "shared/dispatch.lua",
         "      if head then passed[head.line] = (passed[head.line] or 0) + 1 end\n",
         "",
         LINE + "test_a_wide_job_waits_for_one_worker_and_the_others_take_what_comes_next",
@@ -182,27 +182,27 @@ MUTANTS = [
     Mutant(
         "a dead worker's jobs go on at once",
         LUA + "reap.lua",
-        "if believed and is_settled then watch(model, engine_pool) end",
+        "if believed and is_settled then watch_lifelines(model, engine_pool, time, dead) end",
         "",
         LIFELINES + "test_a_dead_workers_jobs_go_on_at_once",
     ),
     Mutant(
         "a lifeline that was never seen is not missed",
-        LUA + "reap.lua",
+        LUA + "shared/lifelines.lua",
         "elseif redis.call('SISMEMBER', PREFIX .. 'lifelines_seen', lifeline) == 1 then",
         "else",
         LIFELINES + "test_what_was_never_seen_is_not_missed",
     ),
     Mutant(
         "a worker's writes speak for it",
-        LUA + "reap.lua",
+        LUA + "shared/lifelines.lua",
         "      since = math.max(since, last_write)\n",
         "",
         LIFELINES + "test_until_then_a_workers_writes_speak_for_it",
     ),
     Mutant(
         "a Redis that was started again misses nobody",
-        LUA + "prelude.lua",
+        LUA + "shared/settling.lua",
         "  redis.call('DEL', PREFIX .. 'lifelines_seen') -- All connections are new.\n",
         "",
         LIFELINES + "test_a_redis_that_was_started_again_misses_nobody",
@@ -224,13 +224,13 @@ MUTANTS = [
     Mutant(
         "a suspected killer runs alone",
         LUA + "claim.lua",
-        "(job.is_alone and held > 0)",
+        "(job.is_alone and held_jobs > 0)",
         "false",
         LINE + "test_a_job_that_may_have_killed_two_workers_runs_alone",
     ),
     Mutant(
         "a suspected killer is offered to an idle worker",
-        LUA + "prelude.lua",
+        LUA + "shared/dispatch.lua",
         "if fails and fails >= ALONE_FROM_FAILS then head.needs = worker.slots end",
         "",
         LINE + "test_a_suspect_waits_for_an_idle_worker_and_has_it_to_itself",
@@ -252,14 +252,14 @@ MUTANTS = [
     Mutant(
         "what has moved on is not taken back",
         LUA + "take_back.lua",
-        "if #known >= entry_count then return 0 end",
+        "if #known >= #claimed_log then return answer('gone') end",
         "",
         ROLLBACK + "test_nothing_is_taken_from_who_claimed_it_since",
     ),
     Mutant(
         "no text is appended to a different one",
         LUA + "take_back.lua",
-        "if entry ~= ARGV[FIRST_ENTRY + i - 1] then return 0 end",
+        "if entry ~= claimed_log[i] then return answer('gone') end",
         "",
         ROLLBACK + "test_nothing_is_taken_back_over_another_text",
     ),
@@ -286,14 +286,14 @@ MUTANTS = [
     ),
     Mutant(
         "a job that comes back keeps its place in line",
-        LUA + "prelude.lua",
+        LUA + "shared/places.lua",
         "  enter_line(job, id)\n  redis.call('HDEL'",
         "  job.score = precise(time)\n  enter_line(job, id)\n  redis.call('HDEL'",
         LINE + "test_a_job_whose_worker_died_goes_to_the_front_and_stays_in_progress",
     ),
     Mutant(
         "nobody overtakes a wide job",
-        LUA + "prelude.lua",
+        LUA + "shared/dispatch.lua",
         "      freest.free = 0 -- For this call.\n",
         "      freest.free = head and freest.free - 1 or 0\n",
         LINE + "test_nobody_overtakes_a_wide_job_that_waits_for_slots",
@@ -301,15 +301,15 @@ MUTANTS = [
     Mutant(
         "a repeated submit is one job",
         LUA + "submit.lua",
-        "if known_since then return { 'created', ids, {}, known_since } end\n",
+        "if known_since then return answer('created', { ids = ids, created_at = known_since }) end\n",
         "",
         DOUBLED,
     ),
     Mutant(
         "an idempotency key leads to the same job",
         LUA + "submit.lua",
-        "  if earlier[1] then",
-        "  if false then",
+        "if earlier[1] then return answer('exists', { ids = earlier[2] }) end",
+        "",
         LINE + "test_an_idempotency_key_leads_to_the_same_job",
     ),
     Mutant(
@@ -328,7 +328,7 @@ MUTANTS = [
     ),
     Mutant(
         "a key outlives the first of its jobs",
-        LUA + "prelude.lua",
+        LUA + "shared/lifecycle.lua",
         "if redis.call('HINCRBY', idempotency, 'left', -1) <= 0 then",
         "if true then",
         LINE + "test_a_key_leads_to_all_jobs_of_its_call_while_one_of_them_is_there",
@@ -342,7 +342,7 @@ MUTANTS = [
     ),
     Mutant(
         "what a job did not use is given back",
-        LUA + "prelude.lua",
+        LUA + "shared/lifecycle.lua",
         "math.min(0, used - job.cost)",
         "0",
         LINE + "test_what_a_job_did_not_use_is_given_back_to_its_owner",
@@ -356,7 +356,7 @@ MUTANTS = [
     ),
     Mutant(
         "a job waits for a worker that understands it",
-        LUA + "prelude.lua",
+        LUA + "shared/dispatch.lua",
         " and class.version <= worker.version then",
         " then",
         "tests/transitions/test_versions.py::test_a_job_waits_for_a_worker_that_understands_it",
@@ -385,8 +385,8 @@ MUTANTS = [
     Mutant(
         "only an ended job's log is packed",
         LUA + "pack.lua",
-        "if not job or job.place ~= 'ended' then return 0 end",
-        "if not job then return 0 end",
+        "if not job or job.place ~= 'ended' then return answer('not_packed') end",
+        "if not job then return answer('not_packed') end",
         MACHINE,
     ),
     Mutant(
@@ -427,8 +427,8 @@ MUTANTS = [
     Mutant(
         "what moves one job on fails alone",
         LUA + "reap.lua",
-        "local is_done = job and pcall(how, job, id)",
-        "local is_done = job and (how(job, id) or true)",
+        "local is_done = job and pcall(move, job, id)",
+        "local is_done = job and (move(job, id) or true)",
         "tests/transitions/test_dangling.py::test_a_damaged_one",
     ),
     Mutant(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from flask import Flask, Response
 
 from tasks.app import JobApp
+from tasks.reading import JobReader
 from tasks.settings import Settings, get_settings
-from tasks.store import Store
 from web import auth, error_responses, hosts
 from web.caps import StreamCap
 from web.relay import job_log, websocket
@@ -25,9 +25,9 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.url_map.merge_slashes = False
 
     url, jobs_app = settings.required_redis_url, JobApp(settings)
-    relay_log = JobLog(Store(job_log.connect(url), settings, jobs_app.send_offers))
+    relay_log = JobLog(JobReader(jobs_app.scripts(job_log.connect(url))))
     stream_cap = StreamCap(settings.max_streams_per_key)
-    install(app, Services(settings, jobs_app.store, relay_log, Hub(url), jobs_app.send_offers, stream_cap))
+    install(app, Services(settings, jobs_app.store, relay_log, Hub(url), stream_cap))
 
     error_responses.register(app)
     hosts.register(app)

@@ -17,9 +17,8 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.http import HTTP_STATUS_CODES
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
-from tasks.connection import is_away
+from tasks.connection import REDIS_RETRY_SECONDS, is_away
 from tasks.errors import FieldError, InvalidRequestError, TokenrelayError, UnavailableError
-from tasks.store import REDIS_RETRY_SECONDS
 from web.answers import ProblemBody
 from web.render import to_json
 

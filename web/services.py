@@ -7,7 +7,6 @@ from typing import cast
 
 from flask import Flask, current_app, request
 
-from tasks.scripts import SendOffers
 from tasks.settings import Settings
 from tasks.store import Store
 from web.caps import StreamCap
@@ -23,7 +22,6 @@ class Services:
     store: Store
     log: JobLog
     hub: Hub
-    send_offers: SendOffers
     streams: StreamCap
 
 

@@ -35,18 +35,18 @@ class EngineStep(bootsteps.StartStopStep):
     requires = ("celery.worker.components:Pool",)
 
     def start(self, worker: Any) -> None:
-        settings, send_offers = worker.app.settings, worker.app.send_offers
+        settings = worker.app.settings
         redis = connect(settings)
         with _stopped_at_once():
             _refuse_eviction(redis)
             engine = _load(settings)
-        leases = Leases(redis, settings, send_offers)
+        leases = Leases(worker.app.scripts(redis))
         probe = DeliveryProbe(worker.app, worker.hostname, settings.step_timeout_seconds)
         lifeline = Lifeline(connect(settings), worker.hostname)
         lifeline.start()
         flusher = Flusher(engine, leases, settings, worker.hostname, probe, lifeline.channel)
         worker.pool.serve(flusher, probe, settings.drain_seconds)
-        Reaper(connect(settings), settings, send_offers).start()
+        Reaper(worker.app.scripts()).start()
         logger.info(
             "serving %s: %d slots, length %d", engine.model, engine.max_num_seqs, engine.max_model_len
         )

@@ -1,10 +1,17 @@
--- Removes an ended job: record, log and index entries.
+-- Removes an ended job: its record, its log and its index entries.
 --
--- Arguments: id, owner
--- Answers:   'deleted', 'missing' or the status of a job that has not ended
-local id, owner = ARGV[5], ARGV[6]
+-- Needs:   lifecycle
+-- Reads:   the record
+-- Writes:  the record, the log, the indexes, the idempotency key
+-- Arguments:
+--   id: text
+--   owner: text
+-- Answers:
+--   deleted
+--   not_found
+--   not_ended  status
 local job = load_job(id)
-if not job or job.owner ~= owner then return 'missing' end
-if job.place ~= 'ended' then return job.status end
+if not job or job.owner ~= owner then return answer('not_found') end
+if job.place ~= 'ended' then return answer('not_ended', { status = job.status }) end
 purge(job, id)
-return 'deleted'
+return answer('deleted')

@@ -1,12 +1,17 @@
--- A worker stops: it leaves the books at once instead of with its last heartbeat.
+-- Removes a worker that stops: at once, and not when its last heartbeat runs out.
 --
--- Arguments: worker, engine pool, model
--- Answers:   the offers: what it was offered goes to others
-local worker, engine_pool, model = ARGV[5], ARGV[6], ARGV[7]
+-- Needs:   places, workers, dispatch
+-- Reads:   the worker's offers
+-- Writes:  what is kept about the worker; its offers go back in line; then dispatches
+-- Arguments:
+--   worker: text
+--   engine_pool: text
+--   model: text
+-- Answers:
+--   ok
 write_although_full()
 local time = now()
 withdraw_offers(engine_pool, worker)
 forget_worker(model, engine_pool, worker, time)
-local offers = {}
-dispatch(model, time, offers)
-return offers
+dispatch(model, time)
+return answer('ok')

@@ -1,44 +1,47 @@
--- One step of a worker's whole batch: fence, append, publish, renew, finish; reads cancels and deadlines.
+-- Writes one step of a worker's whole batch: for each job it checks the lease token, appends and publishes entries, renews
+-- the lease or ends the job, and reads whether the job is to be cancelled or its time is up.
 --
--- For each job, in ARGV from 5 on:
---   id, lease token, base (log length that the entries follow), prompt tokens, number of entries, entries,
---   final status ('' while it runs on), error code ('' for none), error message, tokens of its choices at the end
--- Answers: {offers, {status, log length}, ...}, a pair per job:
---   ok       written, lease renewed
---   cancel   the same, and the job is to be cancelled
---   timeout  the same, and its time is up
---   ended    the job has ended under this lease token
---   fenced   nothing written: the job is no longer this worker's
---   behind   nothing written: Redis lost entries; send again from the length given
+-- Needs:   lifecycle, dispatch
+-- Reads:   the records, the length of the logs
+-- Writes:  logs, leases, records, the end of jobs; then dispatches
+-- Arguments:
+--   writes: json    for each job [id, lease_token, base, prompt_tokens, entries, outcome]. An array, because objects
+--                   cost Redis some per cent more with 32 jobs.
+--                   base: length of the log that the entries follow
+--                   outcome: absent while the job runs on; otherwise {status, code, message, tokens}. code and message
+--                   are its error, if there is one; tokens says how many its choices have, if that is known
+-- Answers:
+--   ok         results: for each job {status, length of its log}. The status is
+--                ok       written, and the lease is renewed
+--                cancel   the same, and the job is to be cancelled
+--                timeout  the same, and the job's time is up
+--                ended    the job has ended under this lease token
+--                fenced   nothing was written: the worker has lost the job
+--                behind   nothing was written: Redis lost entries; send again from the length given
 write_although_full()
 local time = now()
-local answer, ended_models, position = {}, {}, 5
+local ended_models = {}
 
-local function take()
-  position = position + 1
-  return ARGV[position - 1]
-end
-
-local function fresh_entries(length, base, count)
-  local entries = {}
-  for i = 1, count do
-    local entry = take()
-    -- What a repeated call brings again stands in the log already.
-    if base + i > length then entries[#entries + 1] = entry end
+-- Returns the entries that the log lacks. A repeated call brings entries that are in the log already.
+local function missing(entries, base, length)
+  if base == length then return entries end
+  local found = {}
+  for i, entry in ipairs(entries) do
+    if base + i > length then found[#found + 1] = entry end
   end
-  return entries
+  return found
 end
 
-local function flush(job, id, base, prompt_tokens, entries, length, status, code, message, tokens)
+local function write(job, id, length, prompt_tokens, entries, outcome)
   if #entries > 0 then
     append(id, entries)
     redis.call('HSETNX', key('job', id), 'first_token_at', precise(time))
     redis.call('HSET', key('job', id), 'prompt_tokens', prompt_tokens, 'progress', 1, 'fails', 0)
     length = length + #entries
   end
-  if status ~= '' then
+  if outcome then
     redis.call('HSET', key('job', id), 'prompt_tokens', prompt_tokens)
-    end_job(job, id, status, code ~= '' and code or nil, message, time, tokens)
+    end_job(job, id, outcome.status, outcome.code, outcome.message, time, outcome.tokens)
     ended_models[job.model] = true
     return { 'ended', length + 1 }
   end
@@ -48,27 +51,21 @@ local function flush(job, id, base, prompt_tokens, entries, length, status, code
   return { 'ok', length }
 end
 
-while position <= #ARGV do
-  local id, lease_token, base, prompt_tokens = take(), take(), tonumber(take()), take()
-  local count = tonumber(take())
+local results = {}
+for i, one in ipairs(writes) do
+  local id, lease_token, base, prompt_tokens, entries, outcome = unpack(one)
   local job = load_job(id)
   local length = redis.call('LLEN', key('log', id))
-  local entries = fresh_entries(length, base, count)
-  local status, code, message, tokens = take(), take(), take(), tonumber(take())
-  local answer_of_job
   if not job or job.lease_token ~= lease_token then
-    answer_of_job = { 'fenced', length }
+    results[i] = { 'fenced', length }
   elseif job.place == 'ended' then
-    answer_of_job = { 'ended', length }
+    results[i] = { 'ended', length }
   elseif length < base then
-    answer_of_job = { 'behind', length }
+    results[i] = { 'behind', length }
   else
-    answer_of_job = flush(job, id, base, prompt_tokens, entries, length, status, code, message, tokens)
+    results[i] = write(job, id, length, prompt_tokens, missing(entries, base, length), outcome)
   end
-  answer[#answer + 1] = answer_of_job
 end
 
-local offers = {}
-for model in pairs(ended_models) do dispatch(model, time, offers) end
-table.insert(answer, 1, offers)
-return answer
+for model in pairs(ended_models) do dispatch(model, time) end
+return answer('ok', { results = results })

@@ -1,11 +1,19 @@
--- An ended job's log moves, packed, into its record; what only a waiting or running job needs is dropped.
+-- Moves an ended job's log, packed, into its record, and drops the fields that only a waiting or running job needs.
 --
--- Arguments: id, length of the log that was packed, the packed log, the request cut short ('' to keep it)
--- Answers:   1 if it is packed now; 0 where there is no such job, it has not ended or its log is another one
-local id, length, packed, short_request = ARGV[5], tonumber(ARGV[6]), ARGV[7], ARGV[8]
+-- Needs:   records
+-- Reads:   the record, the length of the log
+-- Writes:  the record, the log, unpacked, the owner's bytes
+-- Arguments:
+--   id: text
+--   length: number        of the log that was packed
+--   packed: text          the packed log
+--   short_request: text   the request cut short, empty to keep it
+-- Answers:
+--   packed      also if it was packed before
+--   not_packed  there is no such job, it has not ended, or its log is another one
 local job, record = load_job(id), key('job', id)
 if not job then redis.call('ZREM', PREFIX .. 'unpacked', id) end
-if not job or job.place ~= 'ended' then return 0 end
+if not job or job.place ~= 'ended' then return answer('not_packed') end
 write_although_full()
 if redis.call('HEXISTS', record, 'packed_log') == 0 and redis.call('LLEN', key('log', id)) == length then
   redis.call('HSET', record, 'packed_log', packed, 'log_length', length)
@@ -21,4 +29,4 @@ if redis.call('HEXISTS', record, 'packed_log') == 0 and redis.call('LLEN', key('
   redis.call('DEL', key('log', id))
   redis.call('ZREM', PREFIX .. 'unpacked', id)
 end
-return redis.call('HEXISTS', record, 'packed_log')
+return answer(redis.call('HEXISTS', record, 'packed_log') == 1 and 'packed' or 'not_packed')

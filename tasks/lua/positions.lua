@@ -1,13 +1,20 @@
--- Where waiting jobs stand.
+-- Reads where waiting jobs stand in line.
 --
--- ARGV from 5 on: job ids
--- Answers: for each {jobs ahead (-1 where it is on offer already), live slots of the workers that may take it,
---          slots of the widest of them, average slot seconds of a job ('' while unknown), 1 if workers live that would
---          take it if they understood its record}
+-- Needs:   places, workers
+-- Reads:   the records, the lines, the workers, the model's average
+-- Arguments:
+--   ids: texts
+-- Answers:
+--   ok    positions: for each job {
+--           jobs ahead of it, -1 if it is on offer already,
+--           live slots of the workers that may take it,
+--           slots of the widest of them,
+--           average slot seconds of a job, empty while unknown,
+--           1 if workers live that would take it if they understood its record}
 local time = now()
-local answer = {}
 
--- In all lines that the same workers take from. What none of those that live can hold is in nobody's way.
+-- Counts the jobs ahead in all lines that the same workers take from. A job that none of the living workers can hold is in
+-- nobody's way.
 local function ahead(id, job, widest)
   local own = line_of(job.queue, class_of(job))
   local rank = redis.call('ZRANK', own, id)
@@ -28,15 +35,16 @@ local function ahead(id, job, widest)
   return rank
 end
 
-for i = 5, #ARGV do
-  local job = load_job(ARGV[i])
+local positions = {}
+for i, id in ipairs(ids) do
+  local job = load_job(id)
   if job then
     local live, widest = slots_of(workers_of(job.model, job.queue, time, job.version))
     local slot_seconds = redis.call('HGET', key('stats', job.model), 'slot_seconds') or ''
     local is_too_new = live == 0 and #workers_of(job.model, job.queue, time) > 0
-    answer[#answer + 1] = { ahead(ARGV[i], job, widest), live, widest, slot_seconds, is_too_new and 1 or 0 }
+    positions[i] = { ahead(id, job, widest), live, widest, slot_seconds, is_too_new and 1 or 0 }
   else
-    answer[#answer + 1] = { -1, 0, 0, '', 0 }
+    positions[i] = { -1, 0, 0, '', 0 }
   end
 end
-return answer
+return answer('ok', { positions = positions })

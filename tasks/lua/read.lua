@@ -1,21 +1,24 @@
--- Whole jobs, each at one moment. A script and not a transaction, which a full Redis refuses even to readers.
+-- Reads whole jobs, each at one moment. This is a script and not a transaction because a full Redis refuses transactions
+-- even to readers.
 --
--- Arguments: the bytes from which on the answer is long enough, then job ids
--- Answers: {Redis' time, {record, log}, ...} of the first of the jobs, of one at least; the record as names and
---          values in turn, none where there is no such job. The caller asks for the rest.
-local long_enough = tonumber(ARGV[5])
-local answer, bytes = { precise(now()) }, 0
+-- Reads:   the records and the logs
+-- Arguments:
+--   long_enough: number    bytes; the script stops after the job that brings its answer to this size
+--   ids: texts
+-- Answers:
+--   ok    time (Redis'), jobs: {record, log} of the first of the jobs, of one at least. The record is names and values in
+--         turn, empty if there is no such job. The caller asks for the rest.
+local jobs, bytes = {}, 0
 
 local function count(strings)
   for _, text in ipairs(strings) do bytes = bytes + #text end
 end
 
-for i = 6, #ARGV do
+for i, id in ipairs(ids) do
   if bytes >= long_enough then break end
-  local id = ARGV[i]
   local record, log = redis.call('HGETALL', key('job', id)), redis.call('LRANGE', key('log', id), 0, -1)
   count(record)
   count(log)
-  answer[#answer + 1] = { record, log }
+  jobs[i] = { record, log }
 end
-return answer
+return answer('ok', { time = precise(now()), jobs = jobs })

@@ -1,65 +1,71 @@
--- New jobs of one owner for one queue: their records and places in line. All of them, or nothing.
+-- Accepts new jobs of one owner for one queue: their records and their places in line. All of them, or none.
 --
--- Reads:   the idempotency key, the lines' length, the model's virtual time, the owner's last tag
--- Writes:  jobs, logs (none yet), line, indexes, deadlines, the idempotency key; then dispatches
--- Arguments: owner, queue, model, idempotency key ('' for none), hash of the request's body, most jobs that may
---            wait, 1 if the model is this server's own, share of Redis' memory that an owner may take;
---            then for each job: id, request, version of its record, n, most tokens of a choice, head start in
---            tokens, expires_in and timeout ('' for none), 1 if the seed was drawn, the start of a long prompt ('' of a
---            short one)
--- Answers: {word, detail, offers, with 'created' the time}; word: created, exists, conflict, full, over_share,
---          nearly_full (Redis' memory), unknown (no worker ever served this queue) or too_wide
---          detail: with 'created' and 'exists' the jobs' ids, with commas; with 'full' the seconds until a place
---          should be free; with 'too_wide' the slots of the widest worker
-local FIRST_JOB, ARGUMENTS_PER_JOB = 13, 10
+-- Needs:   records, places, workers, dispatch
+-- Reads:   the idempotency key, the lengths of the lines, the model's virtual time, the owner's last tag
+-- Writes:  records, line, indexes, deadlines, the owner's bytes, the idempotency key; then dispatches
+-- Arguments:
+--   owner: text
+--   queue: text
+--   model: text
+--   idempotency_key: text    empty for none
+--   body_hash: text          of the request's body
+--   max_queued: number       jobs that may wait
+--   is_own_model: flag       the model is this server's own
+--   memory_share: number     of Redis' memory that an owner may take
+--   jobs: json               for each job {id, version (of its record), n, max_tokens (of a choice), bonus (head start in
+--                            tokens), expires_in, timeout (both absent for none), is_seed_drawn, prompt_start (of a
+--                            long prompt; absent for a short one)}
+--   requests: texts          for each job, as JSON
+-- Answers:
+--   created       ids (with commas), created_at
+--   exists        ids: of the jobs that were accepted under this idempotency key before
+--   conflict      the idempotency key was used with another body
+--   full          retry_after: seconds until a place should be free
+--   over_share    the owner's jobs take too much memory
+--   nearly_full   Redis' memory is nearly full
+--   unknown       no worker ever served this queue
+--   too_wide      widest: slots of the widest worker
 local RECORD_BYTES = 2500 -- Beside the request: indexes, the attempts and the short log of a usual job.
-local UNKNOWN_LENGTH = 8192 -- Of a model that no worker announced yet.
-local owner, queue, model = ARGV[5], ARGV[6], ARGV[7]
-local idempotency_key, body_hash = ARGV[8], ARGV[9]
-local max_queued, is_own_model, share = tonumber(ARGV[10]), ARGV[11] == '1', tonumber(ARGV[12])
+local UNKNOWN_LENGTH = 8192 -- Of a model that no worker has announced yet.
 
-local jobs, ids, widest_job, bytes = {}, {}, 0, 0
-for i = FIRST_JOB, #ARGV, ARGUMENTS_PER_JOB do
-  local job = {
-    id = ARGV[i], owner = owner, queue = queue, model = model, request = ARGV[i + 1], version = tonumber(ARGV[i + 2]),
-    n = tonumber(ARGV[i + 3]), max_tokens = tonumber(ARGV[i + 4]), bonus = tonumber(ARGV[i + 5]),
-    expires_in = ARGV[i + 6], timeout = ARGV[i + 7], is_seed_drawn = ARGV[i + 8] == '1',
-    prompt_start = ARGV[i + 9],
-    bytes = #ARGV[i + 1] + RECORD_BYTES,
-  }
-  jobs[#jobs + 1], ids[#ids + 1] = job, job.id
+local ids, widest_job, bytes = {}, 0, 0
+for i, job in ipairs(jobs) do
+  job.owner, job.queue, job.model, job.request = owner, queue, model, requests[i]
+  job.bytes = #requests[i] + RECORD_BYTES
+  ids[i] = job.id
   widest_job, bytes = math.max(widest_job, job.n), bytes + job.bytes
 end
 ids = table.concat(ids, ',')
 
--- A repeated call, by a client that did not see the answer or by redis-py.
+-- The call is repeated, by a client that did not see the answer or by redis-py.
 local known_since = redis.call('HGET', key('job', jobs[1].id), 'created_at')
-if known_since then return { 'created', ids, {}, known_since } end
+if known_since then return answer('created', { ids = ids, created_at = known_since }) end
 local idempotency = key('idempotency', owner .. ':' .. idempotency_key)
 if idempotency_key ~= '' then
   local earlier = redis.call('HMGET', idempotency, 'body_hash', 'jobs')
-  if earlier[1] then return { earlier[1] == body_hash and 'exists' or 'conflict', earlier[2], {} } end
+  if earlier[1] and earlier[1] ~= body_hash then return answer('conflict') end
+  if earlier[1] then return answer('exists', { ids = earlier[2] }) end
 end
 
-if redis.call('EXISTS', PREFIX .. 'nearly_full') == 1 then return { 'nearly_full', '', {} } end
-local most_bytes = share * tonumber(redis.call('GET', PREFIX .. 'maxmemory') or 0)
+if redis.call('EXISTS', PREFIX .. 'nearly_full') == 1 then return answer('nearly_full') end
+local most_bytes = memory_share * tonumber(redis.call('GET', PREFIX .. 'maxmemory') or 0)
 local own_bytes = tonumber(redis.call('HGET', PREFIX .. 'bytes', owner) or 0)
-if most_bytes > 0 and own_bytes + bytes > most_bytes then return { 'over_share', '', {} } end
+if most_bytes > 0 and own_bytes + bytes > most_bytes then return answer('over_share') end
 
 local function is_known()
-  if is_own_model then return true end -- Before its first worker came up, too.
+  if is_own_model then return true end -- Even before its first worker has started.
   if queue == 'any:' .. model then return redis.call('HEXISTS', PREFIX .. 'models_since', model) == 1 end
   return redis.call('SISMEMBER', key('pools', model), queue) == 1
 end
 
-if not is_known() then return { 'unknown', '', {} } end
+if not is_known() then return answer('unknown') end
 local time = now()
 local live, widest = slots_of(workers_of(model, queue, time))
--- Where none lives, the one that was seen last; where none ever was, the job waits for one.
+-- While no worker lives, the one that was seen last counts. If there never was one, the job waits for the first.
 if widest == 0 then widest = tonumber(redis.call('HGET', PREFIX .. 'widest', queue) or widest_job) end
-if widest_job > widest then return { 'too_wide', tostring(widest), {} } end
+if widest_job > widest then return answer('too_wide', { widest = widest }) end
 
--- Where no worker has announced it yet, this web's own engine is known by its first job.
+-- This web process' own engine becomes known by its first job, if no worker has announced it yet.
 if queue ~= 'any:' .. model then redis.call('SADD', key('pools', model), queue) end
 local waiting, queues = 0, engine_pools_of(model)
 queues[#queues + 1] = 'any:' .. model
@@ -70,31 +76,36 @@ for _, one in ipairs(queues) do
 end
 if waiting + #jobs > max_queued then
   local slot_seconds = tonumber(redis.call('HGET', key('stats', model), 'slot_seconds') or 1)
-  return { 'full', tostring(math.ceil(slot_seconds * #jobs / math.max(1, live))), {} }
+  return answer('full', { retry_after = math.ceil(slot_seconds * #jobs / math.max(1, live)) })
 end
 
 local length = tonumber(redis.call('HGET', PREFIX .. 'lengths', model) or UNKNOWN_LENGTH)
 
-local function create(job, created_at)
-  local id, record = job.id, key('job', job.id)
-  -- Start-time fair queueing: an owner's next job starts, in virtual time, where the last one ends. What the model's
-  -- length does not allow is not charged for.
-  local cost = job.n * math.min(job.max_tokens, length)
+-- Start-time fair queueing: an owner's next job starts, in virtual time, where the last one ends. Tokens beyond the
+-- model's length are not charged.
+local function tag_of(cost)
   local virtual = tonumber(redis.call('GET', key('virtual', model)) or 0)
   local tag = math.max(virtual, tonumber(redis.call('ZSCORE', key('finish', model), owner) or 0))
   redis.call('ZADD', key('finish', model), precise(tag + cost), owner)
+  return tag
+end
+
+local function create(job, created_at)
+  local id, record = job.id, key('job', job.id)
+  local cost = job.n * math.min(job.max_tokens, length)
+  local tag = tag_of(cost)
   job.score = precise(tag - job.bonus)
 
   redis.call('HSET', record, 'id', id, 'owner', owner, 'queue', queue, 'model', model, 'status', 'queued',
     'request', job.request, 'version', job.version, 'n', job.n, 'cost', cost, 'tag', precise(tag),
     'score', job.score, 'created_at', created_at, 'attempts', '[]', 'fails', 0, 'bytes', job.bytes)
-  if job.timeout ~= '' then redis.call('HSET', record, 'timeout', job.timeout) end
+  if job.timeout then redis.call('HSET', record, 'timeout', job.timeout) end
   if job.is_seed_drawn then redis.call('HSET', record, 'seed_drawn', 1) end
   -- For lists: they need not read all of the prompt.
-  if job.prompt_start ~= '' then redis.call('HSET', record, 'prompt_start', job.prompt_start) end
+  if job.prompt_start then redis.call('HSET', record, 'prompt_start', job.prompt_start) end
   if idempotency_key ~= '' then redis.call('HSET', record, 'idempotency_key', idempotency_key) end
-  if job.expires_in ~= '' then
-    job.expires_at = time + tonumber(job.expires_in)
+  if job.expires_in then
+    job.expires_at = time + job.expires_in
     redis.call('HSET', record, 'expires_at', precise(job.expires_at))
     watch_deadline(job, id)
   end
@@ -103,8 +114,8 @@ local function create(job, created_at)
   redis.call('ZADD', key('jobs', owner) .. ':queued', created_at, id)
 end
 
--- A microsecond apart, because lists of jobs use this time as their cursor. A job takes longer than that to create, so
--- the next call's time is a later one.
+-- A microsecond apart, because lists of jobs use this time as their cursor. A job takes longer than that to create, so the
+-- next call's time is a later one.
 for i, job in ipairs(jobs) do create(job, precise(time + (i - 1) / 1000000)) end
 redis.call('HINCRBY', PREFIX .. 'counts', 'queued', #jobs)
 add_bytes(owner, bytes)
@@ -112,6 +123,5 @@ if idempotency_key ~= '' then
   redis.call('HSET', idempotency, 'body_hash', body_hash, 'jobs', ids, 'left', #jobs)
 end
 
-local offers = {}
-dispatch(model, time, offers)
-return { 'created', ids, offers, precise(time) }
+dispatch(model, time)
+return answer('created', { ids = ids, created_at = precise(time) })

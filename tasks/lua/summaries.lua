@@ -1,18 +1,21 @@
--- What lists show of jobs, without what may be long.
+-- Reads what lists show of jobs, without the fields that may be long.
 --
--- Arguments: the bytes from which on the answer is long enough, then job ids
--- Answers: for the first of the jobs, for one at least, {status ('' where there is no such job), model, created_at,
---          start of the prompt, request}. The start is '' where the request is short; the request is '' where there
---          is a start. The caller asks for the rest.
-local long_enough = tonumber(ARGV[5])
-local answer, bytes = {}, 0
-for i = 6, #ARGV do
+-- Reads:   the records
+-- Arguments:
+--   long_enough: number    bytes; the script stops after the job that brings its answer to this size
+--   ids: texts
+-- Answers:
+--   ok    rows: for the first of the jobs, for one at least, {status, model, created_at, start of the prompt, request}. The
+--         status is empty if there is no such job. Either the start is empty, because the request is short, or the
+--         request is. The caller asks for the rest.
+local rows, bytes = {}, 0
+for i, id in ipairs(ids) do
   if bytes >= long_enough then break end
-  local record = key('job', ARGV[i])
+  local record = key('job', id)
   local f = redis.call('HMGET', record, 'status', 'model', 'created_at', 'prompt_start')
   local start, request = f[4] or '', ''
   if start == '' then request = redis.call('HGET', record, 'request') or '' end
   bytes = bytes + #start + #request
-  answer[#answer + 1] = { f[1] or '', f[2] or '', f[3] or '', start, request }
+  rows[i] = { f[1] or '', f[2] or '', f[3] or '', start, request }
 end
-return answer
+return answer('ok', { rows = rows })

@@ -1,6 +1,7 @@
--- Behind the prelude: jobs that wait although a worker could run them, as 'job worker' texts.
+-- Reads the jobs that wait although a worker could run them, as 'job worker' texts. Each script that frees a slot
+-- dispatches, so nobody should ever see one. Also reads the jobs on offer, as 'offered job worker'.
 --
--- Each script that frees a slot dispatches, so nobody should ever see one. And jobs on offer, as 'offered job worker'.
+-- Needs:   dispatch
 local time, found = now(), {}
 for _, model in ipairs(redis.call('HKEYS', PREFIX .. 'models_since')) do
   for _, worker in ipairs(workers_of(model, 'any:' .. model, time)) do

@@ -11,11 +11,12 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from tasks import keys
-from tasks.scripts import LUA
+from tasks.script_source import assemble
+from tasks.scripts import SHARED_ARGUMENTS
 from tests.chaos.clients import Verdict
 from tests.chaos.fleet import SETTINGS, Fleet
 
-SCRIPT = (LUA / "prelude.lua").read_text() + (Path(__file__).parent / "watch.lua").read_text()
+SCRIPT = assemble(Path(__file__).parent / "watch.lua", SHARED_ARGUMENTS)
 LOOK_SECONDS = 0.25
 STUCK_SECONDS = 20.0
 """Longer than any outage: processes are paused and cut off for 4 s at most."""
@@ -56,7 +57,7 @@ class Watch:
 
     def _look_at_jobs(self, redis: Redis) -> None:
         arguments = (keys.PREFIX, SETTINGS["LEASE_SECONDS"], keys.RESEND_OFFER_SECONDS, 86_400)
-        found = set(redis.eval(SCRIPT, 0, *map(str, arguments)))
+        found = set(redis.eval(SCRIPT.text, 0, *map(str, arguments)))
         now = time.monotonic()
         self._seen = {text: self._seen.get(text, now) for text in found}
         for text, since in self._seen.items():

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from tasks.app import JobApp
-from tasks.connection import connect
 from tasks.request import parse_request
 from tasks.settings import ANONYMOUS, Settings
 from tasks.store import Store
@@ -38,7 +37,7 @@ def celery_app(echo_settings: Settings) -> Iterator[JobApp]:
 
 @pytest.fixture
 def store(celery_app: JobApp) -> Store:
-    return Store(connect(celery_app.settings), celery_app.settings, celery_app.send_offers)
+    return Store(celery_app.scripts())
 
 
 @pytest.fixture

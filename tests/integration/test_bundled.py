@@ -14,7 +14,6 @@ from torch import Tensor
 from transformers import AutoTokenizer, OPTForCausalLM
 
 from tasks.app import JobApp
-from tasks.connection import connect
 from tasks.job import Job, Status
 from tasks.log import TokenEntry
 from tasks.request import parse_request
@@ -50,7 +49,7 @@ Submit = Callable[..., str]
 @pytest.fixture
 def store(redis_url: str) -> Store:
     app = JobApp(Settings(redis_url=redis_url))
-    return Store(connect(app.settings), app.settings, app.send_offers)
+    return Store(app.scripts())
 
 
 @pytest.fixture

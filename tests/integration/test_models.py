@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from tasks.app import JobApp
-from tasks.connection import connect
 from tasks.job import Job, Status
 from tasks.request import parse_request
 from tasks.settings import ANONYMOUS, Settings
@@ -26,7 +25,7 @@ JOBS = 6
 @pytest.fixture
 def store(redis_url: str) -> Store:
     app = JobApp(Settings(redis_url=redis_url))
-    return Store(connect(app.settings), app.settings, app.send_offers)
+    return Store(app.scripts())
 
 
 @pytest.fixture

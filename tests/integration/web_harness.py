@@ -24,7 +24,7 @@ from redis.retry import Retry
 from tasks.job import FinishReason, JobError, Status
 from tasks.leases import Claim, Leases, Outcome, WorkerInfo, Write, WriteAnswer, WriteStatus
 from tasks.log import TokenEntry
-from tasks.scripts import Offer
+from tasks.scripts import Offer, Scripts
 from tasks.settings import Settings
 from tests.conftest import free_port
 from tests.waiting import PATIENCE_SECONDS, eventually
@@ -144,7 +144,7 @@ class Player:
     """Plays the worker: claims what is on offer and writes what the test says, through the real Lua."""
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
-        self.leases = Leases(redis, settings, send_offers=_nobody)
+        self.leases = Leases(Scripts(redis, settings, send_offers=_nobody))
         self.info = WorkerInfo("worker@test", "m", "echo", settings.max_num_seqs, 0, 0.0)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._live)

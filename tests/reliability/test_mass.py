@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from tasks.app import JobApp
-from tasks.connection import connect
 from tasks.request import parse_request
 from tasks.settings import ANONYMOUS, Settings
 from tasks.store import Store
@@ -46,7 +45,7 @@ def test_64_prompts_taken_over_at_once_cost_no_lease(redis_url: str, tmp_path: P
         "OMP_NUM_THREADS": "1",
     }
     app = JobApp(Settings(redis_url=redis_url, max_num_seqs=64))
-    store = Store(connect(app.settings), app.settings, app.send_offers)
+    store = Store(app.scripts())
     # Prompts are prefilled a few a step, so the first jobs are some hundred tokens ahead of the last.
     tokens = 400
     bodies = [

@@ -11,6 +11,7 @@ from tasks import keys
 from tasks.connection import connect
 from tasks.errors import OutcomeUnknownError, UnavailableError
 from tasks.request import parse_request
+from tasks.scripts import Scripts
 from tasks.settings import Settings
 from tasks.store import Store
 from tests.conftest import free_port
@@ -22,7 +23,7 @@ REQUEST = parse_request({"prompt": "x"})
 
 def store_on(redis_url: str) -> Store:
     settings = Settings(redis_url=redis_url, model_id="m")
-    return Store(connect(settings), settings, send_offers=lambda _offers: None)
+    return Store(Scripts(connect(settings), settings, send_offers=lambda _offers: None))
 
 
 def test_it_may_have_been_accepted_and_can_be_repeated(redis_url: str, redis: Redis) -> None:

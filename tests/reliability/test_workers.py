@@ -11,7 +11,6 @@ import pytest
 
 from tasks import keys
 from tasks.app import JobApp
-from tasks.connection import connect
 from tasks.job import Attempt, JobError, Status
 from tasks.request import parse_request
 from tasks.settings import ANONYMOUS, Settings
@@ -177,7 +176,7 @@ def test_a_slow_model_is_not_taken_for_one_that_hangs(
         "SLOW": slow,
     }
     with JobApp(Settings(redis_url=redis_url, max_num_seqs=4)) as app:
-        store = Store(connect(app.settings), app.settings, app.send_offers)
+        store = Store(app.scripts())
         body = {"prompt": prompt, "max_tokens": max_tokens, "ignore_eos": True}
         jobs = [store.submit(parse_request(body), ANONYMOUS).job_id for _ in range(4)]
         slow_app = "tests.reliability.slow"

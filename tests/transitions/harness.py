@@ -12,7 +12,7 @@ from tasks.job import Status
 from tasks.leases import Claim, Leases, Outcome, WorkerInfo, Write
 from tasks.reaper import Reaper
 from tasks.request import parse_request
-from tasks.scripts import Offer
+from tasks.scripts import Offer, Scripts
 from tasks.settings import Settings
 from tasks.store import Store
 
@@ -24,9 +24,10 @@ class Harness:
         self.redis: Any = redis
         self.settings = settings
         self.offers: list[Offer] = []
-        self.store = Store(redis, settings, self.send_offers)
-        self.leases = Leases(redis, settings, self.send_offers)
-        self.reaper = Reaper(redis, settings, self.send_offers)
+        self.scripts = Scripts(redis, settings, self.send_offers)
+        self.store = Store(self.scripts)
+        self.leases = Leases(self.scripts)
+        self.reaper = Reaper(self.scripts)
 
     def send_offers(self, offers: Sequence[Offer]) -> None:
         self.offers += offers
@@ -64,8 +65,13 @@ class Harness:
         self.reap()
 
     def reap(self) -> None:
-        self.redis.set(keys.PREFIX + "reaped_at", str(self.store._now()))
+        self.redis.set(keys.PREFIX + "reaped_at", str(self.now()))
         self.reaper.reap()
+
+    def now(self) -> float:
+        """Redis' time."""
+        seconds, micros = self.redis.time()
+        return float(seconds + micros / 1e6)
 
     def slots_taken(self) -> dict[str, int]:
         """By worker."""

@@ -110,7 +110,7 @@ def test_a_process_that_stands_still_keeps_its_jobs(harness: Harness) -> None:
         for _ in range(3):
             look_again_later(harness)
             assert place(harness, claim.job_id) == "leases"
-            harness.redis.zadd(keys.leases("echo:m"), {claim.job_id: harness.store._now() + 5})
+            harness.redis.zadd(keys.leases("echo:m"), {claim.job_id: harness.now() + 5})
 
 
 def test_a_connection_that_is_made_again_costs_nothing(harness: Harness) -> None:
@@ -173,7 +173,7 @@ def test_a_gap_in_time_gives_nobody_up(harness: Harness) -> None:
         harness.reap()
     harness.reap()
     pass_time(harness)
-    harness.redis.set(keys.PREFIX + "reaped_at", str(harness.store._now() - 60))
+    harness.redis.set(keys.PREFIX + "reaped_at", str(harness.now() - 60))
     harness.reaper.reap()
     assert place(harness, claim.job_id) == "leases"
 

@@ -324,9 +324,9 @@ def test_no_lease_is_believed_to_have_run_out_across_a_gap_in_time(harness: Harn
     harness.worker(1)
     claim = harness.claim(harness.submit())
     harness.redis.zadd(keys.leases("echo:m"), {claim.job_id: 0})
-    harness.redis.set(keys.PREFIX + "reaped_at", str(harness.store._now() - gap))
+    harness.redis.set(keys.PREFIX + "reaped_at", str(harness.now() - gap))
     harness.reaper.reap()
-    assert harness.redis.zscore(keys.leases("echo:m"), claim.job_id) > harness.store._now()
+    assert harness.redis.zscore(keys.leases("echo:m"), claim.job_id) > harness.now()
 
 
 def test_expires_in_ends_a_job_that_waits(harness: Harness) -> None:
@@ -550,13 +550,13 @@ def test_summaries_bring_no_long_prompts_along(harness: Harness) -> None:
         (jobs[1], "b" * 200, 1),
         (jobs[2], "short", 2),
     ]
-    answer = harness.store._scripts.call("summaries", keys.LONG_ANSWER_BYTES, *jobs)
+    answer = harness.scripts.call("summaries", long_enough=keys.LONG_ANSWER_BYTES, ids=jobs)["rows"]
     assert sum(len(text) for row in answer for text in row) < 3000
     # Records of a version that kept no start of the prompt: these are read whole, and so in parts.
     for job_id in jobs[:2]:
         harness.redis.hdel(keys.job(job_id), "prompt_start")
     assert harness.store.summaries(jobs) == found
-    assert len(harness.store._scripts.call("summaries", 400_000, *jobs)) == 1
+    assert len(harness.scripts.call("summaries", long_enough=400_000, ids=jobs)["rows"]) == 1
 
 
 def test_retry_is_a_new_job_with_the_same_request(harness: Harness) -> None:

@@ -34,7 +34,8 @@ from tasks.leases import Claim, Leases, Outcome, WorkerInfo, Write, WriteStatus
 from tasks.log import DoneEntry, Entry, StatusEntry, TokenEntry
 from tasks.reaper import Reaper
 from tasks.request import Priority, parse_request
-from tasks.scripts import Argument, Offer, Scripts
+from tasks.script_source import Encoded
+from tasks.scripts import Offer, Scripts
 from tasks.settings import EngineKind, Settings
 from tasks.store import Store
 
@@ -58,9 +59,9 @@ OWNERS = st.sampled_from(["ada", "bob", "eve"])
 class DoubledScripts(Scripts):
     """Runs every script twice with the same arguments, as redis-py does when an answer was lost."""
 
-    def call(self, name: str, *arguments: Argument) -> Any:
-        super().call(name, *arguments)
-        return super().call(name, *arguments)
+    def _run(self, name: str, arguments: Sequence[Encoded]) -> Any:
+        super()._run(name, arguments)
+        return super()._run(name, arguments)
 
 
 class Transitions(RuleBasedStateMachine):
@@ -73,11 +74,8 @@ class Transitions(RuleBasedStateMachine):
         super().__init__()
         self.redis.flushall()
         config = Settings(redis_url="redis://unused", model_id=MODEL, max_num_seqs=4, max_queued_jobs=8)
-        self.store = Store(self.redis, config, self.check_offers)
-        self.leases = Leases(self.redis, config, self.check_offers)
-        self.reaper = Reaper(self.redis, config, self.check_offers)
-        for part in (self.store, self.leases, self.reaper):
-            part._scripts = self.scripts(self.redis, config)
+        scripts = self.scripts(self.redis, config, self.check_offers)
+        self.store, self.leases, self.reaper = Store(scripts), Leases(scripts), Reaper(scripts)
         self.logs: dict[str, list[Entry]] = {}
         self.tokens: dict[str, str] = {}
         self.ended: dict[str, Status] = {}
@@ -299,7 +297,7 @@ class Transitions(RuleBasedStateMachine):
             self.reap()
 
     def reap(self) -> None:
-        self.redis.set(keys.PREFIX + "reaped_at", str(self.store._now()))
+        self.redis.set(keys.PREFIX + "reaped_at", str(self.now()))
         for engine_pool in ENGINE_POOLS:
             for job_id in self.redis.zrangebyscore(keys.leases(engine_pool), "-inf", 0):
                 self.tokens.pop(str(job_id))
@@ -405,6 +403,10 @@ class Transitions(RuleBasedStateMachine):
             assert sum(job_id in self.logs for job_id in jobs.split(",")) == int(left) > 0
 
     # --- helpers
+
+    def now(self) -> float:
+        seconds, micros = self.redis.time()
+        return float(seconds + micros / 1e6)
 
     def place(self, job_id: str) -> str | None:
         place: str | None = self.redis.hget(keys.job(job_id), "place")

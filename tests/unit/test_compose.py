@@ -15,6 +15,7 @@ import yaml  # type: ignore[import-untyped]
 from redis import Redis
 
 from tasks.leases import Leases, WorkerInfo
+from tasks.scripts import Scripts
 from tasks.settings import Settings
 
 CHECKOUT = Path(__file__).parents[2]
@@ -141,9 +142,8 @@ def test_the_workers_health_check_wants_its_own_heartbeat(
     redis: Redis, redis_url: str, settings: Settings, name: str, returncode: int
 ) -> None:
     assert '"-n", "worker@%h"' in (CHECKOUT / "worker" / "Dockerfile").read_text()
-    leases = Leases(
-        redis, settings.model_copy(update={"lease_seconds": 600}), send_offers=lambda _offers: None
-    )
+    patient = settings.model_copy(update={"lease_seconds": 600})
+    leases = Leases(Scripts(redis, patient, send_offers=lambda _offers: None))
     leases.heartbeat(WorkerInfo(f"worker@{name}", "m", "echo", 1, 0, 0.0))
     done = run_script("worker_alive.py", REDIS_URL=redis_url)
     assert (done.returncode, "no heartbeat" in done.stderr) == (returncode, returncode == 1)

@@ -20,7 +20,7 @@ from tasks.leases import Leases, Outcome
 from tasks.log import StatusEntry, TokenEntry
 from tasks.reaper import Reaper
 from tasks.request import JobRequest, parse_request
-from tasks.scripts import Offer
+from tasks.scripts import Offer, Scripts
 from tasks.settings import EngineKind, Settings
 from tasks.store import Store
 from tests.conftest import free_port, start_redis
@@ -69,9 +69,9 @@ class Worker:
         self.redis: Any = connect(settings)
         self.tasks: dict[str, CeleryTask] = {}
         self.deliver = deliver
-        self.store = Store(self.redis, settings, self.send_offers)
+        self.store = Store(Scripts(self.redis, settings, self.send_offers))
         self._of_leases: Any = connect(settings)
-        leases = Leases(self._of_leases, settings, self.send_offers)
+        leases = Leases(Scripts(self._of_leases, settings, self.send_offers))
         engine = engine or EchoEngine(settings)
         self.flusher = Flusher(engine, leases, settings, "w1", SureDelivery())
 
@@ -215,7 +215,7 @@ def test_prompts_that_take_leases_to_tokenize_cost_none(settings: Settings) -> N
             return super().encode(request, now)
 
     worker = Worker(settings, engine=SlowTokenizer(settings))
-    reaper = Reaper(connect(settings), settings, worker.send_offers)
+    reaper = Reaper(Scripts(connect(settings), settings, worker.send_offers))
     jobs = [worker.submit(max_tokens=4) for _ in range(4)]
     reaper.start()
     worker.flusher.start()

@@ -10,7 +10,7 @@ from redis.retry import Retry
 
 from tasks.failover import connection_class
 from tasks.job import Job, Status
-from tasks.store import JobHeader, Store
+from tasks.reading import JobHeader, JobReader
 from web.relay.events import Batch
 
 PAGE_ENTRIES = 500
@@ -53,21 +53,21 @@ class Page:
 class JobLog:
     """Every method may raise redis.exceptions.RedisError."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, reader: JobReader) -> None:
+        self._reader = reader
 
     def ping(self) -> None:
-        self._store.redis.ping()
+        self._reader.redis.ping()
 
     def header(self, job_id: str, owner: str | None) -> JobHeader:
         """Returns what a stream must know of a job; `owner` None means anybody's. Raises JobNotFoundError."""
-        return self._store.header(job_id, owner)
+        return self._reader.header(job_id, owner)
 
     def job(self, job_id: str) -> Job:
         """Raises JobNotFoundError."""
-        return self._store.get(job_id)
+        return self._reader.get(job_id)
 
     def page(self, job_id: str, after: int) -> Page:
         """Returns the next entries with seq > after, and the job's status at the same moment."""
-        page = self._store.read_page(job_id, after, PAGE_ENTRIES)
+        page = self._reader.read_page(job_id, after, PAGE_ENTRIES)
         return Page(Batch.of_entries(after + 1, page.entry_texts), page.status)

@@ -7,11 +7,11 @@ import logging
 from flask import Blueprint, Response
 from redis.exceptions import RedisError
 
-from tasks.connection import is_away
+from tasks.connection import REDIS_RETRY_SECONDS, is_away
 from tasks.errors import UnavailableError
 from tasks.job import Job
 from tasks.request import parse_request
-from tasks.store import REDIS_RETRY_SECONDS, Submission
+from tasks.submission import Submission
 from web import auth, parameters
 from web.error_responses import error_response
 from web.json_body import read_json

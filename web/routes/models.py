@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Blueprint, Response
 
 from tasks.errors import ModelNotFoundError
-from tasks.store import Model
+from tasks.registry import Model
 from web.answers import ModelBody, ModelListBody
 from web.render import json_response
 from web.services import services

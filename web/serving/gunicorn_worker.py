@@ -149,4 +149,4 @@ class _ProblemSocket:
 def start_reaper(worker: Worker) -> None:
     """Starts this process' reaper: deadlines must also fire while no worker is alive."""
     s = services_of(worker.wsgi)
-    Reaper(s.store.redis, s.settings, s.send_offers).start()
+    Reaper(s.store.scripts).start()

@@ -1,0 +1,52 @@
+-- A job's record and log: reading them, and the changes that concern nothing else.
+
+-- A job is run alone after this many attempts in a row that died without a token: it may be what killed its workers.
+local ALONE_FROM_FAILS = 2
+
+-- Returns the fields of a record that the transitions need, or nil if there is no such job.
+local function load_job(id)
+  local f = redis.call('HMGET', key('job', id), 'owner', 'queue', 'status', 'n', 'score', 'cost',
+    'created_at', 'started_at', 'timeout_at', 'expires_at', 'token', 'place', 'progress', 'model', 'pool',
+    'worker', 'taken', 'fails', 'version', 'bytes')
+  if not f[1] then return nil end
+  return {
+    owner = f[1], queue = f[2], status = f[3], n = tonumber(f[4]), score = f[5], cost = tonumber(f[6]),
+    created_at = f[7], started_at = tonumber(f[8]), timeout_at = tonumber(f[9]),
+    expires_at = tonumber(f[10]), lease_token = f[11], place = f[12], progress = f[13] == '1',
+    model = f[14], engine_pool = f[15], worker = f[16], taken = tonumber(f[17]),
+    is_alone = (tonumber(f[18]) or 0) >= ALONE_FROM_FAILS, version = tonumber(f[19]),
+    bytes = tonumber(f[20]),
+  }
+end
+
+local function set_status(job, id, from, to)
+  redis.call('HSET', key('job', id), 'status', to)
+  redis.call('HINCRBY', PREFIX .. 'counts', from, -1)
+  redis.call('HINCRBY', PREFIX .. 'counts', to, 1)
+  local index = key('jobs', job.owner)
+  redis.call('ZREM', index .. ':' .. from, id)
+  redis.call('ZADD', index .. ':' .. to, job.created_at, id)
+end
+
+-- Appends entries to the log and publishes them to the readers: [first seq, entry, ...].
+local function append(id, entries)
+  local length = redis.call('RPUSH', key('log', id), unpack(entries))
+  local first = length - #entries + 1
+  redis.call('PUBLISH', key('events', id), '[' .. first .. ',' .. table.concat(entries, ',') .. ']')
+end
+
+-- Adds to the memory that an owner's records are counted to take.
+local function add_bytes(owner, bytes)
+  if redis.call('HINCRBY', PREFIX .. 'bytes', owner, bytes) <= 0 then redis.call('HDEL', PREFIX .. 'bytes', owner) end
+end
+
+local function end_attempt(id, time, reason)
+  local record = key('job', id)
+  local attempts = cjson.decode(redis.call('HGET', record, 'attempts') or '[]')
+  local last = attempts[#attempts]
+  if last and not last.ended_at then
+    last.ended_at = time
+    last.reason = reason
+    redis.call('HSET', record, 'attempts', cjson.encode(attempts))
+  end
+end

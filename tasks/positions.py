@@ -1,0 +1,66 @@
+"""Where waiting jobs stand: their position, the estimated time until they start, and why they wait."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from tasks.job import Job, Status
+from tasks.scripts import Scripts
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A waiting job's place, as positions.lua answers."""
+
+    ahead: int
+    """Jobs that come before it; -1 if it is on offer to a worker."""
+    live_slots: int
+    """Of all workers that may take it."""
+    widest: int
+    """Slots of the widest of them."""
+    slot_seconds: float | None
+    """How long a job of its model takes a slot, on average; None while unknown."""
+    is_too_new: bool
+    """Workers live, but their releases do not understand its record."""
+
+    @property
+    def queue_position(self) -> int:
+        return max(self.ahead, 0)
+
+    def applied_to(self, job: Job) -> Job:
+        """Returns the job with its position. Between two attempts a job has no position, only a reason."""
+        n = job.request["n"]
+        reason = self._reason(n)
+        if job.status is not Status.QUEUED:
+            return replace(job, reason=reason)
+        eta = None
+        if self.slot_seconds is not None and self.live_slots and n <= self.widest:
+            eta = round((self.ahead + 1) * self.slot_seconds / self.live_slots, 3)
+        return replace(job, queue_position=self.queue_position, eta_seconds=eta, reason=reason)
+
+    def _reason(self, n: int) -> str:
+        if self.is_too_new:
+            return "the workers of this model are of an earlier release, which cannot run this request"
+        if not self.live_slots:
+            return "no worker serves this model at present"
+        if n > self.widest:
+            return f"no worker has the {n} slots that it takes at present; the widest has {self.widest}"
+        if self.ahead < 0:
+            return "a worker is about to start it"
+        if self.ahead == 0:
+            return "next in line"
+        return f"{self.ahead} job{'s' if self.ahead > 1 else ''} ahead"
+
+
+def positions(scripts: Scripts, waiting: Sequence[str]) -> dict[str, Position]:
+    """Returns where waiting jobs stand, by id. Raises redis.exceptions.RedisError."""
+    if not waiting:
+        return {}
+    rows = scripts.call("positions", ids=waiting)["positions"]
+    return {job_id: _parsed(*row) for job_id, row in zip(waiting, rows, strict=True)}
+
+
+def _parsed(ahead: int, live_slots: int, widest: int, slot_seconds: str, is_too_new: int) -> Position:
+    seconds = float(slot_seconds) if slot_seconds else None
+    return Position(ahead, live_slots, widest, seconds, bool(is_too_new))
