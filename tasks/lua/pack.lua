@@ -29,4 +29,5 @@ if redis.call('HEXISTS', record, 'packed_log') == 0 and redis.call('LLEN', key('
   redis.call('DEL', key('log', id))
   redis.call('ZREM', PREFIX .. 'unpacked', id)
 end
-return answer(redis.call('HEXISTS', record, 'packed_log') == 1 and 'packed' or 'not_packed')
+local is_packed = redis.call('HEXISTS', record, 'packed_log') == 1
+return answer(is_packed and 'packed' or 'not_packed')

@@ -1,0 +1,151 @@
+"""docs/keys.md lists the keys that the sources build and that a Redis in use has."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from tasks import keys
+from tasks.job import JobError, Status
+from tasks.leases import Leases, Outcome, Write
+from tasks.log import TokenEntry
+from tasks.reaper import Reaper
+from tasks.request import parse_request
+from tasks.script_source import Encoded
+from tasks.scripts import Scripts
+from tasks.settings import Settings
+from tasks.store import Store
+from tests.transitions.harness import Harness
+
+ROOT = Path(__file__).parents[2]
+KEYS_PART, RECORD_PART = (ROOT / "docs" / "keys.md").read_text().split("\n## The record\n")
+KEY_ROW = re.compile(r"^\| `([^`]+)` \| ([a-z ]+) \|", re.MULTILINE)
+FIELD_ROW = re.compile(r"^\| (`[^|]+`) \| [^|]+ \|$", re.MULTILINE)
+TYPES = {"sorted set": "zset"}
+"""Redis' name of a type, where it has another one."""
+
+NOT_IN_THESE_TESTS = {"ticket", "nothing"}
+"""The web writes tickets; nothing never exists."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    name: str
+    type: str
+
+    @property
+    def kind(self) -> str:
+        return self.name.split(":")[0]
+
+
+ROWS = [Row(name, TYPES.get(kind, kind)) for name, kind in KEY_ROW.findall(KEYS_PART)]
+
+
+def kinds_in_sources() -> set[str]:
+    found: set[str] = set()
+    for path in (ROOT / "tasks" / "lua").rglob("*.lua"):
+        source = path.read_text()
+        found |= {*re.findall(r"\bkey\('(\w+)'", source), *re.findall(r"PREFIX \.\. '(\w+)'", source)}
+    for folder in ("tasks", "web", "worker", "client", "deploy"):
+        for path in (ROOT / folder).rglob("*.py"):
+            source = path.read_text()
+            found |= {
+                *re.findall(r"\{(?:keys\.)?PREFIX\}(\w+)", source),
+                *re.findall(r'PREFIX \+ "(\w+)', source),
+            }
+    return found
+
+
+def test_the_table_lists_the_keys_of_the_sources() -> None:
+    assert {row.kind for row in ROWS} == kinds_in_sources()
+    assert len(ROWS) == len({row.name for row in ROWS})
+
+
+class WatchedScripts(Scripts):
+    """Notes the keys, their types and the fields of the records after each call."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.seen: set[Row] = set()
+        self.fields: set[str] = set()
+
+    def _run(self, name: str, arguments: Sequence[Encoded]) -> Any:
+        answer = super()._run(name, arguments)
+        self.note()
+        return answer
+
+    def note(self) -> None:
+        redis: Any = self.redis
+        for key in redis.keys("*"):
+            assert key.startswith(keys.PREFIX), key
+            row = Row(key.removeprefix(keys.PREFIX), redis.type(key))
+            self.seen.add(Row(row.kind, row.type))
+            if row.kind == "job":
+                self.fields |= redis.hgetall(key).keys()
+
+
+class WatchedHarness(Harness):
+    scripts: WatchedScripts
+
+    def __init__(self, redis: Redis, settings: Settings) -> None:
+        super().__init__(redis, settings)
+        self.scripts = WatchedScripts(redis, settings, self.send_offers)
+        self.store, self.leases = Store(self.scripts), Leases(self.scripts)
+        self.reaper = Reaper(self.scripts)
+
+
+@pytest.fixture
+def harness(redis: Redis, settings: Settings) -> Iterator[WatchedHarness]:
+    yield WatchedHarness(redis, settings)
+    redis.config_set("maxmemory", 0)
+
+
+def live_through_everything(harness: WatchedHarness) -> None:
+    """At least one job of each kind, a worker that dies, and a Redis that is nearly full."""
+    channel = keys.lifeline("w1", "p")
+    with harness.redis.pubsub() as lifeline:
+        lifeline.subscribe(channel)
+        lifeline.get_message(timeout=5)
+        harness.worker(4, lifeline=channel, length=64)
+        harness.reap()
+        options = {"prompt": "x" * 5000, "timeout": 60, "expires_in": 60}
+        job = harness.store.submit(parse_request(options), "ada", "key").job_id
+        claim = harness.claim(job)
+        harness.leases.flush([Write(job, "t", 1, 4, (TokenEntry(0, (1,), "a"),))])
+        harness.reap()
+        harness.store.cancel(job)
+    harness.leases.flush([Write(job, "t", 2, 4, (), Outcome(Status.CANCELLED))])
+    harness.make_due(keys.PREFIX + "unpacked", job)
+
+    for error in (JobError("prompt_too_long", "in words"), None):
+        claim = harness.claim(harness.submit(prompt="x" * 5000))
+        outcome = Outcome(Status.FAILED, error) if error else Outcome(Status.COMPLETED)
+        harness.leases.flush([Write(claim.job_id, "t", 1, 4, (), outcome)])
+        harness.make_due(keys.PREFIX + "unpacked", claim.job_id)
+
+    waiting, lost = harness.submit(n=4, expires_in=60), harness.submit(n=4)
+    harness.redis.delete(keys.job(lost))
+    harness.leases.release([(waiting, harness.claim(waiting).lease_token)], "drained")
+    harness.store.cancel(waiting)
+    harness.reap()
+    harness.redis.config_set("maxmemory", int(harness.redis.info("memory")["used_memory"] / 0.9))
+    harness.reap()
+    assert claim.request
+
+
+def test_the_table_lists_the_keys_of_a_redis_in_use(harness: WatchedHarness) -> None:
+    live_through_everything(harness)
+    expected = {Row(row.kind, row.type) for row in ROWS if row.kind not in NOT_IN_THESE_TESTS}
+    assert harness.scripts.seen == {row for row in expected if row.type != "channel"}
+
+
+def test_the_table_lists_the_fields_of_the_records(harness: WatchedHarness) -> None:
+    live_through_everything(harness)
+    fields = {field for row in FIELD_ROW.findall(RECORD_PART) for field in re.findall(r"`(\w+)`", row)}
+    assert harness.scripts.fields == fields
