@@ -26,12 +26,12 @@ logger = logging.getLogger(__name__)
 
 @cache
 def get_app() -> JobApp:
-    """The process' Celery app, by the environment's settings. Raises SettingsError."""
+    """Returns the process' Celery app, made from the environment's settings. Raises SettingsError."""
     return JobApp(get_settings())
 
 
 def get_store() -> Store:
-    """The process' store, by the environment's settings. Raises SettingsError."""
+    """Returns the process' store, made from the environment's settings. Raises SettingsError."""
     return get_app().store
 
 
@@ -42,7 +42,7 @@ def submit(
     idempotency_key: str | None = None,
     **options: Any,
 ) -> str:
-    """Submit a job from any Python process: its id, good for `celery.result.AsyncResult`.
+    """Submit a job from any Python process. Returns its id, which `celery.result.AsyncResult` takes.
 
     `options` are the other fields of the submit body. Raises InvalidRequestError, QueueFullError,
     IdempotencyConflictError, SettingsError and redis.exceptions.RedisError.
@@ -52,10 +52,10 @@ def submit(
 
 
 def _default_app() -> Celery:
-    """`get_app`, or an app without a result backend where the settings do not allow that.
+    """Returns `get_app()`, or an app without a result backend if the settings are invalid.
 
-    It must not raise: some libraries, vLLM among them, look at all attributes of all modules, and those of
-    Celery lead here.
+    It must not raise: some libraries, vLLM among them, look at all attributes of all modules, and some of
+    Celery's attributes lead here.
     """
     try:
         return get_app()
@@ -65,16 +65,17 @@ def _default_app() -> Celery:
 
 @cache
 def _app_without_settings(reason: str) -> Celery:
-    """As Celery makes it where there is no app."""
+    """Returns what Celery itself makes where there is no app."""
     logger.warning("Celery's default app has no result backend: %s", reason)
     return Celery("default", fixups=[], set_as_current=False)
 
 
 def _offer_default_app() -> None:
-    """Make `get_app` Celery's default for the whole process, unless the process has chosen another one.
+    """Make `get_app` Celery's default for the whole process, unless the process has chosen another app.
 
-    `AsyncResult(job_id)` asks for the current app, which Celery keeps by thread, and then for the default.
-    The app itself is made when it is first used: whoever imports this package need not have settings.
+    `AsyncResult(job_id)` asks for the current app, which Celery keeps for each thread, and then for the
+    default. The app is made when it is first used, so a process can import this package without having
+    settings.
     """
     default = _state.default_app  # type: ignore[attr-defined]
     is_fallback = default is not None and default.main == "default" and not default.set_as_current

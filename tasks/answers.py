@@ -1,6 +1,6 @@
 """The shapes of what clients read about jobs and workers. The API's documentation is made from them.
 
-Typed dicts cost nothing when an answer is built: mypy compares them with the code that builds it.
+Typed dicts cost nothing when an answer is built; mypy compares them with the code that builds it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import Field, GetCoreSchemaHandler
 from pydantic_core import CoreSchema
-from typing_extensions import TypedDict  # Pydantic takes the one of `typing` from Python 3.12 on only.
+from typing_extensions import TypedDict  # Pydantic takes that of `typing` only from Python 3.12 on.
 
 from tasks.job import FinishReason, Status
 from tasks.request import JobRequest

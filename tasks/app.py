@@ -27,22 +27,22 @@ logger = logging.getLogger(__name__)
 
 
 DEFAULT_QUEUE = f"tokenrelay.{keys.SCHEMA}"
-"""Celery wants one. Nothing is sent there: each worker has a queue of its own."""
+"""Celery needs one, but nothing is sent there: each worker has a queue of its own."""
 
 
 def celery_queue(worker: str) -> Queue:
-    """Of one worker; with the schema number, as our keys have it.
+    """Returns the queue of one worker. Its name contains the schema number, like our keys.
 
-    It is bound to no exchange: kombu would keep a binding for every worker that ever was.
+    The queue is bound to no exchange, because kombu would keep a binding for every worker that ever existed.
     """
     name = f"{DEFAULT_QUEUE}.{worker}"
     return Queue(name, routing_key=name, no_ack=True)
 
 
 class PromptConnection(Connection):
-    """Looks for a broker that was away every second or two: Celery's own pause grows to half a minute.
+    """Tries to reach a broker that is away every second or two; Celery's own pause grows to half a minute.
 
-    It leaves a broker that has become a replica.
+    It also leaves a broker that has become a replica.
     """
 
     def get_transport_cls(self) -> type[PrimaryTransport]:
@@ -58,7 +58,7 @@ class PromptAMQP(AMQP):
 
 
 class JobApp(Celery):
-    """A Celery app on the settings' Redis. It becomes Celery's current one where a process has no other."""
+    """A Celery app on the settings' Redis. It becomes Celery's current app if the process has no other."""
 
     amqp_cls = f"{__package__}.app:PromptAMQP"
 
@@ -72,7 +72,7 @@ class JobApp(Celery):
         )
         self.settings = settings
         self.store = Store(self.scripts())
-        """Of all threads and greenlets that use this app, and of its result backend."""
+        """Shared by all threads and greenlets that use this app, and by its result backend."""
         self.conf.update(
             # A message only tells a worker of an offer. The record decides, and a lost message is sent again.
             # So it needs no acknowledgement: see `tasks.generate.OfferRequest`.
@@ -80,13 +80,13 @@ class JobApp(Celery):
             task_default_queue=DEFAULT_QUEUE,
             task_acks_late=False,
             worker_enable_prefetch_count_reduction=False,
-            # A message taken ahead of a free slot would wait behind this worker while another one idles.
+            # A message that is taken before a slot is free would wait at this worker while another one idles.
             worker_disable_prefetch=True,
             worker_cancel_long_running_tasks_on_connection_loss=False,
             worker_hijack_root_logger=False,
             task_serializer="json",
             result_serializer="json",
-            # Celery would build one for each thread otherwise, and in the web each connection is a thread.
+            # Otherwise Celery would build one for each thread, and in the web each connection is a thread.
             result_backend_thread_safe=True,
             accept_content=["json"],
             task_track_started=True,
@@ -108,7 +108,7 @@ class JobApp(Celery):
         return Scripts(redis or connect(self.settings), self.settings, self.send_offers)
 
     def send_offers(self, offers: Sequence[Offer]) -> None:
-        """Tell each worker of its offers. One that cannot be sent now is made again by the reaper."""
+        """Send each offer to its worker's queue. The reaper sends an offer again if it cannot be sent now."""
         for worker, job_id in offers:
             try:
                 queue: Any = celery_queue(worker)  # Celery's stub knows names only.

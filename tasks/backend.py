@@ -1,4 +1,4 @@
-"""Celery's result backend: answers from the record, so that AsyncResult tells the truth. Read-only."""
+"""Celery's result backend. It reads the record, so AsyncResult always agrees with it, and writes nothing."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ STATES = {
 
 
 class JobFailedError(Exception):
-    """A job that failed, as AsyncResult.get() raises it: code and message of the job's error."""
+    """What AsyncResult.get() raises for a job that failed: code and message of the job's error."""
 
 
 class RecordBackend(BaseBackend):
-    """AsyncResult(job_id): `.state` from the record, `.get()` the job as the contract writes it.
+    """Makes `AsyncResult(job_id).state` from the record; `.get()` returns the job object of the API.
 
-    Serves a `tasks.app.JobApp`.
+    It works with a `tasks.app.JobApp` only.
     """
 
     def __init__(self, app: Any, **kwargs: Any) -> None:
@@ -36,11 +36,11 @@ class RecordBackend(BaseBackend):
         self._store = app.store
 
     def _store_result(self, _task_id: str, result: Any, _state: str, *_: Any, **__: Any) -> Any:
-        """Nothing to store: the record said it first, and says it better."""
+        """Stores nothing, because the record already says how the job ended."""
         return result
 
     def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
-        """Celery's view of a job. An unknown id is PENDING, as Celery has it."""
+        """Returns Celery's view of a job. An unknown id is PENDING, as everywhere in Celery."""
         try:
             job = self._store.get(task_id)
         except JobNotFoundError:

@@ -1,4 +1,4 @@
-"""One way to reach Redis, with its patience spelled out."""
+"""The one way to connect to Redis: time-outs, retries, and what errors mean."""
 
 from __future__ import annotations
 
@@ -28,36 +28,37 @@ logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_SECONDS = 2.0
 CALL_TIMEOUT_SECONDS = 5.0
-"""Longer than any script holds Redis, shorter than a client waits for its submit."""
+"""Longer than any script holds Redis, and shorter than a client waits for its submit."""
 
 RETRIES = 3
-"""Every script may be run twice, so a call whose answer was lost is simply made again."""
+"""Every script may run twice, so a call whose answer was lost is simply made again."""
 
 LONGEST_PAUSE_SECONDS = 0.5
-"""Before a call or a connection is tried again."""
+"""The longest pause before a call or a connection is tried again."""
 
 LONGEST_CALL_SECONDS = CALL_TIMEOUT_SECONDS + (RETRIES + 1) * (
     (RETRIES + 1) * (CONNECT_TIMEOUT_SECONDS + LONGEST_PAUSE_SECONDS)
     + (CALL_TIMEOUT_SECONDS + LONGEST_PAUSE_SECONDS)
 )
-"""What a call may take in all: the wait for a connection, then each attempt, which may have to connect."""
+"""The most that a call takes: the wait for a connection, then every attempt, which may have to connect."""
 
 REDIS_RETRY_SECONDS = 2
 """About as long as a Redis takes to restart or to fail over: the `Retry-After` for clients."""
 
 MAX_CONNECTIONS = 32
-"""Redis makes one call at a time anyway, and a pool never shrinks: a burst of a thousand requests would leave
-a thousand connections open. Beyond this many, callers wait for their turn."""
+"""Redis runs one call at a time anyway, and a connection pool never shrinks: a burst of a thousand requests
+would leave a thousand connections open. Beyond this number, callers wait for their turn."""
 
 
 PASSING = re.compile(r"(^|[ -])(BUSY|LOADING|MASTERDOWN|MISCONF|OOM|READONLY) ")
-"""Of Redis' error codes those that pass. An error within a script has its code in the middle."""
+"""Redis' error codes for conditions that pass. An error inside a script has its code in the middle."""
 
 
 def is_away(error: RedisError) -> bool:
-    """Whether Redis cannot serve at present: it is cut off, loading, full, a replica, or its disk fails.
+    """Returns whether Redis cannot serve at present: it is cut off, loading, full, a replica, or its disk
+    fails.
 
-    Any other error says that a call, a script or a permission is wrong; waiting would not help.
+    Any other error means that a call, a script or a permission is wrong, so waiting would not help.
     """
     if isinstance(error, AuthenticationError | AuthorizationError):
         return False
@@ -65,13 +66,13 @@ def is_away(error: RedisError) -> bool:
 
 
 NOT_SENT = re.compile("connecting to|No connection available|loading the dataset|^READONLY")
-"""What redis-py says where it sent no command, or Redis took none."""
+"""What redis-py says if it sent no command, or if Redis took none."""
 
 _failures: ContextVar[list[Exception] | None] = ContextVar("failures", default=None)
 
 
 class NotedRetry(Retry):
-    """Notes what each attempt failed with, see `noted_failures`."""
+    """Notes the error of each failed attempt, see `noted_failures`."""
 
     def call_with_retry(self, do: Any, fail: Callable[..., Any], *options: Any, **named: Any) -> Any:
         def note(error: Exception, *count: int) -> Any:
@@ -85,7 +86,7 @@ class NotedRetry(Retry):
 
 @contextmanager
 def noted_failures() -> Iterator[list[Exception]]:
-    """What calls inside of the context failed with and were made again, in this thread or greenlet."""
+    """Collects the errors of all attempts that fail inside the context, in this thread or greenlet."""
     failures: list[Exception] = []
     before = _failures.set(failures)
     try:
@@ -95,14 +96,14 @@ def noted_failures() -> Iterator[list[Exception]]:
 
 
 def may_have_been_sent(failures: Sequence[Exception]) -> bool:
-    """Whether one of the attempts found a connection that works: Redis may have done what it asked for."""
+    """Returns whether one of the attempts had a working connection, so Redis may have run the command."""
     return any(NOT_SENT.search(str(failure)) is None for failure in failures)
 
 
 def refuse_eviction(redis: Redis) -> None:
-    """Raises SettingsError where Redis, once it is full, would drop jobs to make room.
+    """Raises SettingsError if Redis would drop jobs to make room once it is full.
 
-    A Redis that cannot be asked at present is not refused, since nothing is known of it.
+    A Redis that cannot be asked at present is accepted, because nothing is known about it.
     """
     try:
         policy = str(redis.info("memory")["maxmemory_policy"])
@@ -117,7 +118,7 @@ def refuse_eviction(redis: Redis) -> None:
 
 
 def connect(settings: Settings) -> Redis:
-    """A client with a pool of its own; threads and greenlets may share it."""
+    """Returns a client with its own connection pool. Threads and greenlets may share it."""
     pool = BlockingConnectionPool.from_url(
         settings.required_redis_url,
         connection_class=connection_class(settings.required_redis_url),

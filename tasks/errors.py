@@ -1,4 +1,4 @@
-"""Every error of the product. An error knows its HTTP status and code; its docstring is its default text."""
+"""All errors of the product. Each knows its HTTP status and code; its docstring is its default text."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class TokenrelayError(Exception):
     def __init__(self, detail: str | None = None, *, retry_after: int | None = None) -> None:
         self.detail = detail or (self.__doc__ or "").strip()
         self.retry_after = retry_after
-        """Seconds after which the same call may succeed; None where waiting does not help."""
+        """Seconds after which the same call may succeed; None if waiting does not help."""
         super().__init__(self.detail)
 
 
@@ -155,5 +155,5 @@ class InvalidMessagesError(EngineError):
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception says, as part of one line of ours."""
+    """Returns the first line of an exception's text, to be part of one line of ours."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

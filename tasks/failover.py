@@ -1,10 +1,10 @@
 """Connections to Redis that do not stay with a replica.
 
-After a failover the old master may live on as a replica. Connections to it stay open, and every write on them
-is refused for as long as they are used, although the address in REDIS_URL may lead to the new master by now.
-So the first connection that is refused a write ends all of the process' connections to that address, and each
-is made again, as after any loss. From then on, a new connection asks whom it has reached and does not stay
-with a replica: one that only reads or listens would not notice that it was left behind.
+After a failover the old master may live on as a replica. Connections to it stay open and refuse every write,
+although the address in REDIS_URL may lead to the new master by now. So the first connection whose write is
+refused closes all of the process' connections to that address, and each of them connects again, as after any
+loss. From then on a new connection asks for the role of the Redis that it has reached, and leaves a replica.
+Otherwise a connection that only reads or listens would not notice that it was left behind.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from redis.exceptions import ConnectionError, MasterDownError, ReadOnlyError, Re
 from tasks.redis_url import TLS
 
 REFUSED = re.compile("(^|[ -])(MASTERDOWN|READONLY|UNBLOCKED) ")
-"""Error codes of a replica, and of a master that becomes one. A script's error has its code in the middle."""
+"""Error codes of a replica, or of a master that becomes one. A script's error has its code in the middle."""
 
 REPLICA = ("slave", b"slave")
-"""How the command ROLE names it."""
+"""What the command ROLE calls it."""
 
 Address = tuple[str, int]
 
@@ -49,15 +49,15 @@ class _Failovers:
         self._connections: WeakSet[PrimaryConnection] = WeakSet()
 
     def join(self, connection: PrimaryConnection) -> int:
-        """Take note of a connection that is being made. Returns the count of its address."""
+        """Remember a connection that is being made. Returns the number of failovers of its address."""
         with self._lock:
             self._connections.add(connection)
             return self._counts[connection.address]
 
     def refused(self, connection: PrimaryConnection) -> None:
-        """End all connections to the same address, unless those as old as this one have been ended before.
+        """End all connections to the same address, unless connections as old as this one were ended before.
 
-        Sockets are shut down, not closed: each is closed by the thread that uses it, when it reads the end.
+        Sockets are shut down and not closed: the thread that uses a socket closes it when it reads the end.
         """
         with self._lock:
             if connection.failovers < self._counts[connection.address]:
@@ -72,12 +72,12 @@ _failovers = _Failovers()
 
 
 def is_a_replicas(error: ResponseError) -> bool:
-    """Whether a replica answered so. redis-py drops the code of an error that it has a class for."""
+    """Returns whether the error is a replica's. redis-py drops the code if it has a class for the error."""
     return isinstance(error, ReadOnlyError | MasterDownError) or REFUSED.search(str(error)) is not None
 
 
 class PrimaryConnection(AbstractConnection):
-    """What redis-py's connections need for it; see `connection_class`."""
+    """Adds the behaviour of this module to redis-py's connections; see `connection_class`."""
 
     host: str
     port: int
@@ -96,7 +96,7 @@ class PrimaryConnection(AbstractConnection):
             raise ReplicaError(self.address)
 
     def read_response(self, *args: Any, **options: Any) -> Any:
-        """Raises ReplicaError where a replica refuses: redis-py's ResponseError would keep the connection."""
+        """Raises ReplicaError if a replica refuses; redis-py's ResponseError would keep the connection."""
         try:
             return super().read_response(*args, **options)
         except ResponseError as error:
@@ -114,7 +114,7 @@ class PrimaryConnection(AbstractConnection):
                 used.shutdown(socket.SHUT_RDWR)
 
     def _role(self) -> Any:
-        """None where this user may not ask."""
+        """Returns None if this Redis user may not ask for it."""
         self.send_command("ROLE", check_health=False)  # type: ignore[no-untyped-call]
         try:
             return self.read_response()[0]
@@ -131,5 +131,5 @@ class PrimaryTLSConnection(PrimaryConnection, SSLConnection):
 
 
 def connection_class(redis_url: str) -> type[PrimaryConnection]:
-    """For `ConnectionPool.from_url`, whose own choice would stay with a replica."""
+    """Returns the class for `ConnectionPool.from_url`; its own choice would stay with a replica."""
     return PrimaryTLSConnection if urlsplit(redis_url).scheme == TLS else PrimaryTCPConnection

@@ -1,8 +1,8 @@
-"""The one Celery task. Its body is the last step of an attempt, not the attempt.
+"""The one Celery task. Its body is only the last step of an attempt.
 
-The engine decodes many jobs at once, so no task body can hold one of them while it runs. `worker.pool`
-takes the task, lets the engine work, and runs this body through Celery's own tracer when the outcome is
-there: signals, events and states are then Celery's.
+The engine decodes many jobs at once, so no task body can run for as long as its job does. The worker's Celery
+pool takes the task and lets the engine work. Once the outcome is known, it runs this body through Celery's
+own tracer, so signals, events and states are Celery's.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from tasks.backend import JobFailedError
 from tasks.leases import Outcome
 
 outcomes: dict[str, Outcome] = {}
-"""How jobs ended whose task body runs next, by job id; only Celery's thread touches it."""
+"""The outcomes of jobs whose task body runs next, by job id. Only Celery's thread uses it."""
 
 
 class OfferRequest(Request):
-    """A task message that is never acknowledged; its queue hands messages out for good (`no_ack`).
+    """A task message that is never acknowledged; its queue gives messages away for good (`no_ack`).
 
-    An acknowledgement on the connection that brought the message, after Redis was away and the consumer has
-    another one, raises an AttributeError in kombu 5.7 that ends a Celery 5.7 worker.
+    Celery would acknowledge on the connection that brought the message. If Redis was away and the consumer
+    has a new connection, kombu 5.7 then raises an AttributeError, which ends a Celery 5.7 worker.
     """
 
     def acknowledge(self) -> None:
@@ -35,7 +35,7 @@ class OfferRequest(Request):
 def register(app: Celery) -> None:
     """Give a worker's app its task."""
 
-    # throws: a failed job is no fault of the worker, its log shows a line and no traceback.
+    # throws: a failed job is not the worker's fault, so the log shows one line and no traceback.
     @app.task(name=TASK, throws=(JobFailedError,), Request=OfferRequest)
     def generate(job_id: str) -> str:
         outcome = outcomes.pop(job_id)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from tasks.answers import AttemptBody, ChoiceBody, JobFields, JobSummaryBody, MetricsBody, TokenLogprobs
 
 SUMMARY_CHARACTERS = 200
-"""Of a job's prompt in lists."""
+"""How much of a job's prompt lists show."""
 
 
 class Status(StrEnum):
@@ -36,7 +36,7 @@ class FinishReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class JobError:
-    """Why a job did not complete; `code` is one of the contract's."""
+    """Why a job did not complete. `code` is one of the contract's."""
 
     code: str
     message: str
@@ -55,14 +55,14 @@ class Attempt:
 
 @dataclass(slots=True)
 class Choice:
-    """One of a job's n outputs, as far as the log goes."""
+    """One of a job's n outputs, up to the end of the log."""
 
     index: int
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     logprobs: list[TokenLogprobs] = field(default_factory=list)
-    """One for each token, where the client asked for them."""
+    """One for each token, if the client asked for them."""
 
     def to_dict(self, *, with_logprobs: bool) -> ChoiceBody:
         body: ChoiceBody = {"index": self.index, "text": self.text, "finish_reason": self.finish_reason}
@@ -73,7 +73,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job's record together with what its log says."""
+    """A job's record, and the output that its log contains."""
 
     id: str
     owner: str
@@ -89,15 +89,15 @@ class Job:
     prompt_tokens: int
     error: JobError | None
     read_at: float
-    """When Redis was read: what running durations are measured against."""
+    """When Redis was read. Durations of a running job are measured up to this time."""
     is_seed_drawn: bool = False
-    """Whether the request's seed was drawn, because the client gave none."""
+    """The request's seed was drawn because the client gave none."""
     is_request_truncated: bool = False
-    """Whether the request was cut short when the job had failed for what it holds, see `tasks.reaper`."""
+    """The request was cut short after the job had failed because of its content, see `tasks.reaper`."""
     version: int = 1
-    """The version of its record: what a worker must understand to run it."""
+    """The version of its record, which a worker must understand to run it."""
     is_waiting: bool = False
-    """For a worker: before its first attempt, or between two."""
+    """It waits for a worker: before its first attempt, or between two attempts."""
     queue_position: int | None = None
     eta_seconds: float | None = None
     reason: str | None = None
@@ -117,7 +117,7 @@ class Job:
         return (self.ended_at or self.read_at) - self.started_at
 
     def to_dict(self) -> JobFields:
-        """The contract's job object, without `urls`, which only the web knows."""
+        """Returns the contract's job object, without `urls`, which only the web server knows."""
         with_logprobs = self.request.get("logprobs") is not None
         return {
             "id": self.id,
@@ -162,7 +162,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class JobSummary:
-    """What lists show of a job. `prompt`: its first SUMMARY_CHARACTERS, those of its messages included."""
+    """What lists show of a job. prompt: the first SUMMARY_CHARACTERS of its prompt, or of its messages."""
 
     id: str
     status: Status
@@ -172,7 +172,7 @@ class JobSummary:
     prompt: str
 
     def to_dict(self) -> JobSummaryBody:
-        """The contract's summary."""
+        """Returns the contract's summary."""
         return {
             "id": self.id,
             "status": self.status,
@@ -188,7 +188,7 @@ def iso8601(seconds: float) -> str: ...
 @overload
 def iso8601(seconds: float | None) -> str | None: ...
 def iso8601(seconds: float | None) -> str | None:
-    """Seconds since the epoch as the contract writes times: UTC, milliseconds, `Z`."""
+    """Returns seconds since the epoch in the contract's form: UTC, milliseconds, `Z`."""
     if seconds is None:
         return None
     moment = datetime.fromtimestamp(seconds, UTC)

@@ -1,12 +1,12 @@
 """The keys that Python reads, and the periods that are not settings.
 
-The Lua scripts build the same names, and a few that only they use.
+The Lua scripts build the same names and others that only they use. docs/keys.md lists all of them.
 """
 
 from __future__ import annotations
 
 SCHEMA = 3
-"""Carried by every key and channel, so that a rolling upgrade never mixes two schemas (docs/upgrades.md)."""
+"""A part of every key and channel, so that a rolling upgrade never mixes two schemas (docs/upgrades.md)."""
 
 RECORD_VERSION = 1
 """The newest version of a job's record that this release understands, see `tasks.request.version_of`."""
@@ -20,21 +20,22 @@ WORKERS = PREFIX + "workers"
 """Hash: worker -> what it announced last (JSON)."""
 
 MODELS_SINCE = PREFIX + "models_since"
-"""Hash: model -> when a worker announced it for the first time. It stays known when its workers are away."""
+"""Hash: model -> when a worker announced it for the first time. A model stays known while its workers are
+away."""
 
 RESEND_OFFER_SECONDS = 2.0
-"""An offer not claimed for this long is sent again: longer than a claim takes on a busy worker, short
-against a person's patience."""
+"""An offer that is not claimed for this long is sent again. It is longer than a claim takes on a busy worker,
+and short enough for a person who waits."""
 
 HEARTBEATS_PER_LEASE = 3
-"""Renewals (and reaper ticks) per lease: two may be lost before anybody acts."""
+"""Renewals, and calls of the reaper, per lease: two of them may be lost before a lease ends."""
 
 MAX_JOBS_PER_CALL = 128
-"""Jobs in one script call at most: Redis is single-threaded, and 128 hold it for about 2 ms."""
+"""The most jobs in one call of a script: Redis is single-threaded, and 128 jobs hold it for about 2 ms."""
 
 LONG_ANSWER_BYTES = 1024 * 1024
-"""A script that reads jobs stops after the one that brings its answer to this size. A job may be about as
-long by itself: its prompt is at most 1 MiB."""
+"""A script that reads jobs stops after the job that brings its answer to this size. One job may be about as
+long by itself, because its prompt may have 1 MiB."""
 
 
 def job(job_id: str) -> str:
@@ -53,17 +54,20 @@ def events(job_id: str) -> str:
 
 
 def lifeline(worker: str, process: str) -> str:
-    """Channel: a worker's process subscribes to it and nothing is ever sent."""
+    """Channel: a worker's process subscribes to it, and nothing is ever published."""
     return f"{PREFIX}lifeline:{worker}:{process}"
 
 
 def queue(model: str, engine: str | None = None) -> str:
-    """Where a model's jobs wait: for workers of any engine, or of this one."""
+    """Returns where a model's jobs wait: for workers of any engine, or of this one."""
     return f"{engine or 'any'}:{model}"
 
 
 def engine_pool(model: str, engine: str) -> str:
-    """The workers of one engine on one model: they take from `queue(model)` and `queue(model, engine)`."""
+    """Returns the name of the workers of one engine on one model.
+
+    They take jobs from `queue(model)` and `queue(model, engine)`.
+    """
     return f"{engine}:{model}"
 
 
@@ -78,17 +82,17 @@ def line(queue: str, width: int = 1, version: int = 1) -> str:
 
 
 def offered(engine_pool: str) -> str:
-    """Sorted set: jobs sent to Celery and not claimed, by the time to send them again."""
+    """Sorted set: jobs on offer that are not claimed yet, by the time to send the offer again."""
     return f"{PREFIX}offered:{engine_pool}"
 
 
 def leases(engine_pool: str) -> str:
-    """Sorted set: running jobs by lease end."""
+    """Sorted set: running jobs by the end of their lease."""
     return f"{PREFIX}leases:{engine_pool}"
 
 
 def slots(engine_pool: str) -> str:
-    """Hash: worker -> slots that its offers and leases take; none where it has none."""
+    """Hash: worker -> slots that its offers and leases take; no field if it has none."""
     return f"{PREFIX}slots:{engine_pool}"
 
 

@@ -1,4 +1,4 @@
-"""The jobs as a worker sees them: claim, flush, release, and the worker's own heartbeat."""
+"""The jobs as a worker sees them: claim, flush and release them, and announce the worker itself."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from tasks.scripts import Scripts
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a worker needs to run a job, or to go on with it.
+    """What a worker needs to run a job, or to continue it.
 
-    log: all entries so far, encoded, the status entry of this claim included.
-    is_alone: it may be what killed its workers, no other job is to be claimed beside it.
-    is_seed_drawn: the client gave no seed, the request's was drawn when the job was submitted.
+    log: all entries so far, encoded, including the status entry of this claim.
+    is_alone: the job may have killed its workers, so the worker must not claim another job beside it.
+    is_seed_drawn: the client gave no seed, so one was drawn when the job was submitted.
     started_at: Unix time of the job's first attempt.
     """
 
@@ -37,7 +37,7 @@ class Claim:
 
     @property
     def entries(self) -> list[Entry]:
-        """The log, decoded. Raises UnreadableRecordError."""
+        """Returns the log, decoded. Raises UnreadableRecordError."""
         try:
             return [parse_entry(entry) for entry in self.log]
         except (ValueError, TypeError, LookupError) as error:
@@ -45,7 +45,7 @@ class Claim:
 
     @property
     def has_tokens(self) -> bool:
-        """Whether earlier attempts wrote some."""
+        """Returns whether earlier attempts wrote tokens."""
         return any(entry.startswith(TOKEN_MARK) for entry in self.log)
 
 
@@ -53,18 +53,18 @@ class Refusal(StrEnum):
     """Why a job was not claimed."""
 
     GONE = "gone"
-    """It is not on offer (any more): the message was late or a copy."""
+    """It is not, or no longer, on offer: the message was late or a copy."""
 
     BUSY = "busy"
     """It takes more slots than are free, or has to run alone."""
 
     SETTLING = "settling"
-    """Redis has just come back: those who hold jobs that it may have forgotten are to write first."""
+    """Redis has just come back. Workers whose claims it may have forgotten must be able to write first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """completion_tokens: how many tokens the job's choices have; None where that is not known."""
+    """How a job ends. completion_tokens: how many tokens its choices have; None if that is not known."""
 
     status: Status
     error: JobError | None = None
@@ -82,9 +82,10 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """One job's part of a flush: entries that follow the first `base` ones of its log, then perhaps its end.
+    """One job's part of a flush: entries that follow the first `base` entries of its log, and perhaps its
+    outcome.
 
-    Without entries and outcome it renews the lease.
+    Without either it renews the lease.
     """
 
     job_id: str
@@ -102,7 +103,7 @@ class Write:
 
 
 class WriteStatus(StrEnum):
-    """flush.lua's answer for one job."""
+    """What flush.lua did with one job; its head explains each status."""
 
     OK = "ok"
     CANCEL = "cancel"
@@ -120,7 +121,7 @@ class WriteAnswer:
 
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
-    """What a worker announces. `slots` counts for dispatch: 0 while it drains."""
+    """What a worker announces. slots: those that dispatch may fill, 0 while the worker drains."""
 
     id: str
     model: str
@@ -129,9 +130,9 @@ class WorkerInfo:
     running: int
     tokens_per_second: float
     max_model_len: int | None = None
-    """Prompt and output tokens of one sequence together; None: not said."""
+    """The most tokens that prompt and output of a sequence have together; None if the engine does not say."""
     lifeline: str = ""
-    """The channel that this process alone subscribes to, see `worker.lifeline`; empty for none."""
+    """The channel that only this process subscribes to, see `worker.lifeline`; empty for none."""
     version: int = keys.RECORD_VERSION
     """The newest version of a record that it understands."""
 

@@ -1,4 +1,4 @@
-"""The token log: one list per job over all its events; an entry's seq is its index + 1.
+"""The token log: one list per job with all its events. An entry's seq is its index + 1.
 
 An entry is a compact JSON array:
 
@@ -6,10 +6,11 @@ An entry is a compact JSON array:
     ["t", choice, ids, text, logprobs, finish_reason]   tokens of one choice; nulls at the end are left out
     ["d", status]                                       the job has ended
 
-`ids` are all ids since the choice's last entry, also those whose text is still held back: the text
+`ids` are all ids since the choice's last entry, including those whose text is still held back. So the text
 shown is always a prefix of the detokenized ids.
 
-Some seconds after the job's end the list is packed into one field of the record, a quarter of its size.
+Ten seconds after the job's end the list is packed into one field of the record, which takes a quarter of its
+size.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ STATUS_MARK, TOKEN_MARK = '["s"', '["t"'
 """How encoded entries begin."""
 
 LoggedLogprobs = list[Any]
-"""Of one token: [text, logprob, [[text, logprob] of the best tokens, ...]]."""
+"""One token's: [text, logprob, [[text, logprob] of the best tokens, ...]]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +49,11 @@ class TokenEntry:
     text: str
     finish_reason: FinishReason | None = None
     logprobs: list[LoggedLogprobs] | None = None
-    """One for each id, held-back ones included, where the client asked for them."""
+    """One for each id, held-back ones included, if the client asked for them."""
 
     def encode(self) -> str:
         fields = ["t", self.choice, self.token_ids, self.text, self.logprobs, self.finish_reason]
-        while fields[-1] is None:  # Of nearly every token; the log is most of what a job takes in Redis.
+        while fields[-1] is None:  # Nearly every token has them; the log is most of a job's memory in Redis.
             del fields[-1]
         return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
 
@@ -69,7 +70,7 @@ Entry = StatusEntry | TokenEntry | DoneEntry
 
 
 def parse_entry(entry: str | list[Any]) -> Entry:
-    """An entry as stored, or decoded already as part of a published message."""
+    """Returns an entry. It is given as stored, or decoded already as part of a published message."""
     kind, *rest = json.loads(entry) if isinstance(entry, str) else entry
     if kind == "t":
         choice, ids, text, *more = rest
@@ -84,18 +85,18 @@ def parse_entry(entry: str | list[Any]) -> Entry:
 
 
 def pack(entries: Iterable[str]) -> str:
-    """A whole log as one string, of ASCII, because the connection decodes all that it reads."""
-    # No encoded entry contains a line end: JSON escapes it.
+    """Returns a whole log as one string, in ASCII, because the connection decodes all that it reads."""
+    # No encoded entry contains a line end, because JSON escapes it.
     return base64.b85encode(zlib.compress("\n".join(entries).encode())).decode("ascii")
 
 
 def unpack(packed: str) -> list[str]:
-    """The entries that `pack` was given, at least one."""
+    """Returns the entries that `pack` was given. There must be at least one."""
     return zlib.decompress(base64.b85decode(packed)).decode().split("\n")
 
 
 def event(seq: int, entry: Entry) -> StatusEvent | TokenEvent | EndEvent:
-    """The contract's event. A `done` event still lacks `job`, which only its reader's side can render."""
+    """Returns the contract's event. A `done` event still lacks `job`, which the web server adds."""
     match entry:
         case StatusEntry(attempt):
             return {"seq": seq, "type": "status", "status": Status.IN_PROGRESS, "attempt": attempt}
@@ -112,7 +113,7 @@ def event(seq: int, entry: Entry) -> StatusEvent | TokenEvent | EndEvent:
 
 
 def logprobs_body(logged: Sequence[LoggedLogprobs] | None) -> list[TokenLogprobs] | None:
-    """As clients read them: the shape of OpenAI's chat completions."""
+    """Returns them in the shape of OpenAI's chat completions, as clients read them."""
     if logged is None:
         return None
     return [
@@ -126,7 +127,7 @@ def logprobs_body(logged: Sequence[LoggedLogprobs] | None) -> list[TokenLogprobs
 
 
 def choices(entries: Iterable[Entry], n: int) -> list[Choice]:
-    """What the log says of each of a job's n choices."""
+    """Returns what the log contains of each of a job's n choices."""
     found = [Choice(index) for index in range(n)]
     texts: Sequence[list[str]] = [[] for _ in range(n)]
     for entry in entries:

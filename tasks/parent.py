@@ -1,4 +1,4 @@
-"""Ends a process with the one that started it, even where that was killed."""
+"""Ends a process together with the process that started it, even if that one was killed."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def end_with_parent(parent: int, number: int = signal.SIGTERM) -> None:
-    """Have this process sent a signal when the process `parent`, which started it, is gone.
+    """Ask for a signal to this process when the process `parent`, which started it, has ended.
 
-    Elsewhere than on Linux only if it is gone by now.
+    On other systems than Linux the signal comes only if `parent` has ended already.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
@@ -22,9 +22,9 @@ def end_with_parent(parent: int, number: int = signal.SIGTERM) -> None:
 
 
 def end_with_make() -> None:
-    """The same with the make that runs this process, where a recipe has set MAKE_PID.
+    """Do the same for the `make` that runs this process, if a recipe has set MAKE_PID.
 
-    make passes a SIGTERM on, but cannot when it is killed itself.
+    make passes a SIGTERM on, but cannot do so if it is killed itself.
     """
     make = os.environ.pop("MAKE_PID", None)
     if make is not None:

@@ -1,6 +1,6 @@
-"""The reaper: a Lua script that every worker and every web process calls, hence leaderless.
+"""The reaper: a Lua script that every worker and every web process calls, so it needs no leader.
 
-It also packs the logs of ended jobs, which Lua cannot.
+It also packs the logs of ended jobs, which Lua cannot do.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from tasks.request import Message
 from tasks.scripts import Scripts
 
 MAX_JOBS_PER_CALL = 100
-"""Jobs of one kind moved by one call; the next call follows at once."""
+"""The most jobs of one kind that one call moves; the next call follows at once."""
 
 MIN_PAUSE_SECONDS = 0.05
-"""Between two calls, however much is due, and with however many processes calling."""
+"""The least pause of a process between two calls, however much is due."""
 
 FUTILE_ERROR_CODES = {"prompt_too_long", "invalid_messages"}
-"""A job that ended with one of these would end so again."""
+"""A job that ended with one of these would end in the same way again."""
 
 KEPT_CHARACTERS = 200
 KEPT_MESSAGES = 4
 
 LONGEST_PAUSE_SECONDS = 1.0
-"""So that a worker's lifeline is known soon after its start, however long leases are."""
+"""A worker's lifeline is seen this soon after its start, however long leases are."""
 
 logger = logging.getLogger(__name__)
 
 
 class Reaper:
-    """Calls the script when something is due, at least some times per lease.
+    """Calls the script when something is due, and at least HEARTBEATS_PER_LEASE times per lease.
 
     Its thread is a greenlet in a gevent process.
     """
@@ -56,7 +56,7 @@ class Reaper:
         self._thread.join()
 
     def reap(self) -> float:
-        """Move on what is due; seconds until something is due again. Raises RedisError."""
+        """Move on what is due. Returns the seconds until something is due again. Raises RedisError."""
         answer = self._scripts.call("reap", most=MAX_JOBS_PER_CALL, longest_gap=self._lease_seconds)
         for worker in answer["dead"]:
             logger.warning("%s died, its jobs continue on other workers", worker)
@@ -67,9 +67,9 @@ class Reaper:
         return float(answer["due_in"])
 
     def pack(self, job_id: str) -> bool:
-        """Pack an ended job's log; whether it is packed now. Raises RedisError.
+        """Pack an ended job's log. Returns whether it is packed now. Raises RedisError.
 
-        The request of a job that can never run is cut short: it would be kept for nothing.
+        The request of a job that can never run is cut short, because nobody needs all of it.
         """
         entries = cast("list[str]", self._redis.lrange(keys.log(job_id), 0, -1))
         code, request = cast("list[str | None]", self._redis.hmget(keys.job(job_id), "error_code", "request"))
@@ -91,7 +91,7 @@ class Reaper:
 
 
 def shortened(request: str) -> str:
-    """A request (JSON) with only the beginning of its prompt or messages; "" where that saves nothing."""
+    """Returns a request (JSON) with only the start of its prompt or messages, or "" if that saves nothing."""
     fields = json.loads(request)
     if "prompt" in fields:
         fields["prompt"] = fields["prompt"][:KEPT_CHARACTERS]

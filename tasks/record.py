@@ -1,4 +1,4 @@
-"""From the record's hash and the log in Redis to a `Job`."""
+"""Makes a `Job` of its record and its log in Redis."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from tasks.job import SUMMARY_CHARACTERS, Attempt, Choice, FinishReason, Job, Jo
 from tasks.log import choices, parse_entry, unpack
 
 PACKED_LOG = "packed_log"
-"""The record's field that has the log of an ended job, see `tasks.log.pack`."""
+"""The field of the record with the log of an ended job, see `tasks.log.pack`."""
 
 
 def job_from_record(record: Mapping[str, str], log: Sequence[str], read_at: float) -> Job:
-    """`record`: the hash's fields as the scripts wrote them. `log`: the list, empty once it is packed.
+    """Returns the job.
 
-    `read_at`: Redis' time of the reading.
+    record: the hash's fields, as the scripts wrote them. log: the list, empty once it is packed. read_at:
+    Redis' time when they were read.
     """
     status = Status(record["status"])
     error = JobError(record["error_code"], record["error_message"]) if "error_code" in record else None
@@ -46,7 +47,7 @@ def job_from_record(record: Mapping[str, str], log: Sequence[str], read_at: floa
 
 
 def prompt_start(request: Mapping[str, Any]) -> str:
-    """The first SUMMARY_CHARACTERS of a request's prompt, or of its messages' texts, a line for each."""
+    """Returns the first SUMMARY_CHARACTERS of a request's prompt, or of its messages, one line for each."""
     if request.get("prompt") is not None:
         return str(request["prompt"])[:SUMMARY_CHARACTERS]
     texts = "\n".join(_message_text(message["content"]) for message in request["messages"])
@@ -58,7 +59,7 @@ def _message_text(content: str | Sequence[Mapping[str, str]]) -> str:
 
 
 def _close(output: Sequence[Choice], status: Status, error: JobError | None) -> None:
-    """Say why the choices stopped that were cut off when their job ended."""
+    """Set the finish reason of the choices that were cut off when their job ended."""
     reasons = {Status.CANCELLED: FinishReason.CANCELLED, Status.FAILED: FinishReason.ERROR}
     reason = FinishReason.TIMEOUT if error and error.code == "timeout" else reasons.get(status)
     for choice in output:

@@ -1,7 +1,7 @@
-"""REDIS_URL: one check, and one meaning for redis-py and for Celery.
+"""REDIS_URL, checked once, with the same meaning for redis-py and for Celery.
 
-The two libraries read a URL differently. kombu takes each option after `?` for an argument of its own and
-fails on those that it does not know, and it verifies no certificate unless it is told to.
+The two libraries read a URL differently. kombu takes each option after `?` as an argument of its own, fails
+on options that it does not know, and verifies no certificate unless it is told to.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ TLS_OPTIONS = (
     "ssl_keyfile",
 )
 OPTIONS = ("db", *TLS_OPTIONS)
-"""Time-outs and numbers of connections are not among them: Tokenrelay's promises depend on its own."""
+"""Time-outs and numbers of connections are not allowed, because Tokenrelay's guarantees depend on its own
+values."""
 
 VERIFY_MODES = ("none", "optional", "required")
 CELERYS_VERIFY_MODE = re.compile("(?<=ssl_cert_reqs=)CERT_(NONE|OPTIONAL|REQUIRED)")
@@ -31,7 +32,7 @@ CELERYS_VERIFY_MODE = re.compile("(?<=ssl_cert_reqs=)CERT_(NONE|OPTIONAL|REQUIRE
 def checked_url(url: str) -> str:
     """Returns the URL as redis-py reads it.
 
-    Raises ValueError. Its text holds no part of the URL, because any part may belong to the password.
+    Raises ValueError. Its text contains no part of the URL, because any part may belong to the password.
     """
     url = url.strip()
     if not url.startswith(SCHEMES):
@@ -52,7 +53,7 @@ def checked_url(url: str) -> str:
 
 
 def for_celery(url: str) -> tuple[str, dict[str, Any] | None]:
-    """Returns a checked URL without its options, and what Celery's `broker_use_ssl` is (None: no TLS)."""
+    """Returns a checked URL without its options, and Celery's `broker_use_ssl` (None without TLS)."""
     found: dict[str, Any] = parse_url(url)  # type: ignore[no-untyped-call]
     scheme = urlsplit(url).scheme
     host, port = found.get("host"), found.get("port")

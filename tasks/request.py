@@ -1,4 +1,4 @@
-"""What a client asks for: the submit body, validated. The same rules for HTTP and for `tasks.submit`."""
+"""The submit body, validated by the same rules for HTTP and for `tasks.submit`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tasks.settings import EngineKind
 MAX_SEED = 2**63 - 1
 
 LEAST_REPETITION_PENALTY = 1e-6
-"""Logits are divided by it: with much less, the quotient exceeds what a float32 holds."""
+"""Logits are divided by it; with a much smaller one the quotient would exceed a float32."""
 
 STRING, PARTS = "[string]", "[parts]"
 """The two forms of a message's content, as pydantic names them in an error's location."""
@@ -39,7 +39,7 @@ class Priority(StrEnum):
 
 
 Text = Annotated[str, Field(min_length=0)]
-"""Any text, but no half of a surrogate pair: pydantic looks for these only where it has a length to check."""
+"""Any text without lone surrogates. Pydantic looks for these only if it has a length to check."""
 StopString = Annotated[str, Field(min_length=1, max_length=64)]
 StopInput = StopString | Annotated[list[StopString], Field(max_length=4)] | None
 MetadataKey = Annotated[str, Field(max_length=64)]
@@ -47,14 +47,14 @@ MetadataValue = Annotated[str, Field(max_length=512)]
 
 
 def _listed(stop: Any) -> Any:
-    """A single stop string, or none, as the list that it stands for."""
+    """Returns the list that a single stop string, or None, stands for."""
     if stop is None:
         return []
     return [stop] if isinstance(stop, str) else stop
 
 
 def _only(neutral: float | None) -> BeforeValidator:
-    """Refuses every value but the one that changes nothing: an option is never silently ignored."""
+    """Refuses every value except the one without an effect, so that no option is silently ignored."""
 
     def check(value: Any) -> Any:
         if isinstance(value, bool) or value != neutral:
@@ -88,7 +88,7 @@ Content = Annotated[
 
 
 class Message(BaseModel):
-    """One turn of a conversation. Several text parts are one text, without anything between them."""
+    """One turn of a conversation. Several text parts are joined without anything between them."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -212,7 +212,7 @@ class JobRequest(SamplingOptions, _Task):
         default_factory=dict, description="comes back with the job", examples=[{"customer": "17"}]
     )
 
-    # In the contract, not built yet: refused by name unless it asks for nothing.
+    # It is in the contract but not built yet, so every value that asks for something is refused by name.
     webhook: Annotated[dict[str, Any] | None, _only(None)] = Field(
         None, description="not supported yet: only null is accepted"
     )
@@ -225,19 +225,19 @@ class JobRequest(SamplingOptions, _Task):
 
 
 SINCE_VERSION: Mapping[str, int] = {}
-"""Request fields that came after the first release: field -> version of the record that brought it.
+"""Request fields that came after the first release: field -> the version of the record that brought it.
 
-A new field is None, hence absent from the record, where the client does not ask for it.
+A new field is None, and so absent from the record, unless the client asks for it.
 """
 
 
 def version_of(accepted: Mapping[str, Any]) -> int:
-    """The version of the record that a worker must understand to run this request, see docs/upgrades.md."""
+    """Returns the record version that a worker must understand to run this request (docs/upgrades.md)."""
     return max((SINCE_VERSION.get(field, 1) for field in accepted), default=1)
 
 
 def parse_request(body: Any) -> JobRequest:
-    """Validate a decoded JSON body. Raises InvalidRequestError, naming each bad field."""
+    """Returns a decoded JSON body, validated. Raises InvalidRequestError, which names each bad field."""
     if not isinstance(body, dict):
         raise InvalidRequestError([FieldError("", "the body must be a JSON object")])
     try:
@@ -247,7 +247,7 @@ def parse_request(body: Any) -> JobRequest:
 
 
 def field_errors(error: ValidationError) -> list[FieldError]:
-    """Pydantic's errors in the contract's form: one per bad field."""
+    """Returns pydantic's errors in the contract's form, one per bad field."""
     return [
         FieldError(_path(item["loc"]), str(item["msg"]).removeprefix("Value error, "))
         for item in error.errors(include_url=False, include_context=False, include_input=False)
@@ -255,7 +255,7 @@ def field_errors(error: ValidationError) -> list[FieldError]:
 
 
 def _path(location: tuple[int | str, ...]) -> str:
-    """`messages.0.role`. The one error without a location is that of prompt and messages."""
-    # Pydantic marks a bad key of a mapping, and one form of several, by a part of its own.
+    """Returns a path like `messages.0.role`. Only the error about prompt and messages has no location."""
+    # Pydantic adds a part of its own to mark a bad key of a mapping, or one of several allowed forms.
     marks = ("[key]", STRING, PARTS)
     return ".".join(str(part)[:80] for part in location if part not in marks) or "prompt"

@@ -1,4 +1,4 @@
-"""The settings: environment variables, read once, checked at the start of every process."""
+"""The settings: environment variables, read once and checked when a process starts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ANONYMOUS = "anonymous"
 """The owner of every job while API_KEYS is unset."""
 
 HOST_NAME = re.compile(r"\*|(\*\.)?[a-z0-9-]+(\.[a-z0-9-]+)*")
-"""One of ALLOWED_HOSTS."""
+"""What an entry of ALLOWED_HOSTS looks like."""
 
 
 class EngineKind(StrEnum):
@@ -31,9 +31,9 @@ class EngineKind(StrEnum):
 
 
 class Settings(BaseSettings):
-    """One field per variable; a field's description is the README's and `--help`'s text.
+    """One field per variable. A field's description is its text in the README.
 
-    A field that may hold a secret has `repr=False`: its value is shown neither here nor in an error.
+    A field that may contain a secret has `repr=False`, so neither a repr nor an error shows its value.
     """
 
     model_config = SettingsConfigDict(
@@ -134,7 +134,7 @@ class Settings(BaseSettings):
 
     @property
     def model(self) -> str:
-        """The model's id as clients name it: never a path."""
+        """Returns the model's id as clients name it. It is never a path."""
         if self.served_model_name is not None:
             return self.served_model_name
         if self.engine is EngineKind.ECHO:
@@ -144,7 +144,7 @@ class Settings(BaseSettings):
 
     @property
     def required_redis_url(self) -> str:
-        """REDIS_URL, for the processes that cannot do without. Raises SettingsError."""
+        """Returns REDIS_URL for a process that needs it. Raises SettingsError."""
         if self.redis_url is None:
             raise SettingsError("REDIS_URL is not set (`make serve` sets it for the processes it starts)")
         return self.redis_url
@@ -157,7 +157,7 @@ class Settings(BaseSettings):
     @field_validator("api_keys", mode="before")
     @classmethod
     def _parse_api_keys(cls, value: Any) -> Any:
-        """`name:key,...` -> {key: name}: a request brings the key and wants to know whose it is."""
+        """Turns `name:key,...` into {key: name}, because requests bring a key and its owner is looked up."""
         if not isinstance(value, str):
             return value
         names_by_key: dict[str, str] = {}
@@ -217,21 +217,22 @@ class Settings(BaseSettings):
 
 
 def model_folder(model_id: str) -> Path | None:
-    """The folder that a MODEL_ID names, whether it is there or not; None for a hub id and `bundled`.
+    """Returns the folder that a MODEL_ID names, whether it exists or not; None for a hub id and `bundled`.
 
-    A hub id is `name` or `owner/name`. The same with and without the folder, as web may run where it is not,
-    except for `parent/name` relative to the current folder: that is a hub id where there is no such folder.
+    A hub id is `name` or `owner/name`. The answer is the same with and without the folder, because the web
+    server may run on a machine without it. The exception is `parent/name`: it is a hub id unless there is
+    such a folder.
     """
     if model_id == "bundled":
         return None
-    folder = Path(os.path.expanduser(model_id))  # Path's own raises for a user who is not there.
+    folder = Path(os.path.expanduser(model_id))  # Path's own raises for an unknown user.
     names_a_folder = model_id.startswith(("/", ".", "~")) or len(folder.parts) > 2 or folder.is_dir()
     return folder if names_a_folder else None
 
 
 @cache
 def get_settings() -> Settings:
-    """The process' settings. Raises SettingsError, naming each wrong variable and what it accepts."""
+    """Returns the process' settings. Raises SettingsError, which names each wrong variable."""
     try:
         return Settings()
     except ValidationError as error:

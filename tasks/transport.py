@@ -1,4 +1,4 @@
-"""kombu's Redis transport, on connections that do not stay with a replica."""
+"""kombu's Redis transport, with connections that leave a replica."""
 
 from __future__ import annotations
 
