@@ -34,7 +34,7 @@ class Harness:
 
     @property
     def offered(self) -> list[str]:
-        """The ids of all jobs that were offered, in order."""
+        """Returns the ids of all jobs that were offered, in order."""
         return [job_id for _, job_id in self.offers]
 
     def submit(self, owner: str = "ada", **options: Any) -> str:
@@ -56,7 +56,7 @@ class Harness:
         return claim
 
     def complete(self, claim: Claim, base: int | None = None) -> None:
-        """base: log length, where tokens were written since the claim."""
+        """base: length of the log, if tokens were written since the claim."""
         base = len(claim.entries) if base is None else base
         self.leases.flush([Write(claim.job_id, claim.lease_token, base, 1, (), Outcome(Status.COMPLETED))])
 
@@ -69,10 +69,10 @@ class Harness:
         self.reaper.reap()
 
     def now(self) -> float:
-        """Redis' time."""
+        """Returns Redis' time."""
         seconds, micros = self.redis.time()
         return float(seconds + micros / 1e6)
 
     def slots_taken(self) -> dict[str, int]:
-        """By worker."""
+        """Returns the slots that are taken, by worker."""
         return {worker: int(slots) for worker, slots in self.redis.hgetall(keys.slots("echo:m")).items()}

@@ -1,4 +1,4 @@
-"""A record that somebody deleted or damaged, or that Redis evicted, costs that job and nobody else."""
+"""A deleted, damaged or evicted record loses that job only; all others go on."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_of_a_worker(harness: Harness, caplog: pytest.LogCaptureFixture, place: 
 
 
 def test_a_damaged_one(harness: Harness, caplog: pytest.LogCaptureFixture) -> None:
-    """No step of its life is possible any more, as its log is no list."""
+    """No transition of the job works any more, because its log is not a list."""
     harness.worker(2)
     damaged, other = (
         harness.claim(harness.submit(timeout=60)),

@@ -52,13 +52,11 @@ def kinds_in_sources() -> set[str]:
     for path in (ROOT / "tasks" / "lua").rglob("*.lua"):
         source = path.read_text()
         found |= {*re.findall(r"\bkey\('(\w+)'", source), *re.findall(r"PREFIX \.\. '(\w+)'", source)}
-    for folder in ("tasks", "web", "worker", "client", "deploy"):
+    own = (ROOT / "tasks" / "keys.py").read_text()
+    found |= {*re.findall(r"\{PREFIX\}(\w+)", own), *re.findall(r'PREFIX \+ "(\w+)', own)}
+    for folder in ("tasks", "web", "worker", "deploy"):
         for path in (ROOT / folder).rglob("*.py"):
-            source = path.read_text()
-            found |= {
-                *re.findall(r"\{(?:keys\.)?PREFIX\}(\w+)", source),
-                *re.findall(r'PREFIX \+ "(\w+)', source),
-            }
+            found |= set(re.findall(r"\bkeys\.PREFIX(?: \+ \"|\})(\w+)", path.read_text()))
     return found
 
 

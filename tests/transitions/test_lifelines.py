@@ -20,7 +20,7 @@ from tests.waiting import eventually
 
 SEVERED = keys.PREFIX + "severed"
 PASSED_SECONDS = 0.3
-"""More than a lifeline may be missing, and little of a lease."""
+"""Longer than a lifeline may be missing, and much shorter than a lease."""
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def harness(redis: Redis, settings: Settings) -> Harness:
 
 @contextmanager
 def lifeline(harness: Harness, worker: str, process: str = "p") -> Iterator[str]:
-    """Stands inside of the context."""
+    """The worker's lifeline exists inside the context."""
     channel = keys.lifeline(worker, process)
     with harness.redis.pubsub() as subscription:
         subscription.subscribe(channel)
@@ -53,14 +53,14 @@ def place(harness: Harness, job_id: str) -> str:
 
 
 def look_again_later(harness: Harness) -> None:
-    """Two looks, between which so much time has passed that a worker might be given up."""
+    """The reaper looks twice, and enough time passes in between for a worker to be taken for dead."""
     harness.reap()
     pass_time(harness)
     harness.reap()
 
 
 def pass_time(harness: Harness) -> None:
-    """What Redis remembers of writes, and of a lifeline that is missing, becomes older."""
+    """Make the times that Redis keeps of writes, and of a missing lifeline, older."""
     for index in (SEVERED, keys.alive("echo:m"), keys.leases("echo:m")):
         for member, score in harness.redis.zrange(index, 0, -1, withscores=True):
             harness.redis.zadd(index, {member: score - PASSED_SECONDS})
@@ -191,7 +191,7 @@ def test_a_worker_that_was_given_up_wrongly_cannot_write(harness: Harness) -> No
 
 
 def test_callers_take_turns(harness: Harness) -> None:
-    """Somebody looks every tenth of a second, however many there are; without running jobs nobody has to."""
+    """The reaper is called every tenth of a second, by all processes together; without running jobs it need not."""
     assert harness.reaper.reap() > 1
     harness.worker(4)
     running_job(harness)

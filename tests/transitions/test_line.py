@@ -1,4 +1,4 @@
-"""The order of the line, offers, deadlines and retention: each rule by itself, on the real Lua."""
+"""The order of the line, offers, deadlines and retention: each rule by itself, with the real Lua."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_shares_are_by_tokens_not_by_jobs(harness: Harness) -> None:
 
 
 def test_who_comes_back_after_a_pause_starts_where_the_others_are(harness: Harness) -> None:
-    """No credit for having been away: a newcomer does not get the whole past."""
+    """A new owner gets no credit for the time before its first job."""
     harness.worker(1)
     for _ in range(3):
         harness.complete(harness.claim(harness.submit("ada")))
@@ -80,7 +80,7 @@ def test_priority_goes_first_but_not_for_ever(harness: Harness) -> None:
 
 
 def test_a_prioritized_job_does_not_push_newcomers_behind_its_owners_backlog(harness: Harness) -> None:
-    """Its own tag lies far ahead; time must not follow it there."""
+    """The job's own tag lies far ahead; virtual time must not follow it there."""
     harness.worker(1)
     running = harness.submit("ada")
     backlog = [harness.submit("ada") for _ in range(10)]
@@ -113,7 +113,7 @@ def test_nobody_overtakes_a_wide_job_that_waits_for_slots(harness: Harness) -> N
 
 
 def test_what_no_worker_can_hold_blocks_nobody_and_says_why(harness: Harness) -> None:
-    """The wide worker left for good, behind the job's back."""
+    """The wide worker left for good while the job waited for it."""
     harness.worker(8)
     running = harness.claim(harness.submit(n=8))
     wide = harness.submit(n=8)
@@ -206,7 +206,7 @@ def test_a_job_whose_worker_died_goes_to_the_front_and_stays_in_progress(harness
 
 
 def test_a_worker_that_lost_its_lease_can_do_nothing_any_more(harness: Harness) -> None:
-    """It was paused, another one has the job now, and it wakes up."""
+    """The worker was paused, another one got the job, and then the first one wakes up."""
     harness.worker(1)
     stale = harness.claim(harness.submit(), "stale")
     harness.make_due(keys.leases("echo:m"), stale.job_id)
@@ -247,7 +247,7 @@ def test_a_job_that_may_have_killed_two_workers_runs_alone(harness: Harness) -> 
 
 
 def test_a_suspect_waits_for_an_idle_worker_and_has_it_to_itself(harness: Harness) -> None:
-    """It may not start beside others, so what would start there goes elsewhere."""
+    """It may not start beside other jobs, so it goes to an idle worker."""
     harness.worker(4)
     suspect = harness.submit()
     for death in range(2):
@@ -297,7 +297,7 @@ def test_a_drained_job_does_not_count_as_a_death(harness: Harness) -> None:
 
 
 def test_a_running_job_is_cancelled_by_its_worker_not_under_it(harness: Harness) -> None:
-    """Which still has text to write, and ends it with its next flush."""
+    """The worker still has text to write, and ends the job with its next flush."""
     harness.worker(1)
     claim = harness.claim(harness.submit())
     harness.store.cancel(claim.job_id)
@@ -310,7 +310,7 @@ def test_a_running_job_is_cancelled_by_its_worker_not_under_it(harness: Harness)
 
 
 def test_a_cancelled_job_that_its_worker_gives_back_ends(harness: Harness) -> None:
-    """The worker drained before it heard of the cancel, and no other one may ever come."""
+    """The worker drained before it saw the cancel, and perhaps no other worker ever comes."""
     harness.worker(1)
     claim = harness.claim(harness.submit())
     harness.store.cancel(claim.job_id)
@@ -320,7 +320,7 @@ def test_a_cancelled_job_that_its_worker_gives_back_ends(harness: Harness) -> No
 
 @pytest.mark.parametrize("gap", [-100.0, 100.0])
 def test_no_lease_is_believed_to_have_run_out_across_a_gap_in_time(harness: Harness, gap: float) -> None:
-    """Redis was paused, restarted or its clock set: workers get a fresh term to report."""
+    """Redis was paused or restarted, or its clock was set: every lease is renewed."""
     harness.worker(1)
     claim = harness.claim(harness.submit())
     harness.redis.zadd(keys.leases("echo:m"), {claim.job_id: 0})

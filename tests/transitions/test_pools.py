@@ -13,7 +13,7 @@ from tests.transitions.harness import Harness
 
 ENGINE_POOLS = {"slow": keys.engine_pool("m", "transformers"), "fast": keys.engine_pool("m", "vllm")}
 SLOW, FAST = ENGINE_POOLS
-"""Workers, each the only one of its engine_pool."""
+"""Workers, each the only one of its engine pool."""
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def claim(harness: Harness, job_id: str, worker: str) -> Claim:
 
 
 def die(harness: Harness, worker: str) -> None:
-    """It has been silent for a lease, and the reaper comes."""
+    """The worker has been silent for a lease, and the reaper is called."""
     harness.redis.zadd(keys.alive(ENGINE_POOLS[worker]), {worker: 0})
     harness.reap()
 
@@ -96,7 +96,7 @@ def test_positions_count_the_jobs_before_in_both_lines(harness: Harness) -> None
 
 
 def test_a_late_message_brings_no_job_to_another_worker(harness: Harness) -> None:
-    """It went back to the line and to other workers while the message was under way."""
+    """The job went back to the line and to other workers while the message was under way."""
     gone = slow(harness, 1)
     job_id = harness.submit()
     assert harness.offers == [(SLOW, job_id)]
@@ -123,7 +123,7 @@ def test_offers_of_a_worker_that_is_gone_go_to_others(harness: Harness) -> None:
 
 
 def test_a_worker_that_is_slow_keeps_its_offers(harness: Harness) -> None:
-    """A claim may take longer than an offer waits before it is rung again."""
+    """A claim may take longer than RESEND_OFFER_SECONDS."""
     fast(harness, 2)
     job_id = harness.submit()
     slow(harness, 8)
@@ -191,7 +191,7 @@ def test_a_full_model_is_full_for_every_engine(redis: Redis, settings: Settings)
 
 
 def test_an_engine_without_a_worker_yet_is_full_too(redis: Redis, settings: Settings) -> None:
-    """The web's own, which is known before its first worker came up."""
+    """The web server's own engine is known before its first worker has started."""
     harness = Harness(redis, settings.model_copy(update={"max_queued_jobs": 1}))
     harness.submit(engine=settings.engine)
     with pytest.raises(QueueFullError):

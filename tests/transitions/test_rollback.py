@@ -1,4 +1,4 @@
-"""Redis comes back without its last second: whoever has seen more of a job than Redis goes on with it."""
+"""Redis comes back without its last second: the worker that knows more of a job than Redis continues it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TOKENS = [TokenEntry(0, (i,), f"t{i}") for i in range(4)]
 
 
 class Memory:
-    """All that a Redis knows at one moment."""
+    """Everything that is in Redis at one moment."""
 
     def __init__(self, harness: Harness) -> None:
         self._url = harness.settings.required_redis_url
@@ -101,7 +101,7 @@ def test_what_an_earlier_attempt_wrote_comes_back_with_its_successors_claim(harn
 
 
 def test_long_output_comes_back_whole(harness: Harness) -> None:
-    """More entries than Lua passes on in one call."""
+    """The log has more entries than Lua can pass in one call."""
     job_id = harness.submit()
     memory = Memory(harness)
     first = harness.claim(job_id, "first")
@@ -147,7 +147,7 @@ def test_an_ended_job_is_not_taken_back(harness: Harness) -> None:
 
 
 def test_nobody_claims_until_a_redis_that_came_back_has_settled(harness: Harness) -> None:
-    """What looks unclaimed may run."""
+    """A job that looks unclaimed may be running."""
     held, waiting = harness.submit(), harness.submit()
     memory = Memory(harness)
     claim = harness.claim(held)

@@ -1,6 +1,6 @@
 """Any interleaving of the transitions keeps the invariant: a job that has not ended is in exactly one of
 line, offered and leases, of an engine that it may run on and a worker that understands it; nothing is written
-without the token; no log entry is lost or repeated."""
+without the lease token; no log entry is lost or repeated."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ class Transitions(RuleBasedStateMachine):
 
     @rule(worker=NAMES, slots=st.sampled_from([0, 1, 2, 4]), version=st.sampled_from(VERSIONS))
     def heartbeat(self, worker: str, slots: int, version: int) -> None:
-        """It may have been started again, with other slots and of another release."""
+        """The worker may have been started again, with other slots and from another release."""
         self.versions[worker] = version
         info = WorkerInfo(worker, MODEL, WORKERS[worker], slots, 0, 0.0, version=version)
         self.leases.heartbeat(info)
@@ -249,7 +249,7 @@ class Transitions(RuleBasedStateMachine):
 
     @rule(claim=claims)
     def flush_beyond_the_log(self, claim: Claim) -> None:
-        """Redis lost the last entries: nothing may be appended behind the hole, nothing finished."""
+        """Redis lost the last entries: nothing may be appended after the gap, and the job may not end."""
         base = len(self.logs.get(claim.job_id, [])) + 2
         outcome = Outcome(Status.COMPLETED)
         entry = TokenEntry(0, (0,), "after the hole")
@@ -287,7 +287,7 @@ class Transitions(RuleBasedStateMachine):
 
     @rule(kind=st.sampled_from(["leases", "offered", "deadlines", "ended", "unpacked"]), data=st.data())
     def time_passes(self, kind: str, data: st.DataObject) -> None:
-        """Something in a set ordered by time is due: as good as waiting for it. The reaper comes."""
+        """Make a member of a set that is ordered by time due, as if time had passed, and call the reaper."""
         index = keys.PREFIX + kind
         if kind in INDEXES:
             index = f"{index}:{data.draw(st.sampled_from(INDEXES[kind]))}"
@@ -431,7 +431,7 @@ class Transitions(RuleBasedStateMachine):
         }
 
     def widest(self, engine: str | None, version: int = OLD) -> int:
-        """Slots of the widest worker of an engine, or of any, that knows a version; 0 where none lives."""
+        """Returns the slots of the widest live worker of an engine (None: any) that knows a version, or 0."""
         slots = [
             slots
             for worker, slots in self.live_workers().items()

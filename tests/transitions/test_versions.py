@@ -1,4 +1,4 @@
-"""A fleet of two releases: what only the newer one understands is left to it, and blocks nobody."""
+"""A fleet of two releases: jobs that only the newer one understands wait for it and block no other job."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NEWER = keys.RECORD_VERSION + 1
 
 @pytest.fixture
 def harness(redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Harness:
-    """Of a release in which `timeout` is a new field."""
+    """A harness of a release in which `timeout` is a new field."""
     monkeypatch.setattr(request, "SINCE_VERSION", {"timeout": NEWER})
     return Harness(redis, settings)
 
@@ -50,7 +50,7 @@ def test_a_newer_worker_runs_everything(harness: Harness) -> None:
 
 
 def test_a_retry_asks_for_what_the_job_asked_for(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where an older web, which does not know the field, is asked for it."""
+    """This holds even if an older web process, which does not know the field, is asked to retry."""
     newer = harness.submit(timeout=60)
     harness.store.cancel(newer)
     monkeypatch.setattr(request, "SINCE_VERSION", {})
