@@ -191,7 +191,7 @@ def test_a_worker_that_was_given_up_wrongly_cannot_write(harness: Harness) -> No
 
 
 def test_callers_take_turns(harness: Harness) -> None:
-    """The reaper is called every tenth of a second, by all processes together; without running jobs it need not."""
+    """All processes together call the reaper every tenth of a second, or seldom while no job runs."""
     assert harness.reaper.reap() > 1
     harness.worker(4)
     running_job(harness)
