@@ -1,6 +1,9 @@
 """Any interleaving of the transitions keeps the invariant: a job that has not ended is in exactly one of
 line, offered and leases, of an engine that it may run on and a worker that understands it; nothing is written
-without the lease token; no log entry is lost or repeated."""
+without the lease token; no log entry is lost or repeated.
+
+The file is long because a state machine is one class.
+"""
 
 from __future__ import annotations
 
