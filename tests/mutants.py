@@ -18,6 +18,8 @@ ROOT = Path(__file__).parents[1]
 LIMIT_SECONDS = 600.0
 
 LINE = "tests/transitions/test_line.py::"
+ATTEMPTS = "tests/transitions/test_attempts.py::"
+SUBMITS = "tests/transitions/test_submits.py::"
 POOLS = "tests/transitions/test_pools.py::"
 LIFELINES = "tests/transitions/test_lifelines.py::"
 ROLLBACK = "tests/transitions/test_rollback.py::"
@@ -79,14 +81,14 @@ MUTANTS = [
         LUA + "flush.lua",
         "if not job or job.lease_token ~= lease_token then",
         "if not job then",
-        LINE + "test_a_worker_that_lost_its_lease_can_do_nothing_any_more",
+        ATTEMPTS + "test_a_worker_that_lost_its_lease_can_do_nothing_any_more",
     ),
     Mutant(
         "a release without the lease token is refused",
         LUA + "release.lua",
         "job.place == 'leases' and job.lease_token == lease_token",
         "job.place == 'leases'",
-        LINE + "test_a_worker_that_lost_its_lease_can_do_nothing_any_more",
+        ATTEMPTS + "test_a_worker_that_lost_its_lease_can_do_nothing_any_more",
     ),
     Mutant(
         "nothing is appended after a gap in the log",
@@ -128,7 +130,7 @@ MUTANTS = [
         LUA + "flush.lua",
         "'progress', 1, 'fails', 0)",
         "'progress', 1)",
-        LINE + "test_a_token_clears_the_count_of_deaths",
+        ATTEMPTS + "test_a_token_clears_the_count_of_deaths",
     ),
     Mutant(
         "only what is on offer is claimed",
@@ -177,7 +179,7 @@ MUTANTS = [
         LUA + "shared/dispatch.lua",
         "      if head then passed[head.line] = (passed[head.line] or 0) + 1 end\n",
         "",
-        LINE + "test_a_wide_job_waits_for_one_worker_and_the_others_take_what_comes_next",
+        LINE + "test_other_wide_workers_take_what_comes_after_a_wide_job",
     ),
     Mutant(
         "a dead worker's jobs go on at once",
@@ -226,21 +228,21 @@ MUTANTS = [
         LUA + "claim.lua",
         "(job.is_alone and held_jobs > 0)",
         "false",
-        LINE + "test_a_job_that_may_have_killed_two_workers_runs_alone",
+        ATTEMPTS + "test_a_job_that_may_have_killed_two_workers_runs_alone",
     ),
     Mutant(
         "a suspected killer is offered to an idle worker",
         LUA + "shared/dispatch.lua",
         "if fails and fails >= ALONE_FROM_FAILS then head.needs = worker.slots end",
         "",
-        LINE + "test_a_suspect_waits_for_an_idle_worker_and_has_it_to_itself",
+        ATTEMPTS + "test_a_suspect_waits_for_an_idle_worker_and_has_it_to_itself",
     ),
     Mutant(
         "four deaths without a token are poison",
         LUA + "reap.lua",
         "fails >= MAX_FAILS or attempts >= MAX_ATTEMPTS",
         "attempts >= MAX_ATTEMPTS",
-        LINE + "test_the_fourth_death_without_a_token_is_poison",
+        ATTEMPTS + "test_the_fourth_death_without_a_token_is_poison",
     ),
     Mutant(
         "nobody claims before a Redis that came back has settled",
@@ -268,7 +270,7 @@ MUTANTS = [
         LUA + "reap.lua",
         "local believed = time >= last and time - last <= longest_gap",
         "local believed = true",
-        LINE + "test_no_lease_is_believed_to_have_run_out_across_a_gap_in_time",
+        ATTEMPTS + "test_no_lease_is_believed_to_have_run_out_across_a_gap_in_time",
     ),
     Mutant(
         "an offer that nobody claims is sent again",
@@ -282,14 +284,14 @@ MUTANTS = [
         LUA + "reap.lua",
         "move_on(PREFIX .. 'deadlines', nil, reap_deadline)\n",
         "",
-        LINE + "test_expires_in_ends_a_job_that_waits",
+        ATTEMPTS + "test_expires_in_ends_a_job_that_waits",
     ),
     Mutant(
         "a job that comes back keeps its place in line",
         LUA + "shared/places.lua",
         "  enter_line(job, id)\n  redis.call('HDEL'",
         "  job.score = precise(time)\n  enter_line(job, id)\n  redis.call('HDEL'",
-        LINE + "test_a_job_whose_worker_died_goes_to_the_front_and_stays_in_progress",
+        ATTEMPTS + "test_a_job_whose_worker_died_goes_to_the_front_and_stays_in_progress",
     ),
     Mutant(
         "nobody overtakes a wide job",
@@ -310,49 +312,49 @@ MUTANTS = [
         LUA + "submit.lua",
         "if earlier[1] then return answer('exists', { ids = earlier[2] }) end",
         "",
-        LINE + "test_an_idempotency_key_leads_to_the_same_job",
+        SUBMITS + "test_an_idempotency_key_leads_to_the_same_job",
     ),
     Mutant(
         "a full line takes no more",
         LUA + "submit.lua",
         "if waiting + #jobs > max_queued then",
         "if false then",
-        LINE + "test_a_full_line_says_when_to_come_back",
+        SUBMITS + "test_a_full_line_says_when_to_come_back",
     ),
     Mutant(
         "several jobs are accepted together or not at all",
         LUA + "submit.lua",
         "if waiting + #jobs > max_queued then",
         "if waiting >= max_queued then",
-        LINE + "test_several_jobs_are_accepted_together_or_not_at_all",
+        SUBMITS + "test_several_jobs_are_accepted_together_or_not_at_all",
     ),
     Mutant(
         "a key outlives the first of its jobs",
         LUA + "shared/lifecycle.lua",
         "if redis.call('HINCRBY', idempotency, 'left', -1) <= 0 then",
         "if true then",
-        LINE + "test_a_key_leads_to_all_jobs_of_its_call_while_one_of_them_is_there",
+        SUBMITS + "test_a_key_leads_to_all_jobs_of_its_call_while_one_of_them_is_there",
     ),
     Mutant(
         "no job is charged for more than the model's length",
         LUA + "submit.lua",
         "math.min(job.max_tokens, length)",
         "job.max_tokens",
-        LINE + "test_a_job_is_not_charged_for_more_than_the_models_length",
+        SUBMITS + "test_a_job_is_not_charged_for_more_than_the_models_length",
     ),
     Mutant(
         "what a job did not use is given back",
         LUA + "shared/lifecycle.lua",
         "math.min(0, used - job.cost)",
         "0",
-        LINE + "test_what_a_job_did_not_use_is_given_back_to_its_owner",
+        SUBMITS + "test_what_a_job_did_not_use_is_given_back_to_its_owner",
     ),
     Mutant(
         "an owner has a share of the memory",
         LUA + "submit.lua",
         "if most_bytes > 0 and own_bytes + bytes > most_bytes then",
         "if false then",
-        LINE + "test_an_owners_jobs_take_no_more_than_their_share_of_the_memory",
+        SUBMITS + "test_an_owners_jobs_take_no_more_than_their_share_of_the_memory",
     ),
     Mutant(
         "a job waits for a worker that understands it",
@@ -373,14 +375,14 @@ MUTANTS = [
         LUA + "submit.lua",
         "if redis.call('EXISTS', PREFIX .. 'nearly_full') == 1",
         "if false",
-        LINE + "test_a_redis_that_is_nearly_full_takes_no_jobs_but_lets_running_ones_end",
+        SUBMITS + "test_a_redis_that_is_nearly_full_takes_no_jobs_but_lets_running_ones_end",
     ),
     Mutant(
         "a running job is cancelled by its worker, not under it",
         LUA + "cancel.lua",
         "if job.place == 'leases' then",
         "if false then",
-        LINE + "test_a_running_job_is_cancelled_by_its_worker_not_under_it",
+        ATTEMPTS + "test_a_running_job_is_cancelled_by_its_worker_not_under_it",
     ),
     Mutant(
         "only an ended job's log is packed",
