@@ -29,10 +29,10 @@ from typing import Any
 
 from bench.stage import Workers, median, p99, print_table, redis_server, started_web, started_workers
 from client import Client, Event, Job
-from tests.chaos.releases import releases
-from tests.integration.workers import WorkerProcess
-from tests.reliability.proxy import Proxy
-from tests.waiting import eventually
+from harness.proxy import Proxy
+from harness.releases import releases
+from harness.waiting import eventually
+from harness.workers import WorkerProcess
 
 LEASE_SECONDS = 5
 PATIENCE_SECONDS = 60.0

@@ -20,6 +20,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from bench.stage import median, p99, print_table, redis_server, started_workers
+from harness.waiting import eventually
 from tasks import keys
 from tasks.app import JobApp
 from tasks.connection import connect
@@ -30,7 +31,6 @@ from tasks.request import parse_request
 from tasks.scripts import Offer, Scripts
 from tasks.settings import ANONYMOUS, EngineKind, Settings
 from tasks.store import Store
-from tests.waiting import eventually
 
 MODES = ["everysec", "always", "no"]
 SUBMITS, THREADS, FLUSHES = 500, 16, 500

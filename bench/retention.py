@@ -23,10 +23,10 @@ from redis import Redis
 
 from bench.stage import print_table, redis_server, started_web, started_workers
 from client import Client
+from harness.product import Web
+from harness.waiting import eventually
+from harness.workers import WorkerProcess
 from tasks import keys
-from tests.integration.product import Web
-from tests.integration.workers import WorkerProcess
-from tests.waiting import eventually
 
 FIRST_JOBS, ALL_JOBS, TOKENS = 2_000, 20_000, 16
 RETENTION_SECONDS, FOR_EVER_SECONDS = 20, 86_400

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.conftest import start_redis
-from tests.integration.product import Web
-from tests.integration.workers import ROOT, WorkerProcess
+from harness.product import Web
+from harness.redis_server import start_redis
+from harness.workers import ROOT, WorkerProcess
 
 
 @contextmanager

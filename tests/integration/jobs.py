@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from harness.waiting import PATIENCE_SECONDS, eventually
 from tasks.job import Job, Status
 from tasks.log import DoneEntry, StatusEntry, TokenEntry
 from tasks.store import Store
-from tests.waiting import PATIENCE_SECONDS, eventually
 
 
 def ended(store: Store, job_id: str, patience: float = PATIENCE_SECONDS) -> Job:

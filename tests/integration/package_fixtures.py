@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from harness.workers import ROOT
 from tests.integration.programs import must_run, new_environment
-from tests.integration.workers import ROOT
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.product import Web, running
+from harness.product import Web, running
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import httpx
 
-from tests.conftest import free_port
-from tests.integration.workers import ROOT
-from tests.waiting import PATIENCE_SECONDS, eventually
+from harness.redis_server import free_port
+from harness.waiting import PATIENCE_SECONDS, eventually
+from harness.workers import ROOT
 
 # Settings of the developer's shell are none of the tests'.
 OWN_VARIABLES = {"ENGINE": "echo", "LEASE_SECONDS": "1", "DRAIN_SECONDS": "0", "HOST": "127.0.0.1"}

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, OPTForCausalLM
 
+from harness.waiting import eventually
+from harness.workers import start_workers
 from tasks.app import JobApp
 from tasks.job import Job, Status
 from tasks.log import TokenEntry
@@ -20,8 +22,6 @@ from tasks.request import parse_request
 from tasks.settings import ANONYMOUS, Settings
 from tasks.store import Store
 from tests.integration.conftest import StartWorkers
-from tests.integration.workers import start_workers
-from tests.waiting import eventually
 from worker.engine.model_files import BUNDLED_MODEL
 
 GREEDY: dict[str, Any] = {

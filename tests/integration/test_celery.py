@@ -17,6 +17,8 @@ import pytest
 from celery.exceptions import TaskRevokedError
 from celery.result import AsyncResult
 
+from harness.waiting import PATIENCE_SECONDS, eventually
+from harness.workers import ROOT, WorkerProcess
 from tasks.app import TASK, JobApp, celery_queue
 from tasks.backend import JobFailedError, RecordBackend
 from tasks.job import FinishReason, Status
@@ -24,8 +26,6 @@ from tasks.log import StatusEntry
 from tasks.store import Store
 from tests.integration.conftest import StartWorkers, Submit
 from tests.integration.jobs import ended, started
-from tests.integration.workers import ROOT, WorkerProcess
-from tests.waiting import PATIENCE_SECONDS, eventually
 
 LONG = {"max_tokens": 3000}
 """A minute of echo's default steps: longer than any test runs."""

@@ -15,11 +15,11 @@ import httpx
 import pytest
 
 from client import Client
-from tests.conftest import free_port
+from harness.product import Web, running
+from harness.redis_server import free_port
+from harness.waiting import PATIENCE_SECONDS
+from harness.workers import ROOT
 from tests.integration.moody import JOB, Answer, moody_server
-from tests.integration.product import Web, running
-from tests.integration.workers import ROOT
-from tests.waiting import PATIENCE_SECONDS
 
 pytest_plugins = ["tests.integration.product_fixtures"]
 

@@ -22,9 +22,9 @@ from client import (
     UnreachableError,
     WaitTimeoutError,
 )
-from tests.conftest import free_port
+from harness.product import Web, running
+from harness.redis_server import free_port
 from tests.integration.moody import Answer, moody_server
-from tests.integration.product import Web, running
 
 pytest_plugins = ["tests.integration.product_fixtures"]
 

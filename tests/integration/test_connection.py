@@ -13,11 +13,11 @@ from threading import Barrier
 import pytest
 from redis import Redis
 
+from harness.redis_server import free_port
+from harness.workers import ROOT
 from tasks.connection import MAX_CONNECTIONS, connect, refuse_eviction
 from tasks.settings import Settings
-from tests.conftest import free_port
 from tests.integration.web_harness import RedisServer
-from tests.integration.workers import ROOT
 
 CALLERS = 3 * MAX_CONNECTIONS
 HOLD_SECONDS = 0.1

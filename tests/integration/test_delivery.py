@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from harness.redis_server import free_port, start_redis
+from harness.waiting import eventually
 from tasks.app import JobApp
 from tasks.job import Job
 from tasks.settings import Settings
 from tasks.store import Store
-from tests.conftest import free_port, start_redis
 from tests.integration.conftest import StartWorkers, Submit
-from tests.waiting import eventually
 from worker.delivery_probe import DeliveryProbe
 
 

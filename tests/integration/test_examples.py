@@ -13,10 +13,10 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.conftest import free_port
-from tests.integration.product import Web
-from tests.integration.workers import ROOT
-from tests.waiting import PATIENCE_SECONDS, eventually
+from harness.product import Web
+from harness.redis_server import free_port
+from harness.waiting import PATIENCE_SECONDS, eventually
+from harness.workers import ROOT
 
 pytest_plugins = ["tests.integration.package_fixtures", "tests.integration.product_fixtures"]
 

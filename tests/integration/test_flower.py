@@ -12,12 +12,12 @@ from typing import Any
 import httpx
 import pytest
 
+from harness.redis_server import free_port
+from harness.waiting import eventually
+from harness.workers import ROOT
 from tasks.job import Status
 from tasks.store import Store
-from tests.conftest import free_port
 from tests.integration.conftest import StartWorkers, Submit
-from tests.integration.workers import ROOT
-from tests.waiting import eventually
 
 
 @pytest.fixture

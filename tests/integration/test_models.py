@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
+from harness.waiting import eventually
+from harness.workers import WorkerProcess, start_workers
 from tasks.app import JobApp
 from tasks.job import Job, Status
 from tasks.request import parse_request
 from tasks.settings import ANONYMOUS, Settings
 from tasks.store import Store
 from tests.engine.tiny import save_model
-from tests.integration.workers import WorkerProcess, start_workers
-from tests.waiting import eventually
 
 JOBS = 6
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from deploy.wheel import PACKAGES, with_prefix
-from tests.conftest import free_port
+from harness.redis_server import free_port
+from harness.waiting import PATIENCE_SECONDS, eventually
 from tests.integration.programs import INSTALL_SECONDS, must_run, new_environment, run
-from tests.waiting import PATIENCE_SECONDS, eventually
 
 pytest_plugins = ["tests.integration.package_fixtures"]
 

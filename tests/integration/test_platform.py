@@ -11,8 +11,8 @@ import psutil
 import pytest
 
 from client import Client
+from harness.workers import ROOT
 from tests.integration.serve_harness import Serve, serve
-from tests.integration.workers import ROOT
 
 BARE_PLATFORM = Path(__file__).with_name("bare_platform")
 DARWIN_OPEN_MAX = 10_240

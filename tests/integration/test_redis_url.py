@@ -11,10 +11,10 @@ from kombu.exceptions import OperationalError
 from redis import Redis
 from redis.exceptions import ConnectionError, RedisError
 
+from harness.redis_server import start_redis
 from tasks.app import JobApp, celery_queue
 from tasks.connection import connect
 from tasks.settings import Settings
-from tests.conftest import start_redis
 from tests.integration.tls import Certificate, tls_in_front_of
 from web.relay import job_log
 from web.relay.hub import Hub

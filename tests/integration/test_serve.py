@@ -16,9 +16,9 @@ from typing import Any
 import httpx
 import pytest
 
+from harness.waiting import PATIENCE_SECONDS, eventually
 from tests.integration.serve_harness import Serve, is_alive, launch, none_alive, refusal, serve
 from tests.integration.web_harness import submit
-from tests.waiting import PATIENCE_SECONDS, eventually
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ import httpx
 import psutil
 import pytest
 
+from harness.waiting import PATIENCE_SECONDS, eventually
 from tests.integration.serve_harness import Serve, launch
 from tests.integration.web_harness import submit
-from tests.waiting import PATIENCE_SECONDS, eventually
 
 MODEL = {"ENGINE": "transformers", "MODEL_ID": "bundled"}
 MOMENTS = {"the first spawn": "supervisord started", "the load": "loading bundled"}

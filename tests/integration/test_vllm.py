@@ -18,11 +18,11 @@ import psutil
 import pytest
 
 from client import Client, Event
-from tests.conftest import start_redis
-from tests.integration.product import Web
+from harness.product import Web
+from harness.redis_server import start_redis
+from harness.waiting import PATIENCE_SECONDS, eventually
+from harness.workers import ROOT, WorkerProcess
 from tests.integration.web_sockets import assert_gapless, texts
-from tests.integration.workers import ROOT, WorkerProcess
-from tests.waiting import PATIENCE_SECONDS, eventually
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
 

@@ -13,10 +13,10 @@ import httpx
 import pytest
 from redis import Redis
 
+from harness.waiting import PATIENCE_SECONDS, eventually
 from tasks import keys
 from tasks.job import JobError, Status
 from tests.integration.web_harness import Player, Server, assert_problem
-from tests.waiting import PATIENCE_SECONDS, eventually
 from web.routes.demo import MAX_PROMPTS
 from web.routes.demo_jobs import MAX_IDS_IN_HEADER
 

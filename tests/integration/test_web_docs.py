@@ -16,10 +16,10 @@ from jsonschema import Draft202012Validator
 from redis import Redis
 
 from client import Client
+from harness.product import Web
+from harness.waiting import PATIENCE_SECONDS
 from tasks.job import FinishReason, JobError, Status
-from tests.integration.product import Web
 from tests.integration.web_harness import Player, Server
-from tests.waiting import PATIENCE_SECONDS
 from web.routes.demo_jobs import MAX_IDS_IN_HEADER
 
 pytest_plugins = ["tests.integration.web_fixtures", "tests.integration.product_fixtures"]

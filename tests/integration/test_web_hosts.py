@@ -8,10 +8,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from harness.waiting import PATIENCE_SECONDS
 from tasks.settings import Settings
 from tests.integration.web_harness import RedisServer, Server, assert_problem, serving, submit
 from tests.integration.web_sockets import HANDSHAKE, read_all
-from tests.waiting import PATIENCE_SECONDS
 from web.hosts import is_allowed
 
 pytest_plugins = ["tests.integration.web_fixtures"]

@@ -13,11 +13,11 @@ import httpx
 import pytest
 from redis import Redis
 
+from harness.waiting import PATIENCE_SECONDS, eventually
 from tasks import keys
 from tasks.job import JobError, Status
 from tests.integration.web_harness import Player, RedisServer, Server, assert_problem, serving, submit
 from tests.integration.web_sockets import read_all, slow_socket
-from tests.waiting import PATIENCE_SECONDS, eventually
 
 pytest_plugins = ["tests.integration.web_fixtures"]
 

@@ -13,6 +13,7 @@ import psutil
 import pytest
 from redis import Redis
 
+from harness.waiting import PATIENCE_SECONDS, eventually
 from tests.integration.web_harness import Player, RedisServer, Server, assert_problem, serving, submit
 from tests.integration.web_sockets import (
     HANDSHAKE,
@@ -24,7 +25,6 @@ from tests.integration.web_sockets import (
     vanish,
     websocket,
 )
-from tests.waiting import PATIENCE_SECONDS, eventually
 
 pytest_plugins = ["tests.integration.web_fixtures"]
 

@@ -10,9 +10,9 @@ import httpx
 import pytest
 from redis import Redis
 
+from harness.waiting import PATIENCE_SECONDS, eventually
 from tasks import keys
 from tests.integration.web_harness import Player, RedisServer, assert_problem, serving
-from tests.waiting import PATIENCE_SECONDS, eventually
 
 pytest_plugins = ["tests.integration.web_fixtures"]
 

@@ -15,9 +15,9 @@ import pytest
 from redis import Redis
 
 import web
+from harness.waiting import PATIENCE_SECONDS, eventually
 from tasks.settings import Settings
 from tests.integration.web_harness import REPOSITORY, Player, RedisServer, Server, assert_problem, serving
-from tests.waiting import PATIENCE_SECONDS, eventually
 from web.routes import site
 
 pytest_plugins = ["tests.integration.web_fixtures"]

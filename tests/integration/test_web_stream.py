@@ -12,6 +12,7 @@ import httpx
 import pytest
 from redis import Redis
 
+from harness.waiting import PATIENCE_SECONDS, eventually
 from tasks import keys
 from tasks.job import Status
 from tests.integration.web_harness import (
@@ -39,7 +40,6 @@ from tests.integration.web_sockets import (
     texts,
     websocket,
 )
-from tests.waiting import PATIENCE_SECONDS, eventually
 
 pytest_plugins = ["tests.integration.web_fixtures"]
 

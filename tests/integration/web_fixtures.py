@@ -8,9 +8,9 @@ import httpx
 import pytest
 from redis import Redis
 
+from harness.waiting import PATIENCE_SECONDS
 from tasks.settings import Settings
 from tests.integration.web_harness import SOON_SECONDS, Player, RedisServer, Server, serving
-from tests.waiting import PATIENCE_SECONDS
 
 
 @pytest.fixture(scope="module")

@@ -21,13 +21,13 @@ from redis.backoff import ConstantBackoff
 from redis.exceptions import ConnectionError
 from redis.retry import Retry
 
+from harness.redis_server import free_port
+from harness.waiting import PATIENCE_SECONDS, eventually
 from tasks.job import FinishReason, JobError, Status
 from tasks.leases import Claim, Leases, Outcome, WorkerInfo, Write, WriteAnswer, WriteStatus
 from tasks.log import TokenEntry
 from tasks.scripts import Offer, Scripts
 from tasks.settings import Settings
-from tests.conftest import free_port
-from tests.waiting import PATIENCE_SECONDS, eventually
 
 REPOSITORY = Path(__file__).parents[2]
 RECONNECT_PAUSE_SECONDS, RECONNECT_ATTEMPTS = 0.02, 1000

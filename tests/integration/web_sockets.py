@@ -13,8 +13,8 @@ from typing import Any
 import httpx
 from simple_websocket import Client, ConnectionClosed
 
+from harness.waiting import PATIENCE_SECONDS
 from tests.integration.web_harness import Server
-from tests.waiting import PATIENCE_SECONDS
 
 Event = dict[str, Any]
 

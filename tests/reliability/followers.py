@@ -10,10 +10,10 @@ import httpx
 
 from client import Client, Event
 from client.job import Job
+from harness.waiting import PATIENCE_SECONDS, eventually
 from tests.chaos.fleet import Fleet
 from tests.integration.jobs import words
 from tests.integration.web_sockets import assert_gapless, sse_events, texts
-from tests.waiting import PATIENCE_SECONDS, eventually
 
 
 class Followed:

@@ -13,11 +13,11 @@ import pytest
 from redis import Redis
 
 from client import Client, NotFoundError
+from harness.waiting import PATIENCE_SECONDS, eventually
 from tasks import keys
 from tests.chaos.fleet import Fleet
 from tests.integration.jobs import words
 from tests.reliability.followers import Followed, assert_all_work, following, wait_until_seen
-from tests.waiting import PATIENCE_SECONDS, eventually
 
 SLOTS = 4
 LOST_BYTES = 16 * 1024

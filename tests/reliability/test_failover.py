@@ -12,16 +12,16 @@ import pytest
 from redis import Redis
 
 from client import Client
+from harness.product import Web
+from harness.proxy import Proxy
+from harness.redis_server import start_redis
+from harness.waiting import PATIENCE_SECONDS, eventually
+from harness.workers import WorkerProcess
 from tasks.connection import connect
 from tasks.failover import ReplicaError
 from tasks.settings import Settings
-from tests.conftest import start_redis
 from tests.integration.jobs import words
-from tests.integration.product import Web
-from tests.integration.workers import WorkerProcess
 from tests.reliability.followers import following
-from tests.reliability.proxy import Proxy
-from tests.waiting import PATIENCE_SECONDS, eventually
 
 SETTINGS = {
     **{"ENGINE": "echo", "ECHO_STEP_SECONDS": "0.02", "MAX_NUM_SEQS": "4", "LEASE_SECONDS": "2"},

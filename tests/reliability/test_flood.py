@@ -13,8 +13,8 @@ import pytest
 from redis import Redis
 
 from client import Client
+from harness.waiting import PATIENCE_SECONDS, eventually
 from tests.chaos.fleet import Fleet
-from tests.waiting import PATIENCE_SECONDS, eventually
 
 MEMORY_BYTES = 64 * 1024 * 1024
 SENDERS = 4

@@ -12,11 +12,11 @@ import pytest
 from redis import Redis
 
 from client import Client
+from harness.waiting import PATIENCE_SECONDS, eventually
 from tasks import keys
 from tests.chaos.fleet import Fleet
 from tests.integration.web_sockets import texts
 from tests.reliability.followers import assert_all_work, following
-from tests.waiting import PATIENCE_SECONDS, eventually
 
 SLOTS = 4
 FILLER_BYTES = 32 * 1024 * 1024

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from harness.workers import start_workers
 from tasks.app import JobApp
 from tasks.request import parse_request
 from tasks.settings import ANONYMOUS, Settings
 from tasks.store import Store
 from tests.integration.conftest import StartWorkers, Submit
 from tests.integration.jobs import assert_echoed, ended, started, words
-from tests.integration.workers import start_workers
 
 
 def test_32_jobs_of_a_killed_worker_all_end(

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from client import Client
+from harness.product import Web
+from harness.waiting import PATIENCE_SECONDS, eventually
 from tasks.store import Store
 from tests.integration.conftest import ECHO, StartWorkers, Submit
 from tests.integration.jobs import started
-from tests.integration.product import Web
-from tests.waiting import PATIENCE_SECONDS, eventually
 
 LONG: dict[str, Any] = {"max_tokens": 3000}
 TIMEOUT_SECONDS = 6.0

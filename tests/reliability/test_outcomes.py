@@ -7,6 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from redis import Redis
 
+from harness.proxy import Proxy
+from harness.redis_server import free_port
+from harness.waiting import eventually
 from tasks import keys
 from tasks.connection import connect
 from tasks.errors import OutcomeUnknownError, UnavailableError
@@ -14,9 +17,6 @@ from tasks.request import parse_request
 from tasks.scripts import Scripts
 from tasks.settings import Settings
 from tasks.store import Store
-from tests.conftest import free_port
-from tests.reliability.proxy import Proxy
-from tests.waiting import eventually
 
 REQUEST = parse_request({"prompt": "x"})
 

@@ -10,14 +10,14 @@ import pytest
 from redis import Redis
 
 from client import Client
+from harness.product import Web
+from harness.proxy import Proxy
+from harness.waiting import PATIENCE_SECONDS, eventually
+from harness.workers import start_workers
 from tasks import keys
 from tests.chaos.fleet import Fleet
 from tests.integration.jobs import words
-from tests.integration.product import Web
-from tests.integration.workers import start_workers
 from tests.reliability.followers import assert_all_work, following, wait_until_seen
-from tests.reliability.proxy import Proxy
-from tests.waiting import PATIENCE_SECONDS, eventually
 
 LEASE_SECONDS = 2.0
 SLOTS = 4

@@ -9,12 +9,12 @@ import signal
 
 import pytest
 
+from harness.proxy import Proxy
+from harness.waiting import eventually
 from tasks import keys
 from tasks.store import Store
 from tests.integration.conftest import ECHO, StartWorkers, Submit
 from tests.integration.jobs import assert_echoed, ended, started, words
-from tests.reliability.proxy import Proxy
-from tests.waiting import eventually
 
 SLOTS = int(ECHO["MAX_NUM_SEQS"])
 UNHURRIED = {"ECHO_STEP_SECONDS": "0.05", "LEASE_SECONDS": "600"}

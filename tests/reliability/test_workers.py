@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from harness.proxy import Proxy
+from harness.waiting import eventually
+from harness.workers import WorkerProcess, start_workers
 from tasks import keys
 from tasks.app import JobApp
 from tasks.job import Attempt, JobError, Status
@@ -17,9 +20,6 @@ from tasks.settings import ANONYMOUS, Settings
 from tasks.store import Store
 from tests.integration.conftest import ECHO, StartWorkers, Submit
 from tests.integration.jobs import assert_echoed, ended, started, words
-from tests.integration.workers import WorkerProcess, start_workers
-from tests.reliability.proxy import Proxy
-from tests.waiting import eventually
 
 SLOTS = int(ECHO["MAX_NUM_SEQS"])
 UNHURRIED = {"ECHO_STEP_SECONDS": "0.05"}

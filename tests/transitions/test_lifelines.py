@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from redis import Redis
 
+from harness.waiting import eventually
 from tasks import keys
 from tasks.job import Status
 from tasks.leases import Claim, WorkerInfo, Write, WriteStatus
 from tasks.log import TokenEntry
 from tasks.settings import Settings
 from tests.transitions.harness import Harness
-from tests.waiting import eventually
 
 SEVERED = keys.PREFIX + "severed"
 PASSED_SECONDS = 0.3

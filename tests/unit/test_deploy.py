@@ -9,9 +9,9 @@ import pytest
 from deploy.checks import check_model, check_port
 from deploy.console import Console
 from deploy.serve import local_url
+from harness.redis_server import free_port
 from tasks.errors import SettingsError
 from tasks.settings import Settings
-from tests.conftest import free_port
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ def test_the_glossary_is_in_alphabetical_order() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_files_that_a_page_names_are_there(page: Path) -> None:
-    folders = "tasks|web|worker|client|deploy|bench|training|tests|docs|examples"
+    folders = "tasks|web|worker|client|deploy|bench|training|harness|tests|docs|examples"
     for name in re.findall(rf"`((?:{folders})/[\w./-]+\w)", page.read_text()):
         # Tables about tests leave their folder out.
         assert (ROOT / name).exists() or (ROOT / "tests" / name).exists() or "NAME" in name, name

@@ -34,7 +34,8 @@ def test_packages_import_nothing_of_the_others(package: str, forbidden: set[str]
     assert not forbidden & set(json.loads(done.stdout))
 
 
-WEB = Path(__file__).parents[2] / "web"
+ROOT = Path(__file__).parents[2]
+WEB = ROOT / "web"
 
 CONTRACT = {"web.answers", "web.errors", "web.render"}
 """What every part of the web server may use: the shapes of answers, errors and JSON."""
@@ -53,6 +54,22 @@ def imports_of(path: Path) -> Iterator[str]:
 
 def is_inside(name: str, packages: set[str]) -> bool:
     return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+@pytest.mark.parametrize(
+    "folder", ["tasks", "web", "worker", "client", "tokenrelay", "deploy", "harness", "bench", "training"]
+)
+def test_only_tests_import_tests(folder: str) -> None:
+    for path in (ROOT / folder).rglob("*.py"):
+        assert not [name for name in imports_of(path) if is_inside(name, {"tests"})], path
+
+
+@pytest.mark.parametrize("folder", ["tasks", "web", "worker", "client", "tokenrelay", "deploy"])
+def test_the_product_imports_neither_benchmarks_nor_the_training(folder: str) -> None:
+    for path in (ROOT / folder).rglob("*.py"):
+        assert not [name for name in imports_of(path) if is_inside(name, {"bench", "harness", "training"})], (
+            path
+        )
 
 
 def test_the_relay_knows_neither_routes_nor_requests() -> None:

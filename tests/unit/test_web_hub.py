@@ -9,10 +9,10 @@ from typing import cast
 import pytest
 from redis import Redis
 
+from harness.waiting import PATIENCE_SECONDS, eventually
 from tasks import keys
 from tasks.job import Job
 from tasks.log import StatusEntry
-from tests.waiting import PATIENCE_SECONDS, eventually
 from web.relay.events import Batch
 from web.relay.hub import MAX_BATCHES, Channel, Hub, Subscription
 

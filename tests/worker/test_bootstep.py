@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.integration.workers import ROOT
+from harness.workers import ROOT
 
 COUNT_OBJECTS = """
 import gc

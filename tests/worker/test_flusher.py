@@ -13,6 +13,9 @@ from typing import Any
 
 import pytest
 
+from harness.proxy import Proxy
+from harness.redis_server import free_port, start_redis
+from harness.waiting import PATIENCE_SECONDS, eventually
 from tasks import keys
 from tasks.connection import connect
 from tasks.job import FinishReason, Job, JobError, Status
@@ -23,9 +26,6 @@ from tasks.request import JobRequest, parse_request
 from tasks.scripts import Offer, Scripts
 from tasks.settings import EngineKind, Settings
 from tasks.store import Store
-from tests.conftest import free_port, start_redis
-from tests.reliability.proxy import Proxy
-from tests.waiting import PATIENCE_SECONDS, eventually
 from worker.engine.base import Engine, Prompt
 from worker.engine.echo import EchoEngine
 from worker.flusher import Flusher

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import httpx
 
-from tests.conftest import free_port, start_redis
-from tests.integration.workers import ROOT, start_workers
-from tests.waiting import PATIENCE_SECONDS, eventually
+from harness.redis_server import free_port, start_redis
+from harness.waiting import PATIENCE_SECONDS, eventually
+from harness.workers import ROOT, start_workers
 
 STEP_SECONDS = 0.01
 

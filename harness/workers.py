@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.waiting import PATIENCE_SECONDS, eventually
+from harness.waiting import PATIENCE_SECONDS, eventually
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 
 
 class WorkerProcess:

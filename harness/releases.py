@@ -8,9 +8,9 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.integration.workers import ROOT
+from harness.workers import ROOT
 
-PARTS = ("tasks", "web", "worker", "tests")
+PARTS = ("tasks", "web", "worker", "harness", "tests")
 NEW_FIELD = "novelty"
 """A field of the submit body that only the next release knows."""
 

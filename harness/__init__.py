@@ -1,0 +1,1 @@
+"""Real processes on loopback for tests and benchmarks: Redis, web, workers, a proxy, two releases."""
