@@ -29,7 +29,12 @@ TIERS = {
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        item.add_marker(TIERS[item.path.relative_to(TESTS).parts[0]])
+        tier = TIERS[item.path.relative_to(TESTS).parts[0]]
+        item.add_marker(tier)
+        if tier == "unit" and "redis_server" in getattr(item, "fixturenames", ()):
+            raise pytest.UsageError(
+                f"{item.nodeid} is a unit test and starts a Redis; move it to another tier"
+            )
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,7 @@ MACHINE = "tests/transitions/test_state_machine.py::test_transitions[Scripts]"
 DOUBLED = "tests/transitions/test_state_machine.py::test_transitions[DoubledScripts]"
 FLUSHER = "tests/worker/test_flusher.py::"
 STREAM = "tests/integration/test_web_stream.py::"
-HUB = "tests/unit/test_web_hub.py::"
+HUB = "tests/integration/test_web_hub.py::"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,10 +11,7 @@ from typing import Any
 
 import pytest
 import yaml  # type: ignore[import-untyped]
-from redis import Redis
 
-from tasks.leases import Leases, WorkerInfo
-from tasks.scripts import Scripts
 from tasks.settings import Settings
 
 CHECKOUT = Path(__file__).parents[2]
@@ -133,17 +129,3 @@ def test_the_web_container_refuses_to_be_published_beyond_loopback_without_keys(
     done = run_script("published_web.py", HOST="0.0.0.0")
     assert done.returncode == 1
     assert done.stderr.startswith("web: HOST: without API_KEYS only loopback")
-
-
-@pytest.mark.parametrize(
-    ("name", "returncode"), [(socket.gethostname(), 0), ("another", 1)], ids=["own", "other"]
-)
-def test_the_workers_health_check_wants_its_own_heartbeat(
-    redis: Redis, redis_url: str, settings: Settings, name: str, returncode: int
-) -> None:
-    assert '"-n", "worker@%h"' in (CHECKOUT / "worker" / "Dockerfile").read_text()
-    patient = settings.model_copy(update={"lease_seconds": 600})
-    leases = Leases(Scripts(redis, patient, send_offers=lambda _offers: None))
-    leases.heartbeat(WorkerInfo(f"worker@{name}", "m", "echo", 1, 0, 0.0))
-    done = run_script("worker_alive.py", REDIS_URL=redis_url)
-    assert (done.returncode, "no heartbeat" in done.stderr) == (returncode, returncode == 1)

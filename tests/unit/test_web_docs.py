@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from collections.abc import Iterator
@@ -12,14 +13,16 @@ from flask.testing import FlaskClient
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 import web
+from client import Job, JobSummary
+from client import errors as client_errors
 from tasks.settings import Settings
 
 UNDOCUMENTED = {"static", "site.index", "site.page", "docs.document", "docs.page"}
 
 
 @pytest.fixture
-def client(redis_url: str) -> FlaskClient:
-    settings = Settings(redis_url=redis_url, api_keys={"key": "name"})
+def client() -> FlaskClient:
+    settings = Settings(redis_url="redis://nobody", api_keys={"key": "name"})
     return web.create_app(settings).test_client()
 
 
@@ -143,3 +146,17 @@ def test_descriptions_are_shown_as_text_with_names_as_code(client: FlaskClient) 
     page = client.get("/docs").text
     assert "either this or <code>messages</code>" in page
     assert "`" not in page
+
+
+def test_the_clients_fields_are_the_documents(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    assert list(JobSummary.__slots__) == list(schemas["JobSummaryBody"]["properties"])
+    used = set(re.findall(r'self\.fields\["(\w+)"\]', inspect.getsource(Job)))
+    assert len(used) > 4
+    assert used <= schemas["JobBody"]["properties"].keys()
+    assert set(client_errors.ERRORS_BY_STATUS) <= {
+        int(status)
+        for path in document["paths"].values()
+        for operation in path.values()
+        for status in operation["responses"]
+    }
