@@ -9,6 +9,8 @@ PYTHON ?= python3
 DATA_DIR ?= .data
 FLOWER_PORT ?= 5555
 SECONDS ?= 180
+# Processes that run tests side by side, each a file at a time. 0: none, for a debugger.
+TEST_PROCESSES ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 # The environment is set up in two steps: first all but the model's part, which is torch, transformers and the tests'
@@ -48,7 +50,8 @@ help:
 	@echo "make flower   Celery's Flower on the set-up that runs, at http://127.0.0.1:$(FLOWER_PORT)"
 	@echo "make check    linters, types and the unit tests: before each commit"
 	@echo "make unit     the unit tests, in seconds and without torch;  make lint;  make types;  make format"
-	@echo "make test     make check and every other test;  ARGS='-k hub' goes to pytest"
+	@echo "make test     make check and every other test;  ARGS='-k hub' goes to pytest,"
+	@echo "              TEST_PROCESSES=0 runs them in one process, for a debugger"
 	@echo "make test-vllm  the vLLM engine, built for CPUs, in an environment of its own"
 	@echo "make bench-setup  CTranslate2 and llama.cpp for bench/engine.py, in an environment of their own"
 	@echo "make chaos    kills, pauses and restarts under load;  SECONDS=1800 SEED=7  are yours to set"
@@ -68,11 +71,11 @@ flower: $(LIGHT_STAMP)
 check: lint types unit
 
 unit: $(UNIT_STAMP)
-	$(BIN)/pytest tests/unit $(ARGS)
+	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile tests/unit $(ARGS)
 
 # The linters first: they need seconds only.
 test: lint types $(NATIVE_STAMP)
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile $(ARGS)
 
 # The engine by itself where vLLM is; then the whole product, with workers of both environments. Warnings of vLLM's
 # imports are not ours to fix.
