@@ -160,7 +160,13 @@ class JobRun:
         )
         output_ids = tuple(choice.token_ids)
         detokenizer = Detokenizer.resume(
-            prompt.token_ids, output_ids, len(choice.text), prompt.decode, request.stop, prompt.special_tokens
+            prompt.token_ids,
+            output_ids,
+            len(choice.text),
+            prompt.decode,
+            request.stop,
+            prompt.special_tokens,
+            prompt.new_decoder() if prompt.new_decoder else None,
         )
         sequence = EngineRequest(
             _request_id(self.lease_token, choice.index), prompt.token_ids, output_ids, sampling

@@ -21,6 +21,16 @@ DecodeToken = Callable[[int], str]
 """One id -> its own text, special tokens included. A part of a code point becomes U+FFFD."""
 
 
+class TextDecoder(Protocol):
+    """Turns the ids of one output into text, as they come."""
+
+    def push(self, token_id: int) -> str:
+        """Take the next id. Returns the text to show now."""
+
+    def finish(self) -> str:
+        """Returns what is held back, incomplete code points as U+FFFD."""
+
+
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """A tokenized prompt.
@@ -30,12 +40,14 @@ class Prompt:
         echo engine are positions in the prompt.
     decode_token: the same for a single id, for logprobs.
     special_tokens: the text of each id that `decode` leaves out, so that a stop string may name it.
+    new_decoder: makes a decoder that is faster than `decode` and agrees with it; None where there is none.
     """
 
     token_ids: tuple[int, ...]
     decode: Decode
     decode_token: DecodeToken
     special_tokens: Mapping[int, str] = field(default_factory=dict)
+    new_decoder: Callable[[], TextDecoder] | None = None
 
 
 class SamplingParams(SamplingOptions):

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from worker.engine.base import Decode
+from worker.engine.base import Decode, TextDecoder
 from worker.engine.text.stop_strings import OutputStops
 
 REPLACEMENT = "\ufffd"
@@ -37,9 +37,13 @@ class Detokenizer:
         decode: Decode,
         stop: Sequence[str],
         special_tokens: Mapping[int, str] = NONE,
+        decoder: TextDecoder | None = None,
     ) -> None:
-        """special_tokens: the text of ids that `decode` leaves out; a stop string may name them."""
-        self._decoder = IncrementalDecoder(prompt_ids, decode)
+        """special_tokens: the text of ids that `decode` leaves out; a stop string may name them.
+
+        decoder: a fresh one that agrees with `decode`; None to use `decode`.
+        """
+        self._decoder = decoder or IncrementalDecoder(prompt_ids, decode)
         self._stops = OutputStops(stop, special_tokens)
         self._special_tokens = special_tokens
         self._to_skip = 0
@@ -54,6 +58,7 @@ class Detokenizer:
         decode: Decode,
         stop: Sequence[str],
         special_tokens: Mapping[int, str] = NONE,
+        decoder: TextDecoder | None = None,
     ) -> Detokenizer:
         """Continue where an earlier attempt stopped.
 
@@ -62,7 +67,7 @@ class Detokenizer:
             more by now, its next call returns the difference as well. Where it would have shown fewer, it
             leaves out what the reader has already.
         """
-        detokenizer = cls(prompt_ids, decode, stop, special_tokens)
+        detokenizer = cls(prompt_ids, decode, stop, special_tokens, decoder)
         detokenizer._to_skip = shown_chars
         detokenizer._owed = detokenizer.push(output_ids)
         return detokenizer

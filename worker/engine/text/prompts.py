@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from tasks.errors import EngineError, InvalidMessagesError, PromptTooLongError, first_line
 from tasks.request import JobRequest, Message
 from worker.engine.base import Prompt
+from worker.engine.text.byte_table import TableDecoder, byte_table
 from worker.engine.text.longest_token import longest_token_bytes
 
 PROBE = "tokenrelay probe"
@@ -35,6 +37,8 @@ class PromptEncoder:
         self._known: dict[int, bool] = {}
         """Whether an id has a text, for those that were decoded."""
         self._special_tokens = self._find_special_tokens()
+        table = byte_table(tokenizer, self._decode_text)
+        self._new_decoder = None if table is None else partial(TableDecoder, table)
 
     def encode(self, request: JobRequest, now: float | None = None) -> Prompt:
         """See `Engine.encode`. Also raises EngineError where the prompt has no token.
@@ -53,7 +57,9 @@ class PromptEncoder:
             if bos is None:
                 raise EngineError("the prompt holds no token")
             token_ids = [bos]
-        return Prompt(tuple(token_ids), self._decode_text, self._decode_token, self._special_tokens)
+        return Prompt(
+            tuple(token_ids), self._decode_text, self._decode_token, self._special_tokens, self._new_decoder
+        )
 
     def _tokenize(self, text: str, *, with_special_tokens: bool) -> list[int]:
         self._check_length(text)
