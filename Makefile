@@ -22,7 +22,7 @@ STAMP := $(VENV)/.installed
 REQUIREMENTS := requirements.txt worker/requirements.txt
 NATIVE_STAMP := $(VENV)/.native
 NATIVE_SOURCES := $(wildcard worker/engine/native/*.c worker/engine/native/*.h worker/engine/native/isa/*.h)
-SERVE_STAMPS := $(if $(filter echo,$(ENGINE)),$(LIGHT_STAMP),$(STAMP) $(NATIVE_STAMP))
+SERVE_STAMPS := $(if $(filter echo/0 echo/,$(ENGINE)/$(ECHO_TOKENIZER)),$(LIGHT_STAMP),$(STAMP) $(NATIVE_STAMP))
 # In front of a program that starts others: a signal to make reaches it, and it knows whom to end with.
 BOUND := MAKE_PID=$$PPID exec
 VLLM_VENV := .venv-vllm

@@ -131,6 +131,9 @@ class Settings(BaseSettings):
         "and IP addresses; `*`: any; unset: with API_KEYS any, without only those",
     )
     echo_step_seconds: float = Field(0.02, ge=0, description="duration of the echo engine's step")
+    echo_tokenizer: bool = Field(
+        False, description="`1`: the echo engine echoes tokens of MODEL_ID's tokenizer instead of words"
+    )
 
     @property
     def model(self) -> str:

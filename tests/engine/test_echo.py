@@ -44,6 +44,18 @@ def test_the_prompts_words_come_back_until_max_tokens(prompt: str, max_tokens: i
     assert text_of(encoded, token_ids) == text
 
 
+def test_with_a_tokenizer_its_tokens_come_back() -> None:
+    engine = echo(echo_tokenizer=True)
+    encoded = engine.encode(JobRequest(prompt=" to and fro"))
+    length = len(encoded.token_ids)
+    request = engine_request(
+        "one", encoded.token_ids, output_ids=encoded.token_ids[:1], max_tokens=2 * length
+    )
+    [token_ids] = generate(engine, request)
+    assert token_ids == [*encoded.token_ids, *encoded.token_ids][1:]
+    assert text_of(encoded, token_ids).endswith(" to and fro")
+
+
 def test_messages_are_echoed_in_their_order() -> None:
     messages = [{"role": "system", "content": "a b"}, {"role": "user", "content": "c"}]
     prompt = echo().encode(JobRequest.model_validate({"messages": messages}))

@@ -3,6 +3,9 @@
 A token is a word, and its id is the word's position in the endlessly repeated prompt: output token k has id
 k, whichever worker generates it. So the text depends on the position only, and shows a missing or repeated
 token.
+
+With ECHO_TOKENIZER=1, a token is one of the prompt's tokens of a real tokenizer instead. Then the worker does
+all that it does for a model except to compute it: `bench/cost.py` measures this.
 """
 
 from __future__ import annotations
@@ -10,11 +13,16 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from tasks.errors import SettingsError
 from tasks.job import FinishReason
 from tasks.request import JobRequest
 from tasks.settings import Settings
 from worker.engine.base import EngineRequest, Prompt, RequestOutput, SamplingParams, TokenLogprobs
+
+if TYPE_CHECKING:
+    from worker.engine.text.prompts import PromptEncoder
 
 DEFAULT_MAX_MODEL_LEN = 4096
 """In words. A common length of small models, so that long prompts are refused as they would be there."""
@@ -24,6 +32,12 @@ DEFAULT_MAX_MODEL_LEN = 4096
 class _Sequence:
     position: int
     sampling: SamplingParams
+    cycle: tuple[int, ...] = ()
+    """The ids to repeat; none where an id is the position."""
+
+    def next_id(self) -> int:
+        position, self.position = self.position, self.position + 1
+        return self.cycle[position % len(self.cycle)] if self.cycle else position
 
 
 class EchoEngine:
@@ -35,6 +49,7 @@ class EchoEngine:
         self._max_model_len = settings.max_model_len or DEFAULT_MAX_MODEL_LEN
         self._step_seconds = settings.echo_step_seconds
         self._next_step_at = 0.0
+        self._prompts = _prompt_encoder(settings, self._max_model_len) if settings.echo_tokenizer else None
         self._running: dict[str, _Sequence] = {}
 
     @property
@@ -49,8 +64,10 @@ class EchoEngine:
     def max_model_len(self) -> int:
         return self._max_model_len
 
-    def encode(self, request: JobRequest, now: float | None = None) -> Prompt:  # noqa: ARG002
+    def encode(self, request: JobRequest, now: float | None = None) -> Prompt:
         """Returns the words of the prompt or of all messages. White space alone is one empty word."""
+        if self._prompts is not None:
+            return self._prompts.encode(request, now)
         text = request.prompt or " ".join(message.text for message in request.messages or ())
         words = text.split() or [""]
 
@@ -69,7 +86,8 @@ class EchoEngine:
             raise ValueError(f"request {request.request_id} is in the batch already")
         if len(self._running) >= self._max_num_seqs:
             raise ValueError(f"all {self._max_num_seqs} slots are taken")
-        self._running[request.request_id] = _Sequence(len(request.output_ids), request.sampling)
+        cycle = request.prompt_ids if self._prompts else ()
+        self._running[request.request_id] = _Sequence(len(request.output_ids), request.sampling, cycle)
 
     def abort_request(self, request_id: str) -> None:
         self._running.pop(request_id, None)
@@ -95,7 +113,7 @@ class EchoEngine:
 
     def _advance(self, request_id: str) -> RequestOutput:
         sequence = self._running[request_id]
-        token_id, sequence.position = sequence.position, sequence.position + 1
+        token_id = sequence.next_id()
         logprobs = _certain(token_id, sequence.sampling)
         if sequence.position < sequence.sampling.max_tokens:
             return RequestOutput(request_id, (token_id,), logprobs=logprobs)
@@ -109,6 +127,19 @@ class EchoEngine:
             time.sleep(self._next_step_at - now)
         # A late step moves the schedule: an idle engine must not catch up with a burst.
         self._next_step_at = max(self._next_step_at, now) + self._step_seconds
+
+
+def _prompt_encoder(settings: Settings, max_model_len: int) -> PromptEncoder:
+    """Raises SettingsError and EngineError."""
+    # Imported here, so that echo works where transformers is not installed.
+    try:
+        from worker.engine.model_files import model_source
+        from worker.engine.text.prompts import PromptEncoder
+        from worker.engine.text.tokenizer import load_tokenizer
+    except ModuleNotFoundError as error:
+        raise SettingsError(f"ECHO_TOKENIZER=1: {error.name} is not installed") from error
+    tokenizer = load_tokenizer(model_source(settings), settings.model_id)
+    return PromptEncoder(tokenizer, settings.model, max_model_len)
 
 
 def _certain(token_id: int, sampling: SamplingParams) -> tuple[TokenLogprobs, ...] | None:
