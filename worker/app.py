@@ -23,6 +23,7 @@ except SettingsError as error:
     sys.exit(f"worker: {error}")
 
 app.conf.worker_pool = f"{__package__}.celery_pool:BatchPool"
+app.conf.worker_consumer = f"{__package__}.celery_consumer:ReconnectingConsumer"
 app.conf.worker_concurrency = app.settings.max_num_seqs
 app.steps["worker"].add(EngineStep)
 app.steps["consumer"].add(DeliveryProbeStep)

@@ -75,3 +75,12 @@ def test_the_time_while_redis_is_away_does_not_count(tmp_path: Path) -> None:
     finally:
         redis.kill()
         redis.wait()
+
+
+def test_a_consumer_that_loses_redis_while_it_starts_tries_again(
+    start_echo_workers: StartWorkers, store: Store, submit: Submit
+) -> None:
+    with start_echo_workers("failing", app="tests.integration.failing_start") as (worker,):
+        assert "Connection closed by server." in worker.output()
+        assert "mingle" not in worker.output()
+        assert ended(store, submit("a b", max_tokens=2)).output[0].text == "a b"
