@@ -8,7 +8,7 @@ from celery.worker.consumer import Consumer
 from kombu.exceptions import OperationalError
 
 
-class ReconnectingConsumer(Consumer):  # type: ignore[misc]
+class ReconnectingConsumer(Consumer):
     """`app.conf.worker_consumer`. It differs from Celery's in two ways.
 
     Celery 5.7 takes only the transport's own errors for a lost connection. kombu also wraps them in its
