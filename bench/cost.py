@@ -2,9 +2,9 @@
 
     .venv/bin/python -m bench.cost --streams 1 32 256
 
-A worker with the echo engine runs many streams at a fixed rate, with the bundled model's tokenizer. Meanwhile
-the CPU time of each process is read. The worker's time includes the echo engine's own step. With `--readers 1` a
-client reads each stream over a WebSocket.
+A worker with the echo engine runs many streams at a fixed rate, with the bundled model's tokenizer.
+Meanwhile the CPU time of each process is read. The worker's time includes the echo engine's own step. With
+`--readers 1` a client reads each stream over a WebSocket.
 """
 
 from __future__ import annotations
