@@ -55,7 +55,7 @@ help:
 	@echo "make test-vllm  the vLLM engine, built for CPUs, in an environment of its own"
 	@echo "make bench-setup  CTranslate2 and llama.cpp for bench/engine.py, in an environment of their own"
 	@echo "make chaos    kills, pauses and restarts under load;  SECONDS=1800 SEED=7  are yours to set"
-	@echo "make mutants  takes one guard at a time out of a copy and sees which test notices"
+	@echo "make mutants  removes one guard at a time from a copy and checks that a test notices"
 	@echo "make lock     renews constraints.txt, the versions of all that is installed"
 	@echo "make setup    what the others do on first use;  make clean  takes it away again"
 

@@ -14,12 +14,12 @@ from worker.engine.native.library import NativeLibrary, native_library
 collect_ignore = [] if find_spec("vllm") else ["test_vllm.py"]
 """vLLM has an environment of its own: `make test-vllm`."""
 
-# Tiny models gain nothing from threads, and on a busy machine threads wait for each other.
+# Threads do not speed up tiny models, and on a busy machine they wait for each other.
 torch.set_num_threads(1)
 
 
 ISAS = [isa.name for isa in supported()]
-"""All that this machine has: each is tested, not only the one that a worker would choose."""
+"""The instruction sets of this machine. All are tested, not only the one that a worker would choose."""
 
 
 @pytest.fixture(params=ISAS)
@@ -32,7 +32,7 @@ def library(request: pytest.FixtureRequest) -> NativeLibrary:
 
 @pytest.fixture(params=[torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 def dtype(request: pytest.FixtureRequest) -> torch.dtype:
-    """A type that models are decoded in natively."""
+    """A type of the native decoder's weights."""
     wanted: torch.dtype = request.param
     return wanted
 

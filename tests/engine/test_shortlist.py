@@ -1,4 +1,4 @@
-"""The best token, found without the head's product, is the one that the product would find."""
+"""The best token of a shortlist is the token that the head's whole product gives."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("_restored_threads")
 
 
 def libraries() -> list[NativeLibrary]:
-    """Those that make shortlists."""
+    """Returns the libraries of the machine's instruction sets that have shortlists."""
     found = [native_library(isa.name) for isa in supported()]
     return [one for one in found if one is not None and one.shortlist_neighbours]
 
@@ -44,7 +44,7 @@ def library(request: pytest.FixtureRequest) -> NativeLibrary:
 
 @pytest.fixture
 def dice() -> random.Random:
-    """Another one each time; a failure prints its seed."""
+    """A random generator with another seed in each run. A failure prints the seed."""
     seed = random.randrange(2**32)
     print("seed", seed)
     torch.manual_seed(seed)
@@ -83,13 +83,13 @@ class Model:
         self._states = RowStates([(state, state)], ROWS, 32)
 
     def run(self, token_ids: list[int], wanted: list[int], draws: Draws = None) -> tuple[list[int], Tensor]:
-        """A first token in each row."""
+        """Runs a first token in each row."""
         rows = list(range(len(token_ids)))
         self._states.make_room([1] * len(rows))
         return self.decoder(token_ids, rows, [0] * len(rows), rows, wanted, self._states, draws)
 
     def best(self, token_ids: list[int], draws: Draws = None) -> list[int]:
-        """By shortlists."""
+        """Returns the best or drawn tokens, by shortlists."""
         self.decoder._shortlists = Shortlists()
         return self.run(token_ids, [], draws)[0]
 
@@ -97,7 +97,7 @@ class Model:
         return best_tokens(self.run(token_ids, list(range(len(token_ids))))[1]).tolist()
 
     def drawn(self, token_ids: list[int], draws: Draws) -> list[int]:
-        """By the head's product."""
+        """Returns the drawn tokens, by the head's whole product."""
         return self.run(token_ids, list(range(len(token_ids))), draws)[0]
 
 
@@ -110,10 +110,10 @@ def some_ids(dice: random.Random, count: int, vocab_size: int = VOCAB) -> list[i
 
 
 @pytest.mark.parametrize("vocab_size", [1, 15, 64, 333, VOCAB])
-def test_it_is_the_products(
+def test_tokens_equal_those_of_the_whole_product(
     library: NativeLibrary, dtype: torch.dtype, dice: random.Random, vocab_size: int
 ) -> None:
-    """In batches of all sizes, on any number of threads, beside tokens whose logits are wanted."""
+    """Batches have any size, threads any number, and some rows of the batch want logits."""
     model = Model(library, dtype, vocab_size=vocab_size)
     for count in range(1, ROWS):
         torch.set_num_threads(dice.choice((1, 2, 3, 7)))
@@ -128,7 +128,7 @@ def test_it_is_the_products(
 
 
 def with_twins(dice: random.Random, twins: int) -> Callable[[Any], object]:
-    """Outputs come in groups which differ by the smallest steps in a few weights, or not at all."""
+    """Makes groups of outputs that are equal, or differ by the smallest steps in a few weights."""
 
     def change(head: Tensor) -> None:
         width = head.shape[1]
@@ -144,8 +144,8 @@ def with_twins(dice: random.Random, twins: int) -> Callable[[Any], object]:
     return of_head(change)
 
 
-def test_it_is_so_where_it_is_close(library: NativeLibrary, dtype: torch.dtype, dice: random.Random) -> None:
-    """What rounding to 8 bits cannot tell from each other."""
+def test_tokens_that_are_almost_tied(library: NativeLibrary, dtype: torch.dtype, dice: random.Random) -> None:
+    """Rounding to 8 bits cannot distinguish them."""
     model = Model(library, dtype, with_twins(dice, 8))
     for _ in range(20):
         token_ids = some_ids(dice, ROWS)
@@ -154,10 +154,10 @@ def test_it_is_so_where_it_is_close(library: NativeLibrary, dtype: torch.dtype, 
 
 @pytest.mark.parametrize("temperature", [0.001, 0.3, 1.0, 2.0])
 @pytest.mark.parametrize("vocab_size", [15, VOCAB])
-def test_drawn_tokens_are_the_products(
+def test_drawn_tokens_equal_those_of_the_whole_product(
     library: NativeLibrary, dtype: torch.dtype, dice: random.Random, vocab_size: int, temperature: float
 ) -> None:
-    """Beside greedy ones, and where rounding to 8 bits cannot tell tokens from each other."""
+    """The batch has greedy rows too, and tokens that rounding to 8 bits cannot distinguish."""
     model = Model(library, dtype, with_twins(dice, 8) if vocab_size == VOCAB else None, vocab_size)
     for count in (1, 2, 7, ROWS):
         torch.set_num_threads(dice.choice((1, 2, 3)))
@@ -176,14 +176,14 @@ def test_drawn_tokens_are_the_products(
 
 
 def hidden_of(library: NativeLibrary, dtype: torch.dtype, token_id: int, seed: int) -> Tensor:
-    """A token's inputs of the head [HIDDEN], by a head that hands them on."""
+    """Returns the head's inputs for a token [HIDDEN], with a head that copies its inputs."""
     torch.manual_seed(seed)
     model = Model(library, dtype, of_head(lambda head: head[:HIDDEN].copy_(torch.eye(HIDDEN))))
     return model.run([token_id], [0])[1][0, :HIDDEN].double()
 
 
 def combination(hidden: Tensor, wanted: float, fixed: int) -> Tensor:
-    """Whole numbers, 0 at `fixed`, whose product with `hidden` is little less than `wanted`."""
+    """Returns whole numbers, 0 at `fixed`. Their product with `hidden` is slightly less than `wanted`."""
     numbers = torch.zeros(HIDDEN, dtype=torch.float64)
     for index in hidden.abs().argsort(descending=True).tolist():
         if index != fixed:
@@ -194,8 +194,10 @@ def combination(hidden: Tensor, wanted: float, fixed: int) -> Tensor:
 
 
 def by_inputs(hidden: Tensor) -> tuple[Tensor, Tensor]:
-    """Two outputs [HIDDEN] in whole steps of their rounding: all that rounding loses of the inputs speaks for
-    the first, which is little higher, and against the second."""
+    """Returns two outputs [HIDDEN], so that rounding of the inputs has its worst effect.
+
+    The first output is slightly higher. Rounding lowers it and raises the second one.
+    """
     factor = hidden.abs().max() / 127
     lost = hidden - (hidden / factor).round() * factor
     place = int(lost.abs().argmax())
@@ -206,7 +208,7 @@ def by_inputs(hidden: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def by_weights(hidden: Tensor) -> tuple[Tensor, Tensor]:
-    """The same for what rounding loses of the weights."""
+    """Returns two outputs [HIDDEN], so that rounding of the weights has its worst effect."""
     lost = (7 * hidden / hidden.abs().max()).round() / 16
     place = int(hidden.abs().argmin())
     lost[place] = 0
@@ -218,7 +220,7 @@ def by_weights(hidden: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("rivals", [by_inputs, by_weights])
-def test_it_is_so_where_rounding_does_its_worst(
+def test_the_worst_cases_of_rounding(
     library: NativeLibrary,
     dtype: torch.dtype,
     dice: random.Random,
@@ -230,7 +232,7 @@ def test_it_is_so_where_rounding_does_its_worst(
         hidden = hidden_of(library, dtype, token_id, seed)
         places = dice.sample(range(VOCAB), 2)
         weights = torch.stack(rivals(hidden)) / 128
-        # Weights that bfloat16 cannot hold are no such pair there.
+        # In bfloat16, weights that it cannot represent do not make such a pair.
         if (weights @ hidden)[0] <= 0 or not torch.equal(weights.to(dtype).double(), weights):
             continue
 
@@ -247,7 +249,7 @@ def test_it_is_so_where_rounding_does_its_worst(
 
 @pytest.mark.parametrize("factor", [1e-30, 1e-18, 1e-9, 1e9, 1e18, 1e30])
 @pytest.mark.parametrize("of", ["head", "norm"])
-def test_it_is_so_for_small_and_large_numbers(
+def test_small_and_large_numbers(
     library: NativeLibrary, dtype: torch.dtype, dice: random.Random, of: str, factor: float
 ) -> None:
     def change(model: Any) -> None:
@@ -260,7 +262,7 @@ def test_it_is_so_for_small_and_large_numbers(
         assert model.run(token_ids, [])[0] == model.best_of_logits(token_ids)
 
 
-def test_of_equals_it_is_the_first(library: NativeLibrary, dtype: torch.dtype, dice: random.Random) -> None:
+def test_ties_go_to_the_lowest_id(library: NativeLibrary, dtype: torch.dtype, dice: random.Random) -> None:
     for threads in (1, 2, 3, 5):
         torch.set_num_threads(threads)
         twins = sorted(dice.sample(range(VOCAB), 5))
@@ -274,7 +276,7 @@ def test_of_equals_it_is_the_first(library: NativeLibrary, dtype: torch.dtype, d
 
 
 @pytest.mark.parametrize("spoiler", [torch.nan, torch.inf, -torch.inf])
-def test_there_is_none_where_there_are_no_numbers(
+def test_there_is_no_token_if_logits_are_not_finite(
     library: NativeLibrary, dtype: torch.dtype, dice: random.Random, spoiler: float
 ) -> None:
     output = dice.randrange(VOCAB)
@@ -301,7 +303,7 @@ class Watched(Shortlists):
 
 
 @pytest.mark.parametrize("vocab_size", [600, VOCAB])
-def test_where_too_many_are_left_the_product_answers(
+def test_a_shortlist_that_is_too_long_falls_back_to_the_whole_product(
     library: NativeLibrary, dtype: torch.dtype, vocab_size: int
 ) -> None:
     torch.set_num_threads(2)
@@ -312,9 +314,7 @@ def test_where_too_many_are_left_the_product_answers(
     assert watched.seen == [0, ROWS]
 
 
-def test_most_tokens_are_answered_by_shortlists(
-    library: NativeLibrary, dtype: torch.dtype, dice: random.Random
-) -> None:
+def test_shortlists_give_most_tokens(library: NativeLibrary, dtype: torch.dtype, dice: random.Random) -> None:
     model = Model(library, dtype, vocab_size=5000)
     model.decoder._shortlists = watched = Watched()
     for _ in range(5):
@@ -324,12 +324,12 @@ def test_most_tokens_are_answered_by_shortlists(
     assert failures < 10
 
 
-def test_shortlists_pause_where_they_fail() -> None:
+def test_shortlists_pause_after_failures() -> None:
     shortlists = Shortlists()
     for _ in range(1000):
         assert shortlists.may_be_made(1, 0)
         shortlists.saw(1, 0)
-        # Now and then one fails.
+        # A few fail.
         shortlists.saw(3, 1)
     for _ in range(3):
         while shortlists.may_be_made(1, 0):
@@ -343,7 +343,7 @@ def test_shortlists_pause_where_they_fail() -> None:
 
 @pytest.mark.parametrize(("panel", "neighbours"), [(16, 2), (64, 4)])
 @pytest.mark.parametrize("outputs", [1, 64, 1025, 1500])
-def test_rounded_weights_are_wrong_by_no_more_than_they_say(
+def test_the_error_of_rounded_weights_is_within_its_bound(
     dice: random.Random, outputs: int, panel: int, neighbours: int
 ) -> None:
     weight = torch.randn(outputs, 48) * 10 ** torch.empty(outputs, 1).uniform_(-44, 30)
@@ -365,7 +365,7 @@ def test_rounded_weights_are_wrong_by_no_more_than_they_say(
     exact = torch.nn.functional.pad(weight.double(), (0, 0, 0, count - outputs))
     exact[no_number] = 0
     assert (rounded.errors >= (exact - scaled).norm(dim=1)).all()
-    # And not much more: weights of usual size lose half a step each at most.
+    # The bound is not much larger than the error: weights of usual size lose at most half a step each.
     usual = exact.abs().amax(dim=1) > 1e-15
     usual[no_number] = False
     assert (rounded.errors[usual] <= 0.51 * rounded.scales[usual] * 48**0.5).all()

@@ -37,12 +37,12 @@ from worker.engine.transformers.batch_runner import BESIDE_SECONDS, PREFILL_TOKE
 from worker.engine.transformers.engine import TransformersEngine
 
 POISON_ID = 200
-"""Its embedding is NaN in the `poisonous` model."""
+"""The id whose embedding is NaN in the `poisonous` model."""
 
 
 @pytest.fixture(scope="module", params=[{}, WIDE["llama"]], ids=["torch", "native"])
 def shape(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """The model's shape: narrow heads are for torch, wide ones for the native decoder where there is one."""
+    """The model's shape. Narrow heads run with torch, wide ones with the native decoder if there is one."""
     changes: dict[str, Any] = request.param
     return changes
 
@@ -103,7 +103,7 @@ def test_the_end_of_sequence_is_not_shown(engine: TransformersEngine) -> None:
 
 
 def test_positions_have_noise_of_their_own(tmp_path: Path) -> None:
-    """A model that says nothing: only noise decides, and it must not repeat itself."""
+    """All logits are equal, so only noise decides, and it must not repeat itself."""
     save_model(tmp_path, "llama", tie_word_embeddings=False)
     change_weights(tmp_path, "lm_head.weight", slice(None), 0.0)
     engine = TransformersEngine(settings_for(tmp_path))
@@ -118,7 +118,7 @@ def test_sequences_end_at_the_models_length(engine: TransformersEngine) -> None:
     assert outputs.finished["one"] is FinishReason.LENGTH
 
 
-def test_a_spoilt_sequence_takes_no_other_down(poisonous: TransformersEngine) -> None:
+def test_a_spoilt_sequence_fails_alone(poisonous: TransformersEngine) -> None:
     healthy = engine_request("healthy", (5, 6, 7), max_tokens=20)
     [expected] = generate(poisonous, healthy)
     poisonous.add_request(engine_request("spoilt", (8, POISON_ID, 9, 10, 11, 12)))
@@ -130,7 +130,7 @@ def test_a_spoilt_sequence_takes_no_other_down(poisonous: TransformersEngine) ->
 
 
 def test_a_spoilt_sequence_leaves_a_clean_slot(poisonous: TransformersEngine) -> None:
-    """Two lengths together need a mask, and a mask does not hide NaN."""
+    """Sequences of different lengths need a mask, and a mask does not hide NaN."""
     requests = [engine_request("short", (5,)), engine_request("long", tuple(range(20, 40)))]
     expected = generate(poisonous, *requests)
     for index in range(poisonous.max_num_seqs):
@@ -139,9 +139,7 @@ def test_a_spoilt_sequence_leaves_a_clean_slot(poisonous: TransformersEngine) ->
     assert generate(poisonous, *requests) == expected
 
 
-def test_a_failing_prefill_takes_no_other_down(
-    engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failing_prefill_fails_alone(engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     run = engine._forward.run
 
     def out_of_memory_with_long_prompts(chunks: Sequence[Chunk]) -> Answer:
@@ -162,7 +160,7 @@ def test_a_failing_prefill_takes_no_other_down(
 def long_model(
     folder: Path, shape: dict[str, Any], clock: Callable[[], float] = lambda: 0.0
 ) -> TransformersEngine:
-    """On a machine that takes no time, unless there is another clock."""
+    """Loads a model for long prompts. By default its clock stands still."""
     save_model(folder, "llama", max_position_embeddings=PREFILL_TOKENS + 100, **shape)
     engine = TransformersEngine(settings_for(folder), clock)
     engine.warm_up()
@@ -172,7 +170,7 @@ def long_model(
 def test_a_long_prompt_is_prefilled_in_chunks_while_others_run(
     tmp_path: Path, shape: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Even the least number of tokens takes longer than others should wait.
+    # Even the smallest chunk takes longer than other sequences should wait.
     machine = SlowMachine(2 * BESIDE_SECONDS / PREFILL_TOKENS_BESIDE)
     engine = long_model(tmp_path, shape, machine)
     machine.slow_down(engine, monkeypatch)
@@ -209,7 +207,7 @@ def test_a_long_prompt_alone_is_prefilled_at_once(tmp_path: Path, shape: dict[st
 
 
 class SlowMachine:
-    """A clock that each pass moves on by the time that its tokens take."""
+    """A clock that each pass advances by the time of its tokens."""
 
     def __init__(self, seconds_per_token: float) -> None:
         self.now = 0.0
@@ -234,14 +232,14 @@ class SlowMachine:
 def test_chunks_follow_the_speed_of_the_machine(
     tmp_path: Path, shape: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As one becomes slower and faster again. The tokens stay the same."""
+    """The machine becomes slower and faster again. The tokens stay the same."""
     machine = SlowMachine(0.0)
     engine = long_model(tmp_path, shape, machine)
     prompt = tuple(10 + i % 250 for i in range(900))
     requests = [engine_request("long", prompt), engine_request("sampled", prompt[:300], temperature=1.0)]
     expected = generate(engine, *requests)
     machine.slow_down(engine, monkeypatch)
-    # Each pass but the first, which finds out, shall take half a second, and no more than twice as long.
+    # The first pass measures the speed. Each later one should take half a second, and at most twice as long.
     for seconds_per_token, longest in [(0.004, 5.0), (0.004, 1.0), (0.02, 3.0), (0.02, 1.0), (0.0, 0.0)]:
         machine.seconds_per_token, machine.longest_pass = seconds_per_token, 0.0
         assert generate(engine, *requests) == expected
@@ -250,12 +248,12 @@ def test_chunks_follow_the_speed_of_the_machine(
         generate(engine, requests[0])
     outputs = Outputs(engine)
     engine.add_request(requests[0])
-    assert outputs_of_steps(outputs, 1) == [{"long"}], "in one chunk again"
+    assert outputs_of_steps(outputs, 1) == [{"long"}], "the prompt comes in one chunk again"
     outputs.run()
 
 
-def test_a_slow_machine_is_known_when_it_is_warm(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first prompt must not have to find out."""
+def test_the_warm_up_measures_a_slow_machine(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first prompt must not have to measure it."""
     machine = SlowMachine(0.01)
     engine = TransformersEngine(settings_for(folder), machine)
     machine.slow_down(engine, monkeypatch)
@@ -267,10 +265,10 @@ def test_a_slow_machine_is_known_when_it_is_warm(folder: Path, monkeypatch: pyte
     assert machine.longest_pass <= 0.5
 
 
-def test_prompts_that_memory_does_not_suffice_for_while_it_warms_up(
+def test_a_warm_up_without_memory_for_long_prompts(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It serves with shorter chunks."""
+    """The engine serves with shorter chunks."""
     engine = TransformersEngine(settings_for(folder), lambda: 0.0)
     run = engine._forward.run
 
@@ -286,8 +284,8 @@ def test_prompts_that_memory_does_not_suffice_for_while_it_warms_up(
     assert len(generate(engine, engine_request("long", (5, 6) * 40))[0]) == 12
 
 
-def test_each_layer_is_a_sign_of_life(engine: TransformersEngine) -> None:
-    """Or a pass that takes long would be taken for one that hangs."""
+def test_each_layer_reports_progress(engine: TransformersEngine) -> None:
+    """Otherwise a long pass would be taken for one that hangs."""
     engine.add_request(engine_request("one", (5, 6, 7), max_tokens=3))
     seen = [engine.progress()]
     while engine.has_unfinished_requests():
@@ -311,12 +309,12 @@ def test_an_aborted_chunk_leaves_nothing_behind(tmp_path: Path, shape: dict[str,
 
 
 def outputs_of_steps(outputs: Outputs, steps: int) -> list[set[str]]:
-    """Whose tokens each of the steps brought."""
+    """Runs steps, and returns the sequences that got a token in each."""
     return [{output.request_id for output in outputs.step()} for _ in range(steps)]
 
 
 def cache_of(engine: TransformersEngine) -> tuple[list[int], torch.dtype]:
-    """For how many tokens each row has room, and the type of its numbers."""
+    """Returns how many tokens each row has room for, and the type of its numbers."""
     forward = engine._forward
     if isinstance(forward, NativeForward):
         return [rooms for row in forward._states.rows if (rooms := row.shape[3])], forward._states.dtype
@@ -325,7 +323,7 @@ def cache_of(engine: TransformersEngine) -> tuple[list[int], torch.dtype]:
     return [keys.shape[2]] * keys.shape[0], keys.dtype
 
 
-def test_memory_grows_with_need_only(folder: Path) -> None:
+def test_memory_grows_only_when_it_is_needed(folder: Path) -> None:
     engine = TransformersEngine(settings_for(folder, max_num_seqs=100))
     generate(engine, engine_request("one", (5, 6), max_tokens=3))
     [room], _ = cache_of(engine)
@@ -358,7 +356,7 @@ def test_the_settings_may_shorten_the_model_but_not_lengthen_it(folder: Path) ->
 def test_the_cache_bounds_the_length(
     folder: Path, shape: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """2 layers of 2 key/value heads, float32, keys and values: 256 bytes a token where heads are 8 wide."""
+    """A token takes 256 bytes if heads are 8 wide: 2 layers, 2 key/value heads, keys and values, float32."""
     gib = 40 * 256 * (shape.get("head_dim", 8) // 8) / 2**30
     engine = TransformersEngine(settings_for(folder, kv_cache_gib=gib))
     assert engine.max_model_len == 40
@@ -372,7 +370,7 @@ def test_the_cache_bounds_the_length(
         TransformersEngine(settings_for(folder, kv_cache_gib=gib / 3))
 
 
-def test_a_cache_that_the_machine_has_no_memory_for(
+def test_a_cache_larger_than_the_machines_memory(
     folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     meminfo = tmp_path / "meminfo"
@@ -382,7 +380,7 @@ def test_a_cache_that_the_machine_has_no_memory_for(
         TransformersEngine(settings_for(folder))
 
 
-def test_a_cache_that_the_container_has_no_memory_for(
+def test_a_cache_larger_than_the_containers_memory(
     folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "memory.max").write_text("1000000\n")
@@ -395,7 +393,7 @@ def test_a_cache_that_the_container_has_no_memory_for(
     TransformersEngine(settings_for(folder))
 
 
-def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+def test_a_folder_that_does_not_exist(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"MODEL_ID=.*nowhere: there is no such folder"):
         TransformersEngine(settings_for(tmp_path / "nowhere"))
 
@@ -412,7 +410,7 @@ def test_damaged_weights(tmp_path: Path) -> None:
         TransformersEngine(settings_for(tmp_path))
 
 
-def test_a_gpu_that_is_not_there(folder: Path) -> None:
+def test_a_gpu_that_does_not_exist(folder: Path) -> None:
     with pytest.raises(SettingsError, match="DEVICE=cuda:99: this machine shows"):
         TransformersEngine(settings_for(folder, device="cuda:99"))
 
@@ -446,7 +444,7 @@ def test_the_dtype_is_float32_on_a_cpu_unless_told_otherwise(folder: Path) -> No
     assert len(generate(engine, engine_request("one", (5, 6), temperature=1.0))[0]) == 12
 
 
-def test_encoding_and_decoding_go_on_at_the_same_time(engine: TransformersEngine) -> None:
+def test_encoding_and_decoding_at_the_same_time(engine: TransformersEngine) -> None:
     prompt = engine.encode(JobRequest(prompt=TEXT))
     done = threading.Event()
     failures: list[Exception] = []
@@ -454,7 +452,7 @@ def test_encoding_and_decoding_go_on_at_the_same_time(engine: TransformersEngine
     def encode_all_the_time() -> None:
         try:
             while not done.is_set():
-                # Truncation is what would change the tokenizer's state.
+                # Truncation would change the tokenizer's state.
                 engine._prompts._tokenizer.backend_tokenizer.enable_truncation(10**6)
                 engine.encode(JobRequest(prompt=TEXT * 20))
         except Exception as error:  # noqa: BLE001

@@ -17,7 +17,7 @@ import pytest
 from celery.exceptions import TaskRevokedError
 from celery.result import AsyncResult
 
-from harness.waiting import PATIENCE_SECONDS, eventually
+from harness.waiting import TIMEOUT_SECONDS, eventually
 from harness.workers import ROOT, WorkerProcess
 from tasks.app import TASK, JobApp, celery_queue
 from tasks.backend import JobFailedError, RecordBackend
@@ -28,12 +28,12 @@ from tests.integration.conftest import StartWorkers, Submit
 from tests.integration.jobs import ended, started
 
 LONG = {"max_tokens": 3000}
-"""A minute of echo's default steps: longer than any test runs."""
+"""Options of a job that takes a minute with echo's default steps, longer than any test."""
 
 
 @contextmanager
 def task_events(app: JobApp) -> Iterator[list[tuple[str, str]]]:
-    """(type, task id) of Celery's task events while the block runs, as Flower receives them."""
+    """Yields a list that gets (type, task id) of Celery's task events, as Flower receives them."""
     seen: list[tuple[str, str]] = []
     ready = threading.Event()
 
@@ -46,7 +46,7 @@ def task_events(app: JobApp) -> Iterator[list[tuple[str, str]]]:
         receiver.on_consume_ready = lambda *_, **__: ready.set()
         thread = threading.Thread(target=receiver.capture)
         thread.start()
-        assert ready.wait(PATIENCE_SECONDS)
+        assert ready.wait(TIMEOUT_SECONDS)
         try:
             yield seen
         finally:
@@ -65,7 +65,7 @@ def test_celery_sees_a_job_as_a_task_of_its_id(
         store.cancel(job_id)
         short = submit("one two", max_tokens=3)
         eventually(lambda: ("task-succeeded", short) in seen)
-        # This process sent it, the worker tells the rest: the order of the two is not defined.
+        # This process sends the first event and the worker the others, so their order is not defined.
         kinds = [kind for kind, task in seen if task == short]
         assert "task-sent" in kinds
         kinds.remove("task-sent")
@@ -73,7 +73,7 @@ def test_celery_sees_a_job_as_a_task_of_its_id(
         eventually(lambda: ("task-revoked", job_id) in seen)
 
 
-def test_async_result_tells_the_truth(
+def test_async_result_agrees_with_the_record(
     start_echo_workers: StartWorkers, celery_app: JobApp, store: Store, submit: Submit
 ) -> None:
     waiting: AsyncResult[Any] = AsyncResult(submit("a b c", max_tokens=4), app=celery_app)
@@ -117,21 +117,21 @@ def test_async_result_works_in_every_thread_of_a_process_that_only_reads(
             env=os.environ | {"REDIS_URL": redis_url},
             capture_output=True,
             text=True,
-            timeout=PATIENCE_SECONDS,
+            timeout=TIMEOUT_SECONDS,
             check=False,
         )
     assert reading.stdout.split() == [",".join(f"job{i}" for i in range(8)), "SUCCESS"], reading.stderr
 
 
 def test_a_process_may_have_a_default_app_of_its_own() -> None:
-    """And one that has none needs no settings to import `tasks`."""
+    """A process without a default app needs no settings to import `tasks`."""
     code = (
         "import celery; own = celery.Celery('own'); own.set_default(); import tasks; "
         "assert celery._state.default_app is own"
     )
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=PATIENCE_SECONDS)
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=TIMEOUT_SECONDS)
     bare = {name: value for name, value in os.environ.items() if name != "REDIS_URL"}
-    # vLLM looks at every attribute of every module, and some of Celery's lead to the default app.
+    # vLLM reads every attribute of every module, and some of Celery's attributes load the default app.
     code = "import tasks, celery; assert hasattr(celery.current_app, '__dict__')"
     asked = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=bare, capture_output=True, text=True, check=True
@@ -141,7 +141,7 @@ def test_a_process_may_have_a_default_app_of_its_own() -> None:
 
 
 def test_all_threads_share_one_store_and_one_backend(celery_app: JobApp) -> None:
-    """A thread is a connection in the web; each would build 14 scripts and a pool."""
+    """The web server has a thread for each connection, and each would build 14 scripts and a pool."""
 
     def backend() -> RecordBackend:
         return cast(RecordBackend, celery_app.backend)
@@ -150,7 +150,7 @@ def test_all_threads_share_one_store_and_one_backend(celery_app: JobApp) -> None
         assert {id(built._store) for built in pool.map(lambda _: backend(), range(64))} == {
             id(celery_app.store)
         }
-        # At first several threads may have built one; Celery keeps the last.
+        # At first, several threads may each build a backend. Celery keeps the last one.
         assert pool.submit(backend).result() is backend()
 
 
@@ -225,7 +225,7 @@ def test_sigterm_lets_running_jobs_end_and_claims_no_more(
 def test_sigquit_gives_back_at_once(
     start_echo_workers: StartWorkers, store: Store, submit: Submit, signals: list[signal.Signals]
 ) -> None:
-    """Also a worker that drains already. The record decides, not Celery's idea of a retry."""
+    """This includes a worker that drains already. The record decides, not Celery's own retry."""
     with start_echo_workers("w1", DRAIN_SECONDS="3600") as (worker,):
         job_id = submit("a b", **LONG)
         started(store, job_id)
@@ -267,7 +267,7 @@ def test_slots_refill_as_short_jobs_end(
     assert [job.completion_tokens for job in done] == lengths
     ends = [job.ended_at or 0.0 for job in done]
     assert ends == sorted(ends)
-    # Nobody waits for the slowest of a batch: the 17th runs while the first sixteen still do.
+    # No job waits for the slowest one of a batch: the 17th runs while some of the first sixteen still do.
     assert (done[16].started_at or 0.0) < ends[15]
 
 
@@ -280,7 +280,7 @@ def test_a_backlog_of_one_owner_does_not_delay_another(
         single = ended(store, submit("one", owner="bob", max_tokens=4))
         mine = (job for job in map(store.get, backlog) if job.started_at)
         before = [j for j in mine if single.created_at < (j.started_at or 0.0) < (single.started_at or 0.0)]
-        assert len(before) <= 4, "more than the jobs that were on their way to the slots already"
+        assert len(before) <= 4, "only jobs that were already on offer may come before"
         for job_id in backlog:
             store.cancel(job_id)
 
@@ -288,7 +288,7 @@ def test_a_backlog_of_one_owner_does_not_delay_another(
 def test_an_engine_that_hangs_is_ended(
     start_echo_workers: StartWorkers, store: Store, submit: Submit
 ) -> None:
-    """The watchdog; another worker continues the job. A pause of the process is in tests/reliability."""
+    """The watchdog ends it, and another worker continues the job. tests/reliability pauses a process."""
     with start_echo_workers("hangs", ECHO_STEP_SECONDS="600", STEP_TIMEOUT_SECONDS="1") as (worker,):
         job_id = submit("a b", max_tokens=4)
         assert worker.wait() == 1

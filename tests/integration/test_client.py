@@ -1,4 +1,4 @@
-"""The Python client against the whole product, with the network and the server at their worst."""
+"""The Python client against the whole product: calls, and streams that survive failures."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from client import (
 )
 from harness.product import Web, running
 from harness.redis_server import free_port
-from tests.integration.moody import Answer, moody_server
+from tests.integration.scripted_server import Answer, scripted_server
 
 pytest_plugins = ["tests.integration.product_fixtures"]
 
 LONG = 3000
-"""Tokens; half a minute."""
+"""Tokens of a job that takes half a minute."""
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_logprobs_of_a_job_and_of_its_events(client: Client) -> None:
     assert client.get(job_id).fields["output"][0]["logprobs"] == expected
 
 
-def test_a_stream_resumes_behind_the_event_that_it_is_told(client: Client) -> None:
+def test_a_stream_resumes_after_the_given_event(client: Client) -> None:
     job = client.submit("one two three", max_tokens=3)
     client.wait(job.id)
     assert_whole(list(client.stream(job.id, after=2)), after=2)
@@ -102,7 +102,7 @@ def test_a_stream_outlives_an_orderly_restart(client: Client, product: Web) -> N
     assert text_of(events).split() == ["tick", "tock"] * 150
 
 
-def test_a_stream_gives_up_on_a_server_that_stays_away() -> None:
+def test_a_stream_gives_up_on_a_server_that_does_not_come_back() -> None:
     with (
         Client(f"http://127.0.0.1:{free_port()}", retry_seconds=0.5) as client,
         pytest.raises(UnreachableError),
@@ -118,7 +118,7 @@ def test_a_call_waits_for_a_server_that_is_about_to_start(client: Client, produc
     starting.join()
 
 
-def test_a_call_gives_up_on_a_server_that_stays_away() -> None:
+def test_a_call_gives_up_on_a_server_that_does_not_come_back() -> None:
     with (
         Client(f"http://127.0.0.1:{free_port()}", retry_seconds=0.5) as client,
         pytest.raises(UnreachableError),
@@ -126,7 +126,7 @@ def test_a_call_gives_up_on_a_server_that_stays_away() -> None:
         client.submit("hello")
 
 
-def test_cancel_keeps_what_there_is(client: Client) -> None:
+def test_cancel_keeps_the_partial_text(client: Client) -> None:
     job = client.submit("tick tock", max_tokens=LONG)
     events = client.stream(job.id)
     while next(events)["type"] != "token":
@@ -161,7 +161,7 @@ def test_lists_page_by_page_and_deletes(client: Client) -> None:
         client.get(ids[0])
 
 
-def test_waits_no_longer_than_told(client: Client) -> None:
+def test_wait_ends_at_its_time_limit(client: Client) -> None:
     job = client.submit("tick tock", max_tokens=LONG)
     with pytest.raises(WaitTimeoutError, match=job.id):
         client.wait(job.id, timeout=0.2)
@@ -196,7 +196,7 @@ def test_with_api_keys_the_key_opens_calls_and_streams(locked_product: Web) -> N
 
 def test_all_tries_of_a_submit_carry_one_idempotency_key() -> None:
     with (
-        moody_server((503, {"Retry-After": "0"}), (429, {}), (None, {}), (202, {})) as server,
+        scripted_server((503, {"Retry-After": "0"}), (429, {}), (None, {}), (202, {})) as server,
         Client(server.url) as client,
     ):
         assert client.submit("hello").id == "job_1"
@@ -208,7 +208,7 @@ def test_all_tries_of_a_submit_carry_one_idempotency_key() -> None:
 
 def test_two_submits_carry_two_keys() -> None:
     with (
-        moody_server((202, {}), (202, {})) as server,
+        scripted_server((202, {}), (202, {})) as server,
         Client(server.url) as client,
     ):
         client.submit("hello")
@@ -216,9 +216,9 @@ def test_two_submits_carry_two_keys() -> None:
     assert len({key for key, _ in server.asked}) == 2
 
 
-def test_a_wait_longer_than_ones_patience_is_not_begun() -> None:
+def test_a_wait_longer_than_the_time_for_retries_is_not_begun() -> None:
     with (
-        moody_server((429, {"Retry-After": "3600"})) as server,
+        scripted_server((429, {"Retry-After": "3600"})) as server,
         Client(server.url) as client,
         pytest.raises(UnavailableError, match="busy"),
     ):
@@ -270,7 +270,7 @@ def test_what_cannot_be_sent_is_refused_at_once(options: dict[str, Any]) -> None
 
 def test_a_server_error_is_not_tried_again() -> None:
     with (
-        moody_server((500, {})) as server,
+        scripted_server((500, {})) as server,
         Client(server.url) as client,
         pytest.raises(ApiError, match="busy"),
     ):
@@ -295,7 +295,7 @@ ENDED: Answer = (200, {}, b'{"id": "job_1", "status": "completed"}')
 def test_a_call_is_repeated_while_the_server_or_its_proxy_is_busy(name: str, status: int) -> None:
     troubles: list[ClientError] = []
     with (
-        moody_server((status, {}), ENDED) as server,
+        scripted_server((status, {}), ENDED) as server,
         Client(server.url, on_retry=troubles.append) as client,
     ):
         CALLS[name](client)
@@ -306,16 +306,16 @@ def test_a_call_is_repeated_while_the_server_or_its_proxy_is_busy(name: str, sta
 
 
 @pytest.mark.parametrize("lost", [(504, {}), (None, {})])
-def test_a_delete_whose_answer_was_lost_has_deleted(lost: tuple[int | None, dict[str, str]]) -> None:
-    with moody_server(lost, (404, {})) as server, Client(server.url) as client:
+def test_a_delete_whose_answer_was_lost_succeeds(lost: tuple[int | None, dict[str, str]]) -> None:
+    with scripted_server(lost, (404, {})) as server, Client(server.url) as client:
         client.delete("job_1")
-    with moody_server((404, {})) as server, Client(server.url) as client, pytest.raises(NotFoundError):
+    with scripted_server((404, {})) as server, Client(server.url) as client, pytest.raises(NotFoundError):
         client.delete("job_1")
 
 
-def test_a_stream_that_is_refused_says_what_the_server_says() -> None:
+def test_a_stream_that_is_refused_raises_the_servers_message() -> None:
     with (
-        moody_server((403, {})) as server,
+        scripted_server((403, {})) as server,
         Client(server.url) as client,
         pytest.raises(ApiError, match=r"^busy, come later$") as refusal,
     ):
@@ -326,16 +326,16 @@ def test_a_stream_that_is_refused_says_what_the_server_says() -> None:
 @pytest.mark.parametrize("body", [b"<html>", b"", b"[]", b'{"detail": [{"loc": "x"}]}', b'{"detail": " "}'])
 def test_a_refusal_without_a_text_is_named_by_its_status(body: bytes) -> None:
     with (
-        moody_server((502, {"Retry-After": "3600"}, body)) as server,
+        scripted_server((502, {"Retry-After": "3600"}, body)) as server,
         Client(server.url) as client,
         pytest.raises(UnavailableError, match=r"^HTTP 502 Bad Gateway$"),
     ):
         client.submit("hello")
 
 
-def test_a_page_in_place_of_an_answer_is_an_error() -> None:
+def test_an_html_page_instead_of_json_is_an_error() -> None:
     with (
-        moody_server((200, {}, b"<html>Sign in to this network</html>")) as server,
+        scripted_server((200, {}, b"<html>Sign in to this network</html>")) as server,
         Client(server.url) as client,
         pytest.raises(ClientError, match="did not answer with JSON"),
     ):

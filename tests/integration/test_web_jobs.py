@@ -1,4 +1,4 @@
-"""The job routes of the contract, status code by status code, over a real gunicorn."""
+"""The job routes on a real gunicorn, with each of their status codes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import httpx
 import pytest
 from redis import Redis
 
-from harness.waiting import PATIENCE_SECONDS, eventually
+from harness.waiting import TIMEOUT_SECONDS, eventually
 from tasks import keys
 from tasks.job import JobError, Status
 from tests.integration.web_harness import Player, RedisServer, Server, assert_problem, serving, submit
@@ -86,7 +86,7 @@ def test_a_body_that_is_not_json_is_400(client: httpx.Client, body: bytes) -> No
 
 
 def test_a_surrogate_pair_at_any_depth_is_400_or_422(client: httpx.Client) -> None:
-    """How deep is too deep depends on the stack at hand, and is not the same for each look at the body."""
+    """The limit of the depth depends on the free stack, and differs between the two checks of the body."""
     for depth in range(900, 1001):
         nested = b'{"prompt": %s"\\ud83d\\ude00"%s}' % (b"[" * depth, b"]" * depth)
         answer = client.post("/v1/jobs", content=nested, headers=JSON)
@@ -166,7 +166,7 @@ def test_prefer_wait_holds_the_reply_until_the_job_has_ended(
         run.write("a", "b")
         assert not held.done()
         run.complete("c")
-        answer = held.result(PATIENCE_SECONDS)
+        answer = held.result(TIMEOUT_SECONDS)
     assert answer.status_code == 200
     assert answer.headers["Preference-Applied"] == "wait=60"
     assert (answer.json()["status"], answer.json()["output"][0]["text"]) == ("completed", "abc")
@@ -196,11 +196,13 @@ def test_a_long_poll_ends_with_the_job(client: httpx.Client, player: Player, web
         held = pool.submit(client.get, f"/v1/jobs/{job_id}?wait=60")
         eventually(lambda: web_redis.pubsub_channels())
         run.complete("x")
-        assert held.result(PATIENCE_SECONDS).json()["status"] == "completed"
+        assert held.result(TIMEOUT_SECONDS).json()["status"] == "completed"
     assert client.get(f"/v1/jobs/{job_id}?wait=60").json()["status"] == "completed"
 
 
-def test_a_long_poll_that_is_left_is_let_go(server: Server, client: httpx.Client, web_redis: Redis) -> None:
+def test_a_long_poll_ends_when_its_client_leaves(
+    server: Server, client: httpx.Client, web_redis: Redis
+) -> None:
     job_id = submit(client)
     with socket.create_connection(server.address) as leaver:
         leaver.sendall(f"GET /v1/jobs/{job_id}?wait=60 HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
@@ -255,7 +257,7 @@ def test_a_summary_is_what_lists_show(client: httpx.Client, player: Player, web_
     ]
     assert listing == {**whole, "data": expected}
     assert [job["queue_position"] for job in expected] == [0, 0, None]
-    # A record of a version that kept no start of its prompt.
+    # A record of an earlier version, which did not store the start of its prompt.
     web_redis.hdel(keys.job(ids[1]), "prompt_start")
     assert client.get("/v1/jobs?fields=summary").json() == listing
     page = client.get("/v1/jobs?fields=summary&limit=1&status=queued").json()
@@ -264,7 +266,7 @@ def test_a_summary_is_what_lists_show(client: httpx.Client, player: Player, web_
 
 
 def test_a_list_of_long_jobs_is_whole(client: httpx.Client) -> None:
-    """It is read and sent in parts."""
+    """The server reads and sends it in parts."""
     ids = [submit(client, f"{i}" * 400_000) for i in range(8)][::-1]
     listing = client.get("/v1/jobs").json()
     assert [job["id"] for job in listing["data"]] == ids
@@ -275,7 +277,7 @@ def test_a_list_of_long_jobs_is_whole(client: httpx.Client) -> None:
 def test_a_list_is_cut_off_where_redis_goes_away_in_the_middle(
     redis_of_web: RedisServer, server: Server, client: httpx.Client
 ) -> None:
-    """The status has been sent by then; what must not come is a list that looks whole."""
+    """The status has been sent by then, but the list must not look complete."""
     for i in range(24):
         submit(client, f"{i}" * 500_000)
     with slow_socket(server, "/v1/jobs?limit=100") as reader:
@@ -355,7 +357,7 @@ def test_only_a_job_that_did_not_complete_is_retried(client: httpx.Client, playe
     assert_problem(client.post(f"/v1/jobs/{new['id']}/retry"), 409)
 
 
-def test_a_full_queue_is_429_with_a_time_to_come_again(
+def test_a_full_queue_is_429_with_retry_after(
     redis_of_web: RedisServer, web_redis: Redis, tmp_path: Path
 ) -> None:
     assert web_redis.ping()
@@ -397,7 +399,7 @@ def test_without_redis_everything_is_503_and_then_works_again(
     assert client.get(f"/v1/jobs/{job_id}").status_code == 200
 
 
-def test_health_tells_who_is_there(client: httpx.Client, player: Player) -> None:
+def test_health_lists_jobs_and_workers(client: httpx.Client, player: Player) -> None:
     submit(client)
     health = client.get("/health").json()
     assert health["jobs"]["queued"] == 1
@@ -423,10 +425,10 @@ def test_not_ready_without_a_worker(client: httpx.Client) -> None:
     assert client.get("/health/web").status_code == 200
 
 
-def test_what_is_not_http_gets_a_problem_too(server: Server) -> None:
-    with socket.create_connection(server.address, PATIENCE_SECONDS) as rude:
-        rude.sendall(b"GET / HTTP/1.1\r\nbad header\r\n\r\n")
-        received = b"".join(iter(lambda: rude.recv(65536), b""))
+def test_a_request_that_is_not_http_gets_a_problem_too(server: Server) -> None:
+    with socket.create_connection(server.address, TIMEOUT_SECONDS) as opened:
+        opened.sendall(b"GET / HTTP/1.1\r\nbad header\r\n\r\n")
+        received = b"".join(iter(lambda: opened.recv(65536), b""))
     head, _, body = received.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 ")
     assert b"application/problem+json" in head

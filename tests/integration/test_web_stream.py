@@ -12,7 +12,7 @@ import httpx
 import pytest
 from redis import Redis
 
-from harness.waiting import PATIENCE_SECONDS, eventually
+from harness.waiting import TIMEOUT_SECONDS, eventually
 from tasks import keys
 from tasks.job import Status
 from tests.integration.web_harness import (
@@ -78,7 +78,7 @@ def test_server_sent_events_carry_the_same(client: httpx.Client, player: Player,
         reading = pool.submit(sse, client, job_id)
         eventually(lambda: subscribers(web_redis, job_id) == 1)
         player.start(job_id).complete(" a", " b")
-        events = reading.result(PATIENCE_SECONDS)
+        events = reading.result(TIMEOUT_SECONDS)
     assert_gapless(events)
     assert [event["type"] for event in events] == ["status", "token", "token", "done"]
     assert events[-1]["job"] == client.get(f"/v1/jobs/{job_id}").json()
@@ -87,7 +87,7 @@ def test_server_sent_events_carry_the_same(client: httpx.Client, player: Player,
 def test_a_short_done_lacks_the_request_and_the_output(
     server: Server, client: httpx.Client, player: Player, web_redis: Redis
 ) -> None:
-    """For readers with a limit for a line or a frame; whether they are there at the end or come later."""
+    """It is for readers with a limit for a line or a frame, whether they come before or after the end."""
     prompt = "x" * 100_000
     job_id = submit(client, prompt)
     run = player.start(job_id)
@@ -183,7 +183,7 @@ def test_a_long_log_is_replayed_whole(server: Server, client: httpx.Client, play
 def test_entries_written_while_readers_come_reach_each_of_them_once(
     server: Server, client: httpx.Client, player: Player
 ) -> None:
-    """The subscribe race: every reader joins at another moment of a job that never pauses."""
+    """Each reader joins at another moment of a running job, between subscribing and reading the log."""
     job_id = submit(client)
     run = player.start(job_id)
 
@@ -198,15 +198,13 @@ def test_entries_written_while_readers_come_reach_each_of_them_once(
             run.write(text)
         run.complete()
         for reader in joining:
-            events, code = reader.result(PATIENCE_SECONDS)
+            events, code = reader.result(TIMEOUT_SECONDS)
             assert code == 1000
             assert_gapless(events)
             assert texts(events) == "".join(written)
 
 
-def test_a_second_attempt_goes_on_with_the_numbers(
-    server: Server, client: httpx.Client, player: Player
-) -> None:
+def test_a_second_attempt_continues_the_numbers(server: Server, client: httpx.Client, player: Player) -> None:
     job_id = submit(client)
     with websocket(server, job_id) as ws:
         first = player.start(job_id)
@@ -218,7 +216,7 @@ def test_a_second_attempt_goes_on_with_the_numbers(
     assert [event.get("attempt", event.get("text")) for event in events[:-1]] == [1, "a", 2, "b"]
 
 
-def test_every_way_to_end_is_told(server: Server, client: httpx.Client, player: Player) -> None:
+def test_every_final_status_reaches_the_reader(server: Server, client: httpx.Client, player: Player) -> None:
     waiting = submit(client, expires_in=60)
     for status in (Status.CANCELLED, Status.FAILED):
         job_id = submit(client)
@@ -231,7 +229,7 @@ def test_every_way_to_end_is_told(server: Server, client: httpx.Client, player: 
 
 
 def kill_pubsub(redis: Redis) -> int:
-    """Cut the hub's connection; how many there were."""
+    """Closes the hub's connections, and returns how many there were."""
     return int(redis.client_kill_filter(_type="pubsub"))
 
 
@@ -252,17 +250,17 @@ def test_nothing_is_lost_when_the_pubsub_connection_dies(
         assert code == 1000
         assert_gapless(events)
         assert texts(events) == "".join(f" {i}" for i in range(60))
-        assert same(also.result(PATIENCE_SECONDS)) == same(events)
+        assert same(also.result(TIMEOUT_SECONDS)) == same(events)
     eventually(lambda: no_channels(web_redis))
 
 
-def test_a_lost_publish_is_made_up_for(
-    impatient_server: Server, client: httpx.Client, player: Player, web_redis: Redis
+def test_entries_whose_publish_was_lost_are_read_from_the_log(
+    short_interval_server: Server, client: httpx.Client, player: Player, web_redis: Redis
 ) -> None:
-    """Entries without a message: found at the next keep-alive, or with the next message."""
+    """The reader finds entries without a message at the next keep-alive, or with the next message."""
     job_id = submit(client)
     run = player.start(job_id)
-    with websocket(impatient_server, job_id) as ws:
+    with websocket(short_interval_server, job_id) as ws:
         assert read(ws)["seq"] == 1
         web_redis.rpush(keys.log(job_id), '["t",0,[1],"quiet",null,null]')
         assert read(ws)["text"] == "quiet"
@@ -278,7 +276,7 @@ def test_readers_outlive_redis(
 ) -> None:
     job_id = submit(client)
     run = player.start(job_id)
-    # Both have begun before Redis goes: a stream that is asked for later is refused.
+    # Both streams begin before Redis is killed, because a later request would be refused.
     with websocket(server, job_id) as ws, client.stream("GET", f"/v1/jobs/{job_id}/events") as also:
         assert also.status_code == 200
         run.write("before")
@@ -316,7 +314,7 @@ def test_two_hundred_readers_of_one_job_share_one_connection(
 def test_a_reader_that_leaves_is_forgotten_at_once(
     server: Server, client: httpx.Client, web_redis: Redis
 ) -> None:
-    """The job is idle: nothing is written that could fail."""
+    """The job writes nothing, so no write can fail."""
     job_id = submit(client)
     closed = Socket.connect(f"{server.ws_url}/v1/jobs/{job_id}/stream")
     eventually(lambda: subscribers(web_redis, job_id) == 1)
@@ -347,7 +345,7 @@ def test_a_reader_that_stops_reading_gets_whole_frames_and_1008(
         run.complete()
         events, code = read_to_close(other)
         assert (len(texts(events)), code) == (400 * 2000, 1000)
-        eventually(lambda: no_channels(web_redis))  # The server has given the slow one up.
+        eventually(lambda: no_channels(web_redis))  # The server has closed the slow stream.
         frames = frames_of(read_all(slow))
     assert frames[-1][0] == 8
     assert int.from_bytes(frames[-1][1][:2], "big") == 1008
@@ -362,7 +360,7 @@ def test_a_reader_that_stops_reading_gets_whole_frames_and_1008(
 def test_a_slow_reader_gets_everything(
     server: Server, client: httpx.Client, player: Player, web_redis: Redis
 ) -> None:
-    """Slow, but never still for long: its queue in the hub runs over, and it goes on from the log."""
+    """It never stops for long. Its queue in the hub overflows, and it continues from the log."""
     job_id = submit(client)
     run = player.start(job_id)
     with slow_socket(server, f"/v1/jobs/{job_id}/stream", *HANDSHAKE) as slow:
@@ -391,12 +389,12 @@ def test_a_server_sent_reader_that_stops_reading_is_dropped(
         run.complete()
 
 
-def test_keep_alives_come_while_nothing_happens(impatient_server: Server, client: httpx.Client) -> None:
+def test_keep_alives_come_while_nothing_happens(short_interval_server: Server, client: httpx.Client) -> None:
     job_id = submit(client)
-    with httpx.stream("GET", f"{impatient_server.url}/v1/jobs/{job_id}/events") as answer:
+    with httpx.stream("GET", f"{short_interval_server.url}/v1/jobs/{job_id}/events") as answer:
         lines = answer.iter_lines()
         assert [next(lines) for _ in range(6)] == [": keep-alive", ""] * 3
-    with slow_socket(impatient_server, f"/v1/jobs/{job_id}/stream", *HANDSHAKE) as opened:
+    with slow_socket(short_interval_server, f"/v1/jobs/{job_id}/stream", *HANDSHAKE) as opened:
         received = b""
         while b"\x89\x00" not in received:  # A ping without payload.
             received += opened.recv(4096)
@@ -431,7 +429,7 @@ def test_a_broken_handshake_is_400(server: Server, client: httpx.Client, missing
     assert b"application/problem+json" in received
 
 
-def test_no_compression_is_agreed_on(server: Server, client: httpx.Client) -> None:
+def test_the_server_agrees_on_no_compression(server: Server, client: httpx.Client) -> None:
     extension = "Sec-WebSocket-Extensions: permessage-deflate"
     path = f"/v1/jobs/{submit(client)}/stream"
     with slow_socket(server, path, *HANDSHAKE, extension) as opened:
@@ -448,7 +446,7 @@ def test_a_page_from_elsewhere_may_not_read_along_without_keys(server: Server, c
             assert opened.recv(65536).startswith(b"HTTP/1.1 %d " % status), origin
 
 
-def test_what_clients_say_does_no_harm(
+def test_messages_of_clients_do_no_harm(
     server: Server, client: httpx.Client, player: Player, web_redis: Redis
 ) -> None:
     job_id = submit(client)
@@ -469,24 +467,24 @@ def test_what_clients_say_does_no_harm(
 
 
 def test_a_deleted_job_ends_its_readers(
-    impatient_server: Server, client: httpx.Client, player: Player, web_redis: Redis
+    short_interval_server: Server, client: httpx.Client, player: Player, web_redis: Redis
 ) -> None:
-    """It can only be a reader that waits for more than there is."""
+    """Such a reader waits for events after the last one."""
     job_id = submit(client)
     run = player.start(job_id)
-    with websocket(impatient_server, job_id, "?after=50") as ws:
+    with websocket(short_interval_server, job_id, "?after=50") as ws:
         eventually(lambda: subscribers(web_redis, job_id) == 1)
         web_redis.delete(keys.job(job_id), keys.log(job_id))
         assert read_to_close(ws)[1] == 4404
     del run
 
 
-def test_a_server_that_stops_says_so(
+def test_a_server_that_stops_closes_its_streams(
     redis_of_web: RedisServer, web_redis: Redis, player: Player, tmp_path: Path
 ) -> None:
     with (
         serving(redis_of_web.url, tmp_path) as server,
-        httpx.Client(base_url=server.url, timeout=PATIENCE_SECONDS) as client,
+        httpx.Client(base_url=server.url, timeout=TIMEOUT_SECONDS) as client,
         ThreadPoolExecutor() as pool,
     ):
         watched, streamed, polled = [submit(client) for _ in range(3)]
@@ -501,15 +499,15 @@ def test_a_server_that_stops_says_so(
         server.process.send_signal(signal.SIGTERM)
         for ws in sockets:
             assert read_to_close(ws) == ([], 1001)
-        assert [event["seq"] for event in streaming.result(PATIENCE_SECONDS)] in ([], [1])
-        assert polling.result(PATIENCE_SECONDS).json()["status"] == "in_progress"
-        assert server.process.wait(PATIENCE_SECONDS) == 0
+        assert [event["seq"] for event in streaming.result(TIMEOUT_SECONDS)] in ([], [1])
+        assert polling.result(TIMEOUT_SECONDS).json()["status"] == "in_progress"
+        assert server.process.wait(TIMEOUT_SECONDS) == 0
 
 
-def test_ctrl_c_says_goodbye_too(redis_of_web: RedisServer, player: Player, tmp_path: Path) -> None:
+def test_ctrl_c_closes_streams_too(redis_of_web: RedisServer, player: Player, tmp_path: Path) -> None:
     with (
         serving(redis_of_web.url, tmp_path) as server,
-        httpx.Client(base_url=server.url, timeout=PATIENCE_SECONDS) as client,
+        httpx.Client(base_url=server.url, timeout=TIMEOUT_SECONDS) as client,
     ):
         job_id = submit(client)
         player.start(job_id)
@@ -517,4 +515,4 @@ def test_ctrl_c_says_goodbye_too(redis_of_web: RedisServer, player: Player, tmp_
             assert read(ws)["seq"] == 1
             server.process.send_signal(signal.SIGINT)
             assert read_to_close(ws) == ([], 1001)
-        assert server.process.wait(PATIENCE_SECONDS) == 0
+        assert server.process.wait(TIMEOUT_SECONDS) == 0

@@ -15,7 +15,7 @@ import pytest
 
 from harness.proxy import Proxy
 from harness.redis_server import free_port, start_redis
-from harness.waiting import PATIENCE_SECONDS, eventually
+from harness.waiting import TIMEOUT_SECONDS, eventually
 from tasks import keys
 from tasks.connection import connect
 from tasks.job import FinishReason, Job, JobError, Status
@@ -34,7 +34,7 @@ LONG = {"max_tokens": 3000}
 
 
 class CeleryTask:
-    """A task as the pool holds it; `outcome` is there when the worker is done with it."""
+    """A task as Celery's pool holds it. `outcome` is set when the worker has finished it."""
 
     def __init__(self, job_id: str) -> None:
         self.job_id = job_id
@@ -48,11 +48,11 @@ class CeleryTask:
         self.outcome.put(outcome)
 
     def wait(self) -> Outcome | None:
-        return self.outcome.get(timeout=PATIENCE_SECONDS)
+        return self.outcome.get(timeout=TIMEOUT_SECONDS)
 
 
 class SureDelivery:
-    """The test's messages do not get lost."""
+    """A delivery monitor for tests, which lose no messages."""
 
     def send_probe(self) -> None: ...
 
@@ -63,7 +63,7 @@ class SureDelivery:
 
 
 class Worker:
-    """A flusher whose offers are delivered by hand, or by themselves with `deliver`."""
+    """A flusher. With `deliver` its offers are delivered at once; otherwise the test calls `send`."""
 
     def __init__(self, settings: Settings, deliver: bool = True, engine: Engine | None = None) -> None:
         self.redis: Any = connect(settings)
@@ -99,7 +99,7 @@ class Worker:
         self.flusher.drain(0)
         eventually(lambda: not self.flusher.is_alive())
         for redis in (self.redis, self._of_leases):
-            # Where a traceback still holds them, nobody else would close them in time.
+            # A traceback may keep them alive, and then nothing else would close them in time.
             redis.connection_pool.disconnect()
 
 
@@ -151,7 +151,7 @@ def test_cancel_frees_the_slots_for_the_next_job(worker: Worker) -> None:
 
 
 def test_a_suspect_job_gets_a_worker_of_its_own(worker: Worker) -> None:
-    """It killed two workers, perhaps: it waits until this one is empty, and others wait for it."""
+    """It may have killed two workers. It waits until this worker is idle, and other jobs wait for it."""
     companion = worker.submit(**LONG)
     worker.started(companion)
     worker.deliver = False
@@ -192,13 +192,13 @@ def test_a_job_that_moved_on_is_dropped(worker: Worker) -> None:
     before = worker.store.read_log(job_id)
     assert worker.wait(job_id) is None
     after = worker.store.read_log(job_id)
-    assert len(after) <= len(before) + 1, "at most what was under way when the token changed"
+    assert len(after) <= len(before) + 1, "at most one entry was being written when the token changed"
     short = worker.submit(max_tokens=1)
     assert worker.wait(short) == Outcome(Status.COMPLETED)
 
 
 def test_leases_are_renewed_without_new_tokens(worker: Worker, settings: Settings) -> None:
-    """A long step: the whole batch would lose its leases if only tokens renewed them."""
+    """In a long step, the whole batch would lose its leases if only tokens renewed them."""
     job_id = worker.submit(stop="never", max_tokens=3000)
     worker.started(job_id)
     first = worker.redis.zscore(keys.leases("echo:echo"), job_id)
@@ -206,8 +206,8 @@ def test_leases_are_renewed_without_new_tokens(worker: Worker, settings: Setting
     assert len(worker.store.get(job_id).attempts) == 1
 
 
-def test_prompts_that_take_leases_to_tokenize_cost_none(settings: Settings) -> None:
-    """Many long ones at once, as after another worker's death: what is claimed is renewed in between."""
+def test_many_prompts_that_are_slow_to_tokenize_cost_no_lease(settings: Settings) -> None:
+    """They come at once, as after another worker's death. Claimed jobs are renewed in between."""
 
     class SlowTokenizer(EchoEngine):
         def encode(self, request: JobRequest, now: float | None = None) -> Prompt:
@@ -226,14 +226,14 @@ def test_prompts_that_take_leases_to_tokenize_cost_none(settings: Settings) -> N
     worker.end()
 
 
-def test_a_prompt_that_takes_leases_to_tokenize_costs_nobody_else_a_lease(settings: Settings) -> None:
-    """Nor does it keep others from their tokens."""
+def test_a_prompt_that_is_slow_to_tokenize_costs_other_jobs_no_lease(settings: Settings) -> None:
+    """Other jobs keep getting tokens, too."""
     is_let_go = threading.Event()
 
     class SlowTokenizer(EchoEngine):
         def encode(self, request: JobRequest, now: float | None = None) -> Prompt:
             if request.prompt == "slow":
-                assert is_let_go.wait(PATIENCE_SECONDS)
+                assert is_let_go.wait(TIMEOUT_SECONDS)
             return super().encode(request, now)
 
     worker = Worker(settings, engine=SlowTokenizer(settings))
@@ -260,7 +260,7 @@ def test_a_job_is_cancelled_while_its_prompt_is_tokenized(settings: Settings) ->
 
     class SlowTokenizer(EchoEngine):
         def encode(self, request: JobRequest, now: float | None = None) -> Prompt:
-            assert is_let_go.wait(PATIENCE_SECONDS)
+            assert is_let_go.wait(TIMEOUT_SECONDS)
             return super().encode(request, now)
 
     worker = Worker(settings, engine=SlowTokenizer(settings))
@@ -274,15 +274,15 @@ def test_a_job_is_cancelled_while_its_prompt_is_tokenized(settings: Settings) ->
 
 
 def test_a_prompt_that_cannot_be_tokenized_fails_alone(settings: Settings) -> None:
-    """With a reason, also where the exception says nothing but its type."""
+    """It fails with a reason, even if the exception has no text."""
 
-    class Fragile(EchoEngine):
+    class UnencodableEngine(EchoEngine):
         def encode(self, request: JobRequest, now: float | None = None) -> Prompt:
             if request.prompt == "too much":
                 raise MemoryError
             return super().encode(request, now)
 
-    worker = Worker(settings, engine=Fragile(settings))
+    worker = Worker(settings, engine=UnencodableEngine(settings))
     worker.flusher.start()
     companion, wrong = worker.submit(**LONG), worker.submit(prompt="too much")
     worker.started(companion)
@@ -295,7 +295,7 @@ def test_a_prompt_that_cannot_be_tokenized_fails_alone(settings: Settings) -> No
 
 
 def test_output_that_cannot_be_decoded_fails_alone(settings: Settings) -> None:
-    class Fragile(EchoEngine):
+    class UndecodableEngine(EchoEngine):
         def encode(self, request: JobRequest, now: float | None = None) -> Prompt:
             prompt = super().encode(request, now)
             if request.prompt != "wrong":
@@ -309,7 +309,7 @@ def test_output_that_cannot_be_decoded_fails_alone(settings: Settings) -> None:
 
             return replace(prompt, decode=decode)
 
-    worker = Worker(settings, engine=Fragile(settings))
+    worker = Worker(settings, engine=UndecodableEngine(settings))
     worker.flusher.start()
     companion, wrong = worker.submit(**LONG), worker.submit(prompt="wrong", n=2)
     worker.started(companion)
@@ -337,7 +337,7 @@ def test_a_record_that_cannot_be_read_fails_alone(settings: Settings) -> None:
     worker.end()
 
 
-def test_a_record_that_lets_the_script_fail_is_dropped_alone(
+def test_a_record_that_makes_the_script_fail_is_dropped_alone(
     worker: Worker, caplog: pytest.LogCaptureFixture
 ) -> None:
     companion, wrong = worker.submit(**LONG), worker.submit(**LONG)
@@ -356,7 +356,7 @@ def test_a_record_that_lets_the_script_fail_is_dropped_alone(
 def test_a_claim_whose_answer_was_lost_is_made_again(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Redis carried it out, and the worker did not hear of it: the job is its all the same."""
+    """Redis executed the claim and the worker got no answer. The worker has the job nevertheless."""
     settings = settings.model_copy(update={"lease_seconds": 12})  # No heartbeat in between.
     with Proxy(settings.required_redis_url) as network:
         worker = Worker(settings.model_copy(update={"redis_url": network.url}), deliver=False)
@@ -381,7 +381,7 @@ def test_a_claim_whose_answer_was_lost_is_made_again(
         worker.end()
 
 
-def test_drain_gives_back_what_does_not_end_in_time(settings: Settings) -> None:
+def test_drain_gives_back_jobs_that_do_not_end_in_time(settings: Settings) -> None:
     first = Worker(settings)
     first.flusher.start()
     job_id = first.submit(prompt=" ".join(f"w{i}" for i in range(500)), max_tokens=500)
@@ -400,8 +400,8 @@ def test_drain_gives_back_what_does_not_end_in_time(settings: Settings) -> None:
     second.end()
 
 
-def test_entries_that_redis_lost_come_again(worker: Worker) -> None:
-    """Redis came back without its last second: the log is whole again, in the same order."""
+def test_entries_that_redis_lost_are_written_again(worker: Worker) -> None:
+    """Redis restarted without its last second. The log becomes complete again, in the same order."""
     job_id = worker.submit(prompt=" ".join(f"w{i}" for i in range(400)), max_tokens=400)
     worker.started(job_id)
     eventually(lambda: worker.redis.llen(keys.log(job_id)) > 20)
@@ -413,7 +413,9 @@ def test_entries_that_redis_lost_come_again(worker: Worker) -> None:
     assert sum(isinstance(entry, StatusEntry) for entry in entries) == 1
 
 
-def test_redis_away_costs_time_and_nothing_else(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_outage_of_redis_costs_time_and_nothing_else(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     port, durable = free_port(), ("--appendonly", "yes", "--appendfsync", "always")
     process, url = start_redis(tmp_path, *durable, port=port)
     settings = Settings(
