@@ -108,7 +108,7 @@ def test_the_switch_does_not_matter_if_the_settings_stay_below(
 
 
 def test_dynamic_positions_are_plain_up_to_the_models_length(tmp_path: Path) -> None:
-    """transformers stretches them only beyond `max_position_embeddings`, which is the longest that we serve."""
+    """transformers stretches them only beyond `max_position_embeddings`, which is our longest sequence."""
     rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
     save_config(tmp_path, LlamaConfig(**SIZES, rope_parameters=rope))
     engine = TransformersEngine(settings_for(tmp_path))
