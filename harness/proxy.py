@@ -47,7 +47,7 @@ class Proxy:
         self._target = (parts.hostname or "", parts.port or 0)
 
     def blackhole(self) -> None:
-        """Makes a partition: connections stay open and nothing passes. What is sent arrives after `heal`."""
+        """Makes a partition: connections stay open and nothing passes. All data arrives after `heal`."""
         self._requests_pass.clear()
         self._answers_pass.clear()
 

@@ -18,28 +18,29 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
-CHECKED = [
-    ".github",
-    "examples",
-    *("training", "worker/*.py", "worker/engine/**/*.py", "worker/models/bundled/README.md"),
-    *("docs", "tests/engine/*.py", "tests/worker"),
-    *("CHANGELOG.md", "CODE_OF_CONDUCT.md", "CONTRIBUTING.md", "README.md", "SECURITY.md"),
-    *("tests/integration/test_examples.py", "tests/browser/test_example_page.py", "tests/unit/test_docs.py"),
-]
+CHECKED = ["[!.]*", ".ci", ".github"]
 """What `make lint` checks, as patterns below ROOT. A folder stands for all readable files in it."""
 
-COMMENT_MARKS = {".lua": "--", ".js": "//", ".c": "//", ".h": "//", ".sh": "#", ".yml": "#", ".txt": "#"}
-READABLE = {".md", ".py", *COMMENT_MARKS}
+COMMENT_MARKS = {
+    **dict.fromkeys([".js", ".c", ".h"], "//"),
+    **dict.fromkeys([".sh", ".yml", ".toml", ".conf", ".txt", "Makefile", "Dockerfile", "run"], "#"),
+    ".lua": "--",
+    ".css": "/*",
+}
+"""Suffix of a file, or name of a file without one -> what begins a comment."""
+
+READABLE = {".md", ".py", ".html", ".jinja", *COMMENT_MARKS}
+GENERATED = {"constraints.txt"}
 MOST_WORDS = 40
-"""In a sentence. Colons and semicolons end one here, since what follows them can be read by itself."""
+"""The most words in a sentence. Colons and semicolons end one, because what follows can be read by itself."""
 
 
 class Kind(Enum):
     SENTENCES = auto()
     NAME_FIRST = auto()
-    """The first sentence may be a name for what it stands at: "What a worker announces."."""
+    """The first sentence may be a name for what it describes: "What a worker announces."."""
     NAME = auto()
-    """A heading or a table's cell, which need not be a sentence at all."""
+    """A heading or a table's cell, which need not be a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +48,9 @@ class Passage:
     """A paragraph, a list item, a table's cell, a docstring's paragraph, a block of comments or a message."""
 
     line: int
-    """Of its first word, from 1."""
+    """The line of its first word, from 1."""
     text: str
-    """With its line breaks."""
+    """Its text with line breaks."""
     kind: Kind = Kind.SENTENCES
 
 
@@ -133,7 +134,7 @@ def check(path: Path) -> Iterator[Finding]:
 
 
 def _check_passage(path: Path, passage: Passage) -> Iterator[Finding]:
-    flat = " ".join(passage.text.split("\n"))  # Of the same length, so that positions keep their lines.
+    flat = " ".join(passage.text.split("\n"))  # The same length, so that positions keep their lines.
 
     def finding(position: int, advice: str, quote: str) -> Finding:
         return Finding(path, passage.line + passage.text.count("\n", 0, position), advice, quote)
@@ -165,10 +166,16 @@ def passages(path: Path) -> Iterator[Passage]:
         found = _of_markdown(source)
     elif path.suffix == ".py":
         found = _of_python(source)
+    elif path.suffix in (".html", ".jinja"):
+        found = _of_html(source)
     else:
-        found = _of_comments(source, COMMENT_MARKS[path.suffix])
+        found = _of_comments(source, COMMENT_MARKS[_kind_of(path)])
     for passage in found:
         yield replace(passage, text=_without_code(passage.text))
+
+
+def _kind_of(path: Path) -> str:
+    return path.suffix or path.name
 
 
 def _without_code(text: str) -> str:
@@ -200,6 +207,13 @@ def _of_markdown(source: str) -> Iterator[Passage]:
             continue
         start = start if block else number
         block.append(text)
+
+
+def _of_html(source: str) -> Iterator[Passage]:
+    """The text between two tags."""
+    for number, line in enumerate(source.splitlines(), 1):
+        for text in re.findall(r">([^<>{}]+)<", line):
+            yield Passage(number, text.strip(), Kind.NAME)
 
 
 def _of_python(source: str) -> Iterator[Passage]:
@@ -252,20 +266,24 @@ def _python_comments(source: str) -> Iterator[Passage]:
 
 
 def _of_comments(source: str, mark: str) -> Iterator[Passage]:
-    """Comments to the end of the line, and in JavaScript and C also /* … */."""
+    """Comments to the end of the line, and in JavaScript, C and CSS also /* … */."""
     numbered = []
     for number, line in enumerate(source.splitlines(), 1):
         if match := re.search(rf"(?:^|\s){re.escape(mark)}+!?\s?(.*)|^\s*/?\*+/?\s?(.*)", line):
+            if line[: match.start()].strip():  # After code: not a part of the comment before it.
+                numbered.append((number, ""))
             numbered.append((number, (match[1] or match[2] or "").strip()))
     yield from _blocks(numbered)
 
 
 def _blocks(numbered: Sequence[tuple[int, str]]) -> Iterator[Passage]:
-    """Lines that follow one another are one passage, until an empty one."""
+    """Successive lines are one passage, until an empty line or an entry of a list: `name  text`."""
     block: list[str] = []
     start = last = 0
-    for number, text in numbered:
-        if block and (number != last + 1 or not text):
+    for number, line in numbered:
+        entry = re.match(r"\S+ {2,}(.*)", line)
+        text = entry[1] if entry else line
+        if block and (number != last + 1 or not text or entry):
             yield Passage(start, "\n".join(block), Kind.NAME_FIRST)
             block = []
         if text:
@@ -282,7 +300,11 @@ def files(patterns: Sequence[str]) -> Iterator[Path]:
         paths = [Path(pattern)] if Path(pattern).is_absolute() else sorted(ROOT.glob(pattern))
         for path in paths:
             inside = sorted(path.rglob("*")) if path.is_dir() else [path]
-            yield from (file for file in inside if file.is_file() and file.suffix in READABLE)
+            yield from (file for file in inside if file.is_file() and _is_readable(file))
+
+
+def _is_readable(path: Path) -> bool:
+    return _kind_of(path) in READABLE and path.name not in GENERATED
 
 
 def main(patterns: Sequence[str]) -> int:

@@ -438,7 +438,7 @@ def test_an_end_of_sequence_may_complete_a_stop_string() -> None:
 
 
 def continuation_ids(tokenizer: Tokenizer, output: str) -> list[int]:
-    """Ids of a text behind a prompt, which may hold special tokens."""
+    """Returns the ids of a text that follows a prompt, and may have special tokens."""
     ids: list[int] = []
     for part in re.split(f"({re.escape(SPECIAL)}|{re.escape(OTHER_SPECIAL)})", output):
         if part in (SPECIAL, OTHER_SPECIAL):
