@@ -28,7 +28,9 @@ ROLLBACK = "tests/transitions/test_rollback.py::"
 MACHINE = "tests/transitions/test_state_machine.py::test_transitions[Scripts]"
 DOUBLED = "tests/transitions/test_state_machine.py::test_transitions[DoubledScripts]"
 FLUSHER = "tests/worker/test_flusher.py::"
+FLUSHER_FAILURES = "tests/worker/test_flusher_failures.py::"
 STREAM = "tests/integration/test_web_stream.py::"
+STREAM_FAILURES = "tests/integration/test_web_stream_failures.py::"
 HUB = "tests/integration/test_web_hub.py::"
 
 
@@ -412,21 +414,21 @@ MUTANTS = [
         "worker/writes.py",
         'sending them again", run.job_id)\n                run.flushed_up_to(answer.log_length)\n',
         'sending them again", run.job_id)\n',
-        FLUSHER + "test_entries_that_redis_lost_are_written_again",
+        FLUSHER_FAILURES + "test_entries_that_redis_lost_are_written_again",
     ),
     Mutant(
         "a worker outlives a Redis that it cannot reach",
         "worker/flusher.py",
         "except RedisError as error:\n            if is_away(error):\n                logger.warning",
         "except ZeroDivisionError as error:\n            if is_away(error):\n                logger.warning",
-        FLUSHER + "test_an_outage_of_redis_costs_time_and_nothing_else",
+        FLUSHER_FAILURES + "test_an_outage_of_redis_costs_time_and_nothing_else",
     ),
     Mutant(
         "a record that makes the script fail is dropped alone",
         "worker/writes.py",
         "            self._flush_one_by_one(jobs)\n",
         "            raise\n",
-        FLUSHER + "test_a_record_that_makes_the_script_fail_is_dropped_alone",
+        FLUSHER_FAILURES + "test_a_record_that_makes_the_script_fail_is_dropped_alone",
     ),
     Mutant(
         "a damaged job fails alone",
@@ -440,7 +442,7 @@ MUTANTS = [
         "worker/watchdog.py",
         "elif stillness.look() > one.timeout_seconds:",
         "elif False:",
-        "tests/integration/test_celery.py::test_an_engine_that_hangs_is_ended",
+        "tests/integration/test_celery_workers.py::test_an_engine_that_hangs_is_ended",
     ),
     Mutant(
         "a worker to which Celery delivers nothing ends",
@@ -461,7 +463,7 @@ MUTANTS = [
         "web/relay/reader.py",
         "if batch.first_seq > self._last + 1:",
         "if False:",
-        STREAM + "test_entries_whose_publish_was_lost_are_read_from_the_log",
+        STREAM_FAILURES + "test_entries_whose_publish_was_lost_are_read_from_the_log",
     ),
     Mutant(
         "a reader skips events that it has",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from importlib.util import find_spec
 
@@ -16,7 +17,6 @@ collect_ignore = [] if find_spec("vllm") else ["test_vllm.py"]
 
 # Threads do not speed up tiny models, and on a busy machine they wait for each other.
 torch.set_num_threads(1)
-
 
 ISAS = [isa.name for isa in supported()]
 """The instruction sets of this machine. All are tested, not only the one that a worker would choose."""
@@ -42,3 +42,12 @@ def _restored_threads() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def dice() -> random.Random:
+    """A random generator with another seed in each run. A failure prints the seed."""
+    seed = random.randrange(2**32)
+    print("seed", seed)
+    torch.manual_seed(seed)
+    return random.Random(seed)

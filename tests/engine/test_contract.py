@@ -1,4 +1,7 @@
-"""The contract of all engines, on which the worker relies."""
+"""The contract of all engines, on which the worker relies.
+
+One file, because it is one list of promises, and `make test-vllm` runs it for vLLM.
+"""
 
 from __future__ import annotations
 

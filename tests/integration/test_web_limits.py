@@ -14,6 +14,7 @@ import pytest
 from redis import Redis
 
 from harness.waiting import TIMEOUT_SECONDS, eventually
+from tests.integration.web_channels import no_channels
 from tests.integration.web_harness import Player, RedisServer, Server, assert_problem, serving, submit
 from tests.integration.web_sockets import (
     HANDSHAKE,
@@ -45,10 +46,6 @@ def capped_server(redis_of_web: RedisServer, tmp_path_factory: pytest.TempPathFa
     folder = tmp_path_factory.mktemp("web")
     with serving(redis_of_web.url, folder, API_KEYS=KEYS, MAX_STREAMS_PER_KEY="2") as running:
         yield running
-
-
-def no_channels(redis: Redis) -> bool:
-    return redis.pubsub_channels() == []
 
 
 POST = "POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
