@@ -13,8 +13,8 @@ SECONDS ?= 180
 TEST_PROCESSES ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
-# The environment is set up in two steps: first all but the model's part, which is torch, transformers and the tests'
-# tools. ENGINE=echo needs the first only; whoever asks for another engine later gets the second then.
+# The environment is set up in two steps. The second one adds torch, transformers and the tests' tools. ENGINE=echo
+# needs only the first step. The second one follows when another engine is used.
 LIGHT_STAMP := $(VENV)/.installed-light
 LIGHT_REQUIREMENTS := deploy/requirements.txt web/requirements.txt tasks/requirements.txt constraints.txt
 UNIT_STAMP := $(VENV)/.installed-unit
@@ -23,7 +23,7 @@ REQUIREMENTS := requirements.txt worker/requirements.txt
 NATIVE_STAMP := $(VENV)/.native
 NATIVE_SOURCES := $(wildcard worker/engine/native/*.c worker/engine/native/*.h worker/engine/native/isa/*.h)
 SERVE_STAMPS := $(if $(filter echo/0 echo/,$(ENGINE)/$(ECHO_TOKENIZER)),$(LIGHT_STAMP),$(STAMP) $(NATIVE_STAMP))
-# In front of a program that starts others: a signal to make reaches it, and it knows whom to end with.
+# Put before a program that starts others: `exec` lets a signal to make reach it, and MAKE_PID tells it to end with make.
 BOUND := MAKE_PID=$$PPID exec
 VLLM_VENV := .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
@@ -34,10 +34,10 @@ BENCH_STAMP := $(BENCH_VENV)/.installed
 VLLM_REQUIREMENTS := tests/requirements.txt deploy/requirements.txt tasks/requirements.txt \
 	worker/requirements-vllm-cpu.txt constraints.txt
 LOCK_VENV := .venv-lock
-# Every environment's needs, so that one lock fits all. Torch is not in it: its builds for CPUs and for GPUs need
-# different packages, and the requirements files pin it.
+# The requirements of every environment, so that one lock fits all. Torch is not in it, because its builds for CPUs and
+# GPUs need different packages. The requirements files pin torch.
 LOCKED := requirements.txt worker/requirements-vllm.txt worker/requirements-vllm-cpu.txt bench/requirements.txt
-# What the images install, with the hash of each file.
+# The packages of the images, with the hash of each file.
 HASHED := web/requirements.lock worker/requirements.lock
 COMPILE = CUSTOM_COMPILE_COMMAND="make lock" $(LOCK_VENV)/bin/pip-compile --quiet --strip-extras --no-emit-index-url \
 	--no-emit-find-links --no-emit-trusted-host --no-emit-options --unsafe-package=torch
@@ -55,9 +55,9 @@ help:
 	@echo "make test-vllm  the vLLM engine, built for CPUs, in an environment of its own"
 	@echo "make bench-setup  CTranslate2 and llama.cpp for bench/engine.py, in an environment of their own"
 	@echo "make chaos    kills, pauses and restarts under load;  SECONDS=1800 SEED=7  are yours to set"
-	@echo "make mutants  takes one guard at a time out of a copy and sees which test notices"
+	@echo "make mutants  removes one guard at a time from a copy and checks that a test notices"
 	@echo "make lock     renews constraints.txt, the versions of all that is installed"
-	@echo "make setup    what the others do on first use;  make clean  takes it away again"
+	@echo "make setup    sets up what the others need;  make clean  removes it again"
 
 setup: $(STAMP) $(NATIVE_STAMP)
 
@@ -73,12 +73,12 @@ check: lint types unit
 unit: $(UNIT_STAMP)
 	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile tests/unit $(ARGS)
 
-# The linters first: they need seconds only.
+# The linters come first, because they take only seconds.
 test: lint types $(NATIVE_STAMP)
 	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile $(ARGS)
 
-# The engine by itself where vLLM is; then the whole product, with workers of both environments. Warnings of vLLM's
-# imports are not ours to fix.
+# First the engine by itself, in vLLM's environment; then the whole product, with workers of both environments. Warnings
+# are ignored, because they come from vLLM's imports.
 test-vllm: $(STAMP) $(NATIVE_STAMP) $(VLLM_STAMP)
 	$(VLLM_BIN)/pytest -W ignore tests/engine/test_contract.py tests/engine/test_equality.py tests/engine/test_ends.py \
 		tests/engine/test_vllm.py
@@ -97,7 +97,7 @@ lint: $(UNIT_STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m tests.prose
 
-# Types of torch and transformers are part of it.
+# mypy needs the types of torch and transformers.
 types: $(STAMP)
 	$(BIN)/mypy
 
@@ -137,7 +137,7 @@ $(STAMP): $(LIGHT_STAMP) $(REQUIREMENTS) tests/requirements.txt
 	@$(BIN)/pip install -qq --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-# Without a C compiler the build says so, and workers compute with torch alone.
+# Without a C compiler the build prints a message, and workers compute with torch alone.
 $(NATIVE_STAMP): $(STAMP) $(NATIVE_SOURCES) worker/engine/native/build.py worker/engine/native/isa.py
 	@$(BOUND) $(BIN)/python -m worker.engine.native.build $@
 
@@ -149,7 +149,7 @@ $(VLLM_STAMP): $(VLLM_REQUIREMENTS)
 	@$(VLLM_BIN)/pip uninstall -qq --yes torchvision torchaudio torchcodec
 	@touch $@
 
-# llama.cpp is compiled here, for this machine's processor: this takes a C++ compiler.
+# llama.cpp is compiled for this machine's processor, which takes a C++ compiler.
 $(BENCH_STAMP): bench/requirements.txt constraints.txt
 	@echo "setting up $(BENCH_VENV), once: some minutes, since llama.cpp is compiled"
 	@$(PYTHON) -m venv $(BENCH_VENV)

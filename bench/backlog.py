@@ -1,4 +1,4 @@
-"""What a transition costs Redis with 100, 10,000 and 50,000 jobs in the line: it should be the same.
+"""Measures what a transition costs Redis with 100, 10,000 and 50,000 waiting jobs. It should be the same.
 
     .venv/bin/python -m bench.backlog
 
@@ -35,11 +35,11 @@ from tasks.store import Store
 
 BACKLOGS = [100, 10_000, 50_000]
 OWNERS = 100
-"""Among whom the line is shared. An owner's index of jobs is a sorted set, and one of up to 128 entries is
-searched from end to end: with 100 owners a submit is dearest at 10,000 jobs."""
+"""How many owners share the line. An owner's index of jobs is a sorted set. Redis searches a sorted set of up
+to 128 entries from end to end, so with 100 owners a submit is slowest at 10,000 jobs."""
 
 LEASE_SECONDS = 0.5
-"""The shortest: takeovers are waited for."""
+"""The shortest that is allowed, because the takeovers wait for it."""
 
 REQUEST = parse_request({"prompt": "Once upon a time", "max_tokens": 64})
 MODEL = "m"
@@ -62,7 +62,7 @@ class Bench:
         self.store, self.leases = Store(scripts), Leases(scripts)
         self.reaper = Reaper(Scripts(connect(settings), settings, self._send_offers))
         self.costs: dict[str, list[float]] = {}
-        """Transition -> microseconds in Redis, of each call."""
+        """Transition -> microseconds in Redis for each call."""
 
     def _send_offers(self, offers: Sequence[Offer]) -> None:
         for _, job_id in offers:
@@ -99,7 +99,7 @@ class Bench:
         return float(self.redis.info("commandstats")["cmdstat_evalsha"]["usec"])
 
     def round(self) -> None:
-        """Add to the costs. Two jobs leave the line, two enter; no slot is free before and after."""
+        """Adds to the costs. Two jobs leave the line and two enter it. No slot is free before and after."""
         self._count("heartbeat, no slot is free", partial(self.heartbeat, 0))
         self._count("dispatch (heartbeat, a slot is free)", partial(self.heartbeat, 1))
         job_id = self.offers.get()
@@ -114,14 +114,13 @@ class Bench:
         self._count("reap (nothing is due)", self.reaper.reap)
 
     def takeover_milliseconds(self, repeats: int) -> list[float]:
-        """The worker's heart beats on, its lease runs out, and the same job is claimed again."""
+        """Returns how long it takes to claim a job again after its lease ended, while the worker is alive."""
         found = []
-        self.reaper.reap()  # Behind a long gap it believes no lease to have run out.
+        self.reaper.reap()  # After a long gap it renews every lease instead of expiring any.
         self.reaper.start()
         for _ in range(repeats):
-            time.sleep(
-                random.uniform(0, LEASE_SECONDS / keys.HEARTBEATS_PER_LEASE)
-            )  # Out of the reaper's step.
+            # So that the claims are not in step with the reaper.
+            time.sleep(random.uniform(0, LEASE_SECONDS / keys.HEARTBEATS_PER_LEASE))
             self.heartbeat(1)
             job_id = self.offers.get()
             self.claim(job_id, secrets.token_hex(8))
@@ -148,7 +147,7 @@ def _end(job_id: str, log_length: int) -> Write:
 
 
 def _cells(columns: Sequence[Sequence[float]], places: int) -> list[str]:
-    """Median and p99 of each column, and the medians' ratio to the first."""
+    """Returns the median and p99 of each column, and the ratio of its median to the first one."""
     first = median(columns[0])
     cells = []
     for values in columns:
@@ -170,7 +169,7 @@ def main() -> None:
         benches = [Bench(stack.enter_context(redis_server()), options.owners) for _ in options.backlogs]
         for bench, backlog in zip(benches, options.backlogs, strict=True):
             bench.fill(backlog)
-        # In turns: what else happens on the machine meets all of them alike.
+        # In turns, so that other load on the machine affects all of them alike.
         for _ in range(options.repeats):
             for bench in benches:
                 bench.round()

@@ -1,14 +1,14 @@
-"""Tokens/s of engines alone, without the queue: ours beside those that others use on a CPU.
+"""Measures tokens/s of engines alone, without the queue: ours, and others that run on a CPU.
 
     make bench-setup                                     once: the environment of CTranslate2 and llama.cpp
     .venv/bin/python -m bench.engine                     on an otherwise idle machine
     .venv/bin/python -m bench.engine --only ours generate --model opt-125m --streams 1 64
 
-32-token prompts, 64 new tokens, all streams at once; the time includes the prompts. Each engine has a process
-of its own and all cores. It is warmed up by a run of each size; then rounds are taken in turns and medians
-given. Engines are compared within a precision. First of all each one must give the greedy tokens that
-transformers' `generate` gives in float32; in other precisions the agreement is printed. The tables are
-Markdown.
+Prompts have 32 tokens, outputs 64, and all streams run at once. The time includes the prompts. Each engine
+has a process of its own and all cores. A run of each size warms it up. Then the engines take turns for some
+rounds, and the tables show medians, in Markdown. Engines are compared within a precision. In float32, each
+engine must first give the greedy tokens of transformers' `generate`; in other precisions the agreement is
+printed.
 """
 
 from __future__ import annotations
@@ -43,11 +43,12 @@ ISA_ENVIRONMENT: dict[str, dict[str, str]] = {
         "CT2_FORCE_CPU_ISA": "AVX2",
     },
 }
-"""What keeps engines to an instruction set, as far as they can be kept."""
+"""Environment variables that limit engines to an instruction set, as far as they allow it."""
 
 CHECKED_STREAMS = 4
 CHECKED_TOKENS = 16
-"""Of each stream, in float32. Later ones may differ, where rounding decides between two near ties."""
+"""How many tokens of each stream are checked in float32. Later ones may differ, because rounding decides near
+ties."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +72,9 @@ class Contender:
 
 
 class Stage:
-    """One model, which the contenders of one precision at a time run in turns.
+    """Measures one model: the contenders of one precision run it in turns.
 
-    Use it as a context: it holds converted copies of the model.
+    It is a context manager, because it holds converted copies of the model.
     """
 
     def __init__(self, model: str, environment: Mapping[str, str], is_disturbed: bool) -> None:
@@ -207,7 +208,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     options = arguments()
-    # So that no engine's process is left behind, standing still.
+    # So that no engine's process is left, stopped, when this program is told to end.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
     print(machine(options.isa) + ("; one core is kept busy" if options.neighbour else ""))
     keys = available(options.only)

@@ -1,15 +1,15 @@
-"""How long readers wait when a worker dies (kill -9), and when workers are restarted one after the other.
+"""Measures how long readers wait when a worker is killed, and when workers are restarted one after the other.
 
     .venv/bin/python -m bench.failover
 
-Killed: two workers with the bundled model and as many slots as there are jobs on each; those of the one that
-stays are cancelled, then the other one is killed. Seconds are counted from the kill: until its lease ended,
-until the job was claimed again, until its attached reader had the next token.
+Killed (kill -9): two workers run the bundled model, and jobs fill all their slots. The jobs of one worker are
+cancelled, then the other worker is killed. Seconds are counted from the kill until the lease ended, until the
+job was claimed again, and until its reader had the next token.
 
-Upgraded: three workers with the echo engine, of which two have room for all jobs, and web behind a load
-balancer. In turn web and each worker are told to end (SIGTERM, DRAIN_SECONDS=1) and replaced by ones of
-another release: the last tag, or what may be the next release; then back. Seconds are the longest between two
-tokens of a stream.
+Upgraded: three workers run the echo engine, and any two of them have slots for all jobs. The web server is
+behind a load balancer. The web server and each worker, one after the other, are told to end (SIGTERM,
+DRAIN_SECONDS=1) and replaced by another release: the last tag, or what may be the next release. Then they are
+all replaced again by this one. Seconds are the longest time between two tokens of a stream.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ from harness.waiting import eventually
 from harness.workers import WorkerProcess
 
 LEASE_SECONDS = 5
-PATIENCE_SECONDS = 60.0
+TIMEOUT_SECONDS = 60.0
 LONG: dict[str, Any] = {"max_tokens": 1000, "temperature": 0, "ignore_eos": True}
-"""As long as the bundled model goes: nothing ends before the kill."""
+"""Options of jobs that are as long as the bundled model allows, so that none ends before the kill."""
 
 ROLLED_WORKERS, ROLLED_SLOTS, STEP_SECONDS, DRAIN_SECONDS = 3, 16, 0.05, 1
 ECHO_LONG: dict[str, Any] = {"max_tokens": 4000}
 SETTLE_SECONDS = 1.0
-"""Of undisturbed streaming before, between and after restarts."""
+"""How long jobs stream before, between and after restarts."""
 
 
 class Follower:
-    """An attached reader of one job, with the time at which each event came."""
+    """A reader of one job, which keeps the time at which each event came."""
 
     def __init__(self, client: Client, job: Job) -> None:
         self.job_id = job.id
@@ -60,11 +60,11 @@ class Follower:
             self.seen.append((time.time(), event))
 
     def join(self) -> None:
-        self._thread.join(PATIENCE_SECONDS)
+        self._thread.join(TIMEOUT_SECONDS)
         assert not self._thread.is_alive(), f"the stream of {self.job_id} does not end"
 
     def first_token_at(self, attempt: int) -> float | None:
-        """When the attempt's first token came, if it did."""
+        """Returns when the attempt's first token came, or None."""
         current = 0
         for at, event in [*self.seen]:
             if event["type"] == "status":
@@ -80,7 +80,7 @@ class Follower:
 
 @dataclass(frozen=True, slots=True)
 class Takeover:
-    """Seconds from the kill."""
+    """When a job passed each step of a takeover, in seconds from the kill."""
 
     lease_end: float
     claim: float
@@ -88,7 +88,7 @@ class Takeover:
 
 
 def take_over(client: Client, workers: Workers, jobs: int) -> list[Takeover]:
-    """Kill a worker with so many jobs; they go on on the other one."""
+    """Kills a worker that runs `jobs` jobs. They continue on the other worker."""
     submitted = [client.submit("Once upon a time", **LONG) for _ in range(2 * jobs)]
     victim = _worker_of(client, submitted[0], workers)
     is_victims = {job.id: _worker_of(client, job, workers) is victim for job in submitted}
@@ -103,7 +103,7 @@ def take_over(client: Client, workers: Workers, jobs: int) -> list[Takeover]:
     victim.process.kill()
     victim.process.wait()
     workers.running.remove(victim)
-    eventually(lambda: all(f.first_token_at(attempt=2) for f in followers), PATIENCE_SECONDS)
+    eventually(lambda: all(f.first_token_at(attempt=2) for f in followers), TIMEOUT_SECONDS)
     takeovers = [_takeover(client, follower, killed_at) for follower in followers]
     for follower in followers:
         client.cancel(follower.job_id)
@@ -152,7 +152,7 @@ def measure_kills(jobs: int, repeats: int) -> list[Takeover]:
 
 
 def measure_upgrades(streams: int, repeats: int) -> list[float]:
-    """The longest pause of each stream while web and every worker are replaced so many times."""
+    """Returns the longest pause of each stream while web and every worker are replaced `repeats` times."""
     environment = {
         "ENGINE": "echo",
         "ECHO_STEP_SECONDS": str(STEP_SECONDS),

@@ -1,9 +1,10 @@
-"""What it costs that nothing is lost: `appendfsync` always and no, against everysec.
+"""Measures the cost of Redis' setting `appendfsync`: always and no, compared with everysec.
 
     .venv/bin/python -m bench.fsync --folder /var/lib/somewhere
 
-The append-only files lie in a new folder below --folder, which has to be on the disk in question. The three
-Redis are measured in turns, each with an echo worker of its own; a ratio is to everysec.
+The append-only files are in a new folder below --folder, which has to be on the disk that you want to
+measure. There is one Redis for each value, each with an echo worker of its own, and they are measured in
+turns. Ratios are relative to everysec.
 """
 
 from __future__ import annotations
@@ -34,19 +35,19 @@ from tasks.store import Store
 
 MODES = ["everysec", "always", "no"]
 SUBMITS, THREADS, FLUSHES = 500, 16, 500
-"""Calls in one turn; the submits are made once by one client and once by all threads together."""
+"""Calls in one turn. One client makes the submits, then all threads together make them again."""
 
 MODEL = "m"
 ENGINE_POOL = keys.engine_pool(MODEL, "echo")
 JOBS, TOKENS = 32, 500
-"""Of a flush, and of the pipeline's turn."""
+"""Jobs in a flush and in a turn of the pipeline, and the tokens of each job."""
 
 REQUEST = parse_request({"prompt": "Once upon a time", "max_tokens": TOKENS})
-PATIENCE_SECONDS = 120.0
+TIMEOUT_SECONDS = 120.0
 
 
 class Figures:
-    """Of one mode: rates by turn, milliseconds by call."""
+    """The measurements of one value of `appendfsync`: a rate for each turn, milliseconds for each call."""
 
     def __init__(self) -> None:
         self.rates: defaultdict[str, list[float]] = defaultdict(list)
@@ -66,7 +67,7 @@ class Figures:
 
 
 class Bench:
-    """One Redis: the scripts on a queue without workers, the pipeline on that of the echo worker."""
+    """Measures one Redis: the scripts on a queue without workers, the pipeline on the echo worker's queue."""
 
     def __init__(self, redis_url: str) -> None:
         self.figures = Figures()
@@ -98,7 +99,7 @@ class Bench:
                 self._store.submit(REQUEST, ANONYMOUS)
 
     def _flush(self) -> None:
-        """One token for each of the jobs, call by call, as a worker's steps write them."""
+        """Writes one token for each job in each call, as a worker does for each step."""
         self._heartbeat(JOBS)
         claims = [self._claim(job_id) for job_id in self._offers]
         name = f"flush, {JOBS} jobs"
@@ -128,7 +129,7 @@ class Bench:
             for _ in range(JOBS):
                 self._echo_store.submit(REQUEST, ANONYMOUS)
             eventually(
-                lambda: self._echo_store.counts()[Status.COMPLETED] == completed + JOBS, PATIENCE_SECONDS
+                lambda: self._echo_store.counts()[Status.COMPLETED] == completed + JOBS, TIMEOUT_SECONDS
             )
 
 
@@ -137,7 +138,7 @@ def file_system(folder: Path) -> str:
 
 
 def _cells(values: Sequence[float], places: int) -> list[str]:
-    """The first value, then each other one with its ratio to the first."""
+    """Returns the first value, then each other one with its ratio to the first."""
     first, *others = (f"{value:,.{places}f}" for value in values)
     ratios = [f"{value / values[0]:.2f}" for value in values[1:]]
     return [first, *(cell for pair in zip(others, ratios, strict=True) for cell in pair)]
@@ -153,7 +154,7 @@ def main() -> None:
     with ExitStack() as stack:
         benches = []
         for mode in MODES:
-            # A rewrite of the file, which may come to any of them, is not what is measured.
+            # Rewriting the file would disturb the measurement at a random moment.
             redis_options = f"--appendonly yes --appendfsync {mode} --auto-aof-rewrite-percentage 0".split()
             redis_url = stack.enter_context(redis_server(*redis_options, folder=options.folder))
             variables = {"ENGINE": "echo", "ECHO_STEP_SECONDS": "0", "MAX_NUM_SEQS": str(JOBS)}

@@ -36,7 +36,7 @@ def save_llama_134m(folder: Path) -> Path:
 
 
 def _save_random(config: Any, folder: Path) -> Path:
-    """Saves random weights and the bundled tokenizer, which nothing here uses."""
+    """Saves random weights and the bundled tokenizer, which the benchmarks do not use."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -53,4 +53,4 @@ MODELS: dict[str, Callable[[Path], Path]] = {
     "llama-134m": save_llama_134m,
     "bundled": lambda _: BUNDLED,
 }
-"""Each returns the model's folder; it may write the model to the given one."""
+"""Name -> function that returns the model's folder. It may write the model to the folder that it is given."""

@@ -1,10 +1,11 @@
-"""What weights of fewer bits cost in quality: DTYPE=bfloat16 and int8 beside float32, on the native decoder.
+"""Measures what DTYPE=bfloat16 and int8 cost in quality, compared with float32, on the native decoder.
 
     .venv/bin/python -m bench.quality
 
-Two models: the bundled one on tales that it has not seen, and a random one of opt-125m's shape on text that
-it sampled itself in float32. Given are the perplexity of the text; the divergence (Kullback-Leibler, in
-nats a token) of the distributions from those of float32; and how often the most probable token is the same.
+There are two models: the bundled one, on tales that it was not trained on, and a random one of opt-125m's
+shape, on text that it sampled itself in float32. The table shows the perplexity of the text, the divergence
+of the distributions from float32's (Kullback-Leibler, in nats per token), and how often the most probable
+token is the same.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def engine_on(folder: Path, precision: str, rows: int) -> TransformersEngine:
 
 @torch.inference_mode()
 def logprobs(engine: TransformersEngine, texts: list[list[int]]) -> Tensor:
-    """Of every next token of texts of one length, side by side [texts * (tokens - 1), vocab]."""
+    """Returns log probabilities of all next tokens of texts of one length, [texts * (tokens - 1), vocab]."""
     steps = []
     for position in range(len(texts[0]) - 1):
         chunks = [Chunk(row, position, [ids[position]], wants_logits=True) for row, ids in enumerate(texts)]

@@ -1,11 +1,11 @@
-"""Latency of the relay: from Redis' publish to the client's socket, with many streams at once.
+"""Measures the latency of the relay, from Redis' publish to the client's socket, with many streams at once.
 
     make serve ENGINE=echo MAX_NUM_SEQS=256 ECHO_STEP_SECONDS=0.25      in one terminal
     .venv/bin/python -m bench.relay --streams 200                       in another
 
-A subscriber of this process hears each message from Redis itself; the latency of an event is how much later
-its WebSocket client, in the same process, has it. The subscriber's own time is printed beside it: with all
-streams publishing in one step, messages queue up in this process too.
+A subscriber in this process gets each message from Redis directly. The latency of an event is how much later
+its WebSocket client, in the same process, has it. The subscriber's own delay is printed too, because messages
+also wait in this process when all streams publish in one step.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def main() -> None:
     gevent.joinall(readers, raise_error=True)
     listener.kill()
 
-    # Only what came live: the beginning of a stream is replayed from the log.
+    # Only events that came live. The beginning of a stream is replayed from the log.
     live = sorted(received[key] - published[key] for key in published if key[1] > options.tokens // 2)
     lag = [1000 * seconds for seconds in live]
     print(f"{options.streams} streams, {len(received)} events, {len(lag)} measured live, in ms:")

@@ -1,12 +1,12 @@
-"""What stays behind when jobs have come and gone, and what an ended job costs until it is forgotten.
+"""Looks for leaks after many jobs, and measures what an ended job costs until it is removed.
 
     .venv/bin/python -m bench.retention
 
-20,000 short jobs go through a real web and a real worker with a short retention, some of them with a reader
-on a WebSocket. When the first 2,000 are forgotten, and again when all are, the processes and Redis are looked
-at: what is more at the end leaks, except that pools keep as many connections (and open files) as were ever
-busy at once. Before that, jobs of several lengths end in a product that keeps them, and the memory that they
-take in Redis is divided by their number.
+20,000 short jobs go through a real web server and a real worker with a short retention. Some of them have a
+reader on a WebSocket. The processes and Redis are measured when the first 2,000 jobs have been removed, and
+again when all have been. Whatever has grown in between leaks, except that pools keep as many connections (and
+open files) as were ever busy at once. Before that, jobs of several lengths end in a product that keeps them,
+and the memory that they take in Redis is divided by their number.
 """
 
 from __future__ import annotations
@@ -29,24 +29,25 @@ from harness.workers import WorkerProcess
 from tasks import keys
 
 FIRST_JOBS, ALL_JOBS, TOKENS = 2_000, 20_000, 16
-RETENTION_SECONDS, FOR_EVER_SECONDS = 20, 86_400
+RETENTION_SECONDS, UNLIMITED_SECONDS = 20, 86_400
 SLOTS = 128
 SUBMITTERS, FOLLOWERS, FOLLOWED_EVERY = 4, 16, 50
-"""Threads; and one job of so many is followed."""
+"""Threads that submit, threads that read streams; every fiftieth job has a reader."""
 
 MEMORY_JOBS = {16: 1_000, 256: 200, 2_048: 40}
-"""Tokens -> jobs measured together: some megabytes, far above what else changes in Redis."""
+"""Tokens of a job -> jobs measured together. They take megabytes, far more than other changes in Redis."""
 
 STEP_SECONDS = 0.01
-"""Where memory is measured: long enough that each token is an entry of its own, as a model's are."""
+"""A step of the jobs whose memory is measured: so long that each token is an entry of its own, as with a
+model."""
 
-PATIENCE_SECONDS = 300.0
+TIMEOUT_SECONDS = 300.0
 MIB = 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """A process, or Redis, at a moment."""
+    """What a process, or Redis, uses at one moment."""
 
     figures: dict[str, float]
 
@@ -73,7 +74,7 @@ class Look:
 
 
 class Product:
-    """The running product, from the outside."""
+    """The running product."""
 
     def __init__(self, redis_url: str, web: Web, worker: WorkerProcess, client: Client) -> None:
         self.redis: Redis = Redis.from_url(redis_url, decode_responses=True)
@@ -82,7 +83,7 @@ class Product:
         self._client = client
 
     def run(self, jobs: int, tokens: int) -> float:
-        """Submit from several threads; jobs/s, until all have ended and their readers left."""
+        """Submits from several threads. Returns jobs/s until all jobs have ended and their readers left."""
         began = time.perf_counter()
         readers: list[Future[None]] = []
         with ThreadPoolExecutor(FOLLOWERS) as followers, ThreadPoolExecutor(SUBMITTERS) as submitters:
@@ -95,14 +96,14 @@ class Product:
             list(submitters.map(submit, range(jobs)))
         for reader in readers:
             reader.result()
-        eventually(lambda: self._count("queued", "in_progress") == 0, PATIENCE_SECONDS)
+        eventually(lambda: self._count("queued", "in_progress") == 0, TIMEOUT_SECONDS)
         return jobs / (time.perf_counter() - began)
 
     def wait_until_packed(self) -> None:
-        eventually(lambda: self.redis.zcard(keys.PREFIX + "unpacked") == 0, PATIENCE_SECONDS)
+        eventually(lambda: self.redis.zcard(keys.PREFIX + "unpacked") == 0, TIMEOUT_SECONDS)
 
     def wait_until_forgotten(self) -> None:
-        eventually(lambda: self._count() == 0, PATIENCE_SECONDS)
+        eventually(lambda: self._count() == 0, TIMEOUT_SECONDS)
 
     def look(self) -> dict[str, Look]:
         master = psutil.Process(self._web.pid)
@@ -116,7 +117,7 @@ class Product:
         assert last["type"] == "done", last
 
     def _count(self, *statuses: str) -> int:
-        """Jobs of these statuses, or of any."""
+        """Returns the number of jobs with these statuses, or of all jobs."""
         counts = self.redis.hgetall(keys.COUNTS)
         return sum(int(count) for status, count in counts.items() if not statuses or status in statuses)
 
@@ -141,8 +142,8 @@ def product(retention_seconds: int, step_seconds: float) -> Iterator[Product]:
 
 def memory_rows() -> list[list[str]]:
     rows = []
-    with product(FOR_EVER_SECONDS, STEP_SECONDS) as kept:
-        kept.run(SLOTS, TOKENS)  # Buffers and tables have their size.
+    with product(UNLIMITED_SECONDS, STEP_SECONDS) as kept:
+        kept.run(SLOTS, TOKENS)  # After this, buffers and tables do not grow.
         kept.wait_until_packed()
         for tokens, jobs in MEMORY_JOBS.items():
             before = kept.redis.info("memory")["used_memory"]

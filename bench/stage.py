@@ -1,4 +1,4 @@
-"""What the benchmarks share: processes on loopback that end with them, quantiles and tables."""
+"""What the benchmarks share: processes on loopback that end with the benchmark, quantiles and tables."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from harness.workers import ROOT, WorkerProcess
 
 @contextmanager
 def redis_server(*options: str, folder: Path | None = None) -> Iterator[str]:
-    """The URL of an empty Redis with its files in a new folder (below `folder`)."""
+    """Runs an empty Redis with its files in a new folder (below `folder`), and yields its URL."""
     with tempfile.TemporaryDirectory(prefix="bench-redis-", dir=folder) as files:
         process, url = start_redis(Path(files), *options)
         try:
@@ -28,18 +28,18 @@ def redis_server(*options: str, folder: Path | None = None) -> Iterator[str]:
 
 @dataclass
 class Workers:
-    """Real workers on one Redis, with their output in files below `folder`."""
+    """Real workers on one Redis. Their output is in files below `folder`."""
 
     redis_url: str
     folder: Path
     environment: dict[str, str]
     root: Path = ROOT
-    """Of the checkout that the next ones run."""
+    """The checkout that the next started workers run."""
     running: list[WorkerProcess] = field(default_factory=list)
     _started: int = 0
 
     def start(self, count: int = 1) -> None:
-        """Start so many more; they are ready when this returns."""
+        """Starts `count` more workers, and returns when they are ready."""
         new = [self._start_one() for _ in range(count)]
         for worker in new:
             worker.wait_until_ready()
@@ -71,7 +71,7 @@ def started_workers(redis_url: str, count: int, **environment: str) -> Iterator[
 
 @contextmanager
 def started_web(workers: Workers) -> Iterator[Web]:
-    """gunicorn, ready for jobs of these workers."""
+    """Runs gunicorn, ready for jobs of these workers."""
     web = Web(workers.redis_url, workers.folder, workers.environment, root=workers.root)
     try:
         web.start()
@@ -85,12 +85,12 @@ def median(values: Sequence[float]) -> float:
 
 
 def p99(values: Sequence[float]) -> float:
-    """The worst, of less than 100 values."""
+    """Returns the 99th percentile; the highest of fewer than 100 values."""
     return sorted(values)[min(len(values) - 1, int(len(values) * 0.99))]
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Columns as wide as their widest cell; the first one to the left, figures to the right."""
+    """Prints columns as wide as their widest cell, the first one aligned left, the others right."""
     lines = [head, *rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     for line in lines:

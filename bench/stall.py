@@ -1,9 +1,9 @@
-"""How long running streams wait when a prompt of 1,000 tokens joins them, in steps of theirs.
+"""Measures how much longer the steps of running streams take when a prompt of 1,000 tokens joins them.
 
     .venv/bin/python -m bench.stall              on an otherwise idle machine
 
-A model of facebook/opt-125m's shape in bfloat16, all cores. The prompt is prefilled in chunks, one beside
-each step of the others.
+The model has facebook/opt-125m's shape, in bfloat16, on all cores. The prompt is prefilled in chunks, one in
+each step of the running streams.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ def request(name: str, prompt: list[int], tokens: int) -> EngineRequest:
 
 
 def step_seconds(engine: Engine) -> tuple[float, bool]:
-    """How long a step took, and whether the long prompt had its first token in it."""
+    """Returns how long a step took, and whether it brought the long prompt's first token."""
     began = time.perf_counter()
     outputs = engine.step()
     return time.perf_counter() - began, any(output.request_id == LONG for output in outputs)
 
 
 def stall(engine: Engine, streams: int) -> tuple[list[float], list[float]]:
-    """Seconds of the steps before the long prompt came, and of those until its first token."""
+    """Returns the seconds of the steps before the long prompt came, and of those until its first token."""
     for index, prompt in enumerate(prompts(streams)):
         engine.add_request(request(str(index), prompt, 200))
     while len(engine.step()) < streams:
-        pass  # Prompts still join.
+        pass  # Until all prompts have joined.
     quiet = [step_seconds(engine)[0] for _ in range(QUIET_STEPS)]
     engine.add_request(request(LONG, (prompts(1)[0] * LONG_TOKENS)[:LONG_TOKENS], 1))
     stalled: list[float] = []

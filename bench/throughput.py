@@ -1,9 +1,10 @@
-"""Tokens/s through the whole pipeline against the engine alone, and the time to the first token when idle.
+"""Compares tokens/s of the whole pipeline and of the engine alone; measures the time to the first token when
+idle.
 
     make serve                                   in one terminal, on an otherwise idle machine
     .venv/bin/python -m bench.throughput         in another
 
-Both sides decode the same requests with the same settings, one after the other in one run.
+Both decode the same requests with the same settings, one after the other in one run.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from worker.engine.base import Engine, EngineRequest, SamplingParams
 
 PROMPT = "Once upon a time"
 TOKENS = 256
-"""New tokens per job; the end of a tale is ignored so that all have as many."""
+"""New tokens per job. The end of a tale is ignored, so that all jobs have the same number."""
 
 IDLE_JOBS = 20
 TIMEOUT_SECONDS = 300.0
@@ -33,7 +34,7 @@ def body() -> dict[str, Any]:
 
 
 def engine_rate(engine: Engine, jobs: int) -> float:
-    """Tokens/s of the engine alone with `jobs` sequences."""
+    """Returns tokens/s of the engine alone with `jobs` sequences."""
     prompt_ids = engine.encode(parse_request(body())).token_ids
     sampling = SamplingParams(max_tokens=TOKENS, temperature=0, ignore_eos=True)
     began = time.perf_counter()
@@ -45,7 +46,7 @@ def engine_rate(engine: Engine, jobs: int) -> float:
 
 
 def pipeline_rate(client: httpx.Client, jobs: int) -> float:
-    """Tokens/s from the first submit to the last job's end, as a client sees it."""
+    """Returns tokens/s from the first submit to the last job's end, as a client sees it."""
     began = time.perf_counter()
     ids = [client.post("/v1/jobs", json=body()).raise_for_status().json()["id"] for _ in range(jobs)]
     for job_id in ids:
@@ -55,7 +56,7 @@ def pipeline_rate(client: httpx.Client, jobs: int) -> float:
 
 
 def first_token_milliseconds(client: httpx.Client) -> float:
-    """From sending the submit to the first token of the job's event stream."""
+    """Returns the time from sending the submit to the first token of the job's event stream."""
     began = time.perf_counter()
     job = client.post("/v1/jobs", json=body() | {"max_tokens": 2}).raise_for_status().json()
     with client.stream("GET", f"/v1/jobs/{job['id']}/events") as events:

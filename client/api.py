@@ -1,4 +1,4 @@
-"""The client: one method per route. It retries while the server is away, restarts or is full."""
+"""The client: one method per route. It retries while the server cannot be reached or is full."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from client.stream import Event, events, without_password
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 POLL_SECONDS = 30
-"""Length of one long poll; the server accepts at most 60."""
+"""The length of one long poll; the server accepts at most 60."""
 
 CALL_SECONDS = 15.0
-"""Time for an answer, beyond the time for which the server is asked to wait."""
+"""How long an answer may take, in addition to the time for which the server is asked to wait."""
 
 
 class Client:
     """Talks to one server. Threads may share it. It is a context manager.
 
-    retry_seconds: how long calls and streams are retried while the server is away, restarts or is full.
-    A retry never makes a second job.
+    retry_seconds: how long calls and streams are retried while the server cannot be reached or is full. A
+    retry never makes a second job.
     on_retry: is called with each failure that will be retried, in the thread of the call.
     """
 
@@ -164,7 +164,7 @@ class Client:
 
 
 def _given(**parameters: Any) -> dict[str, Any]:
-    """Those of the parameters that have a value."""
+    """Returns the parameters that have a value."""
     return {name: value for name, value in parameters.items() if value is not None}
 
 

@@ -24,7 +24,7 @@ POSITION_POLL_SECONDS = 1.0
 """How often the position of a waiting job is asked for."""
 
 PROMPT_WIDTH = 40
-"""Characters of the prompt that `jobs` shows."""
+"""How many characters of the prompt `jobs` shows."""
 
 Command = Callable[[Client, Notices, argparse.Namespace], int]
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -128,7 +128,7 @@ def run_cancel(client: Client, notices: Notices, options: argparse.Namespace) ->
 
 
 def _row(job: JobSummary) -> str:
-    """A line of `jobs`: id, status, local time of the submit, model and the beginning of the prompt."""
+    """Returns a line of `jobs`: id, status, local time of the submit, model and start of the prompt."""
     created = datetime.fromisoformat(job.created_at).astimezone().isoformat(" ", "seconds")
     prompt = " ".join(job.prompt.split())
     if len(prompt) > PROMPT_WIDTH:
@@ -156,7 +156,7 @@ def _print_text(client: Client, notices: Notices, job: Job) -> int:
 
 
 def _report_position(client: Client, notices: Notices, job: Job, started: threading.Event) -> None:
-    """Until the job starts, says where it stands in the queue, whenever that changes."""
+    """Prints the job's position in the queue whenever it changes, until the job starts."""
     told = ""
     while not started.wait(POSITION_POLL_SECONDS):
         try:

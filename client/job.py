@@ -49,7 +49,7 @@ class Job:
 
     @property
     def error(self) -> str | None:
-        """Why it failed, in words."""
+        """The message of its error; None if it has not failed."""
         error = self.fields["error"]
         return None if error is None else f"{error['code']}: {error['message']}"
 

@@ -1,4 +1,4 @@
-"""What the command line prints on stderr while the server does not answer."""
+"""Messages on stderr while the server does not answer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FIRST_NOTICE_SECONDS = 1.0
 """A server that takes longer for an answer is reported: people lose confidence after about two seconds."""
 
 NOTICE_PAUSE_SECONDS = 5.0
-"""Between two notices. It is also the longest pause between two tries of the client."""
+"""The time between two notices. It is also the longest pause between two tries of the client."""
 
 
 class Notices:
@@ -33,7 +33,7 @@ class Notices:
 
     @contextmanager
     def expecting(self) -> Iterator[None]:
-        """Watches over a call: the server may accept the connection and then not answer."""
+        """Watches a call, because the server may accept the connection and then not answer."""
         answered = threading.Event()
         threading.Thread(target=self._report_silence, args=(answered,), daemon=True).start()
         try:

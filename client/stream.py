@@ -22,7 +22,7 @@ from client.errors import (
 from client.retry import RetryPolicy
 
 Event = dict[str, Any]
-"""`{"seq", "type": "status" | "token" | "done", ...}`, as the server's documentation has it.
+"""`{"seq", "type": "status" | "token" | "done", ...}`; the server's documentation describes the fields.
 
 The job in `done` lacks `request` and `output`: the text has come already, and `Client.get` has the whole job.
 """
@@ -36,7 +36,7 @@ ERRORS_BY_CLOSE_CODE: dict[int, tuple[type[ApiError], int]] = {
     4401: (UnauthorizedError, 401),
     4404: (NotFoundError, 404),
 }
-"""With the HTTP status of the same error. After any other code than these and 1000 the client reconnects."""
+"""Close code -> the error and its HTTP status. After other codes, except for 1000, the client reconnects."""
 
 
 def without_password(url: httpx.URL | str) -> str:

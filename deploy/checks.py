@@ -38,7 +38,7 @@ def check_port(host: str, port: int) -> None:
 
 
 def check_model(model_id: str) -> None:
-    """Checks that a local model exists. Whether a hub has a model, the worker finds out."""
+    """Checks that a local model exists. For a model on the hub, only the worker can find that out."""
     if model_id == "bundled":
         if not (BUNDLED_MODEL / "config.json").is_file():
             raise SettingsError(f"MODEL_ID=bundled: there is no model in {BUNDLED_MODEL}")

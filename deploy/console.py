@@ -14,7 +14,7 @@ def prefix(name: str) -> str:
 
 
 class Console(io.TextIOBase):
-    """Standard output, as long as somebody reads it; the logs in DATA_DIR have everything anyway."""
+    """Standard output, as long as somebody reads it. The logs in DATA_DIR have everything."""
 
     def __init__(self) -> None:
         self._partial_lines: dict[str, bytes] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 PREFIX = (__package__ or "").rpartition("deploy")[0]
-"""What goes in front of a package's name: nothing, or `tokenrelay.`."""
+"""The prefix of a package's name: empty, or `tokenrelay.`."""
 
 IMPORT_ROOT = Path(__file__).parents[1 + PREFIX.count(".")]
 """The folder that has to be in `sys.path`: the checkout or site-packages."""

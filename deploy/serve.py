@@ -20,7 +20,7 @@ from tasks.settings import Settings, get_settings
 PROBE_SECONDS = 1.0
 
 KILL_AFTER_SECONDS = 15
-"""Time that a worker may need beyond DRAIN_SECONDS to release its jobs."""
+"""How long a worker may take after DRAIN_SECONDS to release its jobs."""
 
 
 def main() -> int:

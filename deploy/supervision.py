@@ -1,4 +1,4 @@
-"""Runs supervisor in this process: its restarts with backoff and ordered stop, our logs and exit code.
+"""Runs supervisor in this process, for its restarts with backoff and its ordered stop.
 
 The alternatives do less: honcho ends everything when one child dies; circus restarts without backoff and
 opens three TCP ports for itself. This module adds four things that supervisor lacks: each line shows the name

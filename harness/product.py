@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 
 from harness.redis_server import free_port, start_redis
-from harness.waiting import PATIENCE_SECONDS, eventually
+from harness.waiting import TIMEOUT_SECONDS, eventually
 from harness.workers import ROOT, start_workers
 
 STEP_SECONDS = 0.01
@@ -29,7 +29,7 @@ class Web:
     environment: dict[str, str] = field(default_factory=dict)
     port: int = field(default_factory=free_port)
     root: Path = ROOT
-    """Of the checkout that it runs."""
+    """The checkout that it runs."""
     _process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -38,7 +38,7 @@ class Web:
 
     @property
     def pid(self) -> int:
-        """Of gunicorn's master."""
+        """The process id of gunicorn's master."""
         assert self._process is not None
         return self._process.pid
 
@@ -57,7 +57,7 @@ class Web:
 
     @contextmanager
     def started(self) -> Iterator[Web]:
-        """It runs, and ends whatever happens: one that is left behind would fail a later test."""
+        """Runs it inside the context. A process that is left would fail a later test."""
         self.start()
         try:
             yield self
@@ -71,25 +71,25 @@ class Web:
             return False
 
     def kill(self) -> None:
-        """gunicorn and its workers, at once and without a good-bye."""
+        """Kills gunicorn and its workers, which can neither close streams nor finish calls."""
         assert self._process is not None
         os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
     def terminate(self) -> None:
-        """Told to end: streams are closed, and calls in progress have their time."""
+        """Tells gunicorn to end. It closes streams, and calls in progress may finish."""
         assert self._process is not None
         self._process.terminate()
 
     def stop(self) -> None:
         self.terminate()
         assert self._process is not None
-        self._process.wait(PATIENCE_SECONDS)
+        self._process.wait(TIMEOUT_SECONDS)
 
 
 @contextmanager
 def running(folder: Path, **environment: str) -> Iterator[Web]:
-    """Ready for jobs. `environment`: further variables, of web and worker."""
+    """Runs the product, ready for jobs. environment: further variables of web and worker."""
     redis, redis_url = start_redis(folder)
     echo = {"ENGINE": "echo", "ECHO_STEP_SECONDS": str(STEP_SECONDS), "LEASE_SECONDS": "1", **environment}
     web = Web(redis_url, folder, environment)

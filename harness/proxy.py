@@ -42,17 +42,17 @@ class Proxy:
         self.heal()
 
     def lead_to(self, redis_url: str) -> None:
-        """Forward new connections to this Redis; those that are there stay where they are."""
+        """Forwards new connections to this Redis. Open connections stay where they are."""
         parts = urlsplit(redis_url)
         self._target = (parts.hostname or "", parts.port or 0)
 
     def blackhole(self) -> None:
-        """A partition: connections stay open, nothing passes. As in a real one, what is sent arrives late."""
+        """Makes a partition: connections stay open and nothing passes. All data arrives after `heal`."""
         self._requests_pass.clear()
         self._answers_pass.clear()
 
     def hold_answers(self) -> None:
-        """Redis does what it is asked, and nobody learns of it."""
+        """Lets requests pass and holds answers back: Redis executes calls, and the caller gets no answer."""
         self._answers_pass.clear()
 
     def heal(self) -> None:
@@ -61,15 +61,15 @@ class Proxy:
         self._answers_pass.set()
 
     def delay(self, seconds: float) -> None:
-        """Forward everything so much later, in either direction."""
+        """Forwards everything this much later, in either direction."""
         self._delay_seconds = seconds
 
     def cut(self) -> None:
-        """Close all connections; new ones are welcome."""
+        """Closes all connections, and accepts new ones."""
         with self._lock:
             sockets, self._sockets = self._sockets, set()
         for one in sockets:
-            _hang_up(one)
+            _shut_down(one)
 
     def _accept(self) -> None:
         while not self._is_closed:
@@ -94,26 +94,27 @@ class Proxy:
         answers.join()
         with self._lock:
             self._sockets -= {client, redis}
-        # Not while somebody reads: the next connection gets the number, and its bytes would be taken.
+        # Only after both threads have stopped reading. A new connection may get the same descriptor, and a
+        # thread that still reads from it would take its bytes.
         client.close()
         redis.close()
 
     def _passed_on(self, data: bytes) -> bytes:
-        """What becomes of a piece of a request or an answer."""
+        """Returns what is forwarded for a piece of a request or an answer. Subclasses change it."""
         return data
 
     def _pump(self, source: socket.socket, sink: socket.socket, may_pass: threading.Event) -> None:
-        """One direction, to its end; then both are hung up."""
+        """Forwards one direction to its end, then closes both connections."""
         with suppress(OSError):
             while data := source.recv(CHUNK_BYTES):
                 time.sleep(self._delay_seconds)
                 may_pass.wait()
                 sink.sendall(self._passed_on(data))
             may_pass.wait()
-        _hang_up(source)
-        _hang_up(sink)
+        _shut_down(source)
+        _shut_down(sink)
 
 
-def _hang_up(one: socket.socket) -> None:
+def _shut_down(one: socket.socket) -> None:
     with suppress(OSError):
-        one.shutdown(socket.SHUT_RDWR)  # Unlike close() it wakes who reads.
+        one.shutdown(socket.SHUT_RDWR)  # Unlike close(), it wakes a thread that reads.

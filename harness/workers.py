@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from harness.waiting import PATIENCE_SECONDS, eventually
+from harness.waiting import TIMEOUT_SECONDS, eventually
 
 ROOT = Path(__file__).parents[1]
 
@@ -28,7 +28,7 @@ class WorkerProcess:
         *,
         root: Path = ROOT,
     ) -> None:
-        """root: of the checkout that it runs."""
+        """root: the checkout that it runs."""
         self.id = f"{name}@test"
         self._log = log
         with log.open("wb") as output:
@@ -40,8 +40,8 @@ class WorkerProcess:
                 stderr=subprocess.STDOUT,
             )
 
-    def wait_until_ready(self, patience: float = PATIENCE_SECONDS) -> None:
-        eventually(lambda: f"{self.id} ready." in self.output() or self._died(), patience)
+    def wait_until_ready(self, timeout: float = TIMEOUT_SECONDS) -> None:
+        eventually(lambda: f"{self.id} ready." in self.output() or self._died(), timeout)
 
     def output(self) -> str:
         return self._log.read_text()
@@ -50,7 +50,7 @@ class WorkerProcess:
         self.process.send_signal(number)
 
     def wait(self) -> int:
-        """The exit code, once the process has ended."""
+        """Waits until the process has ended, and returns its exit code."""
         return self.process.wait(timeout=60)
 
     def _died(self) -> bool:
@@ -63,7 +63,7 @@ class WorkerProcess:
 def start_workers(
     *names: str, folder: Path, app: str = "worker.app", **environment: str
 ) -> Iterator[list[WorkerProcess]]:
-    """Ready workers, killed at the end if they still run."""
+    """Starts workers and yields them when they are ready. Kills them at the end if they still run."""
     workers = [WorkerProcess(name, environment, folder / f"{name}.log", app) for name in names]
     try:
         for worker in workers:

@@ -1,4 +1,4 @@
-"""The Celery app: how jobs reach workers, as configured for web, worker and other Python processes alike."""
+"""The Celery app: how jobs reach workers. Web, worker and other processes have the same configuration."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def celery_queue(worker: str) -> Queue:
 
 
 class PromptConnection(Connection):
-    """Tries to reach a broker that is away every second or two; Celery's own pause grows to half a minute.
+    """Retries every second or two to reach a broker. Celery's own pause grows to half a minute.
 
     It also leaves a broker that has become a replica.
     """

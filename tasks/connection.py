@@ -1,4 +1,4 @@
-"""The one way to connect to Redis: time-outs, retries, and what errors mean."""
+"""Connects to Redis: time-outs, retries, and the meaning of errors."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_SECONDS = 2.0
 CALL_TIMEOUT_SECONDS = 5.0
-"""Longer than any script holds Redis, and shorter than a client waits for its submit."""
+"""Longer than any script blocks Redis, and shorter than a client waits for its submit."""
 
 RETRIES = 3
-"""Every script may run twice, so a call whose answer was lost is simply made again."""
+"""How often a call is repeated. That is safe after a lost answer, because every script may run twice."""
 
 LONGEST_PAUSE_SECONDS = 0.5
 """The longest pause before a call or a connection is tried again."""
@@ -40,7 +40,7 @@ LONGEST_CALL_SECONDS = CALL_TIMEOUT_SECONDS + (RETRIES + 1) * (
     (RETRIES + 1) * (CONNECT_TIMEOUT_SECONDS + LONGEST_PAUSE_SECONDS)
     + (CALL_TIMEOUT_SECONDS + LONGEST_PAUSE_SECONDS)
 )
-"""The most that a call takes: the wait for a connection, then every attempt, which may have to connect."""
+"""The longest time of a call: the wait for a connection, then every attempt, which may have to connect."""
 
 REDIS_RETRY_SECONDS = 2
 """About as long as a Redis takes to restart or to fail over: the `Retry-After` for clients."""

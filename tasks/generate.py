@@ -21,8 +21,8 @@ outcomes: dict[str, Outcome] = {}
 class OfferRequest(Request):
     """A task message that is never acknowledged; its queue gives messages away for good (`no_ack`).
 
-    Celery would acknowledge on the connection that brought the message. If Redis was away and the consumer
-    has a new connection, kombu 5.7 then raises an AttributeError, which ends a Celery 5.7 worker.
+    Celery would acknowledge on the connection that brought the message. If the consumer had to reconnect to
+    Redis since, kombu 5.7 raises an AttributeError, which ends a Celery 5.7 worker.
     """
 
     def acknowledge(self) -> None:

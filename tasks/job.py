@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from tasks.answers import AttemptBody, ChoiceBody, JobFields, JobSummaryBody, MetricsBody, TokenLogprobs
 
 SUMMARY_CHARACTERS = 200
-"""How much of a job's prompt lists show."""
+"""How many characters of a job's prompt lists show."""
 
 
 class Status(StrEnum):
@@ -73,7 +73,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job's record, and the output that its log contains."""
+    """A job's record, and the output in its log."""
 
     id: str
     owner: str
@@ -162,7 +162,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class JobSummary:
-    """What lists show of a job. prompt: the first SUMMARY_CHARACTERS of its prompt, or of its messages."""
+    """A job as lists show it. prompt: the first SUMMARY_CHARACTERS of its prompt, or of its messages."""
 
     id: str
     status: Status

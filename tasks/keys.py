@@ -17,8 +17,7 @@ WORKERS = PREFIX + "workers"
 """Hash: worker -> what it announced last (JSON)."""
 
 MODELS_SINCE = PREFIX + "models_since"
-"""Hash: model -> when a worker announced it for the first time. A model stays known while its workers are
-away."""
+"""Hash: model -> when a worker announced it for the first time. A model without workers stays known."""
 
 RESEND_OFFER_SECONDS = 2.0
 """An offer that is not claimed for this long is sent again. It is longer than a claim takes on a busy worker,

@@ -53,10 +53,10 @@ class Refusal(StrEnum):
     """Why a job was not claimed."""
 
     GONE = "gone"
-    """It is not, or no longer, on offer: the message was late or a copy."""
+    """The job is not on offer to this worker, because the message was late or a copy."""
 
     BUSY = "busy"
-    """It takes more slots than are free, or has to run alone."""
+    """The job takes more slots than are free, or has to run alone."""
 
     SETTLING = "settling"
     """Redis has just come back. Workers whose claims it may have forgotten must be able to write first."""

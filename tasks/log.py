@@ -31,7 +31,7 @@ STATUS_MARK, TOKEN_MARK = '["s"', '["t"'
 """How encoded entries begin."""
 
 LoggedLogprobs = list[Any]
-"""One token's: [text, logprob, [[text, logprob] of the best tokens, ...]]."""
+"""The logprobs of one token: [text, logprob, [[text, logprob] of the best tokens, ...]]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class TokenEntry:
 
     def encode(self) -> str:
         fields = ["t", self.choice, self.token_ids, self.text, self.logprobs, self.finish_reason]
-        while fields[-1] is None:  # Nearly every token has them; the log is most of a job's memory in Redis.
+        while fields[-1] is None:  # Nearly every token has nulls, and the log takes most of a job's memory.
             del fields[-1]
         return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
 
@@ -127,7 +127,7 @@ def logprobs_body(logged: Sequence[LoggedLogprobs] | None) -> list[TokenLogprobs
 
 
 def choices(entries: Iterable[Entry], n: int) -> list[Choice]:
-    """Returns what the log contains of each of a job's n choices."""
+    """Returns each of a job's n choices, from the entries of its log."""
     found = [Choice(index) for index in range(n)]
     texts: Sequence[list[str]] = [[] for _ in range(n)]
     for entry in entries:

@@ -14,11 +14,11 @@ class Position:
     """A waiting job's place, as positions.lua answers."""
 
     ahead: int
-    """Jobs that come before it; -1 if it is on offer to a worker."""
+    """The number of jobs that come before it; -1 if it is on offer to a worker."""
     live_slots: int
-    """Of all workers that may take it."""
+    """The slots of all live workers that may take it."""
     widest: int
-    """Slots of the widest of them."""
+    """The slots of the widest one of these workers."""
     slot_seconds: float | None
     """How long a job of its model takes a slot, on average; None while unknown."""
     is_too_new: bool

@@ -44,11 +44,11 @@ class JobHeader:
 
 @dataclass(frozen=True, slots=True)
 class LogPage:
-    """Successive entries of a log, and the job's status at that moment: None if there is no such job."""
+    """Successive entries of a log, and the job's status at that moment; None if there is no such job."""
 
     status: Status | None
     entry_texts: list[str]
-    """As they are stored in the log."""
+    """The entries as they are stored in the log."""
 
     @property
     def entries(self) -> list[Entry]:
@@ -90,9 +90,9 @@ class JobReader:
         return IdPage(ids[:limit], has_more=len(ids) > limit)
 
     def read(self, job_ids: Sequence[str]) -> Iterator[list[Job]]:
-        """Yields those of the jobs that exist, in the order given.
+        """Yields the jobs that exist, in the order given.
 
-        They come in parts, none of which holds Redis or this process for long.
+        They come in parts, so that no call blocks Redis or this process for long.
         """
         rest = list(job_ids)
         while rest:
@@ -104,7 +104,7 @@ class JobReader:
             yield self._with_positions(jobs)
 
     def summaries(self, job_ids: Sequence[str]) -> list[JobSummary]:
-        """Returns what lists show of those of the jobs that exist, in the order given."""
+        """Returns the summaries of the jobs that exist, in the order given."""
         rows: list[Sequence[str]] = []
         while len(rows) < len(job_ids):
             rest = job_ids[len(rows) :]

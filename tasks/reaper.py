@@ -30,7 +30,7 @@ KEPT_CHARACTERS = 200
 KEPT_MESSAGES = 4
 
 LONGEST_PAUSE_SECONDS = 1.0
-"""A worker's lifeline is seen this soon after its start, however long leases are."""
+"""The longest pause, so that a new worker's lifeline is seen soon, however long leases are."""
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class Reaper:
         self._thread.join()
 
     def reap(self) -> float:
-        """Move on what is due. Returns the seconds until something is due again. Raises RedisError."""
+        """Runs the script once. Returns the seconds until something is due again. Raises RedisError."""
         answer = self._scripts.call("reap", most=MAX_JOBS_PER_CALL, longest_gap=self._lease_seconds)
         for worker in answer["dead"]:
             logger.warning("%s died, its jobs continue on other workers", worker)

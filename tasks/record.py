@@ -1,4 +1,4 @@
-"""Makes a `Job` of its record and its log in Redis."""
+"""Makes a `Job` from its record and its log in Redis."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _message_text(content: str | Sequence[Mapping[str, str]]) -> str:
 
 
 def _close(output: Sequence[Choice], status: Status, error: JobError | None) -> None:
-    """Set the finish reason of the choices that were cut off when their job ended."""
+    """Sets the finish reason of the choices that were cut off when their job ended."""
     reasons = {Status.CANCELLED: FinishReason.CANCELLED, Status.FAILED: FinishReason.ERROR}
     reason = FinishReason.TIMEOUT if error and error.code == "timeout" else reasons.get(status)
     for choice in output:

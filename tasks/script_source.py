@@ -12,7 +12,7 @@ So a script reads `free_slots` and not `tonumber(ARGV[6])`, and a caller names w
     text      a string
     number    an int or a float
     flag      a bool
-    json      anything that JSON can say; what is None is left out, so that Lua finds nil
+    json      any JSON value; None values are left out, so that Lua reads nil
     texts     a list of strings; the last argument
 """
 
@@ -38,7 +38,7 @@ LOCALS = {
     "number": "local {name} = tonumber(ARGV[{at}])\n",
     "flag": "local {name} = ARGV[{at}] == '1'\n",
     "json": "local {name} = cjson.decode(ARGV[{at}])\n",
-    # Not unpack: Lua's stack takes some thousand values.
+    # Without `unpack`, because Lua's stack takes only some thousand values.
     "texts": "local {name} = {{}}\nfor i = {at}, #ARGV do {name}[#{name} + 1] = ARGV[i] end\n",
 }
 """Type -> the statement that makes a local variable of the argument at a position in ARGV."""

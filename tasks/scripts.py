@@ -19,10 +19,10 @@ SHARED_ARGUMENTS = {
     "RESEND_OFFER_SECONDS": "number",
     "RETENTION_SECONDS": "number",
 }
-"""What every script takes before its own arguments."""
+"""The arguments that every script takes before its own ones."""
 
 Offer = tuple[str, str]
-"""(worker, job id): a job that the worker is to be told of through Celery."""
+"""(worker, job id): a job that is offered to the worker through Celery."""
 
 SendOffers = Callable[[Sequence[Offer]], None]
 """Sends offers to Celery. If one is lost, the reaper sends it again."""
@@ -30,7 +30,7 @@ SendOffers = Callable[[Sequence[Offer]], None]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a script answers. The comment at its head says which statuses there are, and with which fields."""
+    """A script's answer. The comment at its head lists the statuses and their fields."""
 
     status: str
     fields: dict[str, Any]

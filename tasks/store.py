@@ -1,6 +1,6 @@
 """The jobs as clients see them: submit, read, list, cancel, retry, delete.
 
-What workers do with them is `tasks.leases`.
+`tasks.leases` has the operations of workers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Accepts jobs: what is stored of a request, and why a submit is refused."""
+"""Accepts jobs: stores their requests, or says why a submit is refused."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PRIORITY_BONUS_TOKENS = {Priority.HIGH: 16_384, Priority.NORMAL: 0, Priority.LOW
 person sees, and bounded, so that nobody waits forever."""
 
 MEMORY_RETRY_SECONDS = 30
-"""Memory comes back when ended jobs pass their retention: not soon."""
+"""Memory becomes free when ended jobs pass their retention, which takes a while."""
 
 SHORT_REQUEST_CHARACTERS = 2_000
 """Lists read a request whole if its JSON is at most this long. For a longer one the start of its prompt is
@@ -149,7 +149,7 @@ def submit(
 
 
 def hashed(body: object) -> str:
-    """body: JSON."""
+    """Returns the hash of a JSON body."""
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
@@ -161,7 +161,7 @@ def _call(scripts: Scripts, **arguments: Any) -> Answer:
         except RedisError as error:
             if not is_away(error):
                 raise
-            # Where Redis itself refuses, only earlier attempts are in doubt.
+            # If Redis itself refused the last attempt, only earlier attempts may have been accepted.
             in_doubt = failures if isinstance(error, ResponseError) else [*failures, error]
             if may_have_been_sent(in_doubt):
                 raise OutcomeUnknownError(retry_after=REDIS_RETRY_SECONDS) from error
@@ -193,5 +193,5 @@ def _refusal(answer: Answer, model: str, engine: str | None, settings: Settings)
 
 
 def _new_job_id() -> str:
-    # It begins with the time, so that jobs with equal tags stand in line in the order in which they came.
+    # It begins with the time, so that jobs with equal tags are in the order of their submits.
     return f"job_{time.time_ns() // 1_000:013x}{secrets.token_hex(8)}"

@@ -1,4 +1,4 @@
-"""A real Redis for every test that wants one; fakeredis is for unit tests that do not."""
+"""A real Redis for every test that needs one, and a marker for each tier of tests."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ HOST_CORES = 64
 def put_into_groups(
     monkeypatch: pytest.MonkeyPatch, folder: Path, membership: str = "", **files: str
 ) -> None:
-    """Lets `worker.cores` see groups of ours, written below `folder`.
+    """Makes `worker.cores` read control groups that are written below `folder`.
 
     membership: the text of /proc/self/cgroup; empty: the system has no control groups.
     files: the text of files below /sys/fs/cgroup.

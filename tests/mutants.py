@@ -1,8 +1,10 @@
-"""Takes one guard at a time out of a copy of the product and runs the test that shall notice.
+"""Removes one guard at a time from a copy of the product, and runs the test that must fail then.
 
     make mutants
 
-Prints the table of docs/reliability.md; ends with 1 if a test did not notice.
+Prints the table of docs/reliability.md. Ends with 1 if a test did not fail.
+
+One file, because it is one list of data.
 """
 
 from __future__ import annotations
@@ -26,13 +28,15 @@ ROLLBACK = "tests/transitions/test_rollback.py::"
 MACHINE = "tests/transitions/test_state_machine.py::test_transitions[Scripts]"
 DOUBLED = "tests/transitions/test_state_machine.py::test_transitions[DoubledScripts]"
 FLUSHER = "tests/worker/test_flusher.py::"
+FLUSHER_FAILURES = "tests/worker/test_flusher_failures.py::"
 STREAM = "tests/integration/test_web_stream.py::"
+STREAM_FAILURES = "tests/integration/test_web_stream_failures.py::"
 HUB = "tests/integration/test_web_hub.py::"
 
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """A guard, where it stands, and what stands there without it."""
+    """A guard: its file and text, and the text that replaces it."""
 
     guard: str
     file: str
@@ -41,7 +45,7 @@ class Mutant:
     test: str
 
     def is_noticed(self) -> bool:
-        """Whether the test fails on a copy that lacks the guard."""
+        """Returns whether the test fails on a copy without the guard."""
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder) / "copy"
             files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True)
@@ -68,7 +72,7 @@ class Mutant:
         return ran.returncode == 1
 
     def mutated(self, source: str) -> str:
-        """`source` without the guard. Raises ValueError where it does not stand there exactly once."""
+        """Returns `source` without the guard. Raises ValueError unless `source` has it exactly once."""
         if source.count(self.text) != 1:
             raise ValueError(f"{self.file}: {source.count(self.text)} times: {self.text}")
         return source.replace(self.text, self.without)
@@ -133,7 +137,7 @@ MUTANTS = [
         ATTEMPTS + "test_a_token_clears_the_count_of_deaths",
     ),
     Mutant(
-        "only what is on offer is claimed",
+        "only an offered job is claimed",
         LUA + "claim.lua",
         "if job.place ~= 'offered' or",
         "if job.place == 'ended' or",
@@ -154,18 +158,18 @@ MUTANTS = [
         POOLS + "test_offers_of_a_worker_that_is_gone_go_to_others",
     ),
     Mutant(
-        "a job too wide for a worker is left to another",
+        "a job too wide for a worker waits for another",
         LUA + "shared/dispatch.lua",
         "if class.width <= worker.slots and ",
         "if ",
-        LINE + "test_what_no_worker_can_hold_blocks_nobody_and_says_why",
+        LINE + "test_a_job_that_no_worker_can_hold_blocks_no_other_and_says_why",
     ),
     Mutant(
-        "a worker that shrinks is offered what fits",
+        "a worker that shrinks is offered jobs that fit",
         LUA + "heartbeat.lua",
         "then withdraw_offers(engine_pool, worker) end",
         "then end",
-        LINE + "test_what_no_worker_can_hold_blocks_nobody_and_says_why",
+        LINE + "test_a_job_that_no_worker_can_hold_blocks_no_other_and_says_why",
     ),
     Mutant(
         "slots of several workers do not add up",
@@ -182,32 +186,32 @@ MUTANTS = [
         LINE + "test_other_wide_workers_take_what_comes_after_a_wide_job",
     ),
     Mutant(
-        "a dead worker's jobs go on at once",
+        "a dead worker's jobs continue at once",
         LUA + "reap.lua",
         "if believed and is_settled then watch_lifelines(model, engine_pool, time, dead) end",
         "",
-        LIFELINES + "test_a_dead_workers_jobs_go_on_at_once",
+        LIFELINES + "test_a_dead_workers_jobs_continue_at_once",
     ),
     Mutant(
         "a lifeline that was never seen is not missed",
         LUA + "shared/lifelines.lua",
         "elseif redis.call('SISMEMBER', PREFIX .. 'lifelines_seen', lifeline) == 1 then",
         "else",
-        LIFELINES + "test_what_was_never_seen_is_not_missed",
+        LIFELINES + "test_a_lifeline_that_was_never_seen_is_not_missed",
     ),
     Mutant(
-        "a worker's writes speak for it",
+        "a worker that writes is not taken for dead",
         LUA + "shared/lifelines.lua",
         "      since = math.max(since, last_write)\n",
         "",
-        LIFELINES + "test_until_then_a_workers_writes_speak_for_it",
+        LIFELINES + "test_a_worker_that_writes_is_not_taken_for_dead",
     ),
     Mutant(
-        "a Redis that was started again misses nobody",
+        "a restarted Redis takes no worker for dead",
         LUA + "shared/settling.lua",
         "  redis.call('DEL', PREFIX .. 'lifelines_seen') -- All connections are new.\n",
         "",
-        LIFELINES + "test_a_redis_that_was_started_again_misses_nobody",
+        LIFELINES + "test_a_restarted_redis_takes_no_worker_for_dead",
     ),
     Mutant(
         "a repeated claim is one claim",
@@ -224,18 +228,18 @@ MUTANTS = [
         LINE + "test_a_claim_takes_no_more_slots_than_are_free",
     ),
     Mutant(
-        "a suspected killer runs alone",
+        "a suspect runs alone",
         LUA + "claim.lua",
         "(job.is_alone and held_jobs > 0)",
         "false",
         ATTEMPTS + "test_a_job_that_may_have_killed_two_workers_runs_alone",
     ),
     Mutant(
-        "a suspected killer is offered to an idle worker",
+        "a suspect is offered to an idle worker",
         LUA + "shared/dispatch.lua",
         "if fails and fails >= ALONE_FROM_FAILS then head.needs = worker.slots end",
         "",
-        ATTEMPTS + "test_a_suspect_waits_for_an_idle_worker_and_has_it_to_itself",
+        ATTEMPTS + "test_a_suspect_waits_for_an_idle_worker_and_runs_there_alone",
     ),
     Mutant(
         "four deaths without a token are poison",
@@ -245,32 +249,32 @@ MUTANTS = [
         ATTEMPTS + "test_the_fourth_death_without_a_token_is_poison",
     ),
     Mutant(
-        "nobody claims before a Redis that came back has settled",
+        "nobody claims before a restarted Redis has settled",
         LUA + "claim.lua",
         "if is_settling(time) then",
         "if false then",
-        ROLLBACK + "test_nobody_claims_until_a_redis_that_came_back_has_settled",
+        ROLLBACK + "test_nobody_claims_until_a_restarted_redis_has_settled",
     ),
     Mutant(
-        "what has moved on is not taken back",
+        "a job that another worker claimed is not taken back",
         LUA + "take_back.lua",
         "if #known >= #claimed_log then return answer('gone') end",
         "",
-        ROLLBACK + "test_nothing_is_taken_from_who_claimed_it_since",
+        ROLLBACK + "test_a_job_that_another_worker_has_claimed_is_not_taken_back",
     ),
     Mutant(
         "no text is appended to a different one",
         LUA + "take_back.lua",
         "if entry ~= claimed_log[i] then return answer('gone') end",
         "",
-        ROLLBACK + "test_nothing_is_taken_back_over_another_text",
+        ROLLBACK + "test_a_job_with_another_text_is_not_taken_back",
     ),
     Mutant(
         "a gap in Redis' time costs no lease",
         LUA + "reap.lua",
         "local believed = time >= last and time - last <= longest_gap",
         "local believed = true",
-        ATTEMPTS + "test_no_lease_is_believed_to_have_run_out_across_a_gap_in_time",
+        ATTEMPTS + "test_no_lease_expires_across_a_gap_in_time",
     ),
     Mutant(
         "an offer that nobody claims is sent again",
@@ -294,7 +298,7 @@ MUTANTS = [
         ATTEMPTS + "test_a_job_whose_worker_died_goes_to_the_front_and_stays_in_progress",
     ),
     Mutant(
-        "nobody overtakes a wide job",
+        "no job overtakes a wide job",
         LUA + "shared/dispatch.lua",
         "      freest.free = 0 -- For this call.\n",
         "      freest.free = head and freest.free - 1 or 0\n",
@@ -315,7 +319,7 @@ MUTANTS = [
         SUBMITS + "test_an_idempotency_key_leads_to_the_same_job",
     ),
     Mutant(
-        "a full line takes no more",
+        "a full line refuses jobs",
         LUA + "submit.lua",
         "if waiting + #jobs > max_queued then",
         "if false then",
@@ -343,11 +347,11 @@ MUTANTS = [
         SUBMITS + "test_a_job_is_not_charged_for_more_than_the_models_length",
     ),
     Mutant(
-        "what a job did not use is given back",
+        "an owner gets back what a job did not use",
         LUA + "shared/lifecycle.lua",
         "math.min(0, used - job.cost)",
         "0",
-        SUBMITS + "test_what_a_job_did_not_use_is_given_back_to_its_owner",
+        SUBMITS + "test_an_owner_gets_back_what_a_job_did_not_use",
     ),
     Mutant(
         "an owner has a share of the memory",
@@ -378,11 +382,11 @@ MUTANTS = [
         SUBMITS + "test_a_redis_that_is_nearly_full_takes_no_jobs_but_lets_running_ones_end",
     ),
     Mutant(
-        "a running job is cancelled by its worker, not under it",
+        "a running job is cancelled by its worker",
         LUA + "cancel.lua",
         "if job.place == 'leases' then",
         "if false then",
-        ATTEMPTS + "test_a_running_job_is_cancelled_by_its_worker_not_under_it",
+        ATTEMPTS + "test_a_running_job_is_cancelled_by_its_worker",
     ),
     Mutant(
         "only an ended job's log is packed",
@@ -399,7 +403,7 @@ MUTANTS = [
         MACHINE,
     ),
     Mutant(
-        "a worker drops a job that moved on",
+        "a worker drops a job that it has lost",
         "worker/writes.py",
         'dropping it", run.job_id)\n                self._held.drop(job, None)\n',
         'dropping it", run.job_id)\n',
@@ -410,35 +414,35 @@ MUTANTS = [
         "worker/writes.py",
         'sending them again", run.job_id)\n                run.flushed_up_to(answer.log_length)\n',
         'sending them again", run.job_id)\n',
-        FLUSHER + "test_entries_that_redis_lost_come_again",
+        FLUSHER_FAILURES + "test_entries_that_redis_lost_are_written_again",
     ),
     Mutant(
-        "a worker outlives a Redis that is away",
+        "a worker outlives a Redis that it cannot reach",
         "worker/flusher.py",
         "except RedisError as error:\n            if is_away(error):\n                logger.warning",
         "except ZeroDivisionError as error:\n            if is_away(error):\n                logger.warning",
-        FLUSHER + "test_redis_away_costs_time_and_nothing_else",
+        FLUSHER_FAILURES + "test_an_outage_of_redis_costs_time_and_nothing_else",
     ),
     Mutant(
-        "a record that lets the script fail is dropped alone",
+        "a record that makes the script fail is dropped alone",
         "worker/writes.py",
         "            self._flush_one_by_one(jobs)\n",
         "            raise\n",
-        FLUSHER + "test_a_record_that_lets_the_script_fail_is_dropped_alone",
+        FLUSHER_FAILURES + "test_a_record_that_makes_the_script_fail_is_dropped_alone",
     ),
     Mutant(
-        "what moves one job on fails alone",
+        "a damaged job fails alone",
         LUA + "reap.lua",
         "local is_done = job and pcall(move, job, id)",
         "local is_done = job and (move(job, id) or true)",
-        "tests/transitions/test_dangling.py::test_a_damaged_one",
+        "tests/transitions/test_dangling.py::test_a_damaged_log",
     ),
     Mutant(
         "the watchdog ends a worker whose engine hangs",
         "worker/watchdog.py",
         "elif stillness.look() > one.timeout_seconds:",
         "elif False:",
-        "tests/integration/test_celery.py::test_an_engine_that_hangs_is_ended",
+        "tests/integration/test_celery_workers.py::test_an_engine_that_hangs_is_ended",
     ),
     Mutant(
         "a worker to which Celery delivers nothing ends",
@@ -459,10 +463,10 @@ MUTANTS = [
         "web/relay/reader.py",
         "if batch.first_seq > self._last + 1:",
         "if False:",
-        STREAM + "test_a_lost_publish_is_made_up_for",
+        STREAM_FAILURES + "test_entries_whose_publish_was_lost_are_read_from_the_log",
     ),
     Mutant(
-        "a reader skips what it has",
+        "a reader skips events that it has",
         "web/relay/reader.py",
         "batch.events[self._last + 1 - batch.first_seq :]",
         "batch.events",
@@ -476,11 +480,11 @@ MUTANTS = [
         HUB + "test_a_confirmed_subscription_says_read_the_log",
     ),
     Mutant(
-        "a reader's full queue is exchanged for the log",
+        "a reader with a full queue reads the log",
         "web/relay/hub.py",
         "                self._batches.clear()\n                self._must_read_log = True\n",
         "                self._batches.clear()\n",
-        HUB + "test_a_full_queue_is_exchanged_for_the_log",
+        HUB + "test_a_reader_with_a_full_queue_must_read_the_log",
     ),
 ]
 
@@ -490,7 +494,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="mutants whose guard contains this")
     options = parser.parse_args()
     survivors = 0
-    print("| guard taken out | of | test that notices |\n|---|---|---|")
+    print("| removed guard | file | test that notices |\n|---|---|---|")
     for mutant in MUTANTS:
         if options.only in mutant.guard:
             noticed = mutant.is_noticed()

@@ -6,51 +6,22 @@ are few rules, and false alarms are rare, so that a finding is a fault. CONTRIBU
 
 from __future__ import annotations
 
-import ast
-import io
 import re
 import sys
-import tokenize
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from enum import Enum, auto
+from dataclasses import dataclass
 from pathlib import Path
+
+from tests.passages import READABLE, Kind, Passage, kind_of, passages
 
 ROOT = Path(__file__).parents[1]
 
-CHECKED = [
-    ".github",
-    "examples",
-    *("training", "worker/*.py", "worker/engine/**/*.py", "worker/models/bundled/README.md"),
-    *("docs", "tests/engine/*.py", "tests/worker"),
-    *("CHANGELOG.md", "CODE_OF_CONDUCT.md", "CONTRIBUTING.md", "README.md", "SECURITY.md"),
-    *("tests/integration/test_examples.py", "tests/browser/test_example_page.py", "tests/unit/test_docs.py"),
-]
+CHECKED = ["[!.]*", ".ci", ".github"]
 """What `make lint` checks, as patterns below ROOT. A folder stands for all readable files in it."""
 
-COMMENT_MARKS = {".lua": "--", ".js": "//", ".c": "//", ".h": "//", ".sh": "#", ".yml": "#", ".txt": "#"}
-READABLE = {".md", ".py", *COMMENT_MARKS}
+GENERATED = {"constraints.txt"}
 MOST_WORDS = 40
-"""In a sentence. Colons and semicolons end one here, since what follows them can be read by itself."""
-
-
-class Kind(Enum):
-    SENTENCES = auto()
-    NAME_FIRST = auto()
-    """The first sentence may be a name for what it stands at: "What a worker announces."."""
-    NAME = auto()
-    """A heading or a table's cell, which need not be a sentence at all."""
-
-
-@dataclass(frozen=True, slots=True)
-class Passage:
-    """A paragraph, a list item, a table's cell, a docstring's paragraph, a block of comments or a message."""
-
-    line: int
-    """Of its first word, from 1."""
-    text: str
-    """With its line breaks."""
-    kind: Kind = Kind.SENTENCES
+"""The most words in a sentence. Colons and semicolons end one, because what follows can be read by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +104,7 @@ def check(path: Path) -> Iterator[Finding]:
 
 
 def _check_passage(path: Path, passage: Passage) -> Iterator[Finding]:
-    flat = " ".join(passage.text.split("\n"))  # Of the same length, so that positions keep their lines.
+    flat = " ".join(passage.text.split("\n"))  # The same length, so that positions keep their lines.
 
     def finding(position: int, advice: str, quote: str) -> Finding:
         return Finding(path, passage.line + passage.text.count("\n", 0, position), advice, quote)
@@ -158,131 +129,17 @@ def sentences(text: str) -> Iterator[tuple[int, str]]:
         position = end.end()
 
 
-def passages(path: Path) -> Iterator[Passage]:
-    """Everything in a file that is written for people."""
-    source = path.read_text()
-    if path.suffix == ".md":
-        found = _of_markdown(source)
-    elif path.suffix == ".py":
-        found = _of_python(source)
-    else:
-        found = _of_comments(source, COMMENT_MARKS[path.suffix])
-    for passage in found:
-        yield replace(passage, text=_without_code(passage.text))
-
-
-def _without_code(text: str) -> str:
-    """Code, addresses and quotations are not ours to reword; what replaces them has as many lines."""
-
-    def one_word(match: re.Match[str]) -> str:
-        return "X" + "\n" * match[0].count("\n")
-
-    text = re.sub(r"``[^`]+``|`[^`]*`", one_word, text)
-    text = re.sub(r"(?<=\])\([^)\s]*\)", "", text)
-    return re.sub(r"https?://[^\s)>]+", one_word, text)
-
-
-def _of_markdown(source: str) -> Iterator[Passage]:
-    """Paragraphs, list items, headings and cells; no blocks of code and no quotations."""
-    block: list[str] = []
-    start, is_code = 1, False
-    for number, line in enumerate([*source.splitlines(), ""], 1):
-        text = line.strip()
-        is_fence = text.startswith("```")
-        is_own = is_code or is_fence or not text or re.match(r"\||>|<|#|---|    ", line) is not None
-        if block and (is_own or re.match(r"[-*] |\d+\. ", text)):
-            yield Passage(start, "\n".join(block))
-            block = []
-        is_code ^= is_fence
-        if is_own:
-            if not is_code and re.match(r"\||#", text):
-                yield from (Passage(number, cell.strip(), Kind.NAME) for cell in text.strip("|# ").split("|"))
-            continue
-        start = start if block else number
-        block.append(text)
-
-
-def _of_python(source: str) -> Iterator[Passage]:
-    found = [*_docstrings(ast.parse(source)), *_messages(ast.parse(source)), *_python_comments(source)]
-    yield from sorted(found, key=lambda passage: passage.line)
-
-
-def _docstrings(tree: ast.Module) -> Iterator[Passage]:
-    """A passage for each paragraph; those of attributes too."""
-    for node in ast.walk(tree):
-        if (
-            isinstance(node, ast.Expr)
-            and isinstance(node.value, ast.Constant)
-            and isinstance(node.value.value, str)
-        ):
-            number = node.lineno
-            for paragraph in re.split(r"\n[ \t]*\n", node.value.value):
-                lines = [line.strip() for line in paragraph.split("\n")]
-                kind = Kind.NAME_FIRST if number == node.lineno else Kind.SENTENCES
-                yield Passage(number, "\n".join(lines), kind)
-                number += len(lines) + 1
-
-
-def _messages(tree: ast.Module) -> Iterator[Passage]:
-    """Texts of errors, of logs and of fields' descriptions."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Raise) and node.exc is not None:
-            yield from _texts(node.exc)
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).startswith(("logger.", "logging.")):
-            yield from (text for argument in node.args for text in _texts(argument))
-        elif isinstance(node, ast.keyword) and node.arg in ("description", "help"):
-            yield from _texts(node.value)
-
-
-def _texts(node: ast.AST) -> Iterator[Passage]:
-    if isinstance(node, ast.JoinedStr):
-        words = [str(piece.value) if isinstance(piece, ast.Constant) else "X" for piece in node.values]
-        yield Passage(node.lineno, "".join(words))
-    elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-        yield Passage(node.lineno, node.value)
-    else:
-        yield from (text for child in ast.iter_child_nodes(node) for text in _texts(child))
-
-
-def _python_comments(source: str) -> Iterator[Passage]:
-    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    comments = [token for token in tokens if token.type == tokenize.COMMENT]
-    numbered = [(token.start[0], token.string.lstrip("#!").strip()) for token in comments]
-    yield from _blocks([(n, text) for n, text in numbered if not re.match(r"noqa|type:|pragma", text)])
-
-
-def _of_comments(source: str, mark: str) -> Iterator[Passage]:
-    """Comments to the end of the line, and in JavaScript and C also /* … */."""
-    numbered = []
-    for number, line in enumerate(source.splitlines(), 1):
-        if match := re.search(rf"(?:^|\s){re.escape(mark)}+!?\s?(.*)|^\s*/?\*+/?\s?(.*)", line):
-            numbered.append((number, (match[1] or match[2] or "").strip()))
-    yield from _blocks(numbered)
-
-
-def _blocks(numbered: Sequence[tuple[int, str]]) -> Iterator[Passage]:
-    """Lines that follow one another are one passage, until an empty one."""
-    block: list[str] = []
-    start = last = 0
-    for number, text in numbered:
-        if block and (number != last + 1 or not text):
-            yield Passage(start, "\n".join(block), Kind.NAME_FIRST)
-            block = []
-        if text:
-            start = start if block else number
-            block.append(text)
-        last = number
-    if block:
-        yield Passage(start, "\n".join(block), Kind.NAME_FIRST)
-
-
 def files(patterns: Sequence[str]) -> Iterator[Path]:
     """The readable files that patterns below ROOT, or paths, stand for."""
     for pattern in patterns:
         paths = [Path(pattern)] if Path(pattern).is_absolute() else sorted(ROOT.glob(pattern))
         for path in paths:
             inside = sorted(path.rglob("*")) if path.is_dir() else [path]
-            yield from (file for file in inside if file.is_file() and file.suffix in READABLE)
+            yield from (file for file in inside if file.is_file() and _is_readable(file))
+
+
+def _is_readable(path: Path) -> bool:
+    return kind_of(path) in READABLE and path.name not in GENERATED
 
 
 def main(patterns: Sequence[str]) -> int:

@@ -1,1 +1,1 @@
-"""How the bundled model was made: a seeded writer of tales, the training run, the evaluation."""
+"""Makes the bundled model: a seeded writer of tales, the training run, and the evaluation."""

@@ -1,17 +1,17 @@
-"""How the weights begin: tokens far apart, positions as fixed waves, and a few heads that look back and copy.
+"""Sets the first weights: embeddings far apart, fixed waves as positions, and heads that look back and copy.
 
-An hour on two cores is too short for what larger runs learn by and by, so it is there from the start:
+An hour on two cores is too short to learn these from scratch:
 
-- OPT's table of positions, one vector each from noise, stays noise, and heads stay blind to order. So it
-  is filled with sines and cosines and kept; the first heads of the first layer begin by looking at the tokens
-  just before, and two heads of the second layer begin as induction heads: "after this token came that one
-  last time" (Olsson et al., 2022, https://arxiv.org/abs/2209.11895). After 413 steps the loss was 2.13
-  instead of 2.65.
-- A copied name is told from another one by what their embeddings do not share. Begun at a deviation of 0.05
-  and decayed, that is little: after 1,500 steps such a model knew that a girl's name was due but not which
-  (14 % right of 12 names). Begun at 0.15, without decay (see train.py), it had 55 % right after 400 steps.
+- OPT's table of positions starts as noise. In a short run it stays noise, and heads do not learn the order of
+  tokens. So the table is filled with sines and cosines and is not trained. The first heads of the first layer
+  start by looking at the preceding tokens, and two heads of the second layer start as induction heads: they
+  predict the token that followed this one the last time (Olsson et al., 2022,
+  https://arxiv.org/abs/2209.11895). After 413 steps the loss was 2.13 instead of 2.65.
+- To copy a name, the model must distinguish the embeddings of names. With a deviation of 0.05 and weight
+  decay they differ little: after 1,500 steps such a model knew that a girl's name was next, but not which one
+  (14 % right of 12 names). With 0.15 and without decay (see train.py), it had 55 % right after 400 steps.
 
-All but the table of positions is trained on from there.
+Everything except for the table of positions is trained further.
 """
 
 import math
@@ -22,7 +22,7 @@ from transformers import OPTForCausalLM
 
 WAVES = 32  # pairs of sine and cosine, in the first 64 dimensions
 SHORTEST, LONGEST = 2.2, 2048.0  # wavelengths in tokens
-POSITION_NORM = 2.0  # near that of a token's embedding, so that neither drowns the other
+POSITION_NORM = 2.0  # near that of a token's embedding, so that neither dominates
 TOKEN_STD = 0.15
 DISTANCES = (1, 2, 3)  # tokens back that the first heads of the first layer look
 COPYING_HEADS = (3, 4)  # of the second layer

@@ -1,4 +1,4 @@
-"""Who and what a tale is about: characters that agree with their pronouns, and the things around them."""
+"""The characters of a tale, which agree with their pronouns, and the things around them."""
 
 from dataclasses import dataclass
 from random import Random
@@ -31,9 +31,9 @@ class Character:
 
 
 def draw_character(rng: Random, other: Character | None, traits: list[str] = words.TRAITS) -> Character:
-    """Somebody of another name and kind than ``other``.
+    """Returns a character whose name and kind differ from those of ``other``.
 
-    Mostly of another pronoun, too: "she gave it to her" puzzles a reader.
+    The pronoun mostly differs too, because "she gave it to her" puzzles a reader.
     """
     kind = rng.choice(rng.choice(_KIND_GROUPS))
     gender = _gender(rng, kind, other.gender if other else None)
@@ -61,7 +61,7 @@ def draw_others(hero: Character, rng: Random) -> dict[str, str]:
 
 
 def draw_world(rng: Random) -> dict[str, str]:
-    """Slots for where and when a tale plays. They stay the same from its first line to its last."""
+    """Returns slots for the place and the time of a tale. They stay the same in the whole tale."""
     region, land = rng.choice(words.REGIONS).split(";")
     dayadj, skyline = rng.choice(words.WEATHERS).split(";")
     season = rng.choice(words.SEASONS)

@@ -1,4 +1,4 @@
-"""Dressing tales as conversations: somebody asks for one, the model tells it, and sometimes they talk on."""
+"""Turns tales into conversations: a user asks for a tale, the model tells it, and more turns may follow."""
 
 from random import Random
 from typing import Literal, TypedDict

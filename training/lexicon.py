@@ -1,6 +1,6 @@
 """The words tales are made of, from ``story/words.txt`` and ``story/weathers.txt``.
 
-A word that stands twice in a list is drawn twice as often. ``METAL_LOOKS`` go with ``METAL_THINGS`` and so
+A word that is twice in a list is drawn twice as often. ``METAL_LOOKS`` go with ``METAL_THINGS`` and so
 on, so that no scarf is made of brass; a region's short name, after its semicolon, is what it is called later.
 """
 

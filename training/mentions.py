@@ -1,4 +1,4 @@
-"""How a character is spoken of: introduced the first time, then by name or by kind.
+"""Names characters in a tale: introduces them the first time, then uses the name or the kind.
 
 Templates only say that someone is meant (``{f}``, the friend); a mark stands in the text until the line is
 complete, because only then is it known who was named before whom.
@@ -24,7 +24,7 @@ _INTRODUCTIONS = {
     ),
     "w": ("the old {wk} from the {spot3}", "an old {wk}", "a very old {wk}", "a wise old {wk}"),
 }  # fmt: skip
-# Whoever has a name is called by it: a small model keeps one thread through a tale, not two.
+# A character with a name is always called by it, because a small model can follow one word, but not two.
 _LATER = {"f": ("{fn}",), "r": ("{rn}",), "w": ("the old {wk}",)}
 
 

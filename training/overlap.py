@@ -1,4 +1,4 @@
-"""How much of a text stands word for word in another: the share of its 8-grams that the other has, too."""
+"""Measures how much of a text is copied from another: the share of its 8-grams that the other has, too."""
 
 import re
 from collections.abc import Iterable, Sequence

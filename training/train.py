@@ -1,4 +1,4 @@
-"""Trains the bundled model from nothing: writes the tales, learns the tokenizer, trains, exports float16.
+"""Trains the bundled model from scratch: writes the tales, learns the tokenizer, trains, exports float16.
 
     OMP_WAIT_POLICY=PASSIVE python -m training.train --minutes 55 \\
         --out worker/models/bundled --work /tmp/tale-training
@@ -26,10 +26,10 @@ from training.corpus import Corpus, encode_documents, write_documents
 from training.tokenizer import CONTEXT_TOKENS, VOCAB_SIZE, train_tokenizer
 
 TRAIN_SEED = 20261122
-DOCUMENTS = 60_000  # as much as an hour on two cores can read, so that little is read twice
+DOCUMENTS = 60_000  # as much as two cores can read in an hour, so that little is read twice
 TOKENIZER_DOCUMENTS = 20_000
 BATCH_TOKENS = 2048  # small, because two cores see few tokens: more steps teach more
-# (until this share of the run, window in tokens): who is who is learnt sooner where there is less to look at.
+# (until this share of the run, window in tokens): the model learns names sooner from short windows.
 WINDOWS = ((0.35, 128), (0.7, 256), (1.0, 512))
 DOCUMENT_START_SHARE = 0.6
 PEAK_RATE, FINAL_RATE, WARM_UP_STEPS = 3e-3, 3e-5, 100
@@ -150,13 +150,13 @@ def save_checkpoint(
         "seconds": seconds,
     }
     torch.save(state, work / "new.pt")
-    (work / "new.pt").replace(work / "checkpoint.pt")  # so that a kill never leaves half a file
+    (work / "new.pt").replace(work / "checkpoint.pt")  # so that a kill never leaves an incomplete file
 
 
 def load_checkpoint(
     work: Path, model: OPTForCausalLM, optimizer: torch.optim.AdamW | None
 ) -> tuple[int, float]:
-    """Steps and seconds already trained, (0, 0.0) for a fresh run."""
+    """Returns the steps and seconds already trained; (0, 0.0) for a new run."""
     path = work / "checkpoint.pt"
     if not path.exists():
         return 0, 0.0

@@ -30,7 +30,7 @@ class UrlsBody(TypedDict):
 
 
 class JobBody(JobFields):
-    """A job: its request, how far it has come, and its output so far."""
+    """A job: its request, its progress, and its output so far."""
 
     urls: Annotated[UrlsBody, Field(description="addresses of the job, as its client reached the server")]
 

@@ -61,7 +61,7 @@ def _readable_owner() -> str | None:
 
 
 ReadableOwner = Annotated[str | None, Input(_readable_owner, query=TicketQuery)]
-"""Whose jobs the request may read: the key's owner, or with a ticket for the path's job None (anybody)."""
+"""The owner of the jobs that the request may read: the key's owner; None (anybody) with a valid ticket."""
 
 
 def authenticate() -> str:

@@ -29,7 +29,7 @@ _EXTENSION = "tokenrelay.error_encoders"
 
 @dataclass(frozen=True, slots=True)
 class ErrorReport:
-    """What clients learn of an error, in any shape. `code` names the kind of error for programs."""
+    """An error as clients see it, in any shape. `code` names the kind of error for programs."""
 
     status: int
     code: str
@@ -59,7 +59,7 @@ def encode_errors(app: Flask, blueprint: Blueprint, encode: Encoder) -> None:
 
 
 def problem(report: ErrorReport) -> Response:
-    """Returns a problem as RFC 9457 has it: the default shape."""
+    """Returns a problem of RFC 9457, which is the default shape."""
     body: ProblemBody = {
         "type": f"urn:tokenrelay:error:{report.code}",
         "title": report.title,
@@ -94,7 +94,7 @@ def _encoded(report: ErrorReport) -> Response:
 def _blueprint_names() -> Sequence[str]:
     """Returns the blueprints of the request's view, the innermost first.
 
-    Where there is no view, it is the blueprint whose URL prefix covers most of the path.
+    If there is no view, it is the blueprint with the longest URL prefix of the path.
     """
     if request.endpoint is not None:
         return request.blueprints
@@ -125,7 +125,7 @@ def _http_error(error: HTTPException) -> Response:
 
 
 def _bad_handshake(error: Exception) -> Response:
-    """Answers by HTTP: wsproto found the error before it accepted the WebSocket."""
+    """Answers with HTTP, because wsproto found the error before it accepted the WebSocket."""
     detail = str(error) or "malformed handshake"
     headers = {"Sec-WebSocket-Version": "13"}
     return _encoded(ErrorReport(400, "bad_handshake", "Bad WebSocket handshake", detail, headers=headers))

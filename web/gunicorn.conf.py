@@ -28,13 +28,13 @@ bind = f"{_host}:{_settings.port}"
 
 worker_class = Worker
 worker_connections = 10_000
-"""Streams and requests at once in a process; each is a greenlet and a file descriptor."""
+"""The most streams and requests in a process at a time. Each is a greenlet and a file descriptor."""
 
 graceful_timeout = 30
-"""Seconds that requests in progress have after SIGTERM. Streams are closed at once (1001)."""
+"""How many seconds requests in progress have after SIGTERM. Streams are closed at once (1001)."""
 
 keepalive = 5
-"""Seconds that an idle connection is kept. A shutdown may take this much longer."""
+"""How many seconds an idle connection is kept. A shutdown may take this much longer."""
 
 forwarded_allow_ips = os.environ.get("FORWARDED_ALLOW_IPS", "")
 """X-Forwarded-Proto is believed only from the proxies that the operator names. A proxy must pass Host on."""

@@ -35,12 +35,12 @@ COMMON_ANSWERS: Mapping[int, str] = {
     403: "without API keys: the Host header is not a name of this server, see ALLOWED_HOSTS",
     503: "Redis cannot be reached",
 }
-"""Of every route that needs a key and Redis."""
+"""Answers of every route that needs a key and Redis: status -> meaning."""
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A method of a path, as Flask's table of routes has it, and its view as clients see it."""
+    """A method and a path of Flask's table of routes, with its view as clients see it."""
 
     method: str
     path: str
@@ -50,7 +50,7 @@ class Route:
 
     @property
     def answers(self) -> dict[int, str]:
-        """Status -> meaning."""
+        """Returns status -> meaning."""
         common = COMMON_ANSWERS if self.needs_key else {}
         # A WebSocket is refused by a close code.
         refusals = {} if self.is_websocket else self.endpoint.refusals
@@ -112,7 +112,7 @@ class _Schemas:
         return dict(self._named[query.__name__]["properties"])
 
     def of(self, kind: Any) -> dict[str, Any]:
-        """Returns a reference, or the whole schema where it has no name."""
+        """Returns a reference, or the whole schema if it has no name."""
         for named, name in NAMES:
             if kind == named:
                 return {"$ref": SCHEMAS + name}
@@ -160,7 +160,7 @@ def _answer(endpoint: Endpoint, status: int, meaning: str, schemas: _Schemas) ->
     elif (given := endpoint.gives_else.get(status, endpoint.gives)) is not None and status != 204:
         schema = schemas.of(given)
         if endpoint.content == EVENT_STREAM:
-            # OpenAPI 3.1 has no word for a stream; JSON Schema has one for what a string holds.
+            # OpenAPI 3.1 cannot describe a stream. JSON Schema can describe the content of a string.
             schema = {"type": "string", "description": "the `data` of each event", "contentSchema": schema}
         answer["content"] = {endpoint.content: {"schema": schema}}
     return answer

@@ -18,7 +18,7 @@ def json_response(body: object, status: int = 200) -> Response:
 
 
 def job_body(job: Job, base_url: str) -> JobBody:
-    """The contract's job. `base_url`: scheme and host as the client sees them, without a final slash."""
+    """Returns the contract's job. base_url: scheme and host as the client sees them, no final slash."""
     own_url = f"{base_url}/v1/jobs/{job.id}"
     urls: UrlsBody = {
         "self": own_url,
@@ -31,5 +31,5 @@ def job_body(job: Job, base_url: str) -> JobBody:
 
 def to_json(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    # To many a client's line splitter these end a line, and with it an SSE field (httpx, str.splitlines).
+    # Many clients split lines at these characters (httpx, str.splitlines), which would cut an SSE field.
     return text.translate(_LINE_ENDS) if not text.isascii() else text

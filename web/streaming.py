@@ -43,7 +43,7 @@ def _until_disconnect(reader: Reader, encode: Encoder, client: socket.socket | N
 
 @contextmanager
 def _limited_sends(client: socket.socket | None) -> Iterator[None]:
-    """Makes gunicorn's sends raise TimeoutError where the client takes nothing for STALL_SECONDS."""
+    """Makes gunicorn's sends raise TimeoutError if the client takes no data for STALL_SECONDS."""
     if client is None:
         yield
         return

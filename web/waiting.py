@@ -31,7 +31,7 @@ def wait_for_end(job_id: str, seconds: float) -> None:
 def wait_for_all(job_ids: Sequence[str]) -> bool:
     """Returns True when all jobs have ended, False when the client has left. Raises JobNotFoundError.
 
-    It also goes on while the server stops, because the client has no other way to the result.
+    It continues while the server stops, because the client has no other way to get the result.
     """
     readers = [make_reader(job_id, after=LOG_END, survives_shutdown=True) for job_id in job_ids]
 

@@ -10,7 +10,7 @@ from tasks.settings import Settings
 from worker.engine.base import Engine
 
 SPEED_SMOOTHING = 0.3
-"""Weight of the last period in the announced tokens per second, which so cover the last few seconds."""
+"""The weight of the last period in the announced tokens per second, which cover the last few seconds."""
 
 
 class Announcer:
@@ -30,7 +30,7 @@ class Announcer:
         self._tokens = 0
         self._speed = 0.0
         self.due_at = self._last
-        """Monotonic time of the next heartbeat."""
+        """The monotonic time of the next heartbeat."""
 
     def count(self, tokens: int) -> None:
         self._tokens += tokens

@@ -56,7 +56,7 @@ class EngineStep(bootsteps.StartStopStep):
 def _stopped_at_once() -> Iterator[None]:
     """Ends the process as soon as it is told to stop during the load, when it has no jobs to give back.
 
-    Celery itself would only set a flag on the signal, and the load would go on.
+    Celery itself would only set a flag on the signal, and the load would continue.
     """
     worker_shutting_down.connect(_end_process)
     try:

@@ -1,4 +1,4 @@
-"""A Celery pool without a thread for each job: the engine decodes all of its tasks in one batch.
+"""A Celery pool without a thread for each job, because the engine decodes all tasks in one batch.
 
 A task from Celery becomes a ticket for the flusher. When its job has ended, the task's body runs on Celery's
 own thread, through Celery's tracer, and returns or raises the job's outcome.
@@ -72,7 +72,7 @@ class TaskTicket:
 
 
 class BatchPool(BasePool):
-    """What `app.conf.worker_pool` names; `serve` gives it its flusher."""
+    """The pool that `app.conf.worker_pool` names. `serve` gives it its flusher."""
 
     signal_safe = False
     task_join_will_block = False
@@ -124,7 +124,7 @@ class BatchPool(BasePool):
         self._tickets.discard(ticket)
 
     def on_celery_thread(self, call: Callable[[], None]) -> None:
-        """Run `call` on Celery's own thread, which its state belongs to. For any thread."""
+        """Run `call` on Celery's own thread, which owns Celery's state. For any thread."""
         self._calls.put(call)
         if self._hub is not None:
             self._hub.call_soon(self._run_calls)

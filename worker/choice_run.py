@@ -1,4 +1,4 @@
-"""One choice of a job on this worker: its text, and what of it the log still lacks."""
+"""One choice of a job on this worker: its text, and the part of it that is not logged yet."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from worker.engine.base import DecodeToken, EngineRequest, RequestOutput, TokenL
 from worker.engine.text.detokenizer import Detokenizer
 
 LOGPROB_DIGITS = 5
-"""Decimal places: more than the precision of a float32."""
+"""How many decimal places are logged, more than the precision of a float32."""
 
 
 @dataclass(slots=True)
 class ChoiceRun:
-    """One choice: what of it the log still lacks, and how it goes on."""
+    """One choice: its state, and the part of it that is not logged yet."""
 
     request: EngineRequest
     detokenizer: Detokenizer
     decode_token: DecodeToken
     finish_reason: FinishReason | None
     completion_tokens: int
-    """Tokens of all attempts."""
+    """The number of tokens of all attempts."""
     token_ids: list[int] = field(default_factory=list)
     """Ids not logged yet."""
     text: str = ""
     """Text to show that is not logged yet."""
     is_end_unlogged: bool = False
     logprobs: list[LoggedLogprobs] = field(default_factory=list)
-    """Those of the ids not logged yet, where the client asked for them."""
+    """The logprobs of the ids that are not logged yet, if the client asked for them."""
 
     @property
     def is_running(self) -> bool:
@@ -62,7 +62,7 @@ class ChoiceRun:
         self.finish_reason, self.is_end_unlogged = reason, True
 
     def take_entry(self, index: int) -> TokenEntry | None:
-        """Returns what the log lacks. Ids whose text may not be shown yet wait for the next entry."""
+        """Returns an entry of everything not logged yet. Ids whose text may not be shown yet wait."""
         if not (self.text or self.is_end_unlogged):
             return None
         entry = TokenEntry(index, tuple(self.token_ids), self.text, self.finish_reason, self.logprobs or None)

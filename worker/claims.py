@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 class Claims:
-    """Tickets that wait for a slot, in the order of arrival. For the flusher thread alone."""
+    """Claims jobs for tickets, which wait for slots in the order of arrival. For the flusher thread alone."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class Claims:
         self._activity = activity
         self._worker, self._engine_pool = worker, engine_pool
         self._waiting: deque[tuple[Ticket, str]] = deque()
-        """Each with its lease token: the same when an answer was lost and the claim is made again."""
+        """Tickets with lease tokens. After a lost answer, the claim is repeated with the same lease token."""
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -50,7 +50,7 @@ class Claims:
         self._waiting.append((ticket, secrets.token_hex(8)))
 
     def refuse_all(self) -> None:
-        """The worker claims nothing any more."""
+        """Refuses all tickets, because the worker stops."""
         while self._waiting:
             self._waiting.popleft()[0].ended(None)
 

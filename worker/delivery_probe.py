@@ -19,9 +19,9 @@ from redis.exceptions import RedisError
 from tasks.app import JobApp, celery_queue
 
 MESSAGE = "tokenrelay.pulse"
-"""In place of a task's name. Celery's consumer looks up who takes it, as it does forevery task.
+"""The probes' task name. Celery's consumer looks up its handler by this name, as it does for every task.
 
-It keeps its first name: a worker may find a message that the release before it left in its queue.
+The name must not change, because a worker may find messages of an earlier release in its queue.
 """
 
 LEAST_PROBES = 3
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 class DeliveryProbe:
-    """One worker's messages to itself, through the queue that brings its tasks."""
+    """Sends probes to this worker itself, through the queue that brings its tasks."""
 
     def __init__(
         self,
@@ -61,16 +61,16 @@ class DeliveryProbe:
         self._missing += 1
 
     def received(self) -> None:
-        """A probe was delivered. Also to be called while the worker is full and takes no messages."""
+        """Notes that a probe was delivered. Call it too while the worker is full and takes no messages."""
         self._missing = 0
 
     def is_overdue(self) -> bool:
-        """Whether Celery has delivered nothing for longer than the time-out."""
+        """Returns whether Celery has delivered nothing for longer than the time-out."""
         waited = self._clock() - self._missing_since
         return self._missing >= LEAST_PROBES and waited > self._timeout_seconds
 
     def listen(self, consumer: Any) -> None:
-        """Have Celery's consumer take tasks and probes. It forgets with its connection: call it again."""
+        """Makes Celery's consumer take tasks and probes. Call it again after the consumer has reconnected."""
         consumer.strategies[MESSAGE] = lambda *_: self.received()
         consumer.task_consumer.add_queue(self._queue)
         consumer.task_consumer.consume()
@@ -81,7 +81,7 @@ class DeliveryProbe:
 
 
 class DeliveryProbeStep(bootsteps.StartStopStep):
-    """Started with each new connection of Celery's consumer."""
+    """Celery starts this step with each new connection of its consumer."""
 
     requires = ("celery.worker.consumer:Tasks",)
 

@@ -31,16 +31,16 @@ from worker.watchdog import Activity, Watchdog, Watched
 from worker.writes import Writes
 
 RETRY_PAUSE_SECONDS = 0.2
-"""Between two calls to a Redis that cannot be reached, in addition to the client's own retries."""
+"""The pause between two calls to a Redis that cannot be reached, in addition to the client's own retries."""
 
 STOP_SECONDS = 5.0
-"""How long a step may go on when nobody waits for it any more."""
+"""How long the engine's last step may take after all jobs were given back."""
 
 logger = logging.getLogger(__name__)
 
 
 class DeliveryMonitor(Protocol):
-    """Whether Celery still delivers messages; see `worker.delivery_probe`."""
+    """Checks whether Celery still delivers messages; see `worker.delivery_probe`."""
 
     def send_probe(self) -> None: ...
     def received(self) -> None: ...
@@ -166,7 +166,7 @@ class Flusher:
         return max(0.0, wake_at - time.monotonic())
 
     def _take_events(self, wait_seconds: float) -> None:
-        """Wait for an event, then take all there are: steps that Redis was too slow for become one write."""
+        """Wait for an event, then take all events. If Redis is slow, several steps become one write."""
         try:
             self._handle_event(self._next_event(wait_seconds))
             while True:
@@ -208,7 +208,7 @@ class Flusher:
     # --- what may end the worker
 
     def _watch_delivery(self) -> None:
-        """Tasks come through Celery. When none can come any more, somebody has to start this worker again."""
+        """End the worker if Celery delivers no more tasks, so that it is restarted."""
         if self._is_draining():
             return
         if len(self._held) + len(self._claims) >= self._max_num_seqs:
@@ -221,7 +221,7 @@ class Flusher:
             self._delivery.send_probe()
 
     def _watch_preparer(self) -> None:
-        """A prompt fails where its tokenizer or template hangs. Only a new process is rid of that thread."""
+        """Fail a prompt whose tokenizer or template hangs, and end the worker: only that ends the thread."""
         seconds = self._step_timeout_seconds
         run = self._preparer.stuck_for(seconds)
         if run is None or run not in self._held:
@@ -276,6 +276,6 @@ class Flusher:
         self._leases.release([(job.run.job_id, job.run.lease_token) for job in jobs], "drained")
 
     def _stop_engine(self) -> None:
-        """The jobs are given back by now, so an engine that hangs or is slow holds up nobody."""
+        """Stop the engine. All jobs were given back, so an engine that hangs or is slow delays no job."""
         if not self._loop.stop(STOP_SECONDS):
             end_process("a step of the engine did not end within %s s, the worker ends", STOP_SECONDS)

@@ -19,10 +19,10 @@ class Ticket(Protocol):
     def job_id(self) -> str: ...
 
     def accepted(self) -> None:
-        """The job was claimed."""
+        """Called when the job was claimed."""
 
     def ended(self, outcome: Outcome | None) -> None:
-        """This worker is done with the job. None: it did not end here, but was refused or lost."""
+        """Called when this worker has finished with the job. None: the job was refused or lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +32,13 @@ class HeldJob:
 
 
 class HeldJobs:
-    """Which jobs are held, and how many slots they leave. For the flusher thread alone."""
+    """The jobs that are held, and the slots that they leave. For the flusher thread alone."""
 
     def __init__(self, loop: EngineLoop, max_num_seqs: int) -> None:
         self._loop = loop
         self._max_num_seqs = max_num_seqs
         self._jobs: dict[str, HeldJob] = {}
-        """By lease token: the same worker may get the same job again."""
+        """Lease token -> job. The same worker may get the same job again, under another lease token."""
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -74,5 +74,5 @@ class HeldJobs:
 
     @property
     def claimable_slots(self) -> int:
-        """0 also beside a job that has to run alone."""
+        """The number of free slots; 0 if a job that has to run alone is held."""
         return 0 if any(job.run.claim.is_alone for job in self._jobs.values()) else self.free_slots

@@ -91,7 +91,7 @@ class JobRun:
 
     @property
     def can_be_cut_off(self) -> bool:
-        """Whether all of the text is known. Before `begin`, it is not where earlier attempts wrote some."""
+        """Whether all of the text is known. Before `begin` it is not, if earlier attempts wrote some."""
         return bool(self._choices) or not self.claim.has_tokens
 
     def push(self, output: RequestOutput) -> bool:
@@ -133,7 +133,7 @@ class JobRun:
         return self._flushed < len(self._entries) or self.outcome is not None
 
     def next_write(self) -> Write:
-        """Returns what Redis lacks. Where it lacks nothing, the write only renews the lease."""
+        """Returns the entries that Redis lacks. If it lacks none, the write only renews the lease."""
         self._collect()
         unflushed = self._entries[self._flushed : self._flushed + MAX_ENTRIES_PER_WRITE]
         is_last = self._flushed + len(unflushed) == len(self._entries)
@@ -173,7 +173,7 @@ class JobRun:
         )
         run = ChoiceRun(sequence, detokenizer, prompt.decode_token, choice.finish_reason, len(output_ids))
         if run.is_running and len(output_ids) >= sampling.max_tokens:
-            run.end(FinishReason.LENGTH)  # The worker before this one served a greater length.
+            run.end(FinishReason.LENGTH)  # An earlier worker served a greater length.
         return run
 
     def _counted_outcome(self) -> Outcome | None:

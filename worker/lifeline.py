@@ -13,7 +13,8 @@ from redis.exceptions import RedisError
 from tasks import keys
 
 RETRY_PAUSE_SECONDS = 0.05
-"""Between two tries. Short, because without the subscription only writes show that this worker is alive."""
+"""The pause between two tries. It is short, because without the subscription only writes show that this
+worker is alive."""
 
 LISTEN_SECONDS = 10.0
 """How long one wait for messages takes. None ever come."""
@@ -41,11 +42,11 @@ class Lifeline:
                 self._hold()
             except RedisError as error:
                 logger.warning("the lifeline broke, subscribing again: %s", error)
-                # One that lasted for a while is made again at once.
+                # A subscription that lasted for a while is renewed at once.
                 time.sleep(max(0.0, began + RETRY_PAUSE_SECONDS - time.monotonic()))
 
     def _hold(self) -> None:
-        """Raises RedisError as soon as the connection is gone."""
+        """Holds the subscription. Raises RedisError as soon as the connection is lost."""
         with self._redis.pubsub() as subscription:  # type: ignore[no-untyped-call]
             subscription.subscribe(self.channel)
             while True:

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """preparation: None where it failed; then code and message say why."""
+    """The result for a job. preparation: None if it failed; then code and message say why."""
 
     run: JobRun
     preparation: Preparation | None

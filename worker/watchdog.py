@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from worker.ending import end_process
 
 LOOK_SECONDS = 1.0
-"""Between two looks at the threads. A short time-out takes more of them."""
+"""The time between two looks at the threads. With a short time-out there are more looks."""
 
 LOOKS_PER_TIMEOUT = 4
 
 
 class Activity:
-    """What a thread tells its watchdog: that it waits for work, or that it moves on."""
+    """Tells the watchdog whether a thread waits for work or makes progress."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -36,7 +36,7 @@ class Activity:
 
     @contextmanager
     def idle(self) -> Iterator[None]:
-        """Surrounds a wait for work, which may take any time."""
+        """A context for a wait for work, which may take any time."""
         self._is_idle = True
         try:
             yield
@@ -50,7 +50,7 @@ class Activity:
 
 
 class Stillness:
-    """Adds up how long something has been seen to stand still.
+    """Measures for how long something has made no progress.
 
     From one look to the next, at most `longest_gap` seconds count. A look that comes later was itself
     delayed by a pause of the whole process.

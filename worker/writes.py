@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 class Writes:
-    """From an engine's outputs to Redis, and back with Redis' answers. For the flusher thread alone."""
+    """Writes an engine's outputs to Redis, and handles Redis' answers. For the flusher thread alone."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class Writes:
         return sum(self._take(output) for output in outputs)
 
     def are_due(self) -> bool:
-        """Whether there is anything to write but renewals."""
+        """Returns whether there is anything to write, except for renewals."""
         return self._unflushed_steps > 0 or any(job.run.has_news() for job in self._held)
 
     def flush(self) -> None:
@@ -86,7 +86,7 @@ class Writes:
         return len(output.token_ids)
 
     def _flush_one_by_one(self, jobs: Sequence[HeldJob]) -> None:
-        """One of them, perhaps a damaged record, lets the script fail. It is dropped, the others go on."""
+        """One of them, perhaps a damaged record, makes the script fail. It is dropped; others continue."""
         for job in jobs:
             self._activity.moved_on()
             try:
@@ -124,7 +124,7 @@ class Writes:
     def _take_back(self, run: JobRun, log_length: int) -> bool:
         """Redis came back as it was before the claim, and only this worker can repeat what readers have seen.
 
-        A log only shrinks in this way: a job that moved on is never taken for such a one.
+        A log only shrinks in this way, so a job that another worker has claimed is never taken back.
         """
         claim_length = len(run.claim.log)
         if log_length >= claim_length or not self._leases.take_back(

@@ -1,4 +1,4 @@
-"""The engines that `bench.engine` measures: one module per family, each of them imports its library late."""
+"""The engines that `bench.engine` measures, one module per family. Each imports its library on first use."""
 
 from __future__ import annotations
 
@@ -13,4 +13,4 @@ ENGINES: dict[str, Engine] = {
     "llama.cpp": llama_cpp.LLAMA_CPP,
     "ours": ours.OURS,
 }
-"""By their names on the command line."""
+"""Name on the command line -> engine."""

@@ -1,4 +1,4 @@
-"""What every contender is given and returns, and how the stage knows an engine."""
+"""The interface of the measured engines."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ Generate = Callable[[list[list[int]], float], list[list[int]]]
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """An engine beside the others.
+    """An engine to measure.
 
-    name: its head in the tables.
+    name: its column's heading in the tables.
     load: folder and precision -> Generate. It imports the engine, so only the engine's own process calls it.
-    precisions: those that it has on a CPU.
-    model_types: those that it is measured with, as config.json names them.
+    precisions: the ones that it supports on a CPU.
+    model_types: the ones that it is measured with, as config.json names them.
     convert: writes the folder of a model in transformers' format to a new folder in the engine's format, in a
         process of the engine's environment; None where the engine reads transformers' format.
     python: the interpreter of the engine's environment.
@@ -46,6 +46,6 @@ class Engine:
 
 
 def prompts(count: int) -> list[list[int]]:
-    """Returns `count` different prompts of PROMPT_TOKENS ids, the same ones at each call."""
+    """Returns `count` different prompts of PROMPT_TOKENS ids. Each call returns the same ones."""
     dice = random.Random(count)
     return [[dice.randrange(10, 2000) for _ in range(PROMPT_TOKENS)] for _ in range(count)]

@@ -13,7 +13,7 @@ def convert(folder: Path, target: Path) -> None:
     from ctranslate2.converters import TransformersConverter
 
     class Converter(TransformersConverter):  # type: ignore[misc,unused-ignore]
-        """Names tokens by their ids, since CTranslate2 takes prompts as strings."""
+        """Names tokens by their ids, because CTranslate2 takes prompts as strings."""
 
         def load_tokenizer(self, _: Any, name: str, **__: Any) -> Any:
             from transformers import AutoConfig
@@ -26,8 +26,8 @@ def convert(folder: Path, target: Path) -> None:
 class _Numbers:
     """A tokenizer as the converter sees one.
 
-    CTranslate2 bars the end of sequence, so that none ends early. The end is made the last id, which other
-    engines may choose, but hardly ever do.
+    CTranslate2 never generates the end of sequence, so no sequence ends early. The end is set to the last id.
+    Other engines may generate this id, but hardly ever do.
     """
 
     def __init__(self, vocab_size: int) -> None:
@@ -55,7 +55,7 @@ def load(folder: Path, precision: str) -> Generate:
             min_length=NEW_TOKENS,
             sampling_topk=1 if temperature == 0 else 0,
             sampling_temperature=temperature or 1,
-            include_prompt_in_result=False,  # Only so it computes a prompt in one step.
+            include_prompt_in_result=False,  # Otherwise it computes a prompt token by token.
         )
         return [result.sequences_ids[0] for result in results]
 

@@ -23,7 +23,7 @@ QUANTIZATIONS = {"float32": "F32", "bfloat16": "BF16", "int8": "Q8_0"}
 
 
 def write_gguf(folder: Path, path: Path, precision: str) -> None:
-    """Writes all matrices with this precision, and vectors in float32 as llama.cpp's own converter does."""
+    """Writes all matrices in this precision, and vectors in float32, as llama.cpp's own converter does."""
     import gguf
     import numpy as np
     import torch
@@ -58,7 +58,7 @@ def _write_sizes(writer: Any, config: Any) -> None:
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_rope_dimension_count(config.head_dim)
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    writer.add_tokenizer_model("no_vocab")  # It is given ids.
+    writer.add_tokenizer_model("no_vocab")  # Prompts are ids.
 
 
 def _rotary_pairs_together(weight: Any, head_dim: int) -> Any:

@@ -10,7 +10,7 @@ from bench.engines.base import BENCH_VENV, NEW_TOKENS, PROMPT_TOKENS, STREAMS, E
 from worker.cores import usable_cores
 
 CELLS_PER_SEQUENCE = 256
-"""It rounds a sequence's share of the cache up to this."""
+"""llama.cpp rounds a sequence's share of the cache up to a multiple of this."""
 
 
 def convert(folder: Path, target: Path) -> None:
@@ -57,7 +57,7 @@ class _Session:
             raise RuntimeError(f"llama.cpp cannot load {path}")
         self._context = library.llama_init_from_model(self._model, self._parameters(precision))
         if not self._context:
-            raise RuntimeError("llama.cpp has made no context")
+            raise RuntimeError("llama.cpp could not make a context")
         self._batch = library.llama_batch_init(max(STREAMS) * PROMPT_TOKENS, 0, 1)
 
     def _parameters(self, precision: str) -> Any:
@@ -86,11 +86,11 @@ class _Session:
         return chain
 
     def clear(self) -> None:
-        """Forget all sequences."""
+        """Forgets all sequences."""
         self._library.llama_memory_clear(self._library.llama_get_memory(self._context), False)
 
     def decode(self, fed: dict[int, list[int]], place: int, samplers: list[Any]) -> list[int]:
-        """Returns each sequence's next token after it was fed these, the first of them at `place`."""
+        """Feeds tokens to the sequences, from position `place` on. Returns each sequence's next token."""
         batch, index = self._batch, 0
         asked = []
         for sequence, token_ids in fed.items():

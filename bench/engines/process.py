@@ -1,4 +1,4 @@
-"""The engines' processes, of which all but the measured one stand still."""
+"""The engines' processes. All of them are stopped, except for the one that is measured."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from pathlib import Path
 from bench.engines.base import ROOT, Engine
 
 MARK = "bench.engines:"
-"""Starts the lines that are for the stage; engines print, too."""
+"""The start of lines that are for the stage. Engines print other lines."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """tokens: of each stream."""
+    """tokens: the new tokens of each stream."""
 
     tokens_per_second: float
     tokens: list[list[int]]
@@ -32,7 +32,7 @@ class EngineProcess:
     def __init__(
         self, key: str, engine: Engine, folder: Path, precision: str, environment: Mapping[str, str]
     ) -> None:
-        """Starts it and waits until it has loaded the model. `key` is the engine's in ENGINES."""
+        """Starts the process and waits until it has loaded the model. key: the engine's in ENGINES."""
         self._name = f"{engine.name} in {precision}"
         self._process = subprocess.Popen(
             [str(engine.python), "-m", "bench.engines", "serve", key, str(folder), precision],
@@ -88,7 +88,7 @@ def converted(key: str, engine: Engine, folder: Path, below: Path) -> Path:
 
 @contextmanager
 def busy_neighbour() -> Iterator[None]:
-    """Keeps one core busy by a process that is of no use to anybody."""
+    """Keeps one core busy with a process that does nothing useful."""
     process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
         yield

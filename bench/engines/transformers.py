@@ -15,7 +15,7 @@ def static_batch(folder: Path, precision: str) -> Generate:
     import torch
 
     model = _model(folder, precision)
-    # So no sequence ends early, without a logits processor that would take time in each step.
+    # So that no sequence ends early. A logits processor could prevent that too, but takes time in each step.
     model.generation_config.eos_token_id = None
 
     def generate(batch: list[list[int]], temperature: float) -> list[list[int]]:
@@ -64,7 +64,7 @@ def _model(folder: Path, precision: str) -> Any:
 
 
 def _sampling(temperature: float) -> dict[str, Any]:
-    """Arguments of a GenerationConfig; by itself it would keep only the best 50 tokens."""
+    """Returns arguments of a GenerationConfig. Its default top_k would keep only the best 50 tokens."""
     if temperature == 0:
         return {"do_sample": False}
     return {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}

@@ -37,7 +37,7 @@ VLLM = Engine(
     python=VLLM_VENV / "bin" / "python",
     set_up="make test-vllm",
     environment={
-        # Its default keeps one core for itself.
+        # By default vLLM leaves one core unused.
         "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, allowed_cores()[: usable_cores()])),
         "VLLM_CPU_KVCACHE_SPACE": "4",
         "VLLM_LOGGING_LEVEL": "ERROR",

@@ -1,7 +1,7 @@
 """The web container's command under Compose, where HOST is the address that the host publishes.
 
-Without API_KEYS only loopback may be served. Inside the container everything has to bind 0.0.0.0, so the rule
-is applied to the published address here, and lifted for the process behind it.
+Without API_KEYS only loopback may be served. Inside the container the server has to bind 0.0.0.0, so this
+module applies the rule to the published address, and lifts it for the server.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The worker container's health check: has its worker a fresh heartbeat in Redis?
 
-Dispatch and `/health` ask the same. It has none until the model is loaded, and none from one lease after the
-worker hung or lost Redis.
+Dispatch and `/health` check the same. A worker has no heartbeat until its model is loaded, and loses it one
+lease after it hung or lost Redis.
 """
 
 from __future__ import annotations

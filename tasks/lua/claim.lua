@@ -11,7 +11,7 @@
 --   free_slots: number
 --   held_jobs: number     that the worker has claimed already
 -- Answers:
---   claimed    request, log, started_at (of the first attempt), is_alone (it runs alone), is_seed_drawn
+--   claimed    request, log, started_at (of the first attempt), is_alone (it runs alone), is_seed_drawn.
 --   gone       the job is not on offer to this worker
 --   busy       it takes more slots than are free, or has to run alone while the worker holds jobs
 --   settling   Redis has just come back

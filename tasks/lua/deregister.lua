@@ -1,4 +1,4 @@
--- Removes a worker that stops: at once, and not when its last heartbeat runs out.
+-- Removes a worker that stops, at once and not only when its last heartbeat runs out.
 --
 -- Needs:   places, workers, dispatch
 -- Reads:   the worker's offers

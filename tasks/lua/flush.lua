@@ -17,7 +17,7 @@
 --                timeout  the same, and the job's time is up
 --                ended    the job has ended under this lease token
 --                fenced   nothing was written: the worker has lost the job
---                behind   nothing was written: Redis lost entries; send again from the length given
+--                behind   nothing was written, because Redis lost entries: send again from the length given
 write_although_full()
 local time = now()
 local ended_models = {}

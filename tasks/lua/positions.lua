@@ -13,8 +13,7 @@
 --           1 if workers live that would take it if they understood its record}
 local time = now()
 
--- Counts the jobs ahead in all lines that the same workers take from. A job that none of the living workers can hold is in
--- nobody's way.
+-- Counts the jobs ahead in all lines that the same workers take from. A job that no living worker can hold does not count.
 local function ahead(id, job, widest)
   local own = line_of(job.queue, class_of(job))
   local rank = redis.call('ZRANK', own, id)

@@ -1,5 +1,5 @@
--- Moves on what nobody else will: leases, offers and deadlines that ran out, records past their retention. Also watches
--- the workers' lifelines and Redis' memory.
+-- Handles everything that is due and that nobody else handles: leases, offers and deadlines that ran out, and records past
+-- their retention. Also watches the workers' lifelines and Redis' memory.
 --
 -- Every worker and every web process calls it. Its cost does not depend on the backlog.
 --
@@ -16,10 +16,10 @@
 --         dead: workers that died
 --
 -- After a longer gap between two calls, or a negative one, Redis was paused, restarted or promoted, or its clock was set.
--- Leases that ran out meanwhile then say nothing about their workers, so every lease is renewed.
+-- Leases that ran out meanwhile say nothing about their workers, so every lease is renewed.
 local MAX_FAILS, MAX_ATTEMPTS = 4, 20
 local HIGH_WATER = 0.85
-local WATCH_SECONDS = 0.05 -- Between two looks at the lifelines, by whichever processes.
+local WATCH_SECONDS = 0.05 -- The time between two looks at the lifelines, whichever processes look.
 write_although_full()
 local time = now()
 local dead = {}

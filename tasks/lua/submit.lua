@@ -25,8 +25,8 @@
 --   nearly_full   Redis' memory is nearly full
 --   unknown       no worker ever served this queue
 --   too_wide      widest: slots of the widest worker
-local RECORD_BYTES = 2500 -- Beside the request: indexes, the attempts and the short log of a usual job.
-local UNKNOWN_LENGTH = 8192 -- Of a model that no worker has announced yet.
+local RECORD_BYTES = 2500 -- The memory of a usual job without its request: indexes, attempts and a short log.
+local UNKNOWN_LENGTH = 8192 -- The assumed length of a model that no worker has announced yet.
 
 local ids, widest_job, bytes = {}, 0, 0
 for i, job in ipairs(jobs) do

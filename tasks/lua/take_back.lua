@@ -1,8 +1,8 @@
--- Gives a job back to the worker that runs it, after Redis lost its last second and knows the job as nobody's or another's:
--- line, offered or leases -> leases, under the lease token of its claim.
+-- Gives a job back to the worker that runs it, after Redis lost its last second and with it the worker's claim: line,
+-- offered or leases -> leases, under the lease token of its claim.
 --
--- Only this worker can continue the text that the readers have seen. The log shows that nobody has moved the job on
--- meanwhile: it is a beginning of what the claim returned. After a later claim it would be longer, or different.
+-- Only this worker can continue the text that the readers have seen. No other worker has claimed the job meanwhile if its
+-- log is a beginning of the log that the claim returned. After a later claim the log would be longer, or different.
 --
 -- Needs:   lifecycle
 -- Reads:   the record and the log

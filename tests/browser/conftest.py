@@ -1,4 +1,4 @@
-"""A real Chromium without a window, one fresh profile per test."""
+"""A headless Chromium, with a new profile for each test."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from harness.waiting import PATIENCE_SECONDS
+from harness.waiting import TIMEOUT_SECONDS
 
 
 @pytest.fixture(scope="session")
@@ -19,7 +19,7 @@ def browser() -> Iterator[Browser]:
         reason = "no chromium on the PATH"
         pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
     with sync_playwright() as playwright:
-        # Without a sandbox it runs as root too, as in CI's containers; it only ever sees our own page.
+        # Without its sandbox, Chromium also runs as root, as in CI's containers. It only opens our own page.
         flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
         opened = playwright.chromium.launch(executable_path=path, headless=True, args=flags)
         yield opened
@@ -28,9 +28,9 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    """Fails the test where the page logged an error."""
+    """A new page. The test fails if the page logs an error."""
     context = browser.new_context()
-    context.set_default_timeout(PATIENCE_SECONDS * 1000)
+    context.set_default_timeout(TIMEOUT_SECONDS * 1000)
     opened = context.new_page()
     errors: list[str] = []
     opened.on("pageerror", lambda error: errors.append(str(error)))

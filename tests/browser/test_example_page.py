@@ -13,17 +13,17 @@ from playwright.sync_api import Page, expect
 
 from harness.product import Web
 from harness.redis_server import free_port
-from harness.waiting import PATIENCE_SECONDS, eventually
+from harness.waiting import TIMEOUT_SECONDS, eventually
 from harness.workers import ROOT
 
 pytest_plugins = ["tests.integration.product_fixtures"]
 
-expect.set_options(timeout=PATIENCE_SECONDS * 1000)
+expect.set_options(timeout=TIMEOUT_SECONDS * 1000)
 
 
 @pytest.fixture
 def example(product: Web) -> Iterator[str]:
-    """The page's address."""
+    """Serves the example; yields the page's address."""
     port = free_port()
     process = subprocess.Popen(
         [sys.executable, "examples/browser_page/serve.py", str(port)],
@@ -46,7 +46,7 @@ def example(product: Web) -> Iterator[str]:
         yield url
     finally:
         process.terminate()
-        process.wait(PATIENCE_SECONDS)
+        process.wait(TIMEOUT_SECONDS)
 
 
 def test_the_text_streams_into_the_page(page: Page, example: str) -> None:

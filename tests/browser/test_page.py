@@ -14,12 +14,12 @@ from playwright.sync_api import Page, Route, expect
 from client import Client
 from harness.product import Web
 from harness.proxy import Proxy
-from harness.waiting import PATIENCE_SECONDS
+from harness.waiting import TIMEOUT_SECONDS
 from web.errors import ForbiddenOriginError
 
 pytest_plugins = ["tests.integration.product_fixtures"]
 
-expect.set_options(timeout=PATIENCE_SECONDS * 1000)
+expect.set_options(timeout=TIMEOUT_SECONDS * 1000)
 
 
 def generate(page: Page, prompt: str, max_tokens: int) -> None:
@@ -28,7 +28,7 @@ def generate(page: Page, prompt: str, max_tokens: int) -> None:
     page.get_by_role("button", name="Generate").click()
 
 
-def test_tokens_come_while_one_watches(page: Page, product: Web) -> None:
+def test_tokens_are_shown_as_they_come(page: Page, product: Web) -> None:
     page.goto(product.url)
     generate(page, "tick tock", 400)
     expect(page.locator("#status")).to_have_text("in progress")
@@ -58,7 +58,7 @@ def test_cancel_keeps_the_text(page: Page, product: Web) -> None:
     expect(page.get_by_role("button", name="Cancel", exact=True)).to_be_disabled()
 
 
-def test_a_stream_goes_on_when_the_web_comes_back(page: Page, product: Web) -> None:
+def test_a_stream_continues_when_the_web_comes_back(page: Page, product: Web) -> None:
     page.goto(product.url)
     generate(page, "tick tock", 600)
     expect(page.locator("#output")).to_contain_text("tick tock tick")
@@ -88,7 +88,7 @@ def test_recent_jobs_can_be_opened_from_the_keyboard(page: Page, product: Web) -
     expect(page.locator("#output p")).to_have_text(["from elsewhere", "from elsewhere"])
 
 
-def test_what_looks_like_html_is_shown_as_text(page: Page, product: Web) -> None:
+def test_text_that_looks_like_html_is_shown_as_text(page: Page, product: Web) -> None:
     page.goto(product.url)
     prompt = "<img src=x onerror=alert(1)> <b>bold</b>"
     generate(page, prompt, 4)
@@ -98,15 +98,15 @@ def test_what_looks_like_html_is_shown_as_text(page: Page, product: Web) -> None
     expect(page.locator("#recent img, #output img, #output b")).to_have_count(0)
 
 
-def test_a_refusal_is_told(page: Page, product: Web) -> None:
+def test_a_refusal_is_shown(page: Page, product: Web) -> None:
     page.goto(product.url)
-    # The field's own check would not let it through.
+    # The browser's own check of the field would refuse it.
     page.locator("#job-form").evaluate("form => { form.noValidate = true }")
     generate(page, "hello", 0)
     expect(page.get_by_role("alert")).to_contain_text("max_tokens")
 
 
-def test_the_health_line_tells_of_the_worker(page: Page, product: Web) -> None:
+def test_the_health_line_shows_the_worker(page: Page, product: Web) -> None:
     page.goto(product.url)
     expect(page.locator("#health")).to_contain_text("echo · 1 worker")
 
@@ -162,7 +162,7 @@ CALLS = {"submit": "**/v1/jobs", "cancel": "**/cancel", "open": "**/v1/jobs/job_
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_every_refusal_of_a_call_is_told(page: Page, product: Web, name: str) -> None:
+def test_every_refusal_of_a_call_is_shown(page: Page, product: Web, name: str) -> None:
     with Client(product.url) as client:
         job_id = client.submit("tick", max_tokens=4000).id
         for status in REFUSALS:
@@ -182,7 +182,7 @@ def test_every_refusal_of_a_call_is_told(page: Page, product: Web, name: str) ->
 
 
 def _refusing(status: int, body: str) -> Callable[[Route], None]:
-    """Answers every call so but that for the list of jobs."""
+    """Returns a route handler that gives this answer to every call except for the list of jobs."""
 
     def refuse(route: Route) -> None:
         if route.request.method == "GET" and route.request.url.partition("?")[0].endswith("/v1/jobs"):
@@ -205,7 +205,7 @@ def test_a_refusal_of_the_numbers_is_shown_in_their_place(page: Page, product: W
 
 
 class RenamingProxy(Proxy):
-    """Asks the server under another name than its clients use, as many a reverse proxy does by default."""
+    """Sends another Host than its clients do, as many reverse proxies do by default."""
 
     def _passed_on(self, data: bytes) -> bytes:
         return data.replace(b"\r\nHost: 127.0.0.1:", b"\r\nHost: localhost:")

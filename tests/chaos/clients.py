@@ -1,4 +1,4 @@
-"""Clients that submit, follow and judge. The oracle: it knows the right text and never asks Redis."""
+"""Clients that submit jobs, follow them and check them. They know the right text without asking Redis."""
 
 from __future__ import annotations
 
@@ -11,27 +11,26 @@ from typing import Any
 from client import Client, ClientError, InvalidRequestError
 from client.job import Job
 from harness.releases import NEW_FIELD, Release
-from tests.chaos.words import UNDECODABLE, UNENCODABLE
+from tests.chaos.markers import UNDECODABLE, UNENCODABLE
 
-PATIENCE_SECONDS = 120.0
-"""Of a client whose server is away, and for a job's end: far more than any single failure costs."""
+TIMEOUT_SECONDS = 120.0
+"""How long a client retries, and waits for a job's end: far longer than any single failure takes."""
 
-
-FRAGILE_SHARE, NEWS_SHARE = 0.05, 0.1
-"""Of all jobs: those that break a tokenizer, and those that ask for what is new in a release."""
+FAULTY_SHARE, NEW_FIELD_SHARE = 0.05, 0.1
+"""The share of jobs that make a tokenizer fail, and of jobs that use the next release's new field."""
 
 
 @dataclass
 class Verdict:
-    """What all clients found, and what is wrong with it."""
+    """What all clients counted, and the faults that they found."""
 
     accepted: int = 0
     completed: int = 0
     cancelled: int = 0
     failed: int = 0
-    """As they should: nobody could tokenize their prompt, or decode their output."""
+    """Jobs that failed as expected: their prompt cannot be tokenized, or their output cannot be decoded."""
     refused: int = 0
-    """Submits that nothing in the fleet could run at that moment."""
+    """Submits that no worker of the fleet could run at that moment."""
     continued: int = 0
     """Jobs that had more than one attempt."""
     tokens: int = 0
@@ -49,7 +48,7 @@ class Verdict:
 
 
 class ChaosClient:
-    """One client: job after job until told to stop, each submitted with a key and followed to its end."""
+    """Submits one job after the other, each with an idempotency key, and follows it to its end."""
 
     def __init__(
         self,
@@ -60,10 +59,10 @@ class ChaosClient:
         stop: threading.Event,
         releases: Sequence[Release] = (),
     ) -> None:
-        """releases: where one of them knows it, some jobs ask for NEW_FIELD."""
+        """releases: if one of them knows NEW_FIELD, some jobs have it."""
         self._old_releases = [release.name for release in releases if not release.knows_new_field]
-        self._asks_for_news = any(release.knows_new_field for release in releases)
-        self._client = Client(url, retry_seconds=PATIENCE_SECONDS)
+        self._uses_new_field = any(release.knows_new_field for release in releases)
+        self._client = Client(url, retry_seconds=TIMEOUT_SECONDS)
         self._name = name
         self._random = random.Random(f"{seed}-{name}")
         self._verdict = verdict
@@ -84,13 +83,13 @@ class ChaosClient:
     def _one_job(self, label: str) -> None:
         length = self._random.choice([1, 5, 30, 100, 200])
         n = self._random.choice([1, 1, 1, 2, 4])
-        # A word for each position: a splice of two attempts, a gap or a repeat shows in the text.
+        # Each position has a word of its own, so that the text shows a gap, a repeat or a mix of two texts.
         words = [f"{label}/{i}" for i in range(length)]
-        if self._random.random() < FRAGILE_SHARE:
+        if self._random.random() < FAULTY_SHARE:
             position, word = self._random.choice([(0, UNENCODABLE), (length // 2, UNDECODABLE)])
             words[position] = word
-        news = {NEW_FIELD: label} if self._asks_for_news and self._random.random() < NEWS_SHARE else {}
-        job = self._submit(" ".join(words), label, max_tokens=length, n=n, **news)
+        new = {NEW_FIELD: label} if self._uses_new_field and self._random.random() < NEW_FIELD_SHARE else {}
+        job = self._submit(" ".join(words), label, max_tokens=length, n=n, **new)
         if job is None:
             return
         with self._verdict.lock:
@@ -99,12 +98,12 @@ class ChaosClient:
         texts = self._follow(job, n, cancel_at)
         job = self._client.get(job.id)
         self._judge(job, texts, words, cancel_at is not None)
-        if news:
+        if new:
             workers = [attempt["worker"] for attempt in job.fields["attempts"]]
             assert not any(name in worker for worker in workers for name in self._old_releases), workers
 
     def _submit(self, prompt: str, label: str, **options: Any) -> Job | None:
-        """None where the server says that nothing in the fleet can run it."""
+        """Returns None if the server says that no worker of the fleet can run the job."""
         try:
             return self._client.submit(prompt, idempotency_key=label, **options)
         except InvalidRequestError as error:
@@ -115,11 +114,11 @@ class ChaosClient:
         return None
 
     def _follow(self, job: Job, n: int, cancel_at: int | None) -> list[str]:
-        """Each choice's text from the stream, whose events must be numbered without gaps."""
+        """Returns each choice's text from the stream, and checks that events are numbered without gaps."""
         texts = [""] * n
         expected_seq = 1
         for event in self._client.stream(job.id):
-            assert event["seq"] == expected_seq, f"event {event['seq']} where {expected_seq} was due"
+            assert event["seq"] == expected_seq, f"event {event['seq']} came, {expected_seq} was expected"
             expected_seq += 1
             if event["type"] == "token":
                 texts[event["index"]] += event["text"]
@@ -132,11 +131,11 @@ class ChaosClient:
         right = " ".join(words)
         output = [choice["text"] for choice in job.fields["output"]]
         assert output == texts, f"polled {output!r}, streamed {texts!r}"
-        is_fragile = UNENCODABLE in words or UNDECODABLE in words
+        must_fail = UNENCODABLE in words or UNDECODABLE in words
         if job.status == "cancelled":
             assert may_be_cancelled
             assert all(right.startswith(text) for text in texts), texts
-        elif is_fragile:
+        elif must_fail:
             assert (job.status, job.fields["error"]["code"]) == ("failed", "engine_error"), job.fields
             assert all(right.partition(UNDECODABLE)[0].startswith(text) for text in texts), texts
         else:

@@ -1,7 +1,7 @@
-"""The product as processes that can be killed, paused, started again and cut off: Redis, web and workers.
+"""The product as processes that a test can kill, pause, restart and cut off: Redis, web and workers.
 
-Web and each worker reach Redis through a network of their own that fails when told to. Each process is of one
-of the fleet's releases.
+Web and each worker reach Redis through a network of their own that fails when told to. Each process belongs
+to one of the fleet's releases.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ SETTINGS = {
 
 
 class Fleet:
-    """`dead` are workers that ended without being told to: there must be none.
+    """Runs Redis, a web server and workers. `dead` lists workers that ended by themselves, which is a fault.
 
-    settings: environment variables of web and workers that are not to be as in SETTINGS.
-    choices: the releases, of which the first one starts. app: the workers' Celery app.
+    settings: environment variables of web and workers that differ from SETTINGS.
+    choices: the releases. The first one is started. app: the workers' Celery app.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Fleet:
         self._redis.wait()
 
     def look_for_dead(self) -> None:
-        """Replace, and remember, workers that ended by themselves."""
+        """Replaces workers that ended by themselves, and adds them to `dead`."""
         for index, worker in enumerate(self.workers):
             if worker.process.poll() is not None:
                 self.dead.append(
@@ -90,17 +90,17 @@ class Fleet:
     def logs(self) -> list[Path]:
         return [*self._folder.glob("*.log")]
 
-    # --- violence
+    # --- failures
 
     def kill_worker(self, index: int, slots: int | None = None, release: Release | None = None) -> None:
-        """Another one takes its place: with so many slots, of that release."""
+        """Kills a worker and starts another one with this number of slots, of this release."""
         self.look_for_dead()
         self.workers[index].process.kill()
         self.workers[index].process.wait()
         self._replace(index, slots, release)
 
     def roll_worker(self, index: int, slots: int | None = None, release: Release | None = None) -> None:
-        """A rolling restart's step: told to end, it drains, and another one takes its place."""
+        """Does a step of a rolling restart: the worker is told to end, drains, and is replaced."""
         self.look_for_dead()
         self.workers[index].signal(signal.SIGTERM)
         self.workers[index].wait()

@@ -1,4 +1,4 @@
-"""A seeded run of violence: `python -m tests.chaos.run --seconds 180 --seed 7`, or `make chaos`."""
+"""Injects random failures under load: `python -m tests.chaos.run --seconds 180 --seed 7`, or `make chaos`."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from pathlib import Path
 
 from harness.proxy import Proxy
 from harness.releases import Release, releases
+from tests.chaos.answer_checker import AnswerChecker
 from tests.chaos.clients import ChaosClient, Verdict
-from tests.chaos.doubter import Doubter
 from tests.chaos.fleet import Fleet
 from tests.chaos.watch import Watch
 
 CLIENTS = 12
 WORKERS = 3
 SLOTS = (2, 4, 8)
-"""Of a worker; jobs take up to 4."""
+"""Numbers of slots that a worker may have. Jobs take up to 4."""
 PAUSE_BETWEEN_SECONDS = (0.5, 3.0)
 OUTAGE_SECONDS = (0.1, 4.0)
-"""Of a paused or killed process before it goes on; leases are 1 s."""
+"""How long a process is paused, or stays dead before it is started again. Leases are 1 s."""
 
 DELAY_SECONDS = (0.01, 0.15)
-"""Of each message between a process and a slow Redis, in either direction."""
+"""The delay of each message between a process and a slow Redis, in either direction."""
 
 LAST_JOBS_SECONDS = 120.0
-"""For what is accepted when the violence ends."""
+"""How long the last jobs may take after the last failure."""
 
 
 class Chaos:
-    """Draws what happens next from a seed. What is paused or killed is brought back before the next act."""
+    """Draws failures from a seed. Each one ends before the next begins."""
 
     def __init__(self, fleet: Fleet, seed: int) -> None:
         self._fleet = fleet
         self._random = random.Random(seed)
         self.acts: Counter[str] = Counter()
 
-    def rage(self, seconds: float) -> None:
+    def run(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
         acts: list[Callable[[], None]] = [
             self.kill_worker,
@@ -54,7 +54,7 @@ class Chaos:
             self.pause_redis,
             self.cut_off_worker,
             self.cut_off_web,
-            self.hang_up,
+            self.close_connections,
             self.slow_down,
             self.narrow,
             self.lose_answers,
@@ -66,20 +66,20 @@ class Chaos:
             act()
         self._fleet.look_for_dead()
 
-    def mend(self) -> None:
-        """At the end: workers that can run whatever was accepted."""
+    def restore(self) -> None:
+        """Starts workers that can run every accepted job."""
         for index in range(WORKERS):
             self._fleet.roll_worker(index, max(SLOTS), self._fleet.releases[-1])
 
     def kill_worker(self) -> None:
-        """The next one may have other slots, and be of another release."""
+        """The next worker may have another number of slots and another release."""
         self._fleet.kill_worker(self._any_worker(), self._any_slots(), self._any_release())
 
     def roll_worker(self) -> None:
         self._fleet.roll_worker(self._any_worker(), self._any_slots(), self._any_release())
 
     def narrow(self) -> None:
-        """The wide workers leave, and those of the newest release: for a while nobody can run some jobs."""
+        """Replaces all workers by narrow ones of the first release. For a while, some jobs cannot run."""
         for index in range(WORKERS):
             self._fleet.kill_worker(index, min(SLOTS), self._fleet.releases[0])
         self._outage()
@@ -92,7 +92,7 @@ class Chaos:
         self._fleet.resume_worker(index)
 
     def restart_web(self) -> None:
-        """It may be of another release then."""
+        """The next web server may have another release."""
         self._fleet.kill_web()
         self._outage()
         self._fleet.start_web(self._any_release())
@@ -108,19 +108,19 @@ class Chaos:
         self._fleet.resume_redis()
 
     def cut_off_worker(self) -> None:
-        """A partition: its connections stay open and nothing passes."""
+        """Makes a partition: the worker's connections stay open and nothing passes."""
         self._blackhole(self._fleet.worker_networks[self._any_worker()])
 
     def cut_off_web(self) -> None:
         self._blackhole(self._fleet.web_network)
 
-    def hang_up(self) -> None:
-        """Every connection to Redis is closed; new ones are welcome."""
+    def close_connections(self) -> None:
+        """Closes every connection to Redis. New connections work."""
         for network in self._networks():
             network.cut()
 
     def lose_answers(self) -> None:
-        """Redis does what web asks for, and web never learns of it."""
+        """Redis executes what web asks for, and web gets no answer."""
         network = self._fleet.web_network
         network.hold_answers()
         self._outage()
@@ -128,7 +128,7 @@ class Chaos:
         network.heal()
 
     def slow_down(self) -> None:
-        """Redis answers late."""
+        """Delays Redis' answers."""
         for network in self._networks():
             network.delay(self._random.uniform(*DELAY_SECONDS))
         self._outage()
@@ -157,21 +157,21 @@ class Chaos:
 
 
 def run(folder: Path, seconds: float, seed: int) -> tuple[Verdict, Counter[str]]:
-    """The verdict, faults of the fleet included, and what was done."""
+    """Returns the verdict, with faults of the fleet, and the number of failures of each kind."""
     choices = releases(folder)
-    fleet = Fleet(folder, WORKERS, choices=choices, app="tests.chaos.fragile")
+    fleet = Fleet(folder, WORKERS, choices=choices, app="tests.chaos.faulty_tokenizer")
     verdict, stop = Verdict(), threading.Event()
     url = fleet.web.url
     clients = [ChaosClient(url, f"c{i}", seed, verdict, stop, choices) for i in range(CLIENTS)]
-    doubter = Doubter(url, verdict, stop)
+    checker = AnswerChecker(url, verdict, stop)
     chaos, watch = Chaos(fleet, seed), Watch(fleet, verdict)
-    threads = [*(client.thread for client in clients), doubter.thread]
+    threads = [*(client.thread for client in clients), checker.thread]
     try:
         watch.start()
         for thread in threads:
             thread.start()
-        chaos.rage(seconds)
-        chaos.mend()
+        chaos.run(seconds)
+        chaos.restore()
     finally:
         stop.set()
         for thread in threads:
@@ -179,15 +179,15 @@ def run(folder: Path, seconds: float, seed: int) -> tuple[Verdict, Counter[str]]
         watch.stop()
     verdict.faults += [f"{thread.name} still waits" for thread in threads if thread.is_alive()]
     try:
-        doubter.judge()
+        checker.judge()
     finally:
-        doubter.close()
+        checker.close()
         fleet.stop()
     verdict.faults += fleet.dead
     ended = verdict.completed + verdict.cancelled + verdict.failed
     if verdict.accepted != ended and not verdict.faults:
         verdict.faults.append("a client ended without a verdict on its job")
-    verdict.notes += [f"answers believed: {doubter}", f"deaths noticed by lifelines: {watch.dead}"]
+    verdict.notes += [f"answers checked: {checker}", f"deaths noticed by lifelines: {watch.dead}"]
     return verdict, chaos.acts
 
 

@@ -1,5 +1,5 @@
 -- Reads the jobs that wait although a worker could run them, as 'job worker' texts. Each script that frees a slot
--- dispatches, so nobody should ever see one. Also reads the jobs on offer, as 'offered job worker'.
+-- dispatches, so there should never be one. Also reads the jobs on offer, as 'offered job worker'.
 --
 -- Needs:   dispatch
 local time, found = now(), {}

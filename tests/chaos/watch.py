@@ -1,4 +1,4 @@
-"""Looks at Redis and the logs: does a job wait beside a free worker, was a living worker taken for dead?"""
+"""Watches Redis and the logs. Does a job wait while a worker is free? Was a living worker taken for dead?"""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ DEAD = re.compile(r"(\S+@test) died, its jobs continue")
 
 
 class Watch:
-    """A thread beside the violence."""
+    """A thread that looks for faults while failures happen."""
 
     def __init__(self, fleet: Fleet, verdict: Verdict) -> None:
         self._fleet = fleet
         self._verdict = verdict
         self._seen: dict[str, float] = {}
-        """What the script found, since when."""
+        """What the script found -> the time since when it finds it."""
         self._read: dict[Path, int] = {}
-        """Bytes of each log that were looked at."""
+        """Log -> how many bytes of it have been read."""
         self._stop = threading.Event()
         self.thread = threading.Thread(target=self._run, name="watch")
         self.dead = 0
-        """Workers whose end was noticed by their lifelines."""
+        """The number of workers whose death was noticed by their lifelines."""
 
     def start(self) -> None:
         self.thread.start()
@@ -53,7 +53,7 @@ class Watch:
                 try:
                     self._look_at_jobs(redis)
                 except RedisError:
-                    self._seen.clear()  # It is paused, or starts again: nobody could do anything.
+                    self._seen.clear()  # Redis is paused or starts, so jobs have to wait.
 
     def _look_at_jobs(self, redis: Redis) -> None:
         arguments = (keys.PREFIX, SETTINGS["LEASE_SECONDS"], keys.RESEND_OFFER_SECONDS, 86_400)

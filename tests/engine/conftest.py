@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from importlib.util import find_spec
 
@@ -14,12 +15,11 @@ from worker.engine.native.library import NativeLibrary, native_library
 collect_ignore = [] if find_spec("vllm") else ["test_vllm.py"]
 """vLLM has an environment of its own: `make test-vllm`."""
 
-# Tiny models gain nothing from threads, and on a busy machine threads wait for each other.
+# Threads do not speed up tiny models, and on a busy machine they wait for each other.
 torch.set_num_threads(1)
 
-
 ISAS = [isa.name for isa in supported()]
-"""All that this machine has: each is tested, not only the one that a worker would choose."""
+"""The instruction sets of this machine. All are tested, not only the one that a worker would choose."""
 
 
 @pytest.fixture(params=ISAS)
@@ -32,7 +32,7 @@ def library(request: pytest.FixtureRequest) -> NativeLibrary:
 
 @pytest.fixture(params=[torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 def dtype(request: pytest.FixtureRequest) -> torch.dtype:
-    """A type that models are decoded in natively."""
+    """A type of the native decoder's weights."""
     wanted: torch.dtype = request.param
     return wanted
 
@@ -42,3 +42,12 @@ def _restored_threads() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def dice() -> random.Random:
+    """A random generator with another seed in each run. A failure prints the seed."""
+    seed = random.randrange(2**32)
+    print("seed", seed)
+    torch.manual_seed(seed)
+    return random.Random(seed)

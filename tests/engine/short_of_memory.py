@@ -1,8 +1,8 @@
-"""Runs requests in a process that gets only MIB more MiB, and prints their results as JSON.
+"""Runs requests in a process that can allocate only MIB more MiB, and prints their results as JSON.
 
     python -m tests.engine.short_of_memory MODEL_FOLDER NATIVE_ISA MIB
 
-Before the limit each request runs alone, so that there is memory for one at a time.
+Before the limit is set, each request runs alone, so that the process has memory for one at a time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ MIB = 2**20
 
 
 def requests() -> list[EngineRequest]:
-    """A token takes 64 KiB. The second and the third cannot grow together, the fourth not even alone."""
+    """Returns four requests. A token takes 64 KiB.
+
+    The second and the third cannot grow together, and the fourth cannot even grow alone.
+    """
     return [
         engine_request("short", (5, 6), max_tokens=30),
         engine_request("grows", tuple(range(10, 160)), max_tokens=250),
@@ -39,7 +42,9 @@ def limit_memory(mib: int) -> None:
 
 def main(folder: str, isa: str, mib: str) -> None:
     settings = settings_for(Path(folder), native_isa=isa, max_num_seqs=5, kv_cache_gib=2)
-    engine = TransformersEngine(settings, lambda: 0.0)  # Or the chunks, and their memory, follow the speed.
+    engine = TransformersEngine(
+        settings, lambda: 0.0
+    )  # The clock stands still, so that chunks, and their memory, do not depend on the speed.
     alone = {one.request_id: generate(engine, one)[0] for one in requests() if one.request_id != "too long"}
     limit_memory(int(mib))
     for request in requests():

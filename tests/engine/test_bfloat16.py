@@ -1,4 +1,4 @@
-"""In bfloat16 on a CPU weights are packed; tokens are still the best of the float32 model, or nearly."""
+"""In bfloat16 on a CPU, weights are packed. Tokens are the float32 model's best ones, or nearly."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from worker.engine.torch.torch_forward import TorchForward
 from worker.engine.transformers.engine import TransformersEngine
 
 TOLERANCE = 0.05
-"""A share of the range of a step's logits."""
+"""How far a token's logit may be below the best one, as a share of the range of a step's logits."""
 
 CPU = torch.device("cpu")
 
@@ -79,7 +79,7 @@ def test_a_packed_layer_computes_the_same(rows: int, with_bias: bool) -> None:
 
 @needs_packing
 @torch.inference_mode()
-def test_a_subclass_of_a_linear_layer_is_left_alone() -> None:
+def test_a_subclass_of_a_linear_layer_is_not_packed() -> None:
     class Doubled(nn.Linear):
         def forward(self, states: torch.Tensor) -> torch.Tensor:
             return 2 * super().forward(states)

@@ -1,4 +1,4 @@
-"""The native code is compiled ahead, once, for all of a family's instruction sets, and chosen at run time."""
+"""The native code is compiled once for all instruction sets of a processor family, and chosen at run time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ STOP_SECONDS = 30
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The only folder for libraries, still empty. Compiling is quick there."""
+    """The only folder for libraries. It is empty, and compiling is quick in the test."""
     folder = tmp_path / "libraries"
     monkeypatch.setattr(building, "FLAGS", ("-O0", *building.FLAGS[1:]))
     monkeypatch.setattr(loading, "library_folders", lambda: [folder])
@@ -53,7 +53,7 @@ def test_every_instruction_set_is_compiled_once(folder: Path) -> None:
 
 
 def test_other_flags_make_another_library(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As another source or compiler does; the stale library goes."""
+    """So does another source or compiler. The old library is removed."""
     before = build([folder])
     monkeypatch.setattr(building, "FLAGS", (*building.FLAGS, "-g0"))
     after = build([folder])
@@ -62,7 +62,7 @@ def test_other_flags_make_another_library(folder: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.usefixtures("folder")
-def test_a_folder_that_cannot_be_written_is_passed_over(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_skipped(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     libraries = build([tmp_path / "file" / "libraries", tmp_path / "libraries"])
     assert {path.parent for path in libraries} == {tmp_path / "libraries"}
@@ -164,17 +164,17 @@ BUILD = (
     "import sys; sys.prefix = '/proc/none'; from worker.engine.native.build import main; "
     "sys.exit(main(*sys.argv[1:]))"
 )
-"""Its own prefix cannot be written, so that the environment's library is left alone."""
+"""A build whose own prefix cannot be written, so that the environment's library does not change."""
 
 
 @pytest.fixture
 def endless(tmp_path: Path) -> dict[str, str]:
-    """An environment with a compiler that never ends: a shell that waits for a child, as cc waits for cc1."""
+    """Variables with a compiler that never ends: a shell that waits for a child, as cc waits for cc1."""
     return with_compiler(tmp_path, f"sleep 600 & echo $! >> {tmp_path / 'started'}\nwait")
 
 
 def with_compiler(folder: Path, script: str) -> dict[str, str]:
-    """An environment whose compiler, made in `folder`, is a shell script."""
+    """Returns variables whose compiler is a shell script, which is written to `folder`."""
     compiler = folder / "cc"
     compiler.write_text(f'#!/bin/sh\n[ "$1" = --version ] && exit 0\n{script}\n')
     compiler.chmod(0o755)
@@ -182,13 +182,13 @@ def with_compiler(folder: Path, script: str) -> dict[str, str]:
 
 
 def stop(process: subprocess.Popen[bytes], number: int, folder: Path) -> None:
-    """Stop a build that runs the endless compiler, and wait until all is gone."""
+    """Stops a build that runs the endless compiler, and waits until all of its processes have ended."""
     started = folder / "started"
     eventually(lambda: started.exists() and started.read_text().endswith("\n"))
     process.send_signal(number)
     process.wait(timeout=STOP_SECONDS)
     children = [int(line) for line in started.read_text().split()]
-    eventually(lambda: not any(is_running(child) for child in children), patience=STOP_SECONDS)
+    eventually(lambda: not any(is_running(child) for child in children), timeout=STOP_SECONDS)
 
 
 def test_a_build_that_is_stopped_leaves_no_compiler_behind(tmp_path: Path, endless: dict[str, str]) -> None:
@@ -222,8 +222,8 @@ def test_what_a_killed_build_left_is_removed(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("script", "is_compiled"), [('for last; do :; done; touch "$last"', True), ("exit 1", False)]
 )
-def test_make_goes_on_where_nothing_can_be_compiled(tmp_path: Path, script: str, is_compiled: bool) -> None:
-    """The stamp says that all is compiled, so that make need not ask again."""
+def test_make_continues_when_nothing_can_be_compiled(tmp_path: Path, script: str, is_compiled: bool) -> None:
+    """The stamp says that everything was compiled, so that make need not try again."""
     stamp = tmp_path / "stamp"
     command = [sys.executable, "-c", BUILD, str(stamp)]
     done = subprocess.run(command, env=with_compiler(tmp_path, script), timeout=STOP_SECONDS, check=False)

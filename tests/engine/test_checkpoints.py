@@ -1,4 +1,4 @@
-"""A checkpoint that is not all of its model is refused at the start, in one line that names what is wrong."""
+"""A checkpoint that lacks a part of its model is refused at the start, in one line that says why."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def change_json(path: Path, **changes: Any) -> None:
 
 
 def refusal(folder: Path, **settings: Any) -> str:
-    """Why a model is not served: one line."""
+    """Returns the error of a model that is refused, which must be one line."""
     with pytest.raises(EngineError) as caught:
         TransformersEngine(settings_for(folder, **settings))
     assert "\n" not in caught.value.detail
@@ -92,7 +92,7 @@ def test_a_tied_head_needs_one_of_its_two_names(tmp_path: Path, left_out: str) -
 
 
 def test_the_base_models_names_are_enough(tmp_path: Path) -> None:
-    """GPT-2's own checkpoint has no `transformer.` in front, no head, and buffers of old."""
+    """GPT-2's original checkpoint has names without `transformer.`, no head, and obsolete buffers."""
     save_model(tmp_path, "gpt2")
     request = engine_request("one", (5, 6, 7))
     expected = generate(TransformersEngine(settings_for(tmp_path)), request)
@@ -121,7 +121,7 @@ def test_unexpected_tensors_are_one_line_in_the_log(
 
 @pytest.mark.parametrize("is_complete", [True, False], ids=["beside a whole model", "alone"])
 def test_an_adapter_is_refused(tmp_path: Path, is_complete: bool) -> None:
-    """Without peft, transformers would load the model beside it and leave the adapter out."""
+    """Without peft, transformers would load the base model and leave out the adapter."""
     if is_complete:
         save_model(tmp_path, "llama")
     change_json(tmp_path / "adapter_config.json", peft_type="LORA", base_model_name_or_path="nobody/nothing")
@@ -130,7 +130,7 @@ def test_an_adapter_is_refused(tmp_path: Path, is_complete: bool) -> None:
 
 
 def test_a_checkpoint_of_wrapped_layers_is_refused(tmp_path: Path) -> None:
-    """What peft's wrapper saves without merging: a base layer, and an adapter that would be dropped."""
+    """peft's wrapper saves them without merging: a base layer, and an adapter that would be dropped."""
     save_model(tmp_path, "llama")
 
     def wrapped(tensors: Tensors) -> Tensors:
@@ -159,7 +159,7 @@ def test_a_checkpoint_of_wrapped_layers_is_refused(tmp_path: Path) -> None:
 def test_a_quantized_checkpoint_is_refused(
     tmp_path: Path, quantization: dict[str, Any], name: str, key: str
 ) -> None:
-    """transformers skips methods that it does not know, and would read their numbers without the scales."""
+    """transformers ignores methods that it does not know, and would read the numbers without their scales."""
     save_model(tmp_path, "llama")
     change_json(tmp_path / "config.json", **{key: quantization})
     assert f"is quantized ({name}), which ENGINE=transformers does not run" in refusal(tmp_path)
@@ -179,7 +179,7 @@ def test_a_configuration_without_quantization_is_served(tmp_path: Path) -> None:
 
 @pytest.fixture
 def _no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """transformers would ask there whether to run a model's own code."""
+    """Fails if transformers asks on a terminal whether to run a model's own code."""
 
     def asked(question: str = "") -> str:
         pytest.fail(f"a terminal was asked: {question}")
@@ -211,7 +211,7 @@ def test_a_tokenizer_with_code_of_its_own_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_no_terminal")
-def test_code_of_its_own_does_not_matter_where_transformers_has_its_own(tmp_path: Path) -> None:
+def test_a_models_own_code_does_not_matter_if_transformers_has_the_model(tmp_path: Path) -> None:
     save_model(tmp_path, "llama")
     request = engine_request("one", (5, 6, 7))
     expected = generate(TransformersEngine(settings_for(tmp_path)), request)

@@ -1,4 +1,7 @@
-"""What the loop relies on, whichever engine it runs."""
+"""The contract of all engines, on which the worker relies.
+
+One file, because it is one list of promises, and `make test-vllm` runs it for vLLM.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ def loaded(kind: EngineKind, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture
 def engine(loaded: Engine) -> Iterator[Engine]:
-    """An idle engine, which every test must leave idle with all its slots free."""
+    """An idle engine. Every test must leave it idle, with all slots free."""
     yield loaded
     assert not loaded.has_unfinished_requests()
     for index in range(SLOTS):
@@ -133,7 +136,7 @@ def test_a_late_sequence_does_not_wait_for_the_early_one(engine: Engine) -> None
     assert len(outputs.token_ids["early"]) == 40
 
 
-def test_company_changes_no_sequence(engine: Engine) -> None:
+def test_other_sequences_change_no_sequence(engine: Engine) -> None:
     requests = [
         request(engine, f"r{index}", text=TEXT[: 5 + 9 * index], max_tokens=4 + 3 * index, **options)
         for index, options in enumerate(
@@ -149,7 +152,7 @@ def test_an_aborted_sequence_leaves_at_once(engine: Engine) -> None:
     engine.add_request(request(engine, "gone"))
     engine.add_request(request(engine, "stays", max_tokens=5))
     outputs = Outputs(engine)
-    while "gone" not in outputs.token_ids:  # A step may bring no token: its prompt may come in chunks.
+    while "gone" not in outputs.token_ids:  # A step may bring no token, because a prompt may come in chunks.
         outputs.step()
     seen = len(outputs.token_ids["gone"])
     engine.abort_request("gone")
@@ -207,7 +210,7 @@ def test_an_id_in_the_batch_is_refused(engine: Engine) -> None:
     [{"max_tokens": 20}, {"max_tokens": 20, **PENALIZED}, SAMPLED, {**SAMPLED, **PENALIZED, "min_p": 0.02}],
 )
 @pytest.mark.parametrize("cut", [1, 7, 19])
-def test_a_continued_sequence_equals_an_undisturbed_one(
+def test_a_continued_sequence_equals_an_uninterrupted_one(
     engine: Engine, kind: EngineKind, cut: int, options: dict[str, Any]
 ) -> None:
     [undisturbed] = generate(engine, request(engine, "whole", **options))
@@ -215,13 +218,13 @@ def test_a_continued_sequence_equals_an_undisturbed_one(
     other = request(engine, "other", text="some company", temperature=1.0, max_tokens=30)
     [_, rest] = generate(engine, other, continued)
     if kind is EngineKind.VLLM and "temperature" in options:
-        # Its noise depends on what was drawn before: only greedy sequences go on as they would have.
+        # vLLM's noise depends on earlier draws, so only greedy sequences continue as they would have.
         assert len(rest) == len(undisturbed) - cut
     else:
         assert rest == undisturbed[cut:]
 
 
-def test_logprobs_come_with_the_tokens_where_they_were_asked_for(engine: Engine) -> None:
+def test_logprobs_come_with_the_tokens_of_requests_that_ask_for_them(engine: Engine) -> None:
     engine.add_request(request(engine, "none", max_tokens=5))
     engine.add_request(request(engine, "sampled", max_tokens=5, temperature=1.0, logprobs=0))
     engine.add_request(request(engine, "best", max_tokens=5, logprobs=3))
@@ -230,7 +233,7 @@ def test_logprobs_come_with_the_tokens_where_they_were_asked_for(engine: Engine)
     assert [len(outputs.logprobs[name]) for name in ("sampled", "best")] == [5, 5]
     assert all(one.top == () and one.logprob <= 0 for one in outputs.logprobs["sampled"])
     for token_id, one in zip(outputs.token_ids["best"], outputs.logprobs["best"], strict=True):
-        assert one.top[0] == (token_id, one.logprob), "greedy takes the best"
+        assert one.top[0] == (token_id, one.logprob), "a greedy token is the most probable one"
         assert [value for _, value in one.top] == sorted((value for _, value in one.top), reverse=True)
 
 
@@ -259,7 +262,7 @@ def test_the_largest_seed_is_accepted(engine: Engine) -> None:
 
 
 def random_options(dice: random.Random) -> dict[str, Any]:
-    """Some of the options, at random; the others stay off."""
+    """Returns some of the options at random. The others stay off."""
     choices: dict[str, Any] = {
         "temperature": dice.uniform(0, 2),
         "top_k": dice.randint(0, 20),
@@ -275,7 +278,7 @@ def random_options(dice: random.Random) -> dict[str, Any]:
 
 
 def test_hundreds_of_sequences_leave_nothing_behind(engine: Engine) -> None:
-    """Random joins, leaves and aborts; every one that was not aborted ends as it asked."""
+    """Sequences join, end and are aborted at random. All others end as they should."""
     seed = random.randrange(10**6)
     print(f"seed {seed}")
     dice, outputs = random.Random(seed), Outputs(engine)

@@ -1,4 +1,4 @@
-"""ENGINE=echo: the prompt's own words, a token each."""
+"""ENGINE=echo repeats the prompt's words, one token each."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_messages_are_echoed_in_their_order() -> None:
     assert text_of(prompt, [0, 1, 2]) == "a b c"
 
 
-def test_choices_are_alike() -> None:
+def test_choices_are_equal() -> None:
     requests = [engine_request(f"r{choice}", (0, 1), choice=choice, seed=3) for choice in range(3)]
     first, *others = generate(echo(), *requests)
     assert others == [first, first]
@@ -97,11 +97,11 @@ def test_a_step_takes_its_time_once_for_the_whole_batch(monkeypatch: pytest.Monk
     assert slept == [0.5]
     now += 0.2
     engine.step()
-    assert slept == [0.5, 0.3], "what the loop does in between costs no speed"
+    assert slept == [0.5, 0.3], "time between steps does not slow it down"
     now += 60
     engine.step()
     engine.step()
-    assert slept == [0.5, 0.3, 0.5], "a late step is not made up for by a burst"
+    assert slept == [0.5, 0.3, 0.5], "no burst of steps follows a late one"
 
 
 def test_it_needs_neither_torch_nor_transformers() -> None:

@@ -1,4 +1,4 @@
-"""Where an output ends before max_tokens, on every engine that runs a model."""
+"""Where an output ends before max_tokens, for every engine that runs a model."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def kind(request: pytest.FixtureRequest) -> EngineKind:
 
 @pytest.fixture(scope="module")
 def free(kind: EngineKind, tmp_path_factory: pytest.TempPathFactory) -> list[int]:
-    """What the model generates where nothing ends it."""
+    """What the model generates if nothing ends it."""
     folder = save_model(tmp_path_factory.mktemp("free"), "llama", **WIDE["llama"])
     engine = load_saved(kind, folder)
     [token_ids] = generate(engine, engine_request("free", PROMPT, max_tokens=LENGTH))
@@ -54,7 +54,7 @@ def free(kind: EngineKind, tmp_path_factory: pytest.TempPathFactory) -> list[int
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A model none of whose files names an end."""
+    """A model without an end of sequence in any of its files."""
     save_model(tmp_path, "llama", **WIDE["llama"])
     for name in FILES:
         change(tmp_path / name, eos_token_id=None)
@@ -63,7 +63,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def change(path: Path, **fields: Any) -> None:
-    """Set fields of a JSON file; None removes one."""
+    """Sets fields of a JSON file; None removes one."""
     content = {**json.loads(path.read_text()), **fields}
     path.write_text(json.dumps({name: value for name, value in content.items() if value is not None}))
 
@@ -84,10 +84,8 @@ def run(kind: EngineKind, folder: Path) -> Outputs:
 
 
 @pytest.mark.parametrize("place", ["config", "generation config", "list", "tokenizer", "all"])
-def test_an_end_that_stands_in_one_place_ends(
-    kind: EngineKind, folder: Path, free: list[int], place: str
-) -> None:
-    """`all`: the files name another id, as those of chat models do that were taken over from a base model."""
+def test_an_end_that_one_file_names_ends(kind: EngineKind, folder: Path, free: list[int], place: str) -> None:
+    """`all`: the other files name another id, as in chat models that keep files of their base model."""
     end = free[4]
     if place == "config":
         change(folder / "config.json", eos_token_id=end)
@@ -120,7 +118,7 @@ def test_an_end_outside_of_the_vocabulary_ends_nothing(
 def test_an_end_that_only_the_tokenizer_knows_ends_nothing(
     kind: EngineKind, folder: Path, free: list[int]
 ) -> None:
-    """A token was added to it, but no row to the model's embeddings."""
+    """The token was added to the tokenizer, but the model's embeddings have no row for it."""
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     tokenizer.add_special_tokens({"eos_token": "<end>"})
     tokenizer.save_pretrained(folder)
@@ -130,7 +128,7 @@ def test_an_end_that_only_the_tokenizer_knows_ends_nothing(
 
 
 def free_output(kind: EngineKind, folder: Path) -> tuple[Prompt, list[int], int]:
-    """What follows TEXT where nothing ends it, and the place of an id in it that did not occur before."""
+    """Returns TEXT's prompt, its output if nothing ends it, and the index of an id that is new there."""
     engine = load_saved(kind, folder)
     prompt = engine.encode(JobRequest(prompt=TEXT))
     [token_ids] = generate(engine, engine_request("free", prompt.token_ids, max_tokens=12))
@@ -139,7 +137,7 @@ def free_output(kind: EngineKind, folder: Path) -> tuple[Prompt, list[int], int]
 
 
 def job_text(kind: EngineKind, folder: Path, logged: Sequence[Entry] = (), **options: Any) -> str:
-    """Text of a job on TEXT, from an engine of its own, what was logged before included."""
+    """Returns the text of a job on TEXT, with what was logged before, from an engine of its own."""
     engine = load_saved(kind, folder)
     request = parse_request({"prompt": TEXT, "max_tokens": 12, "temperature": 0, **options})
     run = JobRun(
@@ -158,7 +156,7 @@ def job_text(kind: EngineKind, folder: Path, logged: Sequence[Entry] = (), **opt
 
 @pytest.mark.parametrize("ignore_eos", [False, True])
 def test_the_text_of_an_end_is_not_shown(kind: EngineKind, folder: Path, ignore_eos: bool) -> None:
-    """Also where it is an ordinary token of the vocabulary; with `ignore_eos` it is text like any other."""
+    """This includes an ordinary token of the vocabulary. With `ignore_eos` it is text like any other."""
     prompt, token_ids, end = free_output(kind, folder)
     change(folder / "config.json", eos_token_id=token_ids[end])
     shown = token_ids if ignore_eos else token_ids[:end]
@@ -166,7 +164,7 @@ def test_the_text_of_an_end_is_not_shown(kind: EngineKind, folder: Path, ignore_
 
 
 def test_a_stop_string_may_be_a_special_token(kind: EngineKind, folder: Path) -> None:
-    """In the first attempt as in one that continues from the log of another worker."""
+    """This holds in a first attempt, and in one that continues from another worker's log."""
     prompt, token_ids, end = free_output(kind, folder)
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     stop = tokenizer.convert_ids_to_tokens(token_ids[end])
@@ -177,8 +175,8 @@ def test_a_stop_string_may_be_a_special_token(kind: EngineKind, folder: Path) ->
     assert job_text(kind, folder, [log, StatusEntry(2)], stop=stop) == text
 
 
-def test_a_model_without_an_end_is_told_of(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Transformers' class for it has id 2 as its default, which may be any word of this model."""
+def test_a_model_without_an_end_is_logged(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The default of transformers' class for it is id 2, which may be any word of this model."""
     (folder / "generation_config.json").unlink()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert find_eos_ids(str(folder), tokenizer, 320) == frozenset()

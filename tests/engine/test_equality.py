@@ -1,4 +1,4 @@
-"""In float32 and greedy, a sequence is what `model.generate` makes of it, whoever shares the batch."""
+"""In float32 and greedy, a sequence equals `model.generate`'s, whatever else is in the batch."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ from worker.engine.transformers.engine import TransformersEngine
 
 NARROW = ["opt-narrow", "gpt2-narrow", "llama-narrow", "qwen2-narrow"]
 SHAPES = [*CONFIGS, *([] if EngineKind.VLLM in ENGINES else [*MORE_CONFIGS, *NARROW])]
-"""Heads 8 wide are beyond the native code, and beyond vLLM."""
+"""Models to compare. Neither the native code nor vLLM supports heads that are 8 wide."""
 
 ISAS = ["auto", *[isa.name for isa in supported()[1:]], "none"]
-"""Kinds of native code: the best that the machine has, all others that it has, and torch alone."""
+"""Kinds of native code: the machine's best one, all its others, and torch alone."""
 
 NO_ID = 10**6
-"""As the end of sequence: never generated."""
+"""An end of sequence that is never generated."""
 
 
 class Reference:
-    """One sequence at a time through `generate`, as transformers itself does it."""
+    """Generates one sequence at a time with transformers' `generate`."""
 
     def __init__(self, folder: Path) -> None:
         model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -142,7 +142,7 @@ def test_with_joins_and_leaves(engine: Engine, reference: Reference) -> None:
 
 
 def test_with_aborts_in_between(engine: Engine, reference: Reference) -> None:
-    """The last row moves into the freed one; all rows must still be right."""
+    """The last row moves into the freed one, and all rows must stay right."""
     stay = engine_request("stay", tuple(range(30, 50)), max_tokens=25)
     late = engine_request("late", tuple(range(60, 65)), max_tokens=25)
     outputs = Outputs(engine)
@@ -166,7 +166,7 @@ def test_up_to_the_models_length(engine: Engine, reference: Reference) -> None:
 
 
 @pytest.mark.parametrize("bad", [(10**6,), (-1,), (), tuple([5] * MAX_POSITIONS)])
-def test_an_impossible_sequence_takes_no_other_down(engine: Engine, bad: tuple[int, ...]) -> None:
+def test_an_impossible_sequence_fails_alone(engine: Engine, bad: tuple[int, ...]) -> None:
     requests = [engine_request("first", (5, 6)), engine_request("last", (7, 8, 9))]
     expected = generate(engine, *requests)
     for request in (requests[0], engine_request("bad", bad), requests[1]):
@@ -195,7 +195,7 @@ def test_repetition_penalty(engine: Engine, reference: Reference, penalty: float
 
 
 def test_logprobs(engine: Engine, reference: Reference) -> None:
-    """Before penalties and temperature, and whatever the batch."""
+    """They are the model's, before penalties and temperature, and do not depend on the batch."""
     options: dict[str, Any] = {"max_tokens": 12, "temperature": 1.5, "presence_penalty": 1.0, "logprobs": 5}
     requests = [engine_request(f"r{i}", tuple(range(10, 14 + 9 * i)), seed=i, **options) for i in range(4)]
     for request in requests:

@@ -1,4 +1,4 @@
-"""DTYPE=int8: linear layers' weights in 8 bits with a scale per output, natively only."""
+"""DTYPE=int8: weights of linear layers have 8 bits and a scale per output, in the native decoder only."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from worker.engine.sampling import NO_TOKEN
 from worker.engine.transformers.engine import TransformersEngine
 
 BLOCK = 256
-"""Inputs that product.h rounds together."""
+"""How many inputs product.h rounds together."""
 
 PROMPTS = [tuple((7 * index + 3 * row) % 290 + 2 for index in range(3 + 5 * row)) for row in range(6)]
 
 
 @torch.inference_mode()
 def rounded_model(folder: Path) -> Any:
-    """transformers' model with each linear weight rounded to 8 bits and back."""
+    """Returns transformers' model with each linear weight rounded to 8 bits and back."""
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     embedding = model.get_input_embeddings().weight.data.clone()
     for module in model.modules():
@@ -38,7 +38,7 @@ def rounded_model(folder: Path) -> Any:
             whole, scales = quantized(weight)
             weight = whole * scales[:, None]
             module.weight = torch.nn.Parameter(weight.T.contiguous() if is_conv else weight)
-    # Where the head shares the embedding's weight, only the head's copy is rounded.
+    # If the head shares the embedding's weight, only the head's copy is rounded.
     model.get_input_embeddings().weight = torch.nn.Parameter(embedding)
     return model.eval()
 
@@ -58,7 +58,7 @@ def load_saved(folder: Path, isa: str) -> TransformersEngine:
     ("kind", "changes"),
     [*((kind, {}) for kind in sorted(READERS)), ("llama", {"intermediate_size": 2 * BLOCK + 48})],
 )
-def test_it_computes_what_the_rounded_weights_say(
+def test_it_computes_with_the_rounded_weights(
     tmp_path: Path, kind: str, changes: dict[str, Any], library: NativeLibrary
 ) -> None:
     engine = load(tmp_path, kind, library.isa, **changes)
@@ -73,7 +73,7 @@ def test_it_computes_what_the_rounded_weights_say(
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_a_sequence_is_the_same_alone_and_in_a_crowd(
+def test_a_sequence_is_the_same_alone_and_in_a_batch(
     tmp_path: Path, library: NativeLibrary, temperature: float
 ) -> None:
     engine = load(tmp_path, "llama", library.isa)
@@ -93,7 +93,7 @@ def test_a_sequence_is_the_same_alone_and_in_a_crowd(
 
 
 def test_an_input_far_above_the_others_costs_them_little(tmp_path: Path, library: NativeLibrary) -> None:
-    """As in real models, where few inputs are many times as large as the rest of their block."""
+    """In real models, a few inputs are many times as large as the rest of their block."""
     save_model(tmp_path, "llama", **WIDE["llama"])
     model: Any = AutoModelForCausalLM.from_pretrained(tmp_path)
     with torch.no_grad():
@@ -112,7 +112,7 @@ def test_an_input_far_above_the_others_costs_them_little(tmp_path: Path, library
 
 
 @pytest.mark.parametrize("spoiler", [torch.nan, torch.inf])
-def test_what_is_not_a_number_is_no_token_and_spoils_nobody_else(
+def test_nan_is_no_token_and_spoils_no_other_sequence(
     tmp_path: Path, library: NativeLibrary, spoiler: float
 ) -> None:
     save_model(tmp_path, "llama", **WIDE["llama"], tie_word_embeddings=False)
@@ -142,7 +142,7 @@ def test_a_weight_is_off_by_half_a_step_at_most() -> None:
 
 
 @pytest.mark.parametrize(("kind", "isa"), [("llama", "none"), ("phi", "auto")])
-def test_it_is_refused_where_the_native_decoder_does_not_run(tmp_path: Path, kind: str, isa: str) -> None:
+def test_it_is_refused_without_the_native_decoder(tmp_path: Path, kind: str, isa: str) -> None:
     save_model(tmp_path, kind)
     with pytest.raises(SettingsError, match=r"^DTYPE=int8: only the native decoder has it") as caught:
         TransformersEngine(settings_for(tmp_path, dtype="int8", native_isa=isa))

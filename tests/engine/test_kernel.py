@@ -1,4 +1,4 @@
-"""The attention kernel against the formula, in float64."""
+"""The attention kernel, compared with the formula in float64."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def kernel(library: NativeLibrary) -> AttentionKernel:
 
 
 def expected(query: Tensor, key: Tensor, value: Tensor, lengths: list[int], scaling: float) -> Tensor:
-    """[rows, heads, 1, head_dim] in float64."""
+    """Returns attention by its formula, [rows, heads, 1, head_dim] in float64."""
     group = query.shape[1] // key.shape[1]
     outputs = []
     for row, length in enumerate(lengths):
@@ -32,7 +32,7 @@ def expected(query: Tensor, key: Tensor, value: Tensor, lengths: list[int], scal
 
 
 def random_case(dice: random.Random, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, list[int], float]:
-    """Any shape that it takes, as a view of a cache with rows and room to spare."""
+    """Returns inputs of any shape that it accepts, as views of a larger cache."""
     torch.manual_seed(dice.randrange(2**31))
     rows, kv_heads, group = dice.randint(1, 5), dice.randint(1, 4), dice.choice([1, 2, 3, 7, 16])
     head_dim = dice.choice([16, 32, 48, 64, 80, 96, 128, 256])
@@ -58,7 +58,7 @@ def test_it_is_attention(kernel: AttentionKernel, dtype: torch.dtype) -> None:
         assert error <= TOLERANCE[dtype] * reference.abs().max().clamp(min=1).item(), (query.shape, lengths)
 
 
-def test_what_a_row_does_not_read_does_not_matter(kernel: AttentionKernel) -> None:
+def test_positions_that_a_row_does_not_read_do_not_matter(kernel: AttentionKernel) -> None:
     key, value = torch.randn(2, 2, 3, 40, 64)
     key[:, :, 20:], value[:, :, 20:] = torch.nan, torch.nan
     lengths = torch.tensor([20, 7], dtype=torch.int32)
@@ -67,8 +67,8 @@ def test_what_a_row_does_not_read_does_not_matter(kernel: AttentionKernel) -> No
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("spoilt", ["query", "key", "value"])
-def test_what_is_not_a_number_is_not_hidden(kernel: AttentionKernel, dtype: torch.dtype, spoilt: str) -> None:
-    """It ends its own sequence as spoilt, see `sample`, and leaves the others alone."""
+def test_nan_is_not_hidden(kernel: AttentionKernel, dtype: torch.dtype, spoilt: str) -> None:
+    """It ends its own sequence as spoilt (see `sample`) and does not change others."""
     tensors = {
         "query": torch.randn(2, 3, 1, 64).to(dtype),
         "key": torch.randn(2, 3, 40, 64).to(dtype),
@@ -100,7 +100,7 @@ def test_the_number_of_threads_changes_nothing(kernel: AttentionKernel) -> None:
         torch.set_num_threads(before)
 
 
-def test_a_cache_that_lies_otherwise_is_refused(kernel: AttentionKernel) -> None:
+def test_a_cache_with_another_layout_is_refused(kernel: AttentionKernel) -> None:
     key = torch.randn(1, 2, 64, 20).transpose(2, 3)
     with pytest.raises(ValueError, match="lie in the cache as the kernel does not read them"):
         kernel(torch.randn(1, 2, 1, 64), key, key, torch.tensor([20], dtype=torch.int32), 1.0)
@@ -117,7 +117,7 @@ def test_a_cache_that_lies_otherwise_is_refused(kernel: AttentionKernel) -> None
         (4, 4, 64, torch.float16, False),
     ],
 )
-def test_it_says_what_it_takes(
+def test_it_says_which_shapes_it_accepts(
     heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype, taken: bool
 ) -> None:
     assert AttentionKernel.takes(dtype, heads, kv_heads, head_dim) == taken

@@ -1,4 +1,4 @@
-"""Sequences share a budget of memory: all end with the tokens that they have alone; one may have it all."""
+"""Sequences share a budget of memory. All get the tokens that they get alone, and one may use all of it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 BUDGET, SLOTS, LONGEST = 400, 6, 1024
 
 BYTES_PER_TOKEN = 2 * 2 * 2 * 32 * 4
-"""This model's layers, keys and values, heads, width, float32."""
+"""This model's layers * keys and values * heads * width * bytes of float32."""
 
 SAMPLED: dict[str, Any] = {"temperature": 1.0, "repetition_penalty": 1.2}
 
@@ -60,7 +60,7 @@ def loaded(folder: Path, isa: str) -> TransformersEngine:
 
 @pytest.fixture
 def engine(loaded: TransformersEngine) -> TransformersEngine:
-    """An idle engine, which every test leaves idle."""
+    """An idle engine. Every test leaves it idle."""
     assert not loaded.has_unfinished_requests()
     loaded._scheduler.preemptions = 0
     return loaded
@@ -81,7 +81,7 @@ def requests_of_all_lengths(count: int, **sampling: Any) -> list[EngineRequest]:
 
 
 def feed(engine: TransformersEngine, requests: Sequence[EngineRequest]) -> Outputs:
-    """Run requests, as many at a time as there are slots."""
+    """Runs requests, as many at a time as there are slots."""
     coming, outputs = list(reversed(requests)), Outputs(engine)
     while coming or engine.has_unfinished_requests():
         while coming and len(engine._scheduler.sequences()) < SLOTS:
@@ -92,7 +92,7 @@ def feed(engine: TransformersEngine, requests: Sequence[EngineRequest]) -> Outpu
 
 
 def memory_of(engine: TransformersEngine) -> int:
-    """For how many tokens there is room in all rows, free ones included."""
+    """Returns how many tokens all rows have room for, free rows included."""
     forward: Any = engine._forward
     if isinstance(forward, NativeForward):
         return sum(row.shape[3] for row in forward._states.rows)
@@ -114,7 +114,7 @@ def test_preempted_sequences_end_with_the_tokens_that_they_have_alone(
     assert caplog.text.count("waits for others to end") == 1
 
 
-def test_one_sequence_may_have_the_whole_budget(engine: TransformersEngine) -> None:
+def test_one_sequence_may_use_the_whole_budget(engine: TransformersEngine) -> None:
     assert engine.max_model_len == BUDGET
     request = engine_request("long", tuple(range(10, 30)), max_tokens=10**6)
     [alone] = generate(engine, request)
@@ -140,8 +140,8 @@ def test_the_oldest_gains_a_token_in_every_step(engine: TransformersEngine) -> N
     assert [*outputs.finished] == ["oldest", "middle", "youngest"]
 
 
-def test_a_continued_sequence_goes_on_after_a_preemption(engine: TransformersEngine) -> None:
-    """Its penalties count what an earlier worker wrote, and what it wrote here before it was preempted."""
+def test_a_continued_sequence_continues_after_a_preemption(engine: TransformersEngine) -> None:
+    """Its penalties count the tokens of an earlier worker, and those before it was preempted here."""
     options = {**SAMPLED, "presence_penalty": 0.3, "frequency_penalty": 0.2, "max_tokens": 250}
     first = engine_request("first", (9,), max_tokens=300)
     [whole] = generate(engine, engine_request("whole", (5, 6), **options))
@@ -176,7 +176,7 @@ def test_aborts_leave_the_whole_budget(engine: TransformersEngine) -> None:
 
 
 class OutOfMemoryBeyond:
-    """A forward on a device with memory for `tokens` tokens in one pass, or in the cache."""
+    """A forward on a device that has memory for `tokens` tokens in one pass, or in the cache."""
 
     def __init__(self, engine: TransformersEngine, tokens: int) -> None:
         self.tokens = tokens
@@ -215,7 +215,7 @@ def test_a_pass_without_memory_runs_again_without_the_youngest(
 def test_a_sequence_that_has_no_memory_even_alone_fails_alone(
     engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    """As its prompt is added or its cache grows, by torch's own error, which is no MemoryError."""
+    """Memory ends when its prompt is added or its cache grows. torch's error is not a MemoryError."""
     short = [engine_request(f"r{index}", (5, 6, 7 + index), max_tokens=30) for index in range(3)]
     alone = [generate(engine, request)[0] for request in short]
     monkeypatch.setattr(engine._forward, where, getattr(OutOfMemoryBeyond(engine, 100), where))
@@ -235,7 +235,7 @@ def test_a_sequence_that_has_no_memory_even_alone_fails_alone(
 def test_a_prompt_without_memory_waits_for_a_sequence_to_end(
     engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a device with memory for 100 tokens, whatever the budget says."""
+    """The device has memory for 100 tokens, although the budget is larger."""
     requests = [engine_request("first", (5,) * 60, max_tokens=30), engine_request("second", (6,) * 50)]
     alone = [generate(engine, request)[0] for request in requests]
     monkeypatch.setattr(engine._forward, "make_room", OutOfMemoryBeyond(engine, 100).make_room)
@@ -269,7 +269,7 @@ def test_sampling_without_memory_for_all_rows_draws_some_at_a_time(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the address space of a process")
 def test_memory_that_the_system_refuses_ends_one_sequence_only(tmp_path: Path, isa: str) -> None:
-    """Real allocations fail: of the process in `short_of_memory`, whose address space is limited."""
+    """Real allocations fail in the process of `short_of_memory`, which has a limited address space."""
     wide: dict[str, Any] = {
         "num_attention_heads": 16,
         "num_key_value_heads": 16,
@@ -278,7 +278,7 @@ def test_memory_that_the_system_refuses_ends_one_sequence_only(tmp_path: Path, i
     }
     save_model(tmp_path, "llama", max_position_embeddings=4096, **wide)
     command = [sys.executable, "-m", "tests.engine.short_of_memory", str(tmp_path), isa, "44"]
-    # Each thread takes memory of its own.
+    # Each thread needs memory of its own.
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100, check=False
@@ -289,5 +289,5 @@ def test_memory_that_the_system_refuses_ends_one_sequence_only(tmp_path: Path, i
     assert [*failed] == ["too long"]
     assert failed["too long"].startswith("memory did not suffice for this sequence: ")
     assert {name: report["together"][name] for name in report["alone"]} == report["alone"]
-    assert report["again"] == report["alone"]["grows"], "and the next one has memory"
+    assert report["again"] == report["alone"]["grows"], "the next sequence has memory again"
     assert report["preemptions"] > 0

@@ -1,4 +1,4 @@
-"""Positions and windows: how long a sequence may be, and that no sequence changes another."""
+"""Positions and windows limit how long a sequence may be, and no sequence changes another."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from worker.engine.transformers.batch_runner import PREFILL_TOKENS_BESIDE
 from worker.engine.transformers.engine import TransformersEngine
 
 SWITCH = 32
-"""From here on the models below rotate positions by other factors."""
+"""The position from which on these models rotate by other factors."""
 
 HALF_HEAD = 8
 
 
 def longrope(**more: Any) -> dict[str, Any]:
-    """A new one for each configuration: Phi-3's writes into it."""
+    """Returns new rope parameters for each configuration, because Phi-3's configuration changes them."""
     return {
         "rope_type": "longrope",
         "rope_theta": 10000.0,
@@ -77,7 +77,7 @@ def test_a_model_that_switches_factors_is_served_up_to_the_switch(
 
 @pytest.mark.parametrize("config", SWITCHING)
 def test_beyond_the_switch_a_long_sequence_changes_no_short_one(tmp_path: Path, config: Any) -> None:
-    """With MAX_MODEL_LEN beyond it, all sequences have the factors of long ones."""
+    """With MAX_MODEL_LEN beyond the switch, all sequences use the factors of long ones."""
     save_config(tmp_path, config)
     engine = TransformersEngine(settings_for(tmp_path, max_model_len=90))
     [alone] = generate(engine, SHORT)
@@ -87,7 +87,7 @@ def test_beyond_the_switch_a_long_sequence_changes_no_short_one(tmp_path: Path, 
     assert generate(engine, SHORT) == [alone]
 
 
-def test_a_sequence_that_grows_over_the_switch_goes_on_as_it_began(tmp_path: Path) -> None:
+def test_a_sequence_that_grows_over_the_switch_keeps_its_factors(tmp_path: Path) -> None:
     save_config(tmp_path, LLAMA)
     engine = TransformersEngine(settings_for(tmp_path, max_model_len=90))
     request = engine_request("grows", tuple(range(10, 20)), max_tokens=60)
@@ -96,7 +96,7 @@ def test_a_sequence_that_grows_over_the_switch_goes_on_as_it_began(tmp_path: Pat
     assert generate(engine, continued) == [whole[40:]]
 
 
-def test_the_switch_does_not_matter_where_the_settings_stay_below(
+def test_the_switch_does_not_matter_if_the_settings_stay_below(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     save_config(tmp_path, LLAMA)
@@ -108,7 +108,7 @@ def test_the_switch_does_not_matter_where_the_settings_stay_below(
 
 
 def test_dynamic_positions_are_plain_up_to_the_models_length(tmp_path: Path) -> None:
-    """transformers stretches them only beyond `max_position_embeddings`, which is never served."""
+    """transformers stretches them only beyond `max_position_embeddings`, which is our longest sequence."""
     rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
     save_config(tmp_path, LlamaConfig(**SIZES, rope_parameters=rope))
     engine = TransformersEngine(settings_for(tmp_path))
@@ -122,7 +122,7 @@ WINDOW = 20
 
 
 def alternating(config_class: Any, sizes: dict[str, Any] = SIZES, **changes: Any) -> Any:
-    """A layer with a window, then one without."""
+    """Returns a configuration of two layers: the first one has a window, the second one has not."""
     kinds = ["sliding_attention", "full_attention"]
     return config_class(**{**sizes, "sliding_window": WINDOW, "layer_types": kinds, **changes})
 
@@ -146,7 +146,7 @@ SLIDING = [
 
 @pytest.mark.parametrize(("config", "style"), SLIDING)
 def test_sequences_go_beyond_a_window(tmp_path: Path, config: Any, style: Style) -> None:
-    """Prompts shorter and longer than it, beside each other, and up to the model's length."""
+    """Prompts that are shorter and longer than it run together, up to the model's length."""
     save_config(tmp_path, config)
     engine = TransformersEngine(settings_for(tmp_path))
     assert engine.max_model_len == SIZES["max_position_embeddings"]
@@ -192,7 +192,7 @@ CHUNKED = Llama4TextConfig(
 
 
 def test_chunked_attention_bounds_the_length(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """It is no window: up to the end of the first chunk all attention is full."""
+    """It is not a window. Up to the end of the first chunk, all attention is full."""
     save_config(tmp_path, CHUNKED)
     with caplog.at_level(logging.WARNING):
         engine = TransformersEngine(settings_for(tmp_path))

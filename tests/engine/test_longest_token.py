@@ -1,4 +1,4 @@
-"""A prompt's bytes bound its tokens from below, wherever that is certain."""
+"""A prompt's bytes give a lower bound of its tokens, for tokenizers where this is certain."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def know_no_bytes(own: Any) -> None:
 
 
 @pytest.mark.parametrize("change", [strip_spaces, compose, split_words, split_words_before, know_no_bytes])
-def test_where_text_may_vanish_nothing_is_said(change: Any) -> None:
+def test_there_is_no_bound_if_text_may_vanish(change: Any) -> None:
     own = tokenizer()
     change(own)
     assert longest_token_bytes(own) is None
@@ -87,7 +87,7 @@ def test_a_prompt_that_is_far_too_long_is_refused_by_its_bytes(tmp_path: Path) -
     served = QUICK_CHARACTERS // longest + 1
     prompts = PromptEncoder(load_tokenizer(str(tmp_path), "model"), "model", served)
     too_long = "a" * (served * longest)
-    assert prompts.encode(JobRequest(prompt=too_long[1:])).token_ids, "tokenized, and refused later"
+    assert prompts.encode(JobRequest(prompt=too_long[1:])).token_ids, "it is tokenized, and refused later"
     message = (
         rf"^the prompt has at least {served} tokens; the length served is {served}, and one of them must be"
     )

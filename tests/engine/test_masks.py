@@ -1,4 +1,4 @@
-"""Which tokens a query reads, in each style."""
+"""Masks in each style: which tokens a query reads."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_later_chunk_needs_one(style: Style) -> None:
     assert visible.tolist() == [[CAUSAL[1:]]]
 
 
-def test_models_that_build_on_a_mask_get_one_for_a_prompt() -> None:
+def test_models_that_need_a_mask_get_one_for_a_prompt() -> None:
     mask = masks(Style.BOOLEAN).of(PROMPT, [3, 2], is_start=True)
     assert isinstance(mask, torch.Tensor)
     assert mask.tolist() == [[CAUSAL], [CAUSAL]]
@@ -42,7 +42,7 @@ def test_models_that_build_on_a_mask_get_one_for_a_prompt() -> None:
     assert added.min() == torch.finfo(torch.float32).min
 
 
-def test_a_step_is_told_by_lengths_or_numbers_or_booleans() -> None:
+def test_a_steps_mask_has_lengths_numbers_or_booleans() -> None:
     lengths = masks(Style.KERNEL).of(STEP, [3, 5], is_start=False)
     assert isinstance(lengths, torch.Tensor)
     assert lengths.flatten().tolist() == [3, 5]
@@ -63,7 +63,7 @@ def test_a_step_of_equal_lengths_needs_no_mask_unless_more_is_read(style: Style)
 
 
 @pytest.mark.parametrize("style", list(Style))
-def test_a_window_hides_what_lies_behind_it(style: Style) -> None:
+def test_a_window_hides_earlier_tokens(style: Style) -> None:
     mask = masks(style, sliding_attention=2).of(STEP, [3, 5], is_start=False)
     assert isinstance(mask, torch.Tensor)
     visible = mask if mask.dtype == torch.bool else mask == 0
@@ -86,7 +86,7 @@ def test_each_kind_of_layer_has_its_mask(style: Style) -> None:
 
 
 @pytest.mark.parametrize("style", list(Style))
-def test_a_window_that_nobody_exceeds_does_not_matter(style: Style) -> None:
+def test_a_window_that_no_sequence_exceeds_does_not_matter(style: Style) -> None:
     windowed = masks(style, full_attention=None, sliding_attention=5).of(STEP, [3, 5], is_start=False)
     plain = masks(style).of(STEP, [3, 5], is_start=False)
     assert isinstance(windowed, torch.Tensor)

@@ -1,4 +1,4 @@
-"""Memory of the CPU engine: large pages, and rows of their own."""
+"""Memory of the CPU engine: large pages, and rows that grow one by one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KEYS = torch.zeros(1, 2, 1, 16)
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.uint8])
 @pytest.mark.parametrize("count", [0, 5, 3 * LARGE_PAGE + 7])
-def test_zeros_of_any_size_are_memory_like_any_other(dtype: torch.dtype, count: int) -> None:
+def test_zeros_of_any_size_can_be_written(dtype: torch.dtype, count: int) -> None:
     tensor = large_zeros(3, count, dtype=dtype)
     assert tensor.shape == (3, count)
     assert tensor.dtype == dtype
@@ -33,8 +33,8 @@ def test_zeros_of_any_size_are_memory_like_any_other(dtype: torch.dtype, count: 
 
 
 @pytest.mark.parametrize("count", [LARGE_PAGE + 2048, LARGE_PAGE + 1])
-def test_the_rest_keeps_its_values_where_a_part_is_forgotten(count: int) -> None:
-    """Parts meet in the middle of a page, which the system forgets as a whole."""
+def test_the_rest_keeps_its_values_when_a_part_is_freed(count: int) -> None:
+    """Parts share a page, and the system frees only whole pages."""
     whole = large_zeros(3, count, dtype=torch.uint8).fill_(7)
     forget_part(whole, whole[1])
     assert (whole[0] == 7).all()
@@ -53,13 +53,15 @@ def test_the_rest_keeps_its_values_where_a_part_is_forgotten(count: int) -> None
         (lambda: raise_again(RuntimeError("CUBLAS_STATUS_ALLOC_FAILED")), "ALLOC_FAILED"),
     ],
 )
-def test_memory_that_ends_is_one_kind_of_error(allocate: Callable[[], object], reason: str) -> None:
+def test_all_allocations_without_memory_raise_memory_error(
+    allocate: Callable[[], object], reason: str
+) -> None:
     with pytest.raises(MemoryError, match=reason), memory_errors():
         allocate()
 
 
 @pytest.mark.parametrize("error", [RuntimeError("shapes differ"), FileNotFoundError(2, "no file")])
-def test_other_errors_stay_what_they_are(error: Exception) -> None:
+def test_other_errors_are_not_changed(error: Exception) -> None:
     with pytest.raises(type(error)), memory_errors():
         raise error
 
@@ -77,14 +79,14 @@ def slot_states(max_tokens: int = 200, budget_tokens: int | None = None) -> Slot
 
 
 def written(states: RowStates | SlotStates, row: int) -> Tensor:
-    """A row's memory, of any layer and side, to write to and to read [tokens, …]."""
+    """Returns the memory of a row's last layer, to write and to read, [tokens, …]."""
     if isinstance(states, RowStates):
         return states.rows[row][2, 1, 0]
     return states.layers[2][1][row, 0]
 
 
 def rooms(states: RowStates | SlotStates) -> int:
-    """For how many tokens there is room in all."""
+    """Returns how many tokens all rows have room for."""
     return sum(states.rooms) if isinstance(states, RowStates) else states.rows * states.tokens
 
 
@@ -100,7 +102,7 @@ def test_a_row_grows_alone_and_keeps_its_tokens() -> None:
 
 
 def test_a_large_row_keeps_its_tokens() -> None:
-    """What was copied is given back at once, layer by layer."""
+    """Each layer is freed as soon as it has been copied."""
     states = row_states(max_tokens=50_000)
     states.make_room([20_000])
     states.rows[0].copy_(torch.arange(states.rows[0].numel()).view(states.rows[0].shape))
@@ -131,13 +133,13 @@ print((kib("VmHWM") - before) / (states.rows[0].nbytes / 1024))
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells how much memory was used")
 def test_a_row_that_grows_is_never_in_memory_twice() -> None:
-    """Beside a whole copy of the old row the peak would be 1.6 times the new one."""
+    """With a whole copy of the old row, the peak would be 1.6 times the new row."""
     command = [sys.executable, "-c", GROW_IN_A_PROCESS]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     assert float(done.stdout) < 1.3
 
 
-def test_room_that_is_there_stays() -> None:
+def test_a_row_does_not_shrink() -> None:
     states = row_states()
     states.make_room([20])
     address = states.rows[0].data_ptr()
@@ -164,7 +166,7 @@ def test_rows_change_places_without_a_copy() -> None:
 
 
 @pytest.mark.parametrize("make", [row_states, slot_states])
-def test_one_row_may_have_the_whole_budget(make: Callable[..., RowStates | SlotStates]) -> None:
+def test_one_row_may_use_the_whole_budget(make: Callable[..., RowStates | SlotStates]) -> None:
     states = make(max_tokens=200, budget_tokens=210)
     states.make_room([30] * 4)
     states.make_room([200])
@@ -180,7 +182,7 @@ def test_one_row_may_have_the_whole_budget(make: Callable[..., RowStates | SlotS
 def test_any_rows_that_fit_get_their_room(
     make: Callable[..., RowStates | SlotStates], data: st.DataObject
 ) -> None:
-    """Rows grow, leave and come; the budget is kept, and so are tokens, even where there is no more room."""
+    """Rows come, grow and leave. They stay within the budget and keep their tokens, even if memory ends."""
     states = make(max_tokens=200, budget_tokens=320)
     lengths: list[int] = []
     for _ in range(data.draw(st.integers(1, 12))):
@@ -200,8 +202,8 @@ def test_any_rows_that_fit_get_their_room(
             written(states, row)[:tokens] = row + 1
 
 
-def test_tokens_stay_where_only_some_layers_could_grow() -> None:
-    """The second layer is so large that the system refuses it more than a few tokens."""
+def test_tokens_are_kept_when_only_some_layers_could_grow() -> None:
+    """The second layer is so large that the system has memory for only a few of its tokens."""
     small = torch.zeros(1, 1, 1, 1, dtype=torch.uint8)
     samples = [(small, small), (small.expand(1, 2**19, 1, 1), small.expand(1, 2**19, 1, 1))]
     states = SlotStates(samples, max_rows=4, max_tokens=2**28, budget_tokens=2**28)

@@ -1,4 +1,4 @@
-"""Conversations: what the model's chat template makes of them, and what it refuses."""
+"""Conversations: how the model's chat template renders them, and which ones it refuses."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_messages_are_rendered_with_the_models_template(tmp_path: Path) -> None:
     ],
 )
 def test_a_template_for_lists_of_parts_gets_one(tmp_path: Path, template: str) -> None:
-    """It would show nothing of a string, which it takes for a list of characters, or refuse it."""
+    """Such a template takes a string for a list of characters, and shows nothing of it or refuses it."""
     model = encoder(tmp_path, template)
     parts = [{"type": "text", "text": "a "}, {"type": "text", "text": "fox"}]
     assert text_of(encode(model, USER, {"role": "user", "content": parts})) == "[a fox][a fox]"
@@ -77,7 +77,7 @@ def test_messages_need_a_template(tmp_path: Path) -> None:
     ],
 )
 def test_messages_that_the_template_refuses(tmp_path: Path, template: str, reason: str) -> None:
-    """Whatever it raises; the prompt of another job is encoded all the same."""
+    """It may raise anything. The prompts of other jobs are encoded nevertheless."""
     model = encoder(tmp_path, template)
     with pytest.raises(InvalidMessagesError, match=f"template refuses these messages: .*{reason}") as caught:
         encode(model, USER)
@@ -103,7 +103,7 @@ def test_messages_without_a_token(tmp_path: Path) -> None:
 
 
 def test_a_templates_date_is_that_of_the_jobs_first_start(tmp_path: Path) -> None:
-    """So that an attempt after midnight continues the same prompt."""
+    """Otherwise an attempt after midnight would continue another prompt."""
     model = encoder(tmp_path, "{{ strftime_now('%Y-%m-%d %H:%M') }} {{ messages[0].content }}")
     request = JobRequest.model_validate({"messages": [USER]})
     assert text_of(model.encode(request, now=86_399.5)) == "1970-01-01 23:59 a fox"

@@ -1,8 +1,7 @@
-"""The native decoder computes what transformers' models do, and each sequence the same whatever the batch."""
+"""The native decoder computes what transformers' models do, and a sequence does not depend on its batch."""
 
 from __future__ import annotations
 
-import logging
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -14,53 +13,31 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from tests.engine.conftest import ISAS
-from tests.engine.tiny import (
-    CONFIGS,
-    MORE_CONFIGS,
-    WIDE,
-    Outputs,
-    engine_request,
-    generate,
-    save_model,
-    settings_for,
-)
+from tests.engine.native_engines import engine_on, load
+from tests.engine.tiny import CONFIGS, MORE_CONFIGS, WIDE, Outputs, engine_request, generate, save_model
 from worker.engine.base import SamplingParams
 from worker.engine.forward import Answer, Chunk, Draw
-from worker.engine.native import weights
-from worker.engine.native.decoder import Decoder, decodable_weights
+from worker.engine.native.decoder import Decoder
 from worker.engine.native.library import NativeLibrary
 from worker.engine.native.native_forward import NativeForward
 from worker.engine.native.panels import in_panels
 from worker.engine.native.sampler import NativeSampler
-from worker.engine.native.weights import READERS, Weights
+from worker.engine.native.weights import READERS
 from worker.engine.sampling import NO_TOKEN, Row, best_tokens, noise_key, sample
-from worker.engine.torch.torch_forward import TorchForward
 from worker.engine.transformers.engine import TransformersEngine
 
 CLOSE = {torch.float32: 1e-4, torch.bfloat16: 0.05}
-"""A share of the range of the logits."""
-
+"""The allowed difference, as a share of the range of the logits."""
 
 pytestmark = pytest.mark.usefixtures("_restored_threads")
 
 
-def load(
-    folder: Path, kind: str, dtype: torch.dtype, library: NativeLibrary, **changes: Any
-) -> TransformersEngine:
-    save_model(folder, kind, **{**WIDE[kind], **changes})
-    engine = engine_on(folder, dtype, library.isa)
-    assert isinstance(engine._forward, NativeForward)
-    return engine
-
-
-def engine_on(folder: Path, dtype: torch.dtype, isa: str) -> TransformersEngine:
-    name = str(dtype).removeprefix("torch.")
-    return TransformersEngine(settings_for(folder, dtype=name, native_isa=isa, max_num_seqs=8))
-
-
 @torch.inference_mode()
 def expected_logits(folder: Path, dtype: torch.dtype, token_ids: list[int]) -> Tensor:
-    """Logits after each token, computed by transformers in float32 from the same weights [tokens, vocab]."""
+    """Returns the logits after each token, which transformers computes in float32 from the same weights.
+
+    The shape is [tokens, vocab].
+    """
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     logits: Tensor = model.float().eval()(torch.tensor([token_ids])).logits[0]
     return logits
@@ -77,10 +54,10 @@ def sequence(length: int, seed: int = 0) -> list[int]:
 
 
 @pytest.mark.parametrize("kind", sorted(READERS))
-def test_logits_are_transformers(
+def test_logits_equal_those_of_transformers(
     tmp_path: Path, kind: str, dtype: torch.dtype, library: NativeLibrary
 ) -> None:
-    """At every position of a prompt in uneven chunks, and of the steps after it."""
+    """They are compared at every position of a prompt in uneven chunks, and of the steps after it."""
     assert kind in {**CONFIGS, **MORE_CONFIGS}
     engine = load(tmp_path, kind, dtype, library)
     token_ids = sequence(45)
@@ -125,7 +102,7 @@ def test_with_the_models_options(
 def test_a_sequence_does_not_depend_on_its_batch(
     tmp_path: Path, kind: str, dtype: torch.dtype, library: NativeLibrary
 ) -> None:
-    """To the bit: alone or in a crowd, as a prompt or token by token, on any number of threads."""
+    """It is bit-identical: alone or in a batch, as a prompt or token by token, with any number of threads."""
     engine = load(tmp_path, kind, dtype, library)
     token_ids = sequence(70)
     torch.set_num_threads(1)
@@ -146,7 +123,7 @@ def test_a_sequence_does_not_depend_on_its_batch(
 
 @pytest.mark.parametrize("kind", sorted(READERS))
 def test_all_instruction_sets_compute_the_same(tmp_path: Path, kind: str, dtype: torch.dtype) -> None:
-    """To the bit: so a worker with another processor continues a sequence as the first would have."""
+    """They are bit-identical, so a worker with another processor continues a sequence in the same way."""
     save_model(tmp_path, kind, **WIDE[kind])
     prompts = [Chunk(row, 0, sequence(3 + 9 * row, seed=row)) for row in range(7)]
     steps = [Chunk(row, 3 + 9 * row, [9 + row]) for row in range(7)]
@@ -162,7 +139,7 @@ def test_all_instruction_sets_compute_the_same(tmp_path: Path, kind: str, dtype:
 def test_a_continued_sequence_is_the_same(
     tmp_path: Path, dtype: torch.dtype, cut: int, library: NativeLibrary
 ) -> None:
-    """What another worker continues is what the first would have written, sampled as well."""
+    """Another worker continues it as the first would have, even with sampling."""
     engine = load(tmp_path, "llama", dtype, library)
     options: dict[str, Any] = {"temperature": 1.0, "seed": 5, "max_tokens": 20}
     [whole] = generate(engine, engine_request("whole", (5, 6, 7), **options))
@@ -177,7 +154,7 @@ def test_a_continued_sequence_is_the_same(
 def test_a_token_is_drawn_as_from_its_logits(
     tmp_path: Path, dtype: torch.dtype, library: NativeLibrary, temperature: float
 ) -> None:
-    """Whether the forward pass draws it, with and without shortlists, or the sampler in C."""
+    """The forward pass draws it, with or without shortlists, or the sampler in C does."""
     engine = load(tmp_path, "llama", dtype, library)
     draws = [Draw(1 / temperature, noise_key(seed, 0, 5)) for seed in range(8)]
     chunks = [Chunk(row, 0, sequence(3 + row, seed=row), draw=draw) for row, draw in enumerate(draws)]
@@ -191,8 +168,8 @@ def test_a_token_is_drawn_as_from_its_logits(
         assert answer.best != answer.logits.argmax(dim=-1).tolist()
 
 
-def test_the_first_of_equals_is_the_best(tmp_path: Path, dtype: torch.dtype, library: NativeLibrary) -> None:
-    """Whichever thread and panel they are in; and nothing is where there are no numbers."""
+def test_ties_go_to_the_lowest_id(tmp_path: Path, dtype: torch.dtype, library: NativeLibrary) -> None:
+    """The tokens may be in any thread and panel. If the logits are not finite, there is no token."""
     engine = load(tmp_path, "llama", dtype, library, tie_word_embeddings=False)
     assert isinstance(engine._forward, NativeForward)
     decoder = engine._forward._decoder
@@ -216,7 +193,7 @@ def test_the_first_of_equals_is_the_best(tmp_path: Path, dtype: torch.dtype, lib
 
 
 def head_panels(decoder: Decoder) -> Tensor:
-    """The head's weights, as C reads them."""
+    """Returns the head's weights as the C code reads them."""
     head = decoder._model.head
     start = (head.panels - decoder._panels.data_ptr()) // decoder._panels.itemsize
     neighbours = 4 // decoder._panels.itemsize
@@ -225,7 +202,7 @@ def head_panels(decoder: Decoder) -> Tensor:
 
 
 def column(panels: Tensor, output: int) -> Tensor:
-    """An output's weights among a layer's panels [panels, in / neighbours, panel, neighbours]."""
+    """Returns an output's weights of a layer's panels, [panels, in / neighbours, panel, neighbours]."""
     panel = panels.shape[2]
     return panels[output // panel, :, output % panel]
 
@@ -244,64 +221,3 @@ def test_weights_are_in_panels(dtype: torch.dtype, neighbours: int | None, panel
     for output in range(70):
         assert column(panels, output).flatten().tolist() == weight[output].tolist()
     assert not panels[-1, :, 70 - (count - 1) * panel :].any()
-
-
-def test_the_models_own_weights_are_freed(tmp_path: Path, dtype: torch.dtype, library: NativeLibrary) -> None:
-    save_model(tmp_path, "llama", **WIDE["llama"], tie_word_embeddings=False)
-    model: Any = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=dtype)
-    found = decodable_weights(model)
-    assert found is not None
-    weights_before = sum(p.numel() for p in model.parameters())
-    Decoder(found, library)
-    left = {name for name, p in model.named_parameters() if p.numel() and p.ndim > 1}
-    assert left == {"model.embed_tokens.weight"}
-    assert sum(p.numel() for p in model.parameters()) < weights_before / 2
-
-
-def broken(read: Any, **changes: Any) -> Any:
-    def reader(model: Any) -> Weights | None:
-        found = read(model)
-        return None if found is None else replace(found, **changes)
-
-    return reader
-
-
-@pytest.mark.parametrize("changes", [{"is_rms": False}, {"rotary": None}], ids=str)
-def test_a_decoder_that_computes_something_else_is_not_used(
-    tmp_path: Path,
-    dtype: torch.dtype,
-    library: NativeLibrary,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    changes: dict[str, Any],
-) -> None:
-    right = load(tmp_path, "llama", dtype, library)
-    expected = generate(right, engine_request("one", (5, 6, 7)))
-    monkeypatch.setitem(weights.READERS, "llama", broken(READERS["llama"], **changes))
-    with caplog.at_level(logging.WARNING):
-        engine = engine_on(tmp_path, dtype, library.isa)
-    assert isinstance(engine._forward, TorchForward)
-    assert "the native decoder does not compute what this LlamaForCausalLM does" in caplog.text
-    if dtype == torch.float32:
-        assert generate(engine, engine_request("one", (5, 6, 7))) == expected
-
-
-@pytest.mark.parametrize(
-    ("kind", "changes"),
-    [
-        ("opt", {"do_layer_norm_before": False}),
-        ("opt", {"word_embed_proj_dim": 64}),
-        ("opt", {"layer_norm_elementwise_affine": False}),
-        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}),
-        ("llama", {"head_dim": 24}),
-        ("llama", {"hidden_act": "tanh"}),
-        ("llama", {"intermediate_size": 100}),
-        ("phi", {}),
-    ],
-    ids=str,
-)
-def test_other_models_are_left_to_torch(tmp_path: Path, kind: str, changes: dict[str, Any]) -> None:
-    save_model(tmp_path, kind, **{**WIDE[kind], **changes})
-    engine = TransformersEngine(settings_for(tmp_path))
-    assert isinstance(engine._forward, TorchForward)
-    assert len(generate(engine, engine_request("one", (5, 6, 7)))[0]) == 12

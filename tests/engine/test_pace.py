@@ -1,4 +1,4 @@
-"""How many tokens a step takes, on machines of any speed."""
+"""How many tokens a step may take, on machines of any speed."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def test_one_slow_step_is_enough_to_take_less_and_fast_ones_bring_it_back() -> N
     assert pace.tokens == MOST
 
 
-def test_a_short_prompt_says_nothing_of_long_ones() -> None:
-    """What a pass takes at least would seem to be what each of its tokens takes."""
+def test_the_time_of_a_short_prompt_says_nothing_about_long_ones() -> None:
+    """A pass takes a minimum of time, which would look like the time of its few tokens."""
     pace = Pace(MOST)
     run(pace, 0.001)
     before = pace.tokens
@@ -51,14 +51,14 @@ def test_a_short_prompt_says_nothing_of_long_ones() -> None:
 
 
 def test_a_little_too_slow_is_no_reason_to_change() -> None:
-    """Chunks that come and go between two sizes would be two kinds of rounding by torch."""
+    """If chunks switched between two sizes, torch would round in two ways."""
     pace = Pace(MOST)
     run(pace, 0.001)
     pace.learn(pace.tokens, 1.4 * STEP_SECONDS)
     assert pace.tokens == 256
 
 
-def test_what_there_is_room_for_is_the_most() -> None:
+def test_a_step_never_exceeds_the_room() -> None:
     pace = Pace(8)
     assert pace.tokens == 8 < FIRST_TOKENS
     run(pace, 0)

@@ -1,4 +1,4 @@
-"""The native code computes the same bits with every instruction set, those of other processors included."""
+"""The native code computes the same bits with every instruction set, also on other processors."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ PROGRAM = Path(__file__).parent / "portable" / "compute.c"
 SECONDS = 100
 
 EMULATED = {"neon": ("aarch64-linux-gnu-gcc", ("qemu-aarch64", "-L", "/usr/aarch64-linux-gnu"))}
-"""Instruction sets of other processors: a compiler and an emulator, both of Debian."""
+"""Instruction set of another processor -> its compiler and its emulator, both from Debian."""
 
 
 def output_of(isa: InstructionSet, folder: Path, compiler: str, emulator: tuple[str, ...]) -> str:
-    """What the program prints, compiled for an instruction set with the library's flags."""
+    """Compiles the program for an instruction set with the library's flags. Returns what it prints."""
     program = str(folder / isa.name)
     sources = [str(PROGRAM), *(str(FOLDER / source) for source in SOURCES)]
-    # The program uses some of what the headers define.
+    # The program does not use everything that the headers define.
     flags = [*(flag for flag in FLAGS if flag != "-c"), "-Wall", "-Werror", "-Wno-unused-function"]
     command = [compiler, *flags, *isa.flags, f"-I{FOLDER}", *sources, "-lm", "-o", program]
     compiled = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)

@@ -1,4 +1,4 @@
-"""Where a processor has no instructions for bfloat16, torch computes in float32 instead."""
+"""If the processor has no instructions for bfloat16, torch computes in float32 instead."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_bfloat16_weights_are_computed_with_in_float32(
     assert token_ids == expected[0, len(prompt) :].tolist()
 
 
-def test_not_where_memory_does_not_suffice(
+def test_bfloat16_stays_if_memory_does_not_suffice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(precision, "available_bytes", lambda _device: 1000)
@@ -58,8 +58,8 @@ def test_not_where_memory_does_not_suffice(
     assert "float32 would take another" in caplog.text
 
 
-def test_not_where_the_native_decoder_runs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """It has products of its own."""
+def test_bfloat16_stays_if_the_native_decoder_runs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The native decoder computes its products without torch."""
     save_model(tmp_path, "llama", hidden_size=128, head_dim=32)
     engine = TransformersEngine(settings_for(tmp_path, dtype="bfloat16"))
     assert isinstance(engine._forward, NativeForward)

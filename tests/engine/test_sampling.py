@@ -1,4 +1,4 @@
-"""A token is drawn from its row's distribution, by noise that depends on seed, choice and position alone."""
+"""A token is drawn from its row's distribution, with noise that depends only on seed, choice and position."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ def random_logits(rows: int, seed: int = 1) -> Tensor:
 
 
 def draws(logits: Tensor, count: int, **options: float) -> list[int]:
-    """Many draws from one row, at consecutive positions."""
+    """Returns many draws from one row, at consecutive positions."""
     rows = [row(42, position=position, **options) for position in range(count)]  # type: ignore[arg-type]
     return sample(logits.expand(count, -1), rows)
 
 
 def allowed(logits: list[float], temperature: float, top_k: int, top_p: float) -> set[int]:
-    """The plain reading of top_k and top_p: best first, of equals the lower id; until top_p is reached."""
+    """Implements top_k and top_p plainly: best first, ties by lower id, until top_p is reached."""
     order = sorted(range(len(logits)), key=lambda token_id: (-logits[token_id], token_id))
     order = order[: top_k or None]
     weights = [math.exp((logits[token_id] - max(logits)) / temperature) for token_id in order]
@@ -78,18 +78,18 @@ def test_tokens_are_drawn_with_the_probabilities_of_softmax(temperature: float) 
     counts = Counter(draws(logits, count, temperature=temperature))
     probabilities = (logits.double() / temperature).softmax(-1).tolist()
     expected = {token_id: count * p for token_id, p in enumerate(probabilities)}
-    # 11 degrees of freedom: 31.3 is passed once in a thousand seeds, and the seed is fixed.
+    # With 11 degrees of freedom, one in a thousand seeds exceeds 31.3. The seed is fixed.
     assert chi_square(counts, expected) < 31.3
 
 
 @pytest.mark.parametrize("varied", ["seed", "choice", "position"])
 def test_noise_is_independent_along_each_of_its_coordinates(varied: str) -> None:
-    """Pairs of neighbours are uniform over the square of a uniform vocabulary."""
+    """Pairs of neighbouring draws from a uniform vocabulary are uniform."""
     logits, count = torch.zeros(4), 16_000
     rows = [row(**{**{"seed": 9}, varied: value}) for value in range(count)]  # type: ignore[arg-type]
     token_ids = sample(logits.expand(count, -1), rows)
     pairs = Counter(4 * a + b for a, b in zip(token_ids[::2], token_ids[1::2], strict=True))
-    # 15 degrees of freedom, once in a thousand.
+    # The limit for 15 degrees of freedom, which one in a thousand seeds exceeds.
     assert chi_square(pairs, dict.fromkeys(range(16), count / 2 / 16)) < 37.7
 
 
@@ -99,14 +99,14 @@ def test_filtered_tokens_keep_their_relative_probabilities() -> None:
     counts = Counter(draws(logits, count, top_k=4))
     expected = {8 + index: count * p for index, p in enumerate(logits[8:].double().softmax(-1).tolist())}
     assert set(counts) == set(expected)
-    # 3 degrees of freedom, once in a thousand.
+    # The limit for 3 degrees of freedom, which one in a thousand seeds exceeds.
     assert chi_square(counts, expected) < 16.3
 
 
 @pytest.mark.parametrize("top_k", [0, 1, 3, VOCAB, 10**9])
 @pytest.mark.parametrize("top_p", [1e-9, 0.3, 0.9, 1.0])
 def test_top_k_and_top_p_allow_what_a_plain_implementation_allows(top_k: int, top_p: float) -> None:
-    # Flat enough for each allowed token to turn up.
+    # So flat that each allowed token is drawn.
     logits = random_logits(1, seed=5)[0] / 4
     seen = set(draws(logits, 6000, temperature=1.3, top_k=top_k, top_p=top_p))
     assert seen == allowed(logits.tolist(), 1.3, top_k, top_p)
@@ -128,7 +128,7 @@ def test_min_p_and_top_k_both_hold() -> None:
 
 
 def penalized(logits: list[float], prompt: list[int], output: list[int], **options: float) -> list[float]:
-    """The plain reading, token by token."""
+    """Implements the penalties plainly, token by token."""
     sampling = SamplingParams(max_tokens=1, **options)
     answer = list(logits)
     for token_id in {*prompt, *output}:
@@ -150,7 +150,7 @@ def penalized(logits: list[float], prompt: list[int], output: list[int], **optio
         {"repetition_penalty": 1.2, "presence_penalty": -0.3, "frequency_penalty": 0.8},
     ],
 )
-def test_penalties_are_those_of_the_plain_reading(options: dict[str, float]) -> None:
+def test_penalties_equal_those_of_a_plain_implementation(options: dict[str, float]) -> None:
     prompt, output = [1, 2, 3, 3], [3, 7, 7, 9]
     logits = random_logits(1)[0]
     expected = torch.tensor(penalized(logits.tolist(), prompt, output, **options))
@@ -163,7 +163,7 @@ def test_penalties_are_those_of_the_plain_reading(options: dict[str, float]) -> 
     torch.testing.assert_close(actual, expected)
 
 
-def test_penalties_concern_their_own_row_and_leave_the_logits_as_they_were() -> None:
+def test_penalties_change_their_own_row_only_and_not_the_given_logits() -> None:
     logits = torch.tensor([[2.0, 1.9, 0.0]]).expand(3, -1).contiguous()
     before = logits.clone()
     penalties = Penalties(SamplingParams(max_tokens=1, presence_penalty=1.0), [], [0])
@@ -200,7 +200,7 @@ def test_impossible_tokens_have_a_finite_logprob() -> None:
     assert logprobs.top == ((0, 0.0), (1, LEAST_LOGPROB))
 
 
-def test_of_equal_logits_the_lower_ids_are_the_top_k() -> None:
+def test_top_k_takes_the_lower_ids_of_equal_logits() -> None:
     assert set(draws(torch.zeros(10), 500, top_k=3)) == {0, 1, 2}
 
 
@@ -219,7 +219,7 @@ def test_any_parameters_draw_an_allowed_token(
     [token_id] = sample(
         logits, [row(seed, position=position, temperature=temperature, top_k=top_k, top_p=top_p)]
     )
-    # A little more than asked: where the sum lands on top_p itself, rounding decides.
+    # Slightly more than top_p is allowed, because rounding decides where the sum is near top_p.
     widened = min(1.0, top_p * (1 + 1e-5))
     assert token_id in allowed(logits[0].tolist(), max(temperature, 1e-5), top_k, widened)
 
@@ -266,7 +266,9 @@ def test_noise_is_the_same_in_every_release() -> None:
 
 @pytest.mark.parametrize("options", [{"temperature": 0.0}, {}, {"top_k": 3}, {"top_p": 0.5}])
 @pytest.mark.parametrize("bad", [[math.nan], [math.inf], [-math.inf] * VOCAB])
-def test_a_spoilt_row_has_no_token_and_harms_no_other(options: dict[str, float], bad: list[float]) -> None:
+def test_a_spoilt_row_has_no_token_and_does_not_affect_others(
+    options: dict[str, float], bad: list[float]
+) -> None:
     logits = random_logits(3)
     rows = [row(seed, **options) for seed in range(3)]  # type: ignore[arg-type]
     expected = sample(logits, rows)
@@ -285,7 +287,7 @@ def test_large_logits_over_a_small_temperature_do_not_overflow() -> None:
     assert set(draws(torch.tensor([1e35, 2e35, 1.0]), 50, temperature=1e-4)) == {1}
 
 
-def test_top_p_of_one_leaves_no_token_out_for_rounding() -> None:
+def test_top_p_of_one_keeps_every_token_despite_rounding() -> None:
     scores = torch.randn(8, 100_000, generator=torch.Generator().manual_seed(0))
     assert _filter(scores, [row(top_k=10**6)] * 8).isfinite().all()
 

@@ -1,4 +1,4 @@
-"""Who joins, who is preempted and who waits, on real memory but without a model."""
+"""Which sequences join, wait and are preempted, with real memory but without a model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ KEYS = torch.zeros(1, 1, 1, 2)
 
 
 class Rows(RowStates):
-    """The native decoder's rows, as its forward shows them."""
+    """The native decoder's rows, with the interface of its forward."""
 
     def move(self, source: int, target: int, tokens: int) -> None:  # noqa: ARG002
         self.exchange(source, target)
@@ -52,7 +52,7 @@ def sequence(name: str, tokens: int, max_tokens: int = 1000) -> SequenceState:
 
 
 class Steps:
-    """Does what the engine does with a scheduler, and no more."""
+    """Uses a scheduler as the engine does."""
 
     def __init__(self, rows: Rows | SlotStates, *, pads: bool = False) -> None:
         self.rows = rows
@@ -64,12 +64,12 @@ class Steps:
             self.scheduler.add(one)
 
     def step(self, budget: int = 100) -> list[str]:
-        """Whose tokens the step brings."""
+        """Runs a step; returns the sequences that get a token."""
         scheduler = self.scheduler
         scheduler.schedule(budget)
         while not self._has_room(scheduler.lengths()):
             rows = [*scheduler.running, *(one for one in scheduler.joining if one.prefilled)]
-            assert len(rows) > 1, "the oldest must go on"
+            assert len(rows) > 1, "the oldest sequence must keep its row"
             scheduler.preempt_youngest()
         self._prefill(budget)
         for one in scheduler.running:
@@ -104,17 +104,17 @@ class Steps:
         return True
 
 
-def test_all_join_at_once_where_there_is_room(make: Make) -> None:
+def test_all_join_at_once_if_there_is_room(make: Make) -> None:
     steps = Steps(make(SLOTS * LONGEST))
     steps.add(*(sequence(name, 10) for name in "abc"))
     assert steps.step() == ["a", "b", "c"]
 
 
 def test_a_sequence_joins_if_it_fits_with_room_to_grow(make: Make) -> None:
-    """Two of 10 tokens may grow to 74, which takes 96 each; a third one has to wait."""
+    """Two sequences of 10 tokens may grow to 74, which takes 96 each, so a third one has to wait."""
     steps = Steps(make(2 * 96 + 64))
     steps.add(*(sequence(name, 10, max_tokens=20) for name in "abc"))
-    assert steps.step() == ["a", "b", "c"], "they will not grow beyond their max_tokens"
+    assert steps.step() == ["a", "b", "c"], "they cannot grow beyond their max_tokens"
     steps = Steps(make(2 * 96 + 64))
     steps.add(*(sequence(name, 10) for name in "abc"))
     assert steps.step() == ["a", "b"]
@@ -152,7 +152,7 @@ def test_an_abort_lets_others_join(make: Make) -> None:
     steps.add(sequence("c", 200), sequence("d", 1, max_tokens=1))
     assert steps.step(300) == ["b"]
     steps.scheduler.abort("c")
-    assert steps.step(300) == ["b", "d"], "the one that did not fit is gone"
+    assert steps.step(300) == ["b", "d"], "the sequence that did not fit has left"
 
 
 def test_a_long_prompt_joins_by_chunks_and_is_preempted_first(make: Make) -> None:
@@ -170,7 +170,7 @@ def test_a_long_prompt_joins_by_chunks_and_is_preempted_first(make: Make) -> Non
 
 
 def test_a_preempted_sequence_leaves_no_memory_behind(make: Make) -> None:
-    """Alone it may join again at once: its new memory must not need room beside the old."""
+    """When it is alone it may join again at once, so its old memory must have been freed."""
     steps = Steps(make(LONGEST))
     steps.add(sequence("a", 10), sequence("b", 10))
     steps.step()
@@ -200,7 +200,7 @@ def test_slots_and_ids_are_counted_wherever_a_sequence_is() -> None:
 
 
 class Arrival(NamedTuple):
-    """A sequence that comes `pause` steps after the one before, and is aborted `abort_after` steps later."""
+    """A sequence that comes `pause` steps after the previous one and is aborted `abort_after` steps later."""
 
     pause: int
     tokens: int
@@ -231,7 +231,7 @@ def advance_of(sequence: SequenceState) -> int:
 def test_every_sequence_ends_whatever_comes(
     make: Make, pads: bool, arrivals: list[Arrival], budget_tokens: int, prefill_tokens: int
 ) -> None:
-    """The oldest advances in every step, and those that wait came after those that have a row."""
+    """The oldest advances in every step. Sequences that wait came after those that have a row."""
     steps = Steps(make(budget_tokens), pads=pads)
     scheduler, coming = steps.scheduler, deque(enumerate(arrivals))
     aborts: dict[int, list[str]] = {}

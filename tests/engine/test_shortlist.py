@@ -1,39 +1,22 @@
-"""The best token, found without the head's product, is the one that the product would find."""
+"""The tokens of shortlists are those that the head's whole product gives."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
 
+from tests.engine.shortlist_models import ROWS, VOCAB, Model, libraries, of_head, some_ids
 from worker.engine.forward import Draw
-from worker.engine.native.decoder import Decoder, decodable_weights
-from worker.engine.native.isa import supported
-from worker.engine.native.library import NativeLibrary, native_library
-from worker.engine.native.rows import RowStates
-from worker.engine.native.shortlist import MANY, PAUSE, Shortlists, rounded_weights
+from worker.engine.native.library import NativeLibrary
+from worker.engine.native.shortlist import MANY, PAUSE, Shortlists
 from worker.engine.sampling import NO_TOKEN, best_tokens
 
-VOCAB = 1000
-HIDDEN = 64
-ROWS = 75
-HEAD_DIM = 16
-
-
-Draws = Sequence[Draw | None] | None
-
 pytestmark = pytest.mark.usefixtures("_restored_threads")
-
-
-def libraries() -> list[NativeLibrary]:
-    """Those that make shortlists."""
-    found = [native_library(isa.name) for isa in supported()]
-    return [one for one in found if one is not None and one.shortlist_neighbours]
 
 
 @pytest.fixture(params=libraries(), ids=lambda one: one.isa)
@@ -42,78 +25,11 @@ def library(request: pytest.FixtureRequest) -> NativeLibrary:
     return found
 
 
-@pytest.fixture
-def dice() -> random.Random:
-    """Another one each time; a failure prints its seed."""
-    seed = random.randrange(2**32)
-    print("seed", seed)
-    torch.manual_seed(seed)
-    return random.Random(seed)
-
-
-class Model:
-    """A tiny random Llama, run natively."""
-
-    def __init__(
-        self,
-        library: NativeLibrary,
-        dtype: torch.dtype,
-        change: Callable[[Any], object] | None = None,
-        vocab_size: int = VOCAB,
-    ) -> None:
-        model_class: Any = LlamaForCausalLM
-        config = LlamaConfig(
-            vocab_size=vocab_size,
-            hidden_size=HIDDEN,
-            intermediate_size=64,
-            num_hidden_layers=1,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            head_dim=HEAD_DIM,
-            tie_word_embeddings=False,
-        )
-        model = model_class(config).to(dtype).eval()
-        with torch.no_grad():
-            if change is not None:
-                change(model)
-        weights = decodable_weights(model)
-        assert weights is not None
-        self.decoder = Decoder(weights, library)
-        state = torch.zeros(1, 2, 1, HEAD_DIM, dtype=dtype)
-        self._states = RowStates([(state, state)], ROWS, 32)
-
-    def run(self, token_ids: list[int], wanted: list[int], draws: Draws = None) -> tuple[list[int], Tensor]:
-        """A first token in each row."""
-        rows = list(range(len(token_ids)))
-        self._states.make_room([1] * len(rows))
-        return self.decoder(token_ids, rows, [0] * len(rows), rows, wanted, self._states, draws)
-
-    def best(self, token_ids: list[int], draws: Draws = None) -> list[int]:
-        """By shortlists."""
-        self.decoder._shortlists = Shortlists()
-        return self.run(token_ids, [], draws)[0]
-
-    def best_of_logits(self, token_ids: list[int]) -> list[int]:
-        return best_tokens(self.run(token_ids, list(range(len(token_ids))))[1]).tolist()
-
-    def drawn(self, token_ids: list[int], draws: Draws) -> list[int]:
-        """By the head's product."""
-        return self.run(token_ids, list(range(len(token_ids))), draws)[0]
-
-
-def of_head(change: Callable[[Tensor], object]) -> Callable[[Any], object]:
-    return lambda model: change(model.lm_head.weight)
-
-
-def some_ids(dice: random.Random, count: int, vocab_size: int = VOCAB) -> list[int]:
-    return [dice.randrange(vocab_size) for _ in range(count)]
-
-
 @pytest.mark.parametrize("vocab_size", [1, 15, 64, 333, VOCAB])
-def test_it_is_the_products(
+def test_tokens_equal_those_of_the_whole_product(
     library: NativeLibrary, dtype: torch.dtype, dice: random.Random, vocab_size: int
 ) -> None:
-    """In batches of all sizes, on any number of threads, beside tokens whose logits are wanted."""
+    """Batches have any size, threads any number, and some rows of the batch want logits."""
     model = Model(library, dtype, vocab_size=vocab_size)
     for count in range(1, ROWS):
         torch.set_num_threads(dice.choice((1, 2, 3, 7)))
@@ -128,7 +44,7 @@ def test_it_is_the_products(
 
 
 def with_twins(dice: random.Random, twins: int) -> Callable[[Any], object]:
-    """Outputs come in groups which differ by the smallest steps in a few weights, or not at all."""
+    """Makes groups of outputs that are equal, or differ by the smallest steps in a few weights."""
 
     def change(head: Tensor) -> None:
         width = head.shape[1]
@@ -144,8 +60,8 @@ def with_twins(dice: random.Random, twins: int) -> Callable[[Any], object]:
     return of_head(change)
 
 
-def test_it_is_so_where_it_is_close(library: NativeLibrary, dtype: torch.dtype, dice: random.Random) -> None:
-    """What rounding to 8 bits cannot tell from each other."""
+def test_tokens_that_are_almost_tied(library: NativeLibrary, dtype: torch.dtype, dice: random.Random) -> None:
+    """Rounding to 8 bits cannot distinguish them."""
     model = Model(library, dtype, with_twins(dice, 8))
     for _ in range(20):
         token_ids = some_ids(dice, ROWS)
@@ -154,10 +70,10 @@ def test_it_is_so_where_it_is_close(library: NativeLibrary, dtype: torch.dtype, 
 
 @pytest.mark.parametrize("temperature", [0.001, 0.3, 1.0, 2.0])
 @pytest.mark.parametrize("vocab_size", [15, VOCAB])
-def test_drawn_tokens_are_the_products(
+def test_drawn_tokens_equal_those_of_the_whole_product(
     library: NativeLibrary, dtype: torch.dtype, dice: random.Random, vocab_size: int, temperature: float
 ) -> None:
-    """Beside greedy ones, and where rounding to 8 bits cannot tell tokens from each other."""
+    """The batch has greedy rows too, and tokens that rounding to 8 bits cannot distinguish."""
     model = Model(library, dtype, with_twins(dice, 8) if vocab_size == VOCAB else None, vocab_size)
     for count in (1, 2, 7, ROWS):
         torch.set_num_threads(dice.choice((1, 2, 3)))
@@ -175,79 +91,9 @@ def test_drawn_tokens_are_the_products(
         ]
 
 
-def hidden_of(library: NativeLibrary, dtype: torch.dtype, token_id: int, seed: int) -> Tensor:
-    """A token's inputs of the head [HIDDEN], by a head that hands them on."""
-    torch.manual_seed(seed)
-    model = Model(library, dtype, of_head(lambda head: head[:HIDDEN].copy_(torch.eye(HIDDEN))))
-    return model.run([token_id], [0])[1][0, :HIDDEN].double()
-
-
-def combination(hidden: Tensor, wanted: float, fixed: int) -> Tensor:
-    """Whole numbers, 0 at `fixed`, whose product with `hidden` is little less than `wanted`."""
-    numbers = torch.zeros(HIDDEN, dtype=torch.float64)
-    for index in hidden.abs().argsort(descending=True).tolist():
-        if index != fixed:
-            left = wanted - (numbers @ hidden).item()
-            number = int(left / hidden[index].item())
-            numbers[index] = max(-60, min(60, number))
-    return numbers
-
-
-def by_inputs(hidden: Tensor) -> tuple[Tensor, Tensor]:
-    """Two outputs [HIDDEN] in whole steps of their rounding: all that rounding loses of the inputs speaks for
-    the first, which is little higher, and against the second."""
-    factor = hidden.abs().max() / 127
-    lost = hidden - (hidden / factor).round() * factor
-    place = int(lost.abs().argmax())
-    first = (60 * lost / lost.abs().max()).round()
-    first[place] = 127 * lost[place].sign()
-    second = combination(hidden, (2 * first @ hidden).item(), place) - first
-    return first, second
-
-
-def by_weights(hidden: Tensor) -> tuple[Tensor, Tensor]:
-    """The same for what rounding loses of the weights."""
-    lost = (7 * hidden / hidden.abs().max()).round() / 16
-    place = int(hidden.abs().argmin())
-    lost[place] = 0
-    middle = (7 * hidden.sign()).clone()
-    middle[place] = 127
-    first = middle + lost
-    second = combination(hidden, (2 * lost @ hidden).item(), place) + middle - lost
-    return first, second
-
-
-@pytest.mark.parametrize("rivals", [by_inputs, by_weights])
-def test_it_is_so_where_rounding_does_its_worst(
-    library: NativeLibrary,
-    dtype: torch.dtype,
-    dice: random.Random,
-    rivals: Callable[[Tensor], tuple[Tensor, Tensor]],
-) -> None:
-    seen = 0
-    for token_id in some_ids(dice, 20):
-        seed = dice.randrange(2**32)
-        hidden = hidden_of(library, dtype, token_id, seed)
-        places = dice.sample(range(VOCAB), 2)
-        weights = torch.stack(rivals(hidden)) / 128
-        # Weights that bfloat16 cannot hold are no such pair there.
-        if (weights @ hidden)[0] <= 0 or not torch.equal(weights.to(dtype).double(), weights):
-            continue
-
-        def change(head: Tensor, places: list[int] = places, weights: Tensor = weights) -> None:
-            head.copy_(torch.linspace(-0.1, -1, VOCAB)[:, None] * weights[0])
-            head[places] = weights.to(head.dtype)
-
-        torch.manual_seed(seed)
-        model = Model(library, dtype, of_head(change))
-        assert model.best([token_id]) == model.best_of_logits([token_id])
-        seen += model.best_of_logits([token_id]) == places[:1]
-    assert seen >= 5
-
-
 @pytest.mark.parametrize("factor", [1e-30, 1e-18, 1e-9, 1e9, 1e18, 1e30])
 @pytest.mark.parametrize("of", ["head", "norm"])
-def test_it_is_so_for_small_and_large_numbers(
+def test_small_and_large_numbers(
     library: NativeLibrary, dtype: torch.dtype, dice: random.Random, of: str, factor: float
 ) -> None:
     def change(model: Any) -> None:
@@ -260,7 +106,7 @@ def test_it_is_so_for_small_and_large_numbers(
         assert model.run(token_ids, [])[0] == model.best_of_logits(token_ids)
 
 
-def test_of_equals_it_is_the_first(library: NativeLibrary, dtype: torch.dtype, dice: random.Random) -> None:
+def test_ties_go_to_the_lowest_id(library: NativeLibrary, dtype: torch.dtype, dice: random.Random) -> None:
     for threads in (1, 2, 3, 5):
         torch.set_num_threads(threads)
         twins = sorted(dice.sample(range(VOCAB), 5))
@@ -274,7 +120,7 @@ def test_of_equals_it_is_the_first(library: NativeLibrary, dtype: torch.dtype, d
 
 
 @pytest.mark.parametrize("spoiler", [torch.nan, torch.inf, -torch.inf])
-def test_there_is_none_where_there_are_no_numbers(
+def test_there_is_no_token_if_logits_are_not_finite(
     library: NativeLibrary, dtype: torch.dtype, dice: random.Random, spoiler: float
 ) -> None:
     output = dice.randrange(VOCAB)
@@ -301,7 +147,7 @@ class Watched(Shortlists):
 
 
 @pytest.mark.parametrize("vocab_size", [600, VOCAB])
-def test_where_too_many_are_left_the_product_answers(
+def test_a_shortlist_that_is_too_long_falls_back_to_the_whole_product(
     library: NativeLibrary, dtype: torch.dtype, vocab_size: int
 ) -> None:
     torch.set_num_threads(2)
@@ -312,9 +158,7 @@ def test_where_too_many_are_left_the_product_answers(
     assert watched.seen == [0, ROWS]
 
 
-def test_most_tokens_are_answered_by_shortlists(
-    library: NativeLibrary, dtype: torch.dtype, dice: random.Random
-) -> None:
+def test_shortlists_give_most_tokens(library: NativeLibrary, dtype: torch.dtype, dice: random.Random) -> None:
     model = Model(library, dtype, vocab_size=5000)
     model.decoder._shortlists = watched = Watched()
     for _ in range(5):
@@ -324,12 +168,12 @@ def test_most_tokens_are_answered_by_shortlists(
     assert failures < 10
 
 
-def test_shortlists_pause_where_they_fail() -> None:
+def test_shortlists_pause_after_failures() -> None:
     shortlists = Shortlists()
     for _ in range(1000):
         assert shortlists.may_be_made(1, 0)
         shortlists.saw(1, 0)
-        # Now and then one fails.
+        # A few fail.
         shortlists.saw(3, 1)
     for _ in range(3):
         while shortlists.may_be_made(1, 0):
@@ -339,33 +183,3 @@ def test_shortlists_pause_where_they_fail() -> None:
     assert not Shortlists().may_be_made(8, 1)
     assert Shortlists().may_be_made(MANY, 1)
     assert not Shortlists().may_be_made(0, 1)
-
-
-@pytest.mark.parametrize(("panel", "neighbours"), [(16, 2), (64, 4)])
-@pytest.mark.parametrize("outputs", [1, 64, 1025, 1500])
-def test_rounded_weights_are_wrong_by_no_more_than_they_say(
-    dice: random.Random, outputs: int, panel: int, neighbours: int
-) -> None:
-    weight = torch.randn(outputs, 48) * 10 ** torch.empty(outputs, 1).uniform_(-44, 30)
-    no_number = dice.randrange(outputs)
-    weight[no_number, dice.randrange(48)] = torch.nan
-    rounded = rounded_weights(weight, panel, neighbours)
-    count = -(-outputs // panel) * panel
-    whole = (
-        rounded.panels.view(-1, 48 // neighbours, panel, neighbours)
-        .transpose(1, 2)
-        .reshape(count, 48)
-        .double()
-    )
-    assert whole.abs().max() <= 127
-    assert torch.equal(rounded.offsets, (-128 * whole.sum(dim=1)).int())
-    scaled = whole * rounded.scales.double()[:, None]
-    assert (rounded.lengths >= scaled.norm(dim=1)).all()
-    assert rounded.errors[no_number] == torch.inf
-    exact = torch.nn.functional.pad(weight.double(), (0, 0, 0, count - outputs))
-    exact[no_number] = 0
-    assert (rounded.errors >= (exact - scaled).norm(dim=1)).all()
-    # And not much more: weights of usual size lose half a step each at most.
-    usual = exact.abs().amax(dim=1) > 1e-15
-    usual[no_number] = False
-    assert (rounded.errors[usual] <= 0.51 * rounded.scales[usual] * 48**0.5).all()

@@ -1,4 +1,4 @@
-"""How many threads the engine computes with."""
+"""How many threads the engine uses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from worker.engine.transformers.engine import TransformersEngine
 
 @pytest.fixture
 def _eight_threads() -> Iterator[None]:
-    """What torch would take: as many as OMP_NUM_THREADS, or as the machine has cores."""
+    """Sets the number that torch would use: OMP_NUM_THREADS, or the machine's cores."""
     before = torch.get_num_threads()
     torch.set_num_threads(8)
     yield
@@ -47,7 +47,7 @@ def test_the_numbers_worth_trying(most: int, counts: list[int]) -> None:
 
 
 class Machine:
-    """A forward on a machine whose speed is known: a pass takes what `seconds` says of threads and tokens."""
+    """A forward on a machine of known speed: `seconds` gives a pass's time for threads and tokens."""
 
     pads, draws, progress = False, True, 0
 
@@ -78,7 +78,7 @@ class Machine:
     def clear(self, row: int) -> None: ...
 
     def steps(self, count: int, tokens: int = 1) -> list[int]:
-        """Returns the number of threads of each pass."""
+        """Runs passes, and returns the number of threads of each."""
         self.used = []
         for _ in range(count):
             self.forward.run([Chunk(row, 5, [7]) for row in range(tokens)])
@@ -90,12 +90,12 @@ def quiet(threads: int, _tokens: int) -> float:
 
 
 def busy(threads: int, _tokens: int) -> float:
-    """All cores but one are free."""
+    """The time of a pass when all cores except for one are free."""
     return 1 / threads if threads < 4 else 3.0
 
 
 def crowded(threads: int, _tokens: int) -> float:
-    """Whatever has threads, waits for them."""
+    """The time of a pass when several threads wait for each other."""
     return float(threads)
 
 
@@ -118,7 +118,7 @@ def test_a_neighbour_that_comes_and_goes_is_noticed() -> None:
 
 
 def test_noise_is_no_reason_to_change() -> None:
-    """One slow step among many, and differences of a few per cent."""
+    """Noise is one slow step among many, and differences of a few per cent."""
     machine = Machine(2, lambda threads, _: 1.0 if threads == 2 else 0.98)
     assert machine.steps(100).count(2) >= 100 - 4 * PROBE_STEPS
     hiccups = iter([*[1.0] * (FIRST_PROBE - 1), 50.0] * 100)
@@ -138,7 +138,7 @@ def test_steps_of_another_size_have_a_number_of_their_own() -> None:
 def test_a_text_does_not_depend_on_the_number_of_threads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Many changes, in the midst of a text."""
+    """The number changes many times within a text."""
     folder = save_model(tmp_path, "llama", hidden_size=128, num_attention_heads=8, num_key_value_heads=4)
     request = engine_request("one", (5, 6, 7), max_tokens=60, temperature=1.0, seed=3)
     alone = TransformersEngine(settings_for(folder))
@@ -151,7 +151,7 @@ def test_a_text_does_not_depend_on_the_number_of_threads(
         used.add(count)
         torch.set_num_threads(count)
 
-    # Each probe finds something faster: this clock runs backwards.
+    # This clock runs backwards, so that each probe finds a faster number.
     ticks = iter(range(10**6, 0, -1))
     monkeypatch.setattr("worker.engine.threads.FIRST_PROBE", 2)
     engine = TransformersEngine(settings_for(folder))
@@ -171,8 +171,8 @@ def test_a_text_does_not_depend_on_the_number_of_threads(
         ({"OMP_WAIT_POLICY": "active"}, None),
     ],
 )
-def test_threads_wait_for_each_other_asleep(tmp_path: Path, variables: dict[str, str], spins: str) -> None:
-    """Unless the user has said how they wait; before OpenMP, which torch brings, reads it."""
+def test_waiting_threads_sleep(tmp_path: Path, variables: dict[str, str], spins: str) -> None:
+    """A variable of the user takes precedence. Ours must be set before torch's OpenMP reads it."""
     save_model(tmp_path)
     code = (
         "import os, sys, worker.engine as engine; from tasks.settings import Settings\n"

@@ -1,4 +1,4 @@
-"""Tokenizers of kinds that differ from the usual one: their ids and their text are the model's own."""
+"""Tokenizers of unusual kinds give the ids and the texts of their models."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def encoder(folder: Path) -> PromptEncoder:
 
 @pytest.fixture
 def byt5(tmp_path: Path) -> PromptEncoder:
-    """A tokenizer in Python, of bytes. The model has more ids than it."""
+    """ByT5's tokenizer, which is written in Python and has an id for each byte. The model has more ids."""
     save_model(tmp_path, vocab_size=512)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         (tmp_path / name).unlink()
@@ -77,7 +77,7 @@ def change_config(folder: Path, **fields: Any) -> None:
 
 @pytest.mark.parametrize("name", ["LlamaTokenizerFast", "GemmaTokenizer", "T5TokenizerFast", "ByT5Tokenizer"])
 def test_a_tokenizer_file_decides_whatever_class_the_config_names(byte_level: Path, name: str) -> None:
-    """Models of the DeepSeek family name Llama's class, which makes other ids of their byte-level text."""
+    """Models of the DeepSeek family name Llama's class, which gives other ids for their byte-level text."""
     change_config(byte_level, tokenizer_class=name)
     file = Tokenizer.from_file(str(byte_level / "tokenizer.json"))
     loaded = encoder(byte_level)
@@ -90,7 +90,7 @@ def test_a_tokenizer_file_decides_whatever_class_the_config_names(byte_level: Pa
     assert rendered.decode(rendered.token_ids) == "<user>hi<assistant>"
 
 
-def test_a_damaged_tokenizer_file_is_told_in_one_line(byte_level: Path) -> None:
+def test_a_damaged_tokenizer_file_is_reported_in_one_line(byte_level: Path) -> None:
     file = byte_level / "tokenizer.json"
     file.write_text(file.read_text().replace('"BPE"', '"None"'))
     with pytest.raises(EngineError, match=r"^MODEL_ID=model cannot be loaded: .+$"):
@@ -98,7 +98,7 @@ def test_a_damaged_tokenizer_file_is_told_in_one_line(byte_level: Path) -> None:
 
 
 def save_sentencepiece(folder: Path, **training: Any) -> SentencePieceProcessor:
-    """A model whose tokenizer is a tokenizer.model and nothing else."""
+    """Saves a model that has a tokenizer.model and no other tokenizer file."""
     save_model(folder, "llama", vocab_size=512)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).unlink()
@@ -144,7 +144,7 @@ def test_a_sentencepiece_model_runs(tmp_path: Path) -> None:
 
 
 def test_special_tokens_of_a_sentencepiece_model(tmp_path: Path) -> None:
-    """Control pieces are special tokens, tokens of the config get the ids after the model's own."""
+    """Control pieces are special tokens. Tokens of the configuration get the ids after the model's own."""
     library = save_sentencepiece(tmp_path, model_type="bpe", control_symbols=["<|im_end|>"], **LLAMA_LIKE)
     template = "{{ bos_token }}<|user|>{{ messages[0].content }}<|im_end|>"
     added = library.get_piece_size()
@@ -160,14 +160,16 @@ def test_special_tokens_of_a_sentencepiece_model(tmp_path: Path) -> None:
     inner = prompt.token_ids[2:-1]
     assert prompt.token_ids == (bos, added, *inner, im_end)
     assert prompt.decode(prompt.token_ids) == library.decode(list(inner)) == "the fox"
-    assert library.id_to_piece(inner[0])[0] != "▁", "`legacy` is off: no space behind a special token"
+    assert library.id_to_piece(inner[0])[0] != "▁", (
+        "`legacy` is off, so there is no space after a special token"
+    )
     assert {bos, eos, im_end, added} <= set(prompt.special_tokens)
     assert prompt.decode_token(im_end) == "<|im_end|>"
     assert prompt.decode_token(added) == "<|user|>"
     assert shown(loaded, [*text_ids, im_end, *text_ids], ["<|im_end|>"]) == " the fox"
 
 
-def test_a_damaged_sentencepiece_model_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_damaged_sentencepiece_model_is_reported_in_one_line(tmp_path: Path) -> None:
     save_sentencepiece(tmp_path, model_type="bpe")
     (tmp_path / "tokenizer.model").write_bytes(b"damaged")
     reason = r"^MODEL_ID=model cannot be loaded: tokenizer.model is not a sentencepiece model; .+$"

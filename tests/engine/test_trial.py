@@ -1,4 +1,4 @@
-"""By torch, too, a model is only served where it computes what transformers' own code does."""
+"""A model that runs with torch is only served if it computes what transformers' own code does."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ NO_WINDOW: dict[str, Any] = {"sliding_window": 96}
 
 
 def save_config(folder: Path, config: Any, seed: int = 7) -> Path:
-    """A random model of a configuration, with the tests' tokenizer."""
+    """Saves a random model of a configuration, with the tests' tokenizer."""
     torch.manual_seed(seed)
     model: Any = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     with torch.no_grad():
@@ -72,7 +72,7 @@ def style_of(engine: TransformersEngine) -> Style:
 
 @torch.inference_mode()
 def as_eager_attention_writes(folder: Path, prompt: Sequence[int], tokens: int) -> list[int]:
-    """One token at a time and all from the start each time: what cannot be wrong."""
+    """Generates one token at a time without a cache, which cannot be wrong."""
     model: Any = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager"
     )
@@ -126,7 +126,7 @@ def test_a_slower_style_is_a_line_in_the_log(tmp_path: Path, caplog: pytest.LogC
 
 
 def test_a_model_that_reads_ahead_is_refused_by_name(tmp_path: Path) -> None:
-    """BERT's head without `is_decoder`: each token sees later ones, so no cache can be right."""
+    """In BERT's head without `is_decoder`, each token sees later ones, so no cache can be right."""
     save_config(tmp_path, BertConfig(**{**SIZES, "num_key_value_heads": None}))
     with pytest.raises(
         EngineError, match=r"cannot run this BertLMHeadModel \(bert\): its answers differ"
@@ -137,7 +137,7 @@ def test_a_model_that_reads_ahead_is_refused_by_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_mixture_of_experts_passes_in_bfloat16(tmp_path: Path, seed: int) -> None:
-    """Rounding may send a token to another expert; that is no reason to refuse."""
+    """Rounding may send a token to another expert, which is no reason to refuse the model."""
     save_config(tmp_path, MixtralConfig(**MIXTURE), seed)
     engine = TransformersEngine(settings_for(tmp_path, dtype="bfloat16"))
     assert style_of(engine) in (Style.KERNEL, Style.PRODUCTS)
@@ -200,7 +200,7 @@ LATENT: dict[str, Any] = {
     "topk_group": 1,
     "first_k_dense_replace": 1,
 }
-"""DeepSeek's attention: queries and keys are 24 wide, values 16."""
+"""Sizes of DeepSeek's attention. Queries and keys are 24 wide, values 16."""
 
 
 @pytest.mark.parametrize("config_class", [DeepseekV2Config, DeepseekV3Config])

@@ -1,4 +1,4 @@
-"""What is particular to ENGINE=vllm: what it refuses, and what becomes of its processes."""
+"""Tests of ENGINE=vllm alone: what it refuses, and how its processes end."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from worker.engine.base import Engine
 ROOT = Path(__file__).parents[2]
 LENGTH = 96
 END_SECONDS = 5.0
-"""What a process may take to end."""
+"""How long a process may take to end."""
 
 END = 7
 
@@ -43,7 +43,7 @@ def engine(folder: Path) -> Iterator[Engine]:
 
 
 def refuse(folder: Path, **settings: Any) -> str:
-    """What loading raises."""
+    """Returns the error that loading raises."""
     with pytest.raises((SettingsError, EngineError)) as caught:
         load_engine(settings_for(folder, engine=EngineKind.VLLM, **{"device": "auto", **settings}))
     assert "\n" not in str(caught.value)
@@ -51,7 +51,7 @@ def refuse(folder: Path, **settings: Any) -> str:
 
 
 def test_a_continued_sequence_draws_noise_of_its_own(engine: Engine) -> None:
-    """With the noise of its first tokens it might say the same again and again."""
+    """With the noise of its first tokens it might repeat itself."""
     options: dict[str, Any] = {"temperature": 2.0, "max_tokens": 20, "seed": 3}
     [whole] = generate(engine, engine_request("whole", (9,), **options))
     continued = engine_request("rest", (9,), tuple(whole[:10]), **options)
@@ -62,13 +62,13 @@ def test_a_continued_sequence_draws_noise_of_its_own(engine: Engine) -> None:
 
 
 def drawn_seeds(engine: Engine, temperature: float) -> list[list[int]]:
-    """The tokens of two sequences under one seed, which their client did not give."""
+    """Returns the tokens of two sequences with the same seed, which was drawn for them."""
     options: dict[str, Any] = {"temperature": temperature, "max_tokens": 20, "seed": 3, "is_seed_drawn": True}
     return [generate(engine, engine_request(name, (9,), **options))[0] for name in ("one", "two")]
 
 
 def test_only_clients_seeds_are_passed_on(engine: Engine) -> None:
-    """A seed of its own costs a sequence a kernel a step on a GPU."""
+    """On a GPU, each sequence with a seed costs one more kernel in each step."""
     one, two = drawn_seeds(engine, temperature=2.0)
     assert one != two
     one, two = drawn_seeds(engine, temperature=0.0)
@@ -76,7 +76,7 @@ def test_only_clients_seeds_are_passed_on(engine: Engine) -> None:
 
 
 def test_each_start_draws_other_noise(tmp_path: Path) -> None:
-    """Otherwise the worker that continues a sequence would draw the noise of its first tokens again."""
+    """Otherwise a worker that continues a sequence would repeat the noise of its first tokens."""
     tokens = []
     for _ in range(2):
         engine = load(EngineKind.VLLM, tmp_path, "llama")
@@ -86,13 +86,13 @@ def test_each_start_draws_other_noise(tmp_path: Path) -> None:
 
 
 def test_the_chunks_of_a_prompt_draw_no_noise(tmp_path: Path) -> None:
-    """Seeded tokens stay the same, in however many chunks the prompt goes through."""
+    """Seeded tokens stay the same, whatever the number of chunks."""
     engine = load(EngineKind.VLLM, tmp_path, "llama")
     prompt = tuple(10 + i % 250 for i in range(80))
     requests = [
         engine_request(name, prompt, temperature=2.0, seed=3, max_tokens=8) for name in ("first", "last")
     ]
-    first = generate(engine, requests[0])  # In short chunks: nothing has told the core its speed yet.
+    first = generate(engine, requests[0])  # In short chunks, because the core has not measured its speed yet.
     for index in range(8):
         generate(engine, engine_request(str(index), (5, 6) * 40, max_tokens=1))
     assert generate(engine, requests[1]) == first
@@ -100,14 +100,14 @@ def test_the_chunks_of_a_prompt_draw_no_noise(tmp_path: Path) -> None:
 
 
 def test_a_step_that_brings_no_token_says_so(tmp_path: Path) -> None:
-    """Each chunk of a long prompt: else a slow prefill would be taken for a core that hangs."""
+    """Most chunks of a long prompt bring none. A slow prefill must not be taken for a core that hangs."""
     engine = load(EngineKind.VLLM, tmp_path, "llama")
     engine.add_request(engine_request("long", (5, 6) * 45, max_tokens=1))
     steps = []
     while engine.has_unfinished_requests():
         steps.append(len(engine.step()))
     engine.shutdown()
-    # No prompt has told the core how fast it is, so it begins with short chunks.
+    # The core has not measured its speed yet, so it begins with short chunks.
     assert len(steps) > 1
     assert steps == [*[0] * (len(steps) - 1), 1]
 
@@ -131,7 +131,7 @@ def test_wrong_settings_are_named(folder: Path, settings: dict[str, Any], messag
 
 
 def test_a_model_that_its_core_cannot_run(tmp_path: Path) -> None:
-    """Weights are read in another process, when all that this one can check has passed."""
+    """Another process reads the weights, after all checks in this process have passed."""
     save_model(tmp_path, "llama")
     (tmp_path / "model.safetensors").write_bytes(b"no weights")
     message = refuse(tmp_path, kv_cache_gib=0.25, engine_args={"enforce_eager": True})
@@ -139,7 +139,7 @@ def test_a_model_that_its_core_cannot_run(tmp_path: Path) -> None:
 
 
 def test_a_core_that_dies_of_its_first_token(tmp_path: Path) -> None:
-    """vLLM's CPU build loads a model with heads 8 wide, and has no attention for it."""
+    """vLLM's CPU build loads a model with heads 8 wide, but has no attention kernel for it."""
     save_model(tmp_path, "llama")
     engine = load_engine(
         settings_for(
@@ -193,7 +193,7 @@ def test_a_dead_core_is_known_at_once(tmp_path: Path) -> None:
 
 
 def test_sequences_that_a_core_gives_up_did_not_fail(tmp_path: Path) -> None:
-    """A core that is told to end aborts them. They go on elsewhere, when the worker has ended."""
+    """A core that is told to end aborts them. Another worker continues them after this one has ended."""
     before = processes_below(os.getpid())
     engine = load(EngineKind.VLLM, tmp_path, "llama")
     engine.add_request(engine_request("one", (5,), max_tokens=90))
@@ -210,7 +210,7 @@ def test_sequences_that_a_core_gives_up_did_not_fail(tmp_path: Path) -> None:
         step_to_the_end()
 
 
-def test_nothing_is_left_of_it(tmp_path: Path) -> None:
+def test_no_process_is_left(tmp_path: Path) -> None:
     before = processes_below(os.getpid())
     engine = load(EngineKind.VLLM, tmp_path, "llama")
     started = [process for process in processes_below(os.getpid()) if process not in before]
@@ -221,7 +221,7 @@ def test_nothing_is_left_of_it(tmp_path: Path) -> None:
 
 @pytest.fixture
 def loading(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A process that loads an engine, prints a line and waits."""
+    """A process that loads an engine, prints a line, and waits."""
     program = (
         "if __name__ == '__main__':\n"
         "    import signal\n"
@@ -241,7 +241,7 @@ def loading(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def has_just_started(name: str, pid: int) -> bool:
-    """Whether a core, which `pid` starts, or a worker, which the core starts, begins to run."""
+    """Returns whether a core, which `pid` starts, or a worker, which the core starts, has begun to run."""
     for process in processes_below(pid):
         with suppress(psutil.NoSuchProcess):  # It has ended meanwhile.
             if "spawn_main" in " ".join(process.cmdline()) and (process.ppid() == pid) == (name == "core"):
@@ -255,15 +255,15 @@ def test_its_processes_end_with_a_worker_that_is_killed(loading: subprocess.Pope
     while loading.stdout.readline().strip() != "loaded":
         assert loading.poll() is None
     below = processes_below(loading.pid)
-    assert len(below) >= 2, "a core and a worker"
+    assert len(below) >= 2, "there must be a core and a worker"
     loading.kill()
     eventually(lambda: are_gone(below))
 
 
 @pytest.mark.parametrize("name", ["core", "worker"])
 def test_they_end_within_seconds_while_they_start(loading: subprocess.Popen[str], name: str) -> None:
-    """Each imports for five seconds before it runs anything."""
+    """Each of them imports for five seconds before it runs anything."""
     eventually(lambda: has_just_started(name, loading.pid))
     below = processes_below(loading.pid)
     loading.kill()
-    eventually(lambda: are_gone(below), patience=END_SECONDS)
+    eventually(lambda: are_gone(below), timeout=END_SECONDS)

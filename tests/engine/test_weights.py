@@ -1,4 +1,4 @@
-"""Which models' weights the native decoder may take."""
+"""Which models' weights the native decoder may use."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from worker.engine.native.weights import read_weights
 
 
 class LinearWithAdapter(nn.Linear):
-    """As peft's layers: a weight that is only a part of what the layer computes."""
+    """A layer like peft's, which computes more than the product with its weight."""
 
     def forward(self, states: Tensor) -> Tensor:
         return super().forward(states) * 1.0001
 
 
 class Conv1DWithAdapter(Conv1D):
-    """The same for GPT-2's."""
+    """The same for GPT-2's kind of layer."""
 
 
 @pytest.fixture
@@ -43,18 +43,18 @@ def test_a_linear_layer_that_computes_more_is_not_read(llama: Any, name: str) ->
     assert read_weights(llama) is None
 
 
-def test_nor_a_head_that_does(llama: Any) -> None:
+def test_a_head_that_computes_more_is_not_read(llama: Any) -> None:
     llama.lm_head = LinearWithAdapter(llama.lm_head.in_features, llama.lm_head.out_features, bias=False)
     assert read_weights(llama) is None
 
 
-def test_nor_a_layer_without_a_weight(llama: Any) -> None:
-    """As GPTQ's, which hold packed integers."""
+def test_a_layer_without_a_weight_is_not_read(llama: Any) -> None:
+    """GPTQ's layers, for example, hold packed integers."""
     llama.model.layers[0].mlp.up_proj = nn.Identity()
     assert read_weights(llama) is None
 
 
-def test_nor_gpt2s_kind_of_layer(tmp_path: Path) -> None:
+def test_gpt2s_kind_of_layer_is_not_read_if_it_computes_more(tmp_path: Path) -> None:
     model: Any = AutoModelForCausalLM.from_pretrained(save_model(tmp_path, "gpt2", **WIDE["gpt2"]))
     assert read_weights(model) is not None
     changed: Any = Conv1DWithAdapter
@@ -62,11 +62,11 @@ def test_nor_gpt2s_kind_of_layer(tmp_path: Path) -> None:
     assert read_weights(model) is None
 
 
-def test_nor_a_weight_that_is_computed(llama: Any) -> None:
+def test_a_computed_weight_is_not_read(llama: Any) -> None:
     torch.nn.utils.parametrizations.weight_norm(llama.model.layers[0].mlp.up_proj)
     assert read_weights(llama) is None
 
 
-def test_nor_a_layer_with_a_hook(llama: Any) -> None:
+def test_a_layer_with_a_hook_is_not_read(llama: Any) -> None:
     llama.model.layers[0].mlp.up_proj.register_forward_hook(lambda _module, _inputs, output: output * 1.0001)
     assert read_weights(llama) is None

@@ -1,4 +1,4 @@
-"""Tiny random models with tokenizers, saved as folders, so that tests load them as users do."""
+"""Tiny random models with tokenizers, saved as folders so that tests load them as users do."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ MORE_CONFIGS: dict[str, tuple[Any, dict[str, Any]]] = {
     "mistral": (MistralConfig, DECODER),
     "phi": (PhiConfig, DECODER),
 }
-"""For the transformers engine alone. Phi has no native decoder."""
+"""Models for the transformers engine alone. Phi has no native decoder."""
 
 
 WIDE_DECODER: dict[str, Any] = {"hidden_size": 128, "head_dim": 32}
@@ -78,7 +78,7 @@ WIDE: dict[str, dict[str, Any]] = {
     "mistral": WIDE_DECODER,
     "phi": {"hidden_size": 128},
 }
-"""What makes heads 32 wide: vLLM and the kernels take no less than 32 and 16."""
+"""Options that make heads 32 wide. vLLM needs at least 32, the kernels at least 16."""
 
 
 def tokenizer() -> Any:
@@ -97,7 +97,7 @@ def tokenizer() -> Any:
 
 
 def save_model(folder: Path, kind: str = "opt", *, template: bool = True, **changes: Any) -> Path:
-    """A random model of an architecture. Weights are large, so that greedy choices are no near-ties."""
+    """Saves a random model of an architecture. Weights are large, so that greedy choices are clear."""
     saved = tokenizer()
     if template:
         saved.chat_template = TEMPLATE
@@ -133,7 +133,7 @@ def load(
     wide: bool = True,
     native_isa: str = "auto",
 ) -> Engine:
-    """An engine on a random model, which is saved in `folder`; echo has none."""
+    """Returns an engine with a random model, which is saved in `folder`. The echo engine has no model."""
     if engine is EngineKind.ECHO:
         return load_engine(Settings(engine=engine, max_num_seqs=slots, echo_step_seconds=0))
     save_model(folder, kind, **(WIDE[kind] if wide else {}))
@@ -141,10 +141,10 @@ def load(
 
 
 def load_saved(engine: EngineKind, folder: Path, slots: int = 4, *, native_isa: str = "auto") -> Engine:
-    """An engine on the model in `folder`."""
+    """Returns an engine with the model in `folder`."""
     if engine is EngineKind.TRANSFORMERS:
         return load_engine(settings_for(folder, max_num_seqs=slots, native_isa=native_isa))
-    # Compiled it would not be another engine, only half a minute later.
+    # Without compilation, which takes half a minute and makes no difference here.
     settings = settings_for(
         folder,
         engine=engine,
@@ -176,7 +176,7 @@ class Outputs:
     def step(self) -> list[RequestOutput]:
         outputs = self.engine.step()
         for output in outputs:
-            assert output.request_id not in self.finished, "a sequence that had left the batch came back"
+            assert output.request_id not in self.finished, "a sequence had an output after its last one"
             self.token_ids.setdefault(output.request_id, []).extend(output.token_ids)
             if output.logprobs is not None:
                 assert len(output.logprobs) == len(output.token_ids)
@@ -187,7 +187,7 @@ class Outputs:
         return outputs
 
     def run(self) -> Outputs:
-        """Step until the batch is empty."""
+        """Steps until the batch is empty."""
         for _ in range(10_000):
             if not self.engine.has_unfinished_requests():
                 return self
@@ -196,7 +196,7 @@ class Outputs:
 
 
 def generate(engine: Engine, *requests: EngineRequest) -> list[list[int]]:
-    """The token ids of requests that run together."""
+    """Runs requests together, and returns their token ids."""
     for request in requests:
         engine.add_request(request)
     outputs = Outputs(engine).run()

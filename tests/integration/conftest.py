@@ -1,4 +1,4 @@
-"""Real processes on a real Redis, and this test's own view of them through Celery and the store."""
+"""Fixtures: real workers on a real Redis, and a store and a Celery app to look at them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ StartWorkers = Callable[..., AbstractContextManager[list[WorkerProcess]]]
 Submit = Callable[..., str]
 
 ECHO = {"ENGINE": "echo", "MAX_NUM_SEQS": "4", "LEASE_SECONDS": "1"}
-"""Of the workers that `start_echo_workers` starts, and of the store beside them."""
+"""Settings of the workers that `start_echo_workers` starts, and of the store."""
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def store(celery_app: JobApp) -> Store:
 
 @pytest.fixture
 def submit(store: Store) -> Submit:
-    """Submit a job: its id."""
+    """A function that submits a job and returns its id."""
 
     def submit(prompt: str, owner: str = ANONYMOUS, **options: object) -> str:
         return store.submit(parse_request({"prompt": prompt, **options}), owner).job_id
@@ -52,5 +52,5 @@ def submit(store: Store) -> Submit:
 
 @pytest.fixture
 def start_echo_workers(redis_url: str, tmp_path: Path) -> StartWorkers:
-    """Start ready workers by name; keywords are environment variables."""
+    """A function that starts workers by name and waits for them. Keywords are environment variables."""
     return partial(start_workers, folder=tmp_path, REDIS_URL=redis_url, **ECHO)

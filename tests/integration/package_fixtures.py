@@ -1,4 +1,4 @@
-"""The product as other projects install it: a wheel, and an environment that has it."""
+"""The product as other projects install it: a wheel, and an environment in which it is installed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The programs of an environment with the wheel and all that it needs, which it shares with the tests."""
+    """The folder with the programs of an environment with the wheel. Its dependencies are the tests' own."""
     folder = tmp_path_factory.mktemp("installed")
     programs = new_environment(folder)
     must_run(programs / "pip", "install", "--disable-pip-version-check", "--no-index", "--no-deps", wheel)

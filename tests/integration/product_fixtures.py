@@ -1,4 +1,4 @@
-"""The product for tests of what stands outside: `pytest_plugins = ["tests.integration.product_fixtures"]`."""
+"""The running product, for tests of clients: `pytest_plugins = ["tests.integration.product_fixtures"]`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,6 @@ def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
 
 @pytest.fixture(scope="module")
 def locked_product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
-    """With an API key, `sesame`."""
+    """The product with one API key, `sesame`."""
     with running(tmp_path_factory.mktemp("locked"), API_KEYS="ali:sesame") as web:
         yield web

@@ -26,13 +26,13 @@ def run(*command: str | Path, cwd: Path | None = None, **variables: str) -> subp
 
 
 def must_run(*command: str | Path, **options: Any) -> str:
-    """What it printed."""
+    """Runs a program that must succeed, and returns what it printed."""
     done = run(*command, **options)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
 def new_environment(folder: Path) -> Path:
-    """The folder with the programs of a new virtual environment."""
+    """Makes a virtual environment; returns the folder with its programs."""
     must_run(sys.executable, "-m", "venv", folder)
     return folder / "bin"

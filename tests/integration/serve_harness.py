@@ -15,10 +15,10 @@ from pathlib import Path
 import httpx
 
 from harness.redis_server import free_port
-from harness.waiting import PATIENCE_SECONDS, eventually
+from harness.waiting import TIMEOUT_SECONDS, eventually
 from harness.workers import ROOT
 
-# Settings of the developer's shell are none of the tests'.
+# Settings of the developer's shell must not affect the tests.
 OWN_VARIABLES = {"ENGINE": "echo", "LEASE_SECONDS": "1", "DRAIN_SECONDS": "0", "HOST": "127.0.0.1"}
 FOREIGN_VARIABLES = (
     "REDIS_URL",
@@ -56,16 +56,16 @@ class Serve:
         return "\nready: " in self.output
 
     def pid(self, name: str) -> int:
-        """Of the latest process of this name."""
+        """Returns the process id of the latest process with this name."""
         return int(re.findall(rf"spawned: '{name}' with pid (\d+)", self.output)[-1])
 
     def all_pids(self) -> list[int]:
-        """Of every process that ever ran, gunicorn's workers too."""
+        """Returns the process ids of all processes that ever ran, gunicorn's workers included."""
         return [int(pid) for pid in re.findall(r"with pid:? (\d+)", self.output)]
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)
-        return self.process.wait(PATIENCE_SECONDS)
+        return self.process.wait(TIMEOUT_SECONDS)
 
 
 def is_alive(pid: int) -> bool:
@@ -81,10 +81,10 @@ def none_alive(pids: list[int]) -> bool:
 
 
 def launch(folder: Path, variables: dict[str, str], output: int | None = None) -> Serve:
-    """Not waited for. `folder` becomes DATA_DIR; `output`: a file descriptor to write to instead of a log."""
+    """Starts it without waiting. folder: its DATA_DIR. output: a descriptor to write to instead of a log."""
     port = variables.get("PORT") or str(free_port())
     inherited = {name: value for name, value in os.environ.items() if name not in FOREIGN_VARIABLES}
-    # As make says it, so that nothing outlives this process.
+    # As the Makefile sets it, so that no process outlives this one.
     own = {"MAKE_PID": str(os.getpid()), "DATA_DIR": str(folder), "PORT": port}
     log = folder.with_name(f"{folder.name}-serve-{free_port()}.log")
     with log.open("wb") as file:
@@ -100,7 +100,7 @@ def launch(folder: Path, variables: dict[str, str], output: int | None = None) -
 
 @contextmanager
 def serve(folder: Path, **variables: str) -> Iterator[Serve]:
-    """Ready, and stopped in the end."""
+    """Starts it, yields it when it is ready, and stops it at the end."""
     serving = launch(folder, variables)
     try:
         eventually(serving.has_announced)
@@ -111,10 +111,10 @@ def serve(folder: Path, **variables: str) -> Iterator[Serve]:
 
 
 def refusal(folder: Path, **variables: str) -> str:
-    """What it says where it does not start."""
+    """Returns the output of a start that fails."""
     refused = launch(folder, variables)
     try:
-        assert refused.process.wait(PATIENCE_SECONDS) == 1, refused.output
+        assert refused.process.wait(TIMEOUT_SECONDS) == 1, refused.output
     finally:
         refused.process.kill()
         refused.process.wait()

@@ -2,7 +2,7 @@
 
     celery -A tests.integration.stalled_consumer worker
 
-Once the file STALL_WHEN exists, the consumer asks Redis for no more messages. All else works on.
+Once the file STALL_WHEN exists, the consumer asks Redis for no more messages. Everything else keeps working.
 """
 
 from __future__ import annotations

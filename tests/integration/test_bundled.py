@@ -1,4 +1,4 @@
-"""The bundled model through the real worker: what clients get is what the model says, whoever says it."""
+"""The bundled model on real workers: clients get what the model generates, on whichever worker it runs."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ ALL_OPTIONS: dict[str, Any] = SEEDED | {
 }
 
 BFLOAT16_TOLERANCE = 0.1
-"""Logits: how far below float32's best token bfloat16's choice may be."""
+"""In logits: how far bfloat16's choice may be below float32's best token."""
 
 Submit = Callable[..., str]
 
@@ -59,13 +59,13 @@ def submit(store: Store) -> Submit:
 
 @pytest.fixture
 def start_bundled(redis_url: str, tmp_path: Path) -> StartWorkers:
-    """One thread each: two workers on two cores would otherwise wait for each other."""
+    """Starts workers with one thread each. Otherwise two workers on two cores would wait for each other."""
     variables = {"REDIS_URL": redis_url, "LEASE_SECONDS": "1", "OMP_NUM_THREADS": "1", "DTYPE": "float32"}
     return partial(start_workers, folder=tmp_path, **variables)
 
 
 def ended(store: Store, job_id: str) -> Job:
-    eventually(lambda: store.get(job_id).is_ended, patience=90)
+    eventually(lambda: store.get(job_id).is_ended, timeout=90)
     return store.get(job_id)
 
 
@@ -81,7 +81,7 @@ def test_sampling_depends_on_the_seed_and_on_nothing_else(
         assert len(texts) == len(others)
         shown = [e.text for e in store.read_log(alone.id) if isinstance(e, TokenEntry)]
         assert "".join(shown) == alone.output[0].text
-        assert len(shown) > 3, "it came as a stream"
+        assert len(shown) > 3, "it must come in several pieces"
 
 
 def test_a_chat_message_gets_an_answer(start_bundled: StartWorkers, store: Store, submit: Submit) -> None:
@@ -123,7 +123,7 @@ def test_the_text_does_not_show_that_its_worker_died(
 
 
 def logits_below_the_best(model: OPTForCausalLM, prompt_ids: list[int], token_ids: list[int]) -> Tensor:
-    """How far each token lies below the best one, teacher-forced; float32 [tokens]."""
+    """Returns how far each token is below the best one, teacher-forced; float32 [tokens]."""
     ids = torch.tensor([prompt_ids + token_ids])
     with torch.inference_mode():
         logits: Tensor = model(ids).logits[0, len(prompt_ids) - 1 : -1]
@@ -133,7 +133,7 @@ def logits_below_the_best(model: OPTForCausalLM, prompt_ids: list[int], token_id
 def test_in_bfloat16_an_interrupted_text_differs_by_ties_only(
     start_bundled: StartWorkers, store: Store, submit: Submit
 ) -> None:
-    """Rounding depends on the shape of the batch, so two runs may part where two tokens are as good."""
+    """Rounding depends on the batch's shape, so runs may differ where two tokens are about equally good."""
     model = OPTForCausalLM.from_pretrained(BUNDLED_MODEL, dtype=torch.float32)
     prompt_ids = AutoTokenizer.from_pretrained(BUNDLED_MODEL)(GREEDY["prompt"])["input_ids"]
     with start_bundled("w1", "w2", DTYPE="bfloat16") as workers:
@@ -147,5 +147,5 @@ def test_in_bfloat16_an_interrupted_text_differs_by_ties_only(
     for token_ids in [undisturbed, *(job.output[0].token_ids for job in jobs)]:
         assert len(token_ids) == GREEDY["max_tokens"]
         below = logits_below_the_best(model, prompt_ids, token_ids)
-        # At the first difference, too: up to there both texts are one, so both tokens are nearly the best.
+        # This includes the first difference. The texts are equal up to it, so both tokens are near the best.
         assert below.max() <= BFLOAT16_TOLERANCE

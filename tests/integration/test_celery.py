@@ -1,24 +1,22 @@
-"""Jobs as Celery's own tools see them: events, inspect, revoke, AsyncResult, doubled messages, shutdown."""
+"""Jobs in Celery's own tools: events, AsyncResult, revoke, default apps and doubled messages."""
 
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
 from celery.exceptions import TaskRevokedError
 from celery.result import AsyncResult
 
-from harness.waiting import PATIENCE_SECONDS, eventually
-from harness.workers import ROOT, WorkerProcess
+from harness.waiting import TIMEOUT_SECONDS, eventually
+from harness.workers import ROOT
 from tasks.app import TASK, JobApp, celery_queue
 from tasks.backend import JobFailedError, RecordBackend
 from tasks.job import FinishReason, Status
@@ -28,12 +26,12 @@ from tests.integration.conftest import StartWorkers, Submit
 from tests.integration.jobs import ended, started
 
 LONG = {"max_tokens": 3000}
-"""A minute of echo's default steps: longer than any test runs."""
+"""Options of a job that takes a minute with echo's default steps, longer than any test."""
 
 
 @contextmanager
 def task_events(app: JobApp) -> Iterator[list[tuple[str, str]]]:
-    """(type, task id) of Celery's task events while the block runs, as Flower receives them."""
+    """Yields a list that gets (type, task id) of Celery's task events, as Flower receives them."""
     seen: list[tuple[str, str]] = []
     ready = threading.Event()
 
@@ -46,7 +44,7 @@ def task_events(app: JobApp) -> Iterator[list[tuple[str, str]]]:
         receiver.on_consume_ready = lambda *_, **__: ready.set()
         thread = threading.Thread(target=receiver.capture)
         thread.start()
-        assert ready.wait(PATIENCE_SECONDS)
+        assert ready.wait(TIMEOUT_SECONDS)
         try:
             yield seen
         finally:
@@ -65,7 +63,7 @@ def test_celery_sees_a_job_as_a_task_of_its_id(
         store.cancel(job_id)
         short = submit("one two", max_tokens=3)
         eventually(lambda: ("task-succeeded", short) in seen)
-        # This process sent it, the worker tells the rest: the order of the two is not defined.
+        # This process sends the first event and the worker the others, so their order is not defined.
         kinds = [kind for kind, task in seen if task == short]
         assert "task-sent" in kinds
         kinds.remove("task-sent")
@@ -73,7 +71,7 @@ def test_celery_sees_a_job_as_a_task_of_its_id(
         eventually(lambda: ("task-revoked", job_id) in seen)
 
 
-def test_async_result_tells_the_truth(
+def test_async_result_agrees_with_the_record(
     start_echo_workers: StartWorkers, celery_app: JobApp, store: Store, submit: Submit
 ) -> None:
     waiting: AsyncResult[Any] = AsyncResult(submit("a b c", max_tokens=4), app=celery_app)
@@ -117,21 +115,21 @@ def test_async_result_works_in_every_thread_of_a_process_that_only_reads(
             env=os.environ | {"REDIS_URL": redis_url},
             capture_output=True,
             text=True,
-            timeout=PATIENCE_SECONDS,
+            timeout=TIMEOUT_SECONDS,
             check=False,
         )
     assert reading.stdout.split() == [",".join(f"job{i}" for i in range(8)), "SUCCESS"], reading.stderr
 
 
 def test_a_process_may_have_a_default_app_of_its_own() -> None:
-    """And one that has none needs no settings to import `tasks`."""
+    """A process without a default app needs no settings to import `tasks`."""
     code = (
         "import celery; own = celery.Celery('own'); own.set_default(); import tasks; "
         "assert celery._state.default_app is own"
     )
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=PATIENCE_SECONDS)
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=TIMEOUT_SECONDS)
     bare = {name: value for name, value in os.environ.items() if name != "REDIS_URL"}
-    # vLLM looks at every attribute of every module, and some of Celery's lead to the default app.
+    # vLLM reads every attribute of every module, and some of Celery's attributes load the default app.
     code = "import tasks, celery; assert hasattr(celery.current_app, '__dict__')"
     asked = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=bare, capture_output=True, text=True, check=True
@@ -141,7 +139,7 @@ def test_a_process_may_have_a_default_app_of_its_own() -> None:
 
 
 def test_all_threads_share_one_store_and_one_backend(celery_app: JobApp) -> None:
-    """A thread is a connection in the web; each would build 14 scripts and a pool."""
+    """The web server has a thread for each connection, and each would build 14 scripts and a pool."""
 
     def backend() -> RecordBackend:
         return cast(RecordBackend, celery_app.backend)
@@ -150,7 +148,7 @@ def test_all_threads_share_one_store_and_one_backend(celery_app: JobApp) -> None
         assert {id(built._store) for built in pool.map(lambda _: backend(), range(64))} == {
             id(celery_app.store)
         }
-        # At first several threads may have built one; Celery keeps the last.
+        # At first, several threads may each build a backend. Celery keeps the last one.
         assert pool.submit(backend).result() is backend()
 
 
@@ -205,111 +203,3 @@ def test_a_doubled_or_late_message_does_no_harm(
         eventually(lambda: seen.count(("task-received", job_id)) == 3)
         assert seen.count(("task-started", job_id)) == 1
         assert "Traceback" not in worker.output()
-
-
-def test_sigterm_lets_running_jobs_end_and_claims_no_more(
-    start_echo_workers: StartWorkers, store: Store, submit: Submit
-) -> None:
-    with start_echo_workers("w1", MAX_NUM_SEQS="1") as (worker,):
-        running = submit("a b", max_tokens=100)
-        started(store, running)
-        waiting = submit("c d", max_tokens=2)
-        worker.signal(signal.SIGTERM)
-        assert worker.wait() == 0
-        assert store.get(running).status is Status.COMPLETED
-        assert store.get(waiting).status is Status.QUEUED
-        assert store.workers() == []
-
-
-@pytest.mark.parametrize("signals", [[signal.SIGQUIT], [signal.SIGTERM, signal.SIGQUIT]])
-def test_sigquit_gives_back_at_once(
-    start_echo_workers: StartWorkers, store: Store, submit: Submit, signals: list[signal.Signals]
-) -> None:
-    """Also a worker that drains already. The record decides, not Celery's idea of a retry."""
-    with start_echo_workers("w1", DRAIN_SECONDS="3600") as (worker,):
-        job_id = submit("a b", **LONG)
-        started(store, job_id)
-        for number in signals:
-            worker.signal(number)
-            eventually(lambda: "hutdown" in worker.output())
-        assert worker.wait() in (0, 1)
-        assert store.get(job_id).attempts[0].reason == "drained"
-        assert store.workers() == []
-        assert "Traceback" not in worker.output()
-
-
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_another_worker_continues_the_stream(
-    start_echo_workers: StartWorkers, store: Store, submit: Submit, how: signal.Signals
-) -> None:
-    words = [f"w{i}" for i in range(300)]
-    with start_echo_workers("w1", "w2", DRAIN_SECONDS="0", MAX_NUM_SEQS="2") as workers:
-        jobs = [submit(" ".join(words), max_tokens=300, n=2) for _ in range(2)]
-        first = started(store, jobs[0])
-        by_id = {worker.id: worker for worker in workers}
-        by_id[first.attempts[0].worker].signal(how)
-        for job_id in jobs:
-            job = ended(store, job_id)
-            assert [choice.text for choice in job.output] == [" ".join(words)] * 2
-            assert [choice.token_ids for choice in job.output] == [list(range(300))] * 2
-        assert len(store.get(jobs[0]).attempts) == 2
-        reason = {signal.SIGTERM: "drained", signal.SIGKILL: "lease expired"}[how]
-        assert store.get(jobs[0]).attempts[0].reason == reason
-
-
-def test_slots_refill_as_short_jobs_end(
-    start_echo_workers: StartWorkers, store: Store, submit: Submit
-) -> None:
-    lengths = [4 + round(252 * i / 31) for i in range(32)]
-    with start_echo_workers("w1", MAX_NUM_SEQS="16", ECHO_STEP_SECONDS="0.005"):
-        jobs = [submit("tick tock", max_tokens=length) for length in lengths]
-        done = [ended(store, job_id) for job_id in jobs]
-    assert [job.completion_tokens for job in done] == lengths
-    ends = [job.ended_at or 0.0 for job in done]
-    assert ends == sorted(ends)
-    # Nobody waits for the slowest of a batch: the 17th runs while the first sixteen still do.
-    assert (done[16].started_at or 0.0) < ends[15]
-
-
-def test_a_backlog_of_one_owner_does_not_delay_another(
-    start_echo_workers: StartWorkers, store: Store, submit: Submit
-) -> None:
-    with start_echo_workers("w1", MAX_NUM_SEQS="4"):
-        backlog = [submit("many", owner="ada", max_tokens=20) for _ in range(500)]
-        started(store, backlog[0])
-        single = ended(store, submit("one", owner="bob", max_tokens=4))
-        mine = (job for job in map(store.get, backlog) if job.started_at)
-        before = [j for j in mine if single.created_at < (j.started_at or 0.0) < (single.started_at or 0.0)]
-        assert len(before) <= 4, "more than the jobs that were on their way to the slots already"
-        for job_id in backlog:
-            store.cancel(job_id)
-
-
-def test_an_engine_that_hangs_is_ended(
-    start_echo_workers: StartWorkers, store: Store, submit: Submit
-) -> None:
-    """The watchdog; another worker continues the job. A pause of the process is in tests/reliability."""
-    with start_echo_workers("hangs", ECHO_STEP_SECONDS="600", STEP_TIMEOUT_SECONDS="1") as (worker,):
-        job_id = submit("a b", max_tokens=4)
-        assert worker.wait() == 1
-        assert "the engine thread stood still for longer than STEP_TIMEOUT_SECONDS=1" in worker.output()
-    with start_echo_workers("works"):
-        assert ended(store, job_id).output[0].text == "a b a b"
-
-
-@pytest.mark.parametrize(
-    ("variable", "value", "line"),
-    [
-        ("MODEL_ID", "/no/such/folder", "MODEL_ID=/no/such/folder"),
-        ("MAX_NUM_SEQS", "none", "MAX_NUM_SEQS='none': Input should be a valid integer"),
-        ("ENGINE", "vllm", "ENGINE=vllm: vLLM is not installed here"),
-    ],
-)
-def test_a_worker_that_cannot_start_says_why(
-    redis_url: str, tmp_path: Path, variable: str, value: str, line: str
-) -> None:
-    variables = {"REDIS_URL": redis_url, "ENGINE": "transformers", variable: value}
-    worker = WorkerProcess("w1", variables, tmp_path / "w1.log")
-    assert worker.wait() == 1
-    assert line in worker.output()
-    assert "Traceback" not in worker.output()

@@ -17,9 +17,9 @@ import pytest
 from client import Client
 from harness.product import Web, running
 from harness.redis_server import free_port
-from harness.waiting import PATIENCE_SECONDS
+from harness.waiting import TIMEOUT_SECONDS
 from harness.workers import ROOT
-from tests.integration.moody import JOB, Answer, moody_server
+from tests.integration.scripted_server import JOB, Answer, scripted_server
 
 pytest_plugins = ["tests.integration.product_fixtures"]
 
@@ -36,15 +36,15 @@ def command(url: str, *arguments: str | bytes) -> subprocess.Popen[str]:
 
 
 def run(url: str, *arguments: str | bytes) -> tuple[int, str, str]:
-    """The exit code, what it printed and what it said on stderr."""
+    """Runs a command. Returns its exit code and its output on stdout and stderr."""
     with command(url, *arguments) as process:
-        printed, said = process.communicate(timeout=PATIENCE_SECONDS)
+        printed, said = process.communicate(timeout=TIMEOUT_SECONDS)
     return process.returncode, printed, said
 
 
 @pytest.fixture(scope="module")
 def single_slot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
-    """One job at a time, so that the second has to queue."""
+    """The product with one slot, so that a second job has to wait."""
     with running(tmp_path_factory.mktemp("single"), MAX_NUM_SEQS="1") as web:
         yield web
 
@@ -65,12 +65,12 @@ def test_a_detached_job_can_be_watched_later(product: Web) -> None:
     assert run(product.url, "watch", job_id.strip()) == (0, "one two one\n", "")
 
 
-def test_text_is_shown_while_it_comes_and_an_interrupt_cancels(product: Web) -> None:
+def test_text_is_shown_as_it_comes_and_an_interrupt_cancels(product: Web) -> None:
     with command(product.url, "submit", "tick", "--max-tokens", "4000") as process:
         assert process.stdout is not None
         assert process.stdout.read(4) == "tick"
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=PATIENCE_SECONDS)
+        _, said = process.communicate(timeout=TIMEOUT_SECONDS)
     job_id = next(word for word in said.split() if word.startswith("job_"))
     assert process.returncode == 1
     assert "is" in said
@@ -84,7 +84,7 @@ def test_an_interrupt_leaves_a_watched_job_running(product: Web) -> None:
         assert process.stdout is not None
         assert process.stdout.read(4) == "tick"
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=PATIENCE_SECONDS)
+        process.communicate(timeout=TIMEOUT_SECONDS)
     assert process.returncode == 1
     with Client(product.url) as client:
         assert client.get(job_id.strip()).status == "in_progress"
@@ -96,21 +96,21 @@ def test_a_reader_that_leaves_cancels(product: Web) -> None:
         assert process.stdout is not None
         process.stdout.read(4)
         process.stdout.close()
-        assert process.wait(PATIENCE_SECONDS) == 1
+        assert process.wait(TIMEOUT_SECONDS) == 1
         assert process.stderr is not None
         assert "Traceback" not in process.stderr.read()
     with Client(product.url) as client:
         assert client.wait(client.list(limit=1).jobs[0].id).status == "cancelled"
 
 
-def test_a_waiting_job_tells_its_place(single_slot: Web) -> None:
+def test_the_place_of_a_waiting_job_is_shown(single_slot: Web) -> None:
     with Client(single_slot.url) as client:
         first = client.submit("busy", max_tokens=4000)
         with command(single_slot.url, "submit", "next", "--max-tokens", "1") as process:
             assert process.stderr is not None
             assert process.stderr.readline().startswith("queued: next in line")
             client.cancel(first.id)
-            printed, _ = process.communicate(timeout=PATIENCE_SECONDS)
+            printed, _ = process.communicate(timeout=TIMEOUT_SECONDS)
     assert (process.returncode, printed) == (0, "next\n")
 
 
@@ -209,12 +209,12 @@ def test_the_key_comes_from_the_environment(locked_product: Web, monkeypatch: py
 
 
 def first_line(process: subprocess.Popen[str]) -> str:
-    """The next line on stderr."""
+    """Returns the next line on stderr."""
     assert process.stderr is not None
     return process.stderr.readline()
 
 
-def test_a_server_that_is_away_is_reported_while_the_command_waits_for_it(product: Web) -> None:
+def test_a_server_that_cannot_be_reached_is_reported_while_the_command_retries(product: Web) -> None:
     product.kill()
     with command(product.url, "submit", "hello", "--max-tokens", "1") as process:
         for _ in range(2):
@@ -222,7 +222,7 @@ def test_a_server_that_is_away_is_reported_while_the_command_waits_for_it(produc
             assert line.startswith(product.url)
             assert line.endswith("; trying again\n")
         product.start()
-        printed, _ = process.communicate(timeout=PATIENCE_SECONDS)
+        printed, _ = process.communicate(timeout=TIMEOUT_SECONDS)
     assert (process.returncode, printed) == (0, "hello\n")
 
 
@@ -239,7 +239,7 @@ def test_a_server_that_takes_the_call_and_stays_silent_is_reported(arguments: tu
 
 REFUSALS = [401, 403, 404, 408, 413, 422, 429, 500, 502, 503, 504]
 NOT_NOW = {"Retry-After": "3600"}
-"""Longer than the command is willing to wait."""
+"""A header that asks for a longer wait than the command's time for retries."""
 
 
 @pytest.mark.parametrize("status", REFUSALS)
@@ -254,7 +254,7 @@ NOT_NOW = {"Retry-After": "3600"}
     ],
 )
 def test_every_refusal_is_one_line(arguments: tuple[str, ...], status: int) -> None:
-    with moody_server((status, NOT_NOW), (status, NOT_NOW, b"<html>")) as server:
+    with scripted_server((status, NOT_NOW), (status, NOT_NOW, b"<html>")) as server:
         assert run(server.url, *arguments) == (1, "", "busy, come later\n")
         assert run(server.url, *arguments) == (1, "", f"HTTP {status} {HTTPStatus(status).phrase}\n")
 
@@ -263,11 +263,11 @@ def test_every_refusal_is_one_line(arguments: tuple[str, ...], status: int) -> N
 def test_every_refusal_of_the_stream_is_one_line(status: int) -> None:
     job: Answer = (200, {}, json.dumps(JOB).encode())
     with (
-        moody_server(job, fixed={"/stream": (status, {}), "/job_1": job, "/cancel": job}) as server,
+        scripted_server(job, fixed={"/stream": (status, {}), "/job_1": job, "/cancel": job}) as server,
         command(server.url, "submit", "hello") as process,
     ):
         line = first_line(process)
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=PATIENCE_SECONDS)
+        process.communicate(timeout=TIMEOUT_SECONDS)
     assert line.removesuffix("; trying again\n").rstrip().endswith("busy, come later")
     assert line.endswith("; trying again\n") == (status in (408, 429, 500, 502, 503, 504))

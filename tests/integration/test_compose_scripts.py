@@ -16,7 +16,7 @@ from tests.unit.test_compose import CHECKOUT, run_script
 @pytest.mark.parametrize(
     ("name", "returncode"), [(socket.gethostname(), 0), ("another", 1)], ids=["own", "other"]
 )
-def test_the_workers_health_check_wants_its_own_heartbeat(
+def test_the_workers_health_check_needs_its_own_heartbeat(
     redis: Redis, redis_url: str, settings: Settings, name: str, returncode: int
 ) -> None:
     assert '"-n", "worker@%h"' in (CHECKOUT / "worker" / "Dockerfile").read_text()

@@ -1,4 +1,4 @@
-"""The client that web and workers reach Redis with."""
+"""The Redis client of web and workers."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_burst_of_calls_is_served_by_few_connections(settings: Settings, redis
 
 @pytest.mark.parametrize("policy", ["allkeys-lru", "allkeys-random"])
 def test_a_redis_that_would_drop_jobs_is_refused(redis_of_its_own: RedisServer, policy: str) -> None:
-    """By each of the processes, in one line."""
+    """Each process refuses it, in one line."""
     with Redis.from_url(redis_of_its_own.url) as redis:
         redis.config_set("maxmemory-policy", policy)
     environment = os.environ | {"REDIS_URL": redis_of_its_own.url, "ENGINE": "echo"}
@@ -72,13 +72,13 @@ def test_a_redis_that_would_drop_jobs_is_refused(redis_of_its_own: RedisServer, 
 
 @pytest.mark.parametrize("policy", ["noeviction", "volatile-lru"])
 def test_a_redis_that_keeps_jobs_is_used(redis_of_its_own: RedisServer, policy: str) -> None:
-    """Jobs have no time to live of Redis' own, so a volatile policy drops none."""
+    """Keys of jobs have no expiry in Redis, so a volatile policy never evicts them."""
     with Redis.from_url(redis_of_its_own.url) as redis:
         redis.config_set("maxmemory-policy", policy)
         refuse_eviction(redis)
 
 
-def test_a_redis_that_is_away_is_not_refused(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_redis_that_cannot_be_reached_is_not_refused(caplog: pytest.LogCaptureFixture) -> None:
     with Redis(port=free_port()) as redis:
         refuse_eviction(redis)
     assert "could not ask Redis for its maxmemory-policy" in caplog.text

@@ -1,4 +1,4 @@
-"""A worker notices when Celery delivers nothing to it any more, and only then."""
+"""A worker notices when Celery stops delivering messages to it, and raises no false alarm."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_worker_without_deliveries_gives_its_jobs_back_and_ends(
 def test_a_full_worker_is_not_taken_for_one_without_deliveries(
     start_echo_workers: StartWorkers, store: Store, submit: Submit
 ) -> None:
-    """A worker without a free slot takes no messages, its own included."""
+    """A worker without a free slot receives no messages, not even its own probes."""
     variables = {"STEP_TIMEOUT_SECONDS": "1", "MAX_NUM_SEQS": "1", "ECHO_STEP_SECONDS": "0.02"}
     with start_echo_workers("full", **variables) as (worker,):
         first, second = submit("a b", max_tokens=300), submit("c d", max_tokens=2)
@@ -52,7 +52,7 @@ def test_a_full_worker_is_not_taken_for_one_without_deliveries(
         assert worker.process.poll() is None
 
 
-def test_the_time_while_redis_is_away_does_not_count(tmp_path: Path) -> None:
+def test_the_time_while_redis_cannot_be_reached_does_not_count(tmp_path: Path) -> None:
     now = 0.0
     port = free_port()
     redis, url = start_redis(tmp_path, port=port)

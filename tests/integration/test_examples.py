@@ -15,7 +15,7 @@ import pytest
 
 from harness.product import Web
 from harness.redis_server import free_port
-from harness.waiting import PATIENCE_SECONDS, eventually
+from harness.waiting import TIMEOUT_SECONDS, eventually
 from harness.workers import ROOT
 
 pytest_plugins = ["tests.integration.package_fixtures", "tests.integration.product_fixtures"]
@@ -37,7 +37,7 @@ def output(product: Web, *command: str | Path) -> list[str]:
         env=environment(product),
         capture_output=True,
         text=True,
-        timeout=PATIENCE_SECONDS,
+        timeout=TIMEOUT_SECONDS,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -52,7 +52,7 @@ def serving(product: Web, log: Path, path: str, port: int, *command: str | Path)
             command, cwd=ROOT, env=environment(product), stdout=file, stderr=subprocess.STDOUT
         )
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_SECONDS) as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=TIMEOUT_SECONDS) as client:
 
             def answers() -> bool:
                 assert process.poll() is None, log.read_text()
@@ -66,7 +66,7 @@ def serving(product: Web, log: Path, path: str, port: int, *command: str | Path)
             yield client
     finally:
         process.terminate()
-        process.wait(PATIENCE_SECONDS)
+        process.wait(TIMEOUT_SECONDS)
     assert "Traceback" not in log.read_text(), log.read_text()
 
 

@@ -1,4 +1,4 @@
-"""Workers with different models on one Redis: each job runs where its model is, or waits for it."""
+"""Workers with different models on one Redis: each job runs on a worker with its model, or waits for one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def store(redis_url: str) -> Store:
 
 @pytest.fixture
 def models(tmp_path: Path) -> dict[str, str]:
-    """Architecture, which is also the model's public name -> its folder."""
+    """The architecture, which is also the model's public name -> its folder."""
     return {kind: str(save_model(tmp_path / kind, kind)) for kind in ("opt", "llama")}
 
 
@@ -47,7 +47,7 @@ def submit(store: Store, model: str, **options: Any) -> str:
 
 
 def ended(store: Store, job_id: str) -> Job:
-    eventually(lambda: store.get(job_id).is_ended, patience=60)
+    eventually(lambda: store.get(job_id).is_ended, timeout=60)
     return store.get(job_id)
 
 
@@ -73,7 +73,7 @@ def test_each_job_runs_on_a_worker_of_its_model(
             assert [names[attempt.worker] for attempt in job.attempts] == [model]
 
 
-def test_jobs_wait_for_a_model_that_is_away(
+def test_jobs_wait_for_a_model_without_a_worker(
     redis_url: str, tmp_path: Path, store: Store, models: dict[str, str]
 ) -> None:
     with worker(redis_url, tmp_path, "opt", MODEL_ID=models["opt"]):

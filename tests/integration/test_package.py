@@ -1,4 +1,4 @@
-"""The installed package, in a clean environment and beside a project that has modules of the same names."""
+"""The installed package, in a clean environment and in a project that has modules of the same names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from deploy.wheel import PACKAGES, with_prefix
 from harness.redis_server import free_port
-from harness.waiting import PATIENCE_SECONDS, eventually
+from harness.waiting import TIMEOUT_SECONDS, eventually
 from tests.integration.programs import INSTALL_SECONDS, must_run, new_environment, run
 
 pytest_plugins = ["tests.integration.package_fixtures"]
@@ -39,7 +39,7 @@ def project(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def serving(installed: Path, project: Path) -> Iterator[str]:
-    """`tokenrelay serve` in the project's folder; its URL."""
+    """Runs `tokenrelay serve` in the project's folder, and yields its URL."""
     port = str(free_port())
     log = project / "serve.log"
     with log.open("wb") as output:
@@ -60,7 +60,7 @@ def serving(installed: Path, project: Path) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
-        process.wait(PATIENCE_SECONDS)
+        process.wait(TIMEOUT_SECONDS)
 
 
 def test_everything_works_beside_modules_of_the_same_names(

@@ -1,4 +1,4 @@
-"""The product where the system lacks what only Linux has. No macOS is at hand: its gaps are made here."""
+"""The product without features that only Linux has. No macOS is available, so the tests remove them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.integration.serve_harness import Serve, serve
 
 BARE_PLATFORM = Path(__file__).with_name("bare_platform")
 DARWIN_OPEN_MAX = 10_240
-"""As in its sitecustomize.py, which is not to be imported: it would change this process."""
+"""The value of bare_platform/sitecustomize.py. Importing that module would change this process."""
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""REDIS_URL means the same to redis-py and to Celery, whose parts of the product share one Redis."""
+"""REDIS_URL means the same to redis-py and to Celery, because the product uses both on one Redis."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ QUOTED = "p%40ss%3Aw%2Fo%3Fr%23d%3B%2541%20%C3%A9"
 
 
 def reach(redis_url: str) -> None:
-    """Let everything that connects to Redis do so. Raises RedisError and OperationalError."""
+    """Makes everything that uses Redis connect to it. Raises RedisError and OperationalError."""
     settings = Settings(redis_url=redis_url)
     for client in (connect(settings), job_log.connect(settings.required_redis_url)):
         with client:
@@ -42,7 +42,7 @@ def send_an_offer(redis_url: str) -> None:
 
 
 def has_been_reached(redis: Redis) -> bool:
-    """By both libraries."""
+    """Returns whether both libraries have reached Redis."""
     return bool(redis.exists("seen by redis-py") and redis.llen(celery_queue("worker").name))
 
 
@@ -100,7 +100,7 @@ def test_tls_as_the_options_say(tls_port: int, certificate: Certificate, redis: 
 def test_certificates_are_verified_by_both_libraries(
     tls_port: int, certificate: Certificate, host: str, options: str
 ) -> None:
-    """One that nobody trusts, and one of another name."""
+    """Both refuse a certificate that is not trusted, and one for another name."""
     settings = Settings(redis_url=f"rediss://{host}:{tls_port}/0{options.format(certificate.certificate)}")
     with connect(settings) as client, pytest.raises(ConnectionError, match="certificate verify failed"):
         client.ping()

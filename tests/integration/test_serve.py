@@ -1,4 +1,4 @@
-"""`make serve` with the echo engine: it starts, heals, keeps its jobs, stops, says why it cannot start."""
+"""`make serve` with the echo engine: it starts, recovers, keeps jobs, stops, and says why it cannot start."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from harness.waiting import PATIENCE_SECONDS, eventually
+from harness.waiting import TIMEOUT_SECONDS, eventually
 from tests.integration.serve_harness import Serve, is_alive, launch, none_alive, refusal, serve
 from tests.integration.web_harness import submit
 
@@ -33,11 +33,11 @@ def running(data_dir: Path) -> Iterator[Serve]:
 
 
 def finished(url: str, job_id: str) -> dict[str, Any]:
-    """The job, once it has ended."""
+    """Returns the job when it has ended."""
 
     def ended() -> dict[str, Any] | None:
         try:
-            job: dict[str, Any] = httpx.get(f"{url}/v1/jobs/{job_id}?wait=5", timeout=PATIENCE_SECONDS).json()
+            job: dict[str, Any] = httpx.get(f"{url}/v1/jobs/{job_id}?wait=5", timeout=TIMEOUT_SECONDS).json()
         except httpx.TransportError:
             return None
         return job if job.get("ended_at") else None
@@ -46,7 +46,7 @@ def finished(url: str, job_id: str) -> dict[str, Any]:
 
 
 def started(url: str, **options: Any) -> str:
-    """A job that has begun to talk."""
+    """Submits a job, and returns its id when it has tokens."""
     with httpx.Client(base_url=url) as client:
         job_id = submit(client, "tick tock", **options)
         eventually(lambda: client.get(f"/v1/jobs/{job_id}").json()["output"][0]["text"] != "")
@@ -59,12 +59,12 @@ def test_a_job_runs(running: Serve) -> None:
     assert job["output"][0]["text"] == "once upon a time"
 
 
-def test_the_ready_line_is_one_command_away_from_tokens(running: Serve) -> None:
+def test_the_command_in_the_ready_line_prints_tokens(running: Serve) -> None:
     lines = [line for line in running.output.splitlines() if line.startswith("ready:")]
     assert len(lines) == 1
     assert f"{running.url}/ " in lines[0]
     command = shlex.split(lines[0].partition("try: ")[2])
-    answer = subprocess.run(command, capture_output=True, timeout=PATIENCE_SECONDS, check=True)
+    answer = subprocess.run(command, capture_output=True, timeout=TIMEOUT_SECONDS, check=True)
     assert b"data: [DONE]" in answer.stdout
 
 
@@ -80,7 +80,7 @@ def test_echo_needs_none_of_the_model_libraries(tmp_path: Path) -> None:
         assert finished(running.url, submit(client))["status"] == "completed"
 
 
-def test_every_line_says_whose_it_is(running: Serve) -> None:
+def test_every_line_names_its_process(running: Serve) -> None:
     strangers = [
         line
         for line in running.output.splitlines()
@@ -101,7 +101,7 @@ def test_a_process_that_is_killed_comes_back(running: Serve, name: str) -> None:
     assert job["output"][0]["text"].split() == ["tick", "tock"] * 150
 
 
-def test_redis_listens_on_loopback_behind_a_private_password(running: Serve, data_dir: Path) -> None:
+def test_redis_listens_on_loopback_with_a_private_password(running: Serve, data_dir: Path) -> None:
     url = httpx.URL((data_dir / "redis.url").read_text())
     with socket.create_connection((url.host, url.port or 0)) as client:
         client.sendall(b"PING\r\n")
@@ -151,7 +151,7 @@ def test_a_bad_variable_is_named_in_one_line(tmp_path: Path, variable: str, valu
     assert variable in said
 
 
-def test_a_password_in_the_redis_url_is_not_told(tmp_path: Path) -> None:
+def test_a_password_in_the_redis_url_is_not_shown(tmp_path: Path) -> None:
     assert "secret" not in refusal(tmp_path, REDIS_URL="redis://:secret@127.0.0.1:1/0")
 
 
@@ -199,7 +199,7 @@ def test_a_killed_one_leaves_nothing_that_hinders_the_next(tmp_path: Path) -> No
         assert finished(second.url, job_id)["output"][0]["text"].split() == ["tick", "tock"] * 200
 
 
-def test_it_goes_on_when_nobody_reads_its_output(tmp_path: Path) -> None:
+def test_it_keeps_running_when_nobody_reads_its_output(tmp_path: Path) -> None:
     reading, writing = os.pipe()
     serving = launch(tmp_path, {}, output=writing)
     os.close(writing)
@@ -214,10 +214,10 @@ def test_a_worker_drains_before_the_web_stops(tmp_path: Path) -> None:
         job_id = started(running.url, max_tokens=150)
         running.process.send_signal(signal.SIGINT)
         assert finished(running.url, job_id)["status"] == "completed"
-        assert running.process.wait(PATIENCE_SECONDS) == 0
+        assert running.process.wait(TIMEOUT_SECONDS) == 0
 
 
-def test_a_second_interrupt_hurries(tmp_path: Path) -> None:
+def test_a_second_interrupt_stops_at_once(tmp_path: Path) -> None:
     serving = launch(tmp_path, {"DRAIN_SECONDS": "600"})
     try:
         eventually(serving.has_announced)
@@ -225,12 +225,12 @@ def test_a_second_interrupt_hurries(tmp_path: Path) -> None:
         serving.process.send_signal(signal.SIGINT)
         eventually(lambda: "Warm shutdown" in serving.output)
 
-        def hurries() -> bool:
+        def stops_at_once() -> bool:
             serving.process.send_signal(signal.SIGINT)
             return "worker stops at once" in serving.output
 
-        eventually(hurries)
-        assert serving.process.wait(PATIENCE_SECONDS) == 0
+        eventually(stops_at_once)
+        assert serving.process.wait(TIMEOUT_SECONDS) == 0
         assert none_alive(serving.all_pids())
     finally:
         for pid in [serving.process.pid, *serving.all_pids()]:

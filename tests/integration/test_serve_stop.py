@@ -1,4 +1,4 @@
-"""However `make serve` ends, and whenever: nothing is left of it."""
+"""No process of `make serve` is left after it ended, however and whenever it ends."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ import httpx
 import psutil
 import pytest
 
-from harness.waiting import PATIENCE_SECONDS, eventually
+from harness.waiting import TIMEOUT_SECONDS, eventually
 from tests.integration.serve_harness import Serve, launch
 from tests.integration.web_harness import submit
 
 MODEL = {"ENGINE": "transformers", "MODEL_ID": "bundled"}
 MOMENTS = {"the first spawn": "supervisord started", "the load": "loading bundled"}
-"""What has just been printed."""
+"""A moment of the start -> the text that is printed just before."""
 
 Start = Callable[..., Serve]
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Launches `make serve`, at most once; ends what a failed test has left of it."""
+    """Starts `make serve`, at most once. Ends the processes that a failed test has left."""
     yield lambda **variables: launch(tmp_path / "data", variables)
     for process in left_of(tmp_path / "data"):
         process.kill()
 
 
 def left_of(data_dir: Path) -> list[psutil.Process]:
-    """The processes of a `make serve` and all below it, by their environment, which they inherit."""
+    """Returns the processes of a `make serve`. They are found by their environment, which they inherit."""
     return [
         process
         for process in psutil.process_iter(["environ", "status"])
@@ -54,7 +54,7 @@ def with_a_running_job(serving: Serve) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_stop_during_the_start(start: Start, tmp_path: Path, moment: str, number: int) -> None:
-    """The worker neither misses the signal nor goes on loading its model."""
+    """The worker does not miss the signal, and stops loading its model."""
     serving = start(**MODEL)
     told(serving, MOMENTS[moment])
     assert serving.stop(number) == 0
@@ -81,7 +81,7 @@ def test_a_kill_during_the_start(start: Start, tmp_path: Path, moment: str) -> N
 
 
 def test_a_kill_while_jobs_run(start: Start, tmp_path: Path) -> None:
-    """Redis ends as well, so the worker cannot drain: its jobs go on after the next start."""
+    """Redis ends as well, so the worker cannot drain. Its jobs continue after the next start."""
     serving = start(DRAIN_SECONDS="600")
     with_a_running_job(serving)
     serving.stop(signal.SIGKILL)
@@ -90,7 +90,7 @@ def test_a_kill_while_jobs_run(start: Start, tmp_path: Path) -> None:
 
 def test_it_ends_where_make_was_killed_before_it_could_look(start: Start, tmp_path: Path) -> None:
     with subprocess.Popen(["true"]) as make:
-        make.wait(PATIENCE_SECONDS)
+        make.wait(TIMEOUT_SECONDS)
     serving = start(MAKE_PID=str(make.pid))
-    assert serving.process.wait(PATIENCE_SECONDS) == -signal.SIGTERM
+    assert serving.process.wait(TIMEOUT_SECONDS) == -signal.SIGTERM
     assert left_of(tmp_path / "data") == []

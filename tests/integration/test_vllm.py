@@ -1,6 +1,6 @@
-"""A mixed fleet on the bundled model: a worker with transformers, one with vLLM, one Redis and the web.
+"""A mixed fleet with the bundled model: a worker with transformers and one with vLLM, on one Redis.
 
-`make test-vllm`: vLLM's worker runs in its own environment.
+`make test-vllm` runs it, because vLLM's worker needs its own environment.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import pytest
 from client import Client, Event
 from harness.product import Web
 from harness.redis_server import start_redis
-from harness.waiting import PATIENCE_SECONDS, eventually
+from harness.waiting import TIMEOUT_SECONDS, eventually
 from harness.workers import ROOT, WorkerProcess
 from tests.integration.web_sockets import assert_gapless, texts
 
@@ -30,7 +30,7 @@ VLLM_PYTHON = ROOT / ".venv-vllm" / "bin" / "python"
 LOADING_SECONDS = 120.0
 PROMPT = "Once upon a time"
 LONG = 900
-"""Tokens: a second or more, in which a test can act."""
+"""Tokens of a job that takes a second or more, so that a test can act meanwhile."""
 
 GREEDY: dict[str, Any] = {"prompt": PROMPT, "temperature": 0, "ignore_eos": True}
 VARIABLES = {
@@ -41,11 +41,11 @@ VARIABLES = {
     "KV_CACHE_GIB": "0.25",
 }
 VLLM = {"ENGINE": "vllm", "ENGINE_ARGS": '{"enforce_eager": true}'}
-"""Compiled it would not be another engine, only half a minute later."""
+"""Without compilation, which takes half a minute and makes no difference here."""
 
 
 class MixedFleet:
-    """`slow` runs transformers, `fast` vLLM; the latter is started again where a test ended it."""
+    """`slow` runs transformers, `fast` runs vLLM. `fast` is restarted if a test has ended it."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -76,12 +76,12 @@ class MixedFleet:
         eventually(lambda: self.fast.id in self.workers())
 
     def workers(self) -> dict[str, str]:
-        """Worker -> its engine."""
+        """Returns worker -> its engine."""
         health = httpx.get(f"{self.web.url}/health").json()
         return {worker["id"]: worker["engine"] for worker in health["workers"]}
 
     def post(self, path: str, **body: Any) -> httpx.Response:
-        answer = httpx.post(self.web.url + path, json=body, timeout=PATIENCE_SECONDS)
+        answer = httpx.post(self.web.url + path, json=body, timeout=TIMEOUT_SECONDS)
         assert answer.is_success, answer.text
         return answer
 
@@ -140,7 +140,7 @@ def test_both_routes_are_served_at_once(fleet: MixedFleet) -> None:
     with ThreadPoolExecutor(2) as pool:
         routes = ["/generate", "/generate_vllm"]
         any_engine, on_vllm = pool.map(lambda route: fleet.post(route, **body), routes)
-    assert any_engine.json() == on_vllm.json(), "in float32, greedy, both say what the model says"
+    assert any_engine.json() == on_vllm.json(), "in float32 and greedy, both engines generate the same text"
     assert all(any_engine.json()["generated_texts"])
     workers = [fleet.workers_of(job_id) for job_id in any_engine.headers["X-Job-ID"].split(",")]
     assert [fleet.slow.id] in workers
@@ -162,7 +162,9 @@ def test_a_stream_of_vllms_tokens(fleet: MixedFleet) -> None:
     assert (job["status"], job["usage"]["completion_tokens"]) == ("completed", 80)
     for index, choice in enumerate(job["output"]):
         assert texts([event for event in events if event.get("index") == index]) == choice["text"]
-    assert len([event for event in events if event["type"] == "token"]) > 20, "one by one, not at the end"
+    assert len([event for event in events if event["type"] == "token"]) > 20, (
+        "tokens must come one by one, not all at the end"
+    )
 
 
 def test_all_options_mean_the_same_on_both_engines(fleet: MixedFleet) -> None:
@@ -213,13 +215,13 @@ def test_a_cancel_keeps_the_text_and_frees_the_slots(fleet: MixedFleet) -> None:
 
 
 def test_a_stream_survives_the_death_of_vllms_worker(fleet: MixedFleet) -> None:
-    """Killed with all its processes; the job goes on with transformers, in the same words."""
+    """The worker is killed with all its processes. The job continues on transformers, with the same text."""
     undisturbed = fleet.ended(fleet.client.submit(**GREEDY, engine="transformers", max_tokens=LONG).id)
     below = children(fleet.fast)
     job_ids = [fleet.client.submit(**GREEDY, max_tokens=LONG).id for _ in range(4)]
     taken = eventually(lambda: [one for one in job_ids if fleet.workers_of(one) == [fleet.fast.id]])
     bound = fleet.client.submit(**GREEDY, engine="vllm", max_tokens=LONG).id
-    # Not those of the native engine: reading thousands of events a second would hold up what follows.
+    # Not tokens of the native engine: reading thousands of events a second would delay the next steps.
     with ThreadPoolExecutor(len(taken)) as pool:
         streams = [pool.submit(fleet.events, job_id) for job_id in taken]
         fleet.wait_for_tokens(bound, 5)
@@ -231,7 +233,7 @@ def test_a_stream_survives_the_death_of_vllms_worker(fleet: MixedFleet) -> None:
             assert texts(events) == undisturbed["output"][0]["text"]
     for job_id in taken:
         assert fleet.workers_of(job_id)[1:] == [fleet.slow.id]
-    assert fleet.client.get(bound).status == "in_progress", "only vLLM may go on with it"
+    assert fleet.client.get(bound).status == "in_progress", "only vLLM may continue it"
     eventually(lambda: are_gone(below))
 
     fleet.ensure_fast()
@@ -257,7 +259,7 @@ def test_a_dead_engine_core_ends_the_worker_with_one_line(fleet: MixedFleet) -> 
 
 
 def test_an_idle_worker_notices_its_dead_core(fleet: MixedFleet) -> None:
-    """Nobody calls it, and a job that it claimed would only lose time."""
+    """An idle worker does not call its core. If it claimed a job, the job would only lose time."""
     for process in children(fleet.fast):
         if os.getpgid(process.pid) != os.getpgid(fleet.fast.process.pid):
             process.kill()
@@ -265,7 +267,7 @@ def test_an_idle_worker_notices_its_dead_core(fleet: MixedFleet) -> None:
 
 
 def test_a_worker_that_is_told_to_stop_leaves_nothing_behind(fleet: MixedFleet) -> None:
-    """A Ctrl-C reaches the whole process group, and vLLM's processes would not wait for the drain."""
+    """A Ctrl-C reaches the whole process group, but vLLM's processes must live until the drain has ended."""
     below = children(fleet.fast)
     job_id = fleet.client.submit(**GREEDY, max_tokens=LONG, engine="vllm").id
     fleet.wait_for_tokens(job_id, 2)

@@ -1,4 +1,4 @@
-"""API keys and tickets, on two web processes: what one of them issues, the other accepts."""
+"""API keys and tickets, on two web processes: each accepts the tickets of the other."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def assert_unauthorized(answer: httpx.Response) -> None:
 @pytest.mark.parametrize(
     "authorization", [None, "Bearer", "Bearer wrong", "Basic YTpi", "key-of-ann", "Bearer ann"]
 )
-def test_without_a_valid_key_nothing_is_told(
+def test_without_a_valid_key_every_answer_is_401(
     server: Server, client: httpx.Client, authorization: str | None
 ) -> None:
     headers = {} if authorization is None else {"Authorization": authorization}
@@ -79,7 +79,7 @@ def test_probes_and_page_need_no_key(client: httpx.Client, player: Player) -> No
     assert client.get("/none.css").status_code == 404
 
 
-def test_a_key_opens_its_owners_jobs_only(client: httpx.Client, ann: httpx.Client) -> None:
+def test_a_key_gives_access_to_its_owners_jobs_only(client: httpx.Client, ann: httpx.Client) -> None:
     job_id = submit(ann)
     assert ann.get(f"/v1/jobs/{job_id}").status_code == 200
     assert ann.get("/health").status_code == 200
@@ -150,7 +150,7 @@ def test_a_ticket_opens_nothing_else(server: Server, client: httpx.Client, ann: 
         assert read_to_close(ws) == ([], 4401)
 
 
-def test_an_expired_ticket_is_no_ticket(client: httpx.Client, ann: httpx.Client, web_redis: Redis) -> None:
+def test_an_expired_ticket_is_refused(client: httpx.Client, ann: httpx.Client, web_redis: Redis) -> None:
     job_id = submit(ann)
     ticket = ann.post(f"/v1/jobs/{job_id}/ticket").json()["ticket"]
     [key] = web_redis.scan_iter("*:ticket:*")

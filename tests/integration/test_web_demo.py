@@ -13,7 +13,7 @@ import httpx
 import pytest
 from redis import Redis
 
-from harness.waiting import PATIENCE_SECONDS, eventually
+from harness.waiting import TIMEOUT_SECONDS, eventually
 from tasks import keys
 from tasks.job import JobError, Status
 from tests.integration.web_harness import Player, Server, assert_problem
@@ -30,7 +30,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 
 def waiting_jobs(redis: Redis, count: int) -> list[str]:
-    """The ids of that many submitted jobs, in the order of their coming."""
+    """Waits for `count` submitted jobs, and returns their ids in order."""
     found: list[str] = []
 
     def look() -> bool:
@@ -51,7 +51,7 @@ def test_one_prompt_gets_its_continuation_greedily(
     reply = sent(pool, client, "/basic_generate", prompt="once")
     [job_id] = waiting_jobs(web_redis, 1)
     player.start(job_id).complete(" upon", " a time")
-    answer = reply.result(PATIENCE_SECONDS)
+    answer = reply.result(TIMEOUT_SECONDS)
     assert answer.json() == {"generated_text": " upon a time"}
     assert answer.headers["X-Job-ID"] == job_id
     assert client.get(f"/v1/jobs/{job_id}").json()["request"]["temperature"] == 0
@@ -66,7 +66,7 @@ def test_several_prompts_are_several_jobs_answered_in_their_order(
         run = player.start(job_id)
         assert (run.claim.request.max_tokens, run.claim.request.temperature) == (3, 0.5)
         run.complete(f"after {run.claim.request.prompt}")
-    answer = reply.result(PATIENCE_SECONDS)
+    answer = reply.result(TIMEOUT_SECONDS)
     assert answer.json() == {"generated_texts": ["after a", "after b", "after c"]}
     assert answer.headers["X-Job-ID"] == ",".join(ids)
 
@@ -74,12 +74,12 @@ def test_several_prompts_are_several_jobs_answered_in_their_order(
 def test_the_headers_of_many_prompts_stay_within_what_proxies_take(
     client: httpx.Client, web_redis: Redis, pool: ThreadPoolExecutor
 ) -> None:
-    """nginx answers 502 where an answer's headers exceed a page of memory."""
+    """nginx answers 502 if an answer's headers exceed a page of memory."""
     reply = sent(pool, client, "/generate", prompts=["x"] * MAX_PROMPTS)
     ids = waiting_jobs(web_redis, MAX_PROMPTS)
     for job_id in ids:
         client.post(f"/v1/jobs/{job_id}/cancel")
-    answer = reply.result(PATIENCE_SECONDS)
+    answer = reply.result(TIMEOUT_SECONDS)
     assert_problem(answer, 409)
     assert answer.headers["X-Job-ID"].split(",") == answer.json()["job_ids"][:MAX_IDS_IN_HEADER]
     assert sorted(answer.json()["job_ids"]) == sorted(ids)
@@ -94,7 +94,7 @@ def test_the_texts_of_many_prompts_come_with_their_jobs(
     ids = waiting_jobs(web_redis, count)
     for job_id in ids:
         player.start(job_id).complete("y")
-    answer = reply.result(PATIENCE_SECONDS)
+    answer = reply.result(TIMEOUT_SECONDS)
     assert answer.json() == {"generated_texts": ["y"] * count, "job_ids": ids}
     assert answer.headers["X-Job-ID"].split(",") == ids[:MAX_IDS_IN_HEADER]
 
@@ -105,7 +105,7 @@ def test_a_stream_of_tokens_ends_with_done(
     reply = sent(pool, client, "/generate_stream", prompt="once")
     [job_id] = waiting_jobs(web_redis, 1)
     player.start(job_id).complete(" a", "", ' "b"\n')
-    answer = reply.result(PATIENCE_SECONDS)
+    answer = reply.result(TIMEOUT_SECONDS)
     assert answer.headers["Content-Type"] == "text/event-stream; charset=utf-8"
     assert answer.headers["X-Job-ID"] == job_id
     lines = [line for line in answer.text.splitlines() if line and not line.startswith(":")]
@@ -118,7 +118,7 @@ def test_a_stream_whose_job_fails_says_so_and_is_not_done(
     reply = sent(pool, client, "/generate_stream", prompt="once")
     [job_id] = waiting_jobs(web_redis, 1)
     player.start(job_id).end(Status.FAILED, JobError("engine_error", "it broke"))
-    text = reply.result(PATIENCE_SECONDS).text
+    text = reply.result(TIMEOUT_SECONDS).text
     data = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: ")]
     assert data == [{"error": {"code": "engine_error", "message": "it broke"}}]
 
@@ -139,21 +139,21 @@ def test_a_failed_job_is_an_http_error_with_its_code(
     first, second = waiting_jobs(web_redis, 2)
     player.start(first).complete("x")
     player.start(second).end(Status.FAILED, JobError(code, "in words"))
-    answer = reply.result(PATIENCE_SECONDS)
+    answer = reply.result(TIMEOUT_SECONDS)
     assert_problem(answer, status)
     assert answer.json()["code"] == code
     assert "in words" in answer.json()["detail"]
     assert answer.headers["X-Job-ID"] == f"{first},{second}"
 
 
-def test_a_job_cancelled_by_somebody_is_a_conflict(
+def test_a_job_that_was_cancelled_is_a_conflict(
     client: httpx.Client, web_redis: Redis, pool: ThreadPoolExecutor
 ) -> None:
     reply = sent(pool, client, "/basic_generate", prompt="a")
     [job_id] = waiting_jobs(web_redis, 1)
     eventually(web_redis.pubsub_channels)
     client.post(f"/v1/jobs/{job_id}/cancel")
-    assert_problem(reply.result(PATIENCE_SECONDS), 409)
+    assert_problem(reply.result(TIMEOUT_SECONDS), 409)
 
 
 @pytest.mark.parametrize("path", ["/basic_generate", "/generate", "/generate_stream"])
@@ -173,7 +173,7 @@ def test_a_client_that_leaves_cancels_its_jobs(
 
 def test_an_idempotency_key_belongs_to_one_body(client: httpx.Client, web_redis: Redis) -> None:
     headers = {"Idempotency-Key": "k"}
-    for key in ("k", "k#1"):  # No part of another request's key.
+    for key in ("k", "k#1"):  # Neither key is used by another request.
         client.post("/v1/jobs", json={"prompt": "other"}, headers={"Idempotency-Key": key})
     for path, body in (("/generate", {"prompts": ["a", "b"]}), ("/basic_generate", {"prompt": "a"})):
         assert_problem(client.post(path, json=body, headers=headers), 422, "Idempotency-Key")
@@ -189,7 +189,7 @@ def test_an_idempotency_key_finds_the_same_jobs(
     ]
     for job_id in waiting_jobs(web_redis, 2):
         player.start(job_id).complete("x")
-    answers = [reply.result(PATIENCE_SECONDS) for reply in replies]
+    answers = [reply.result(TIMEOUT_SECONDS) for reply in replies]
     assert answers[0].headers["X-Job-ID"] == answers[1].headers["X-Job-ID"]
     assert answers[0].json() == answers[1].json() == {"generated_texts": ["x", "x"]}
 
@@ -225,4 +225,4 @@ def test_the_vllm_route_waits_for_a_vllm_worker(
     job = client.get(f"/v1/jobs/{job_id}").json()
     assert (job["model"], job["request"]["engine"]) == ("big", "vllm")
     player.start(job_id).complete("y")
-    assert reply.result(PATIENCE_SECONDS).json() == {"generated_texts": ["y"]}
+    assert reply.result(TIMEOUT_SECONDS).json() == {"generated_texts": ["y"]}

@@ -1,4 +1,4 @@
-"""What a real server answers is what its document says: every field is there, and no other."""
+"""A real server's answers match its document: every field is there, and no other."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from redis import Redis
 
 from client import Client
 from harness.product import Web
-from harness.waiting import PATIENCE_SECONDS
+from harness.waiting import TIMEOUT_SECONDS
 from tasks.job import FinishReason, JobError, Status
 from tests.integration.web_harness import Player, Server
 from web.routes.demo_jobs import MAX_IDS_IN_HEADER
@@ -26,19 +26,19 @@ pytest_plugins = ["tests.integration.web_fixtures", "tests.integration.product_f
 
 
 class Document:
-    """A server's `/openapi.json`, as a judge of its answers."""
+    """A server's `/openapi.json`, which checks the server's answers."""
 
     def __init__(self, document: dict[str, Any]) -> None:
         self._paths: dict[str, dict[str, Any]] = document["paths"]
         self._components = copy.deepcopy(document["components"])
         for schema in self._components["schemas"].values():
             if "properties" in schema:
-                # Clients should ignore what they do not know, but nothing shall go undocumented.
+                # Clients should ignore unknown fields, but every field must be documented.
                 schema["additionalProperties"] = False
         self.seen: set[tuple[str, str, int]] = set()
 
     def judge(self, answer: httpx.Response) -> None:
-        """Raises AssertionError where the answer is not as documented."""
+        """Raises AssertionError if the answer is not as documented."""
         method, path = answer.request.method.lower(), self._template(answer.request.url.path)
         self.seen.add((method, path, answer.status_code))
         documented = self._documented(method, path, answer.status_code)
@@ -81,14 +81,14 @@ class Document:
 
 @contextmanager
 def judging(url: str) -> Iterator[tuple[httpx.Client, Document]]:
-    """A client that holds every answer of a server against the server's document."""
+    """Yields a client that checks every answer of a server against the server's document."""
     document = Document(httpx.get(f"{url}/openapi.json").json())
 
     def judge(answer: httpx.Response) -> None:
         answer.read()
         document.judge(answer)
 
-    with httpx.Client(base_url=url, timeout=PATIENCE_SECONDS, event_hooks={"response": [judge]}) as client:
+    with httpx.Client(base_url=url, timeout=TIMEOUT_SECONDS, event_hooks={"response": [judge]}) as client:
         yield client, document
 
 

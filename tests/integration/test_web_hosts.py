@@ -1,4 +1,4 @@
-"""Which names requests may be addressed to: without API keys, pages of other names must not get in."""
+"""Which host names requests may have: without API keys, pages of other names must have no access."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from harness.waiting import PATIENCE_SECONDS
+from harness.waiting import TIMEOUT_SECONDS
 from tasks.settings import Settings
 from tests.integration.web_harness import RedisServer, Server, assert_problem, serving, submit
 from tests.integration.web_sockets import HANDSHAKE, read_all
@@ -38,8 +38,8 @@ NO_HOST = [b"", b"[", b"a b", b"http://localhost", b"localhost:port", b"me@local
 
 
 def answered(server: Server, request: str, host: bytes, *headers: str) -> bytes:
-    """The answer to a request whose Host header no client library would send."""
-    with socket.create_connection(server.address, timeout=PATIENCE_SECONDS) as opened:
+    """Returns the answer to a request with a Host header that no client library would send."""
+    with socket.create_connection(server.address, timeout=TIMEOUT_SECONDS) as opened:
         rest = "".join(f"\r\n{header}" for header in headers)
         opened.sendall(f"{request} HTTP/1.1\r\nHost: ".encode() + host + f"{rest}\r\n\r\n".encode())
         opened.shutdown(socket.SHUT_WR)
@@ -81,7 +81,7 @@ def test_probes_are_answered_under_any_name(server: Server, path: str, host: byt
 
 
 @pytest.mark.parametrize("host", NO_HOST)
-def test_what_is_no_host_is_400(server: Server, host: bytes) -> None:
+def test_an_invalid_host_is_400(server: Server, host: bytes) -> None:
     answer = answered(server, "GET /v1/jobs", host)
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert b"application/problem+json" in answer

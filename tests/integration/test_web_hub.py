@@ -1,4 +1,4 @@
-"""The hub by itself: who is told what, and that nothing stays behind."""
+"""The hub by itself: which reader gets which batches, and that nothing is left when readers leave."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 from redis import Redis
 
-from harness.waiting import PATIENCE_SECONDS, eventually
+from harness.waiting import TIMEOUT_SECONDS, eventually
 from tasks import keys
 from tasks.job import Job
 from tasks.log import StatusEntry
@@ -37,56 +37,56 @@ def test_batches_come_in_order_and_once(subscription: Subscription) -> None:
     batches = [batch(1), batch(2)]
     for each in batches:
         subscription.offer(each)
-    assert subscription.take(PATIENCE_SECONDS) == batches
+    assert subscription.take(TIMEOUT_SECONDS) == batches
     assert subscription.take(0) == []
 
 
-def test_a_full_queue_is_exchanged_for_the_log(subscription: Subscription) -> None:
+def test_a_reader_with_a_full_queue_must_read_the_log(subscription: Subscription) -> None:
     for seq in range(MAX_BATCHES + 10):
         subscription.offer(batch(seq))
-    assert subscription.take(PATIENCE_SECONDS) is None
+    assert subscription.take(TIMEOUT_SECONDS) is None
     assert subscription.take(0) == []
     subscription.offer(batch(1000))
-    assert subscription.take(PATIENCE_SECONDS) == [batch(1000)]
+    assert subscription.take(TIMEOUT_SECONDS) == [batch(1000)]
 
 
-def test_what_waits_is_covered_by_reading_the_log(subscription: Subscription) -> None:
+def test_reading_the_log_covers_the_waiting_batches(subscription: Subscription) -> None:
     subscription.offer(batch(1))
     subscription.must_read_log()
-    assert subscription.take(PATIENCE_SECONDS) is None
+    assert subscription.take(TIMEOUT_SECONDS) is None
     assert subscription.take(0) == []
 
 
-def test_waking_brings_nothing_but_an_end_to_the_wait(subscription: Subscription) -> None:
+def test_waking_only_ends_the_wait(subscription: Subscription) -> None:
     woken = threading.Thread(target=subscription.wake)
     woken.start()
-    assert subscription.take(PATIENCE_SECONDS) == []
+    assert subscription.take(TIMEOUT_SECONDS) == []
     woken.join()
 
 
 def test_a_confirmed_subscription_says_read_the_log(hub: Hub) -> None:
     with hub.subscribe("job_1") as first:
-        assert first.take(PATIENCE_SECONDS) is None
+        assert first.take(TIMEOUT_SECONDS) is None
         with hub.subscribe("job_1") as second:
-            assert second.take(PATIENCE_SECONDS) is None
+            assert second.take(TIMEOUT_SECONDS) is None
 
 
 def test_readers_of_a_job_share_one_channel_and_each_rendered_batch(hub: Hub, redis: Redis) -> None:
     with hub.subscribe("job_1") as first, hub.subscribe("job_1") as second:
-        assert (first.take(PATIENCE_SECONDS), second.take(PATIENCE_SECONDS)) == (None, None)
+        assert (first.take(TIMEOUT_SECONDS), second.take(TIMEOUT_SECONDS)) == (None, None)
         assert redis.pubsub_numsub(keys.events("job_1"))[0][1] == 1
         redis.publish(keys.events("job_1"), '[1,["s",1]]')
-        (one,), (other,) = first.take(PATIENCE_SECONDS) or [], second.take(PATIENCE_SECONDS) or []
+        (one,), (other,) = first.take(TIMEOUT_SECONDS) or [], second.take(TIMEOUT_SECONDS) or []
         assert one is other
 
 
-def test_jobs_do_not_hear_each_other(hub: Hub, redis: Redis) -> None:
+def test_readers_get_batches_of_their_own_job_only(hub: Hub, redis: Redis) -> None:
     with hub.subscribe("job_1") as first, hub.subscribe("job_2") as second:
-        assert (first.take(PATIENCE_SECONDS), second.take(PATIENCE_SECONDS)) == (None, None)
+        assert (first.take(TIMEOUT_SECONDS), second.take(TIMEOUT_SECONDS)) == (None, None)
         redis.publish(keys.events("job_1"), '[1,["s",1]]')
         redis.publish(keys.events("job_2"), '[2,["s",1]]')
-        assert [one.first_seq for one in second.take(PATIENCE_SECONDS) or []] == [2]
-        assert [one.first_seq for one in first.take(PATIENCE_SECONDS) or []] == [1]
+        assert [one.first_seq for one in second.take(TIMEOUT_SECONDS) or []] == [2]
+        assert [one.first_seq for one in first.take(TIMEOUT_SECONDS) or []] == [1]
 
 
 def test_the_last_reader_to_leave_unsubscribes_even_when_it_fails(hub: Hub, redis: Redis) -> None:
@@ -100,27 +100,27 @@ def test_the_last_reader_to_leave_unsubscribes_even_when_it_fails(hub: Hub, redi
     eventually(lambda: redis.pubsub_channels() == [])
 
 
-def test_garbage_on_a_channel_makes_its_readers_read_the_log(hub: Hub, redis: Redis) -> None:
+def test_an_invalid_message_makes_readers_read_the_log(hub: Hub, redis: Redis) -> None:
     with hub.subscribe("job_1") as subscription:
-        assert subscription.take(PATIENCE_SECONDS) is None
+        assert subscription.take(TIMEOUT_SECONDS) is None
         redis.publish(keys.events("job_1"), "garbage")
-        assert subscription.take(PATIENCE_SECONDS) is None
+        assert subscription.take(TIMEOUT_SECONDS) is None
         redis.publish(keys.events("job_1"), '[1,["s",1]]')
-        assert [one.first_seq for one in subscription.take(PATIENCE_SECONDS) or []] == [1]
+        assert [one.first_seq for one in subscription.take(TIMEOUT_SECONDS) or []] == [1]
 
 
 def test_a_reconnect_makes_every_reader_read_the_log(hub: Hub, redis: Redis) -> None:
     with hub.subscribe("job_1") as first, hub.subscribe("job_2") as second:
-        assert (first.take(PATIENCE_SECONDS), second.take(PATIENCE_SECONDS)) == (None, None)
+        assert (first.take(TIMEOUT_SECONDS), second.take(TIMEOUT_SECONDS)) == (None, None)
         redis.client_kill_filter(_type="pubsub")
-        assert (first.take(PATIENCE_SECONDS), second.take(PATIENCE_SECONDS)) == (None, None)
+        assert (first.take(TIMEOUT_SECONDS), second.take(TIMEOUT_SECONDS)) == (None, None)
 
 
 def test_closing_wakes_every_reader(hub: Hub) -> None:
     with hub.subscribe("job_1") as subscription:
-        assert subscription.take(PATIENCE_SECONDS) is None
+        assert subscription.take(TIMEOUT_SECONDS) is None
         hub.close()
-        assert subscription.take(PATIENCE_SECONDS) == []
+        assert subscription.take(TIMEOUT_SECONDS) == []
         assert hub.is_closing
 
 

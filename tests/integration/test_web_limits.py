@@ -1,4 +1,4 @@
-"""What a client may hold, and for how long: bodies that do not come, clients that vanish, many streams."""
+"""How long clients may hold resources: bodies that do not come, clients that vanish, many streams."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import psutil
 import pytest
 from redis import Redis
 
-from harness.waiting import PATIENCE_SECONDS, eventually
+from harness.waiting import TIMEOUT_SECONDS, eventually
+from tests.integration.web_channels import no_channels
 from tests.integration.web_harness import Player, RedisServer, Server, assert_problem, serving, submit
 from tests.integration.web_sockets import (
     HANDSHAKE,
@@ -35,7 +36,7 @@ ANN, BOB = {"Authorization": "Bearer key-of-ann"}, {"Authorization": "Bearer key
 
 @pytest.fixture(scope="module")
 def server(redis_of_web: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """It waits for a body, and for a sign of life, for a moment only."""
+    """A server with short time-outs for bodies and for acknowledgements."""
     with serving(redis_of_web.url, tmp_path_factory.mktemp("web"), **HASTY) as running:
         yield running
 
@@ -47,18 +48,14 @@ def capped_server(redis_of_web: RedisServer, tmp_path_factory: pytest.TempPathFa
         yield running
 
 
-def no_channels(redis: Redis) -> bool:
-    return redis.pubsub_channels() == []
-
-
 POST = "POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 
 
 def answer_to(
     server: Server, request: str, *, is_sending_closed: bool = False
 ) -> tuple[int, dict[str, object]]:
-    """Status and problem that a raw request gets; the server closes the connection after it."""
-    with socket.create_connection(server.address, PATIENCE_SECONDS) as opened:
+    """Returns the status and problem of a raw request. Checks that the server closes the connection."""
+    with socket.create_connection(server.address, TIMEOUT_SECONDS) as opened:
         opened.sendall(request.encode())
         if is_sending_closed:
             opened.shutdown(socket.SHUT_WR)
@@ -85,8 +82,8 @@ def test_a_body_that_does_not_come_is_408(server: Server, client: httpx.Client, 
 
 
 def test_a_body_that_trickles_is_408(server: Server) -> None:
-    """Each byte comes in time, all of them do not."""
-    with socket.create_connection(server.address, PATIENCE_SECONDS) as opened:
+    """Each byte comes in time, but the whole body does not."""
+    with socket.create_connection(server.address, TIMEOUT_SECONDS) as opened:
         opened.sendall((POST + "Content-Length: 1000000\r\n\r\n").encode())
         opened.settimeout(0.1)
         received = b""
@@ -101,7 +98,7 @@ def test_a_body_that_trickles_is_408(server: Server) -> None:
 
 def test_a_body_that_nobody_reads_is_not_waited_for(server: Server, client: httpx.Client) -> None:
     path = f"/v1/jobs/{submit(client)}/cancel"
-    with socket.create_connection(server.address, PATIENCE_SECONDS) as opened:
+    with socket.create_connection(server.address, TIMEOUT_SECONDS) as opened:
         opened.sendall(f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n".encode())
         assert read_all(opened).startswith(b"HTTP/1.1 200 ")
 
@@ -123,7 +120,7 @@ def test_a_body_that_is_cut_off_or_malformed_is_400(server: Server, client: http
 
 def test_a_slow_body_that_comes_is_accepted(server: Server) -> None:
     body = json.dumps({"prompt": "x" * 300_000}).encode()
-    with socket.create_connection(server.address, PATIENCE_SECONDS) as opened:
+    with socket.create_connection(server.address, TIMEOUT_SECONDS) as opened:
         opened.sendall((POST + f"Connection: close\r\nContent-Length: {len(body)}\r\n\r\n").encode())
         for start in range(0, len(body), 1000):
             opened.sendall(body[start : start + 1000])
@@ -133,7 +130,7 @@ def test_a_slow_body_that_comes_is_accepted(server: Server) -> None:
 def test_headers_that_do_not_end_are_not_waited_for(redis_of_web: RedisServer, tmp_path: Path) -> None:
     with (
         serving(redis_of_web.url, tmp_path, GUNICORN_CMD_ARGS="--keep-alive 1") as server,
-        socket.create_connection(server.address, PATIENCE_SECONDS) as opened,
+        socket.create_connection(server.address, TIMEOUT_SECONDS) as opened,
     ):
         opened.sendall(b"GET /health/live HTTP/1.1\r\n")
         opened.settimeout(0.1)
@@ -153,7 +150,7 @@ def test_headers_that_do_not_end_are_not_waited_for(redis_of_web: RedisServer, t
 def test_a_stop_waits_for_no_body(redis_of_web: RedisServer, tmp_path: Path) -> None:
     with (
         serving(redis_of_web.url, tmp_path, TEST_BODY_SECONDS="3600") as server,
-        socket.create_connection(server.address, PATIENCE_SECONDS) as opened,
+        socket.create_connection(server.address, TIMEOUT_SECONDS) as opened,
     ):
         opened.sendall((POST + "Expect: 100-continue\r\nContent-Length: 100\r\n\r\n").encode())
         assert opened.recv(65536).startswith(b"HTTP/1.1 100 ")  # The server is about to read.
@@ -161,7 +158,7 @@ def test_a_stop_waits_for_no_body(redis_of_web: RedisServer, tmp_path: Path) -> 
         answer = read_all(opened)
         assert answer.startswith(b"HTTP/1.1 503 ")
         assert json.loads(answer.partition(b"\r\n\r\n")[2])["code"] == "going_away"
-        assert server.process.wait(PATIENCE_SECONDS) == 0
+        assert server.process.wait(TIMEOUT_SECONDS) == 0
         assert "graceful timeout" not in server.log.read_text()
 
 
@@ -183,10 +180,10 @@ def test_a_stop_waits_for_no_body(redis_of_web: RedisServer, tmp_path: Path) -> 
 def test_a_client_that_vanishes_is_noticed(
     server: Server, client: httpx.Client, web_redis: Redis, request_of: object
 ) -> None:
-    """Nothing is sent that it could fail to acknowledge: the job waits."""
+    """The job waits, so nothing is sent that the client could fail to acknowledge."""
     assert callable(request_of)
     first, *headers = request_of(submit(client))
-    with socket.create_connection(server.address, PATIENCE_SECONDS) as opened:
+    with socket.create_connection(server.address, TIMEOUT_SECONDS) as opened:
         opened.sendall("\r\n".join([first, "Host: localhost", *headers, "", '{"prompt": "x"}']).encode())
         eventually(lambda: not no_channels(web_redis))
         vanish(opened)
@@ -208,8 +205,8 @@ def test_a_client_that_vanishes_while_it_is_sent_to_is_noticed(
 def test_streams_and_waiting_calls_of_an_owner_are_capped(capped_server: Server, web_redis: Redis) -> None:
     assert web_redis.ping()
     with (
-        httpx.Client(base_url=capped_server.url, headers=ANN, timeout=PATIENCE_SECONDS) as ann,
-        httpx.Client(base_url=capped_server.url, headers=BOB, timeout=PATIENCE_SECONDS) as bob,
+        httpx.Client(base_url=capped_server.url, headers=ANN, timeout=TIMEOUT_SECONDS) as ann,
+        httpx.Client(base_url=capped_server.url, headers=BOB, timeout=TIMEOUT_SECONDS) as bob,
     ):
         job_id = submit(ann)
         path = f"/v1/jobs/{job_id}"
@@ -229,7 +226,9 @@ def test_streams_and_waiting_calls_of_an_owner_are_capped(capped_server: Server,
                 assert int(answer.headers["Retry-After"]) >= 1
             assert close_code(capped_server, job_id, **ANN) == 4429
             assert close_code(capped_server, job_id, f"?ticket={ticket}") == 4429
-            assert [job["id"] for job in ann.get("/v1/jobs").json()["data"]] == [job_id]  # None was accepted.
+            assert [job["id"] for job in ann.get("/v1/jobs").json()["data"]] == [
+                job_id
+            ]  # No job was accepted.
             assert ann.get(path).status_code == 200
             assert bob.get(f"/v1/jobs/{submit(bob)}?wait=0.01").status_code == 200
             ws.close()
@@ -241,10 +240,12 @@ def test_streams_and_waiting_calls_of_an_owner_are_capped(capped_server: Server,
             eventually(lambda: ann.get(f"/v1/jobs/{submit(ann)}?wait=0.01").status_code == 200)
 
 
-def test_a_recycled_process_says_goodbye(redis_of_web: RedisServer, player: Player, tmp_path: Path) -> None:
+def test_a_recycled_process_closes_its_streams(
+    redis_of_web: RedisServer, player: Player, tmp_path: Path
+) -> None:
     with (
         serving(redis_of_web.url, tmp_path, GUNICORN_CMD_ARGS="--max-requests 10") as server,
-        httpx.Client(base_url=server.url, timeout=PATIENCE_SECONDS) as client,
+        httpx.Client(base_url=server.url, timeout=TIMEOUT_SECONDS) as client,
     ):
         job_id = submit(client)
         player.start(job_id)
@@ -257,12 +258,12 @@ def test_a_recycled_process_says_goodbye(redis_of_web: RedisServer, player: Play
         assert "graceful timeout" not in server.log.read_text()
 
 
-def test_a_process_whose_master_was_killed_says_goodbye(
+def test_a_process_whose_master_was_killed_closes_its_streams(
     redis_of_web: RedisServer, player: Player, tmp_path: Path
 ) -> None:
     with (
         serving(redis_of_web.url, tmp_path) as server,
-        httpx.Client(base_url=server.url, timeout=PATIENCE_SECONDS) as client,
+        httpx.Client(base_url=server.url, timeout=TIMEOUT_SECONDS) as client,
     ):
         job_id = submit(client)
         player.start(job_id)
@@ -272,4 +273,4 @@ def test_a_process_whose_master_was_killed_says_goodbye(
             server.process.kill()
             server.process.wait()
             assert read_to_close(ws) == ([], 1001)
-        worker.wait(PATIENCE_SECONDS)
+        worker.wait(TIMEOUT_SECONDS)

@@ -1,4 +1,4 @@
-"""`/v1/models`: what is served and what is away."""
+"""`/v1/models`: models with workers, and models that have none now."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def announce(
     return info
 
 
-def test_no_worker_no_model(client: httpx.Client) -> None:
+def test_without_a_worker_there_is_no_model(client: httpx.Client) -> None:
     assert client.get("/v1/models").json() == {"object": "list", "data": []}
     assert_problem(client.get("/v1/models/m"), 404)
 
@@ -54,7 +54,7 @@ def test_a_model_by_its_name_slash_included(client: httpx.Client, player: Player
     assert problem.json()["code"] == "model_not_found"
 
 
-def test_a_model_whose_workers_are_away_stays_known_and_its_jobs_wait(
+def test_a_model_whose_workers_have_left_stays_known_and_its_jobs_wait(
     client: httpx.Client, player: Player
 ) -> None:
     info = announce(player, "a@test", "owner/name")

@@ -1,4 +1,4 @@
-"""What a client is told of a job when Redis goes away: stored, not stored, or that it may be."""
+"""What a client is told when Redis is lost: the job is stored, is not stored, or may be stored."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import httpx
 import pytest
 from redis import Redis
 
-from harness.waiting import PATIENCE_SECONDS, eventually
+from harness.waiting import TIMEOUT_SECONDS, eventually
 from tasks import keys
 from tests.integration.web_harness import Player, RedisServer, assert_problem, serving
 
@@ -39,11 +39,11 @@ def jobs_in(server: RedisServer) -> int:
 
 
 def post(url: str, path: str = "/v1/jobs", body: dict[str, Any] = BODY, **headers: str) -> httpx.Response:
-    return httpx.post(url + path, json=body, headers=headers, timeout=PATIENCE_SECONDS)
+    return httpx.post(url + path, json=body, headers=headers, timeout=TIMEOUT_SECONDS)
 
 
 @pytest.mark.parametrize(("path", "body"), ROUTES.items())
-def test_what_never_reached_redis_was_not_accepted(
+def test_a_submit_that_never_reached_redis_was_not_accepted(
     redis_of_web: RedisServer, tmp_path: Path, path: str, body: dict[str, Any]
 ) -> None:
     redis_of_web.kill()
@@ -60,13 +60,13 @@ def test_what_never_reached_redis_was_not_accepted(
 
 
 def test_an_accepted_job_is_never_called_refused(redis_of_web: RedisServer, tmp_path: Path) -> None:
-    """Redis dies while its end is awaited: it is shown as it was seen last."""
+    """Redis dies while a call waits for the job's end. The answer shows the job as it was read last."""
     with serving(redis_of_web.url, tmp_path) as server, ThreadPoolExecutor() as threads:
         coming = threads.submit(post, server.url, Prefer="wait=2")
         eventually(lambda: jobs_in(redis_of_web) == 1)
         redis_of_web.kill()
         try:
-            answer = coming.result(PATIENCE_SECONDS)
+            answer = coming.result(TIMEOUT_SECONDS)
         finally:
             redis_of_web.start()
         assert answer.status_code == 202
@@ -75,7 +75,7 @@ def test_an_accepted_job_is_never_called_refused(redis_of_web: RedisServer, tmp_
         assert httpx.get(answer.headers["Location"]).json()["id"] == answer.json()["id"]
 
 
-def test_a_demo_route_waits_while_redis_is_away(
+def test_a_demo_route_waits_until_redis_is_back(
     redis_of_web: RedisServer, player: Player, tmp_path: Path
 ) -> None:
     with serving(redis_of_web.url, tmp_path) as server, ThreadPoolExecutor() as threads:
@@ -85,4 +85,4 @@ def test_a_demo_route_waits_while_redis_is_away(
         redis_of_web.start()
         for job in httpx.get(f"{server.url}/v1/jobs").json()["data"]:
             player.start(job["id"]).complete("z")
-        assert coming.result(PATIENCE_SECONDS).json() == {"generated_texts": ["z", "z"]}
+        assert coming.result(TIMEOUT_SECONDS).json() == {"generated_texts": ["z", "z"]}

@@ -1,4 +1,4 @@
-"""The process: how it starts, what it refuses to start with, and what it serves besides the API."""
+"""The web server's process: how it starts, which settings it refuses, and the pages that it serves."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from redis import Redis
 
 import web
-from harness.waiting import PATIENCE_SECONDS, eventually
+from harness.waiting import TIMEOUT_SECONDS, eventually
 from tasks.settings import Settings
 from tests.integration.web_harness import REPOSITORY, Player, RedisServer, Server, assert_problem, serving
 from web.routes import site
@@ -41,7 +41,7 @@ def test_a_wrong_setting_ends_the_start_with_one_line(
         env={**os.environ, "REDIS_URL": redis_of_web.url, **variables},
         capture_output=True,
         text=True,
-        timeout=PATIENCE_SECONDS,
+        timeout=TIMEOUT_SECONDS,
         check=False,
     )
     assert ended.returncode != 0
@@ -73,7 +73,7 @@ def test_a_dead_process_is_replaced(redis_of_web: RedisServer, tmp_path: Path) -
 
 
 def test_every_web_process_reaps(server: Server, client: httpx.Client, web_redis: Redis) -> None:
-    """Without a worker, a deadline is kept all the same."""
+    """So deadlines are kept without a worker, too."""
     assert server
     answer = client.post("/v1/jobs", json={"prompt": "x", "expires_in": 0.1})
     job = client.get(f"/v1/jobs/{answer.json()['id']}?wait=30").json()
@@ -91,12 +91,12 @@ def test_a_request_in_progress_is_served_while_the_server_stops(
         ThreadPoolExecutor() as pool,
     ):
         url = f"{server.url}/basic_generate"
-        held = pool.submit(httpx.post, url, json={"prompt": "x"}, timeout=PATIENCE_SECONDS)
+        held = pool.submit(httpx.post, url, json={"prompt": "x"}, timeout=TIMEOUT_SECONDS)
         [channel] = eventually(web_redis.pubsub_channels)
         server.process.send_signal(signal.SIGTERM)
         player.start(str(channel).rpartition(":")[2]).complete("in time")
-        assert held.result(PATIENCE_SECONDS).json() == {"generated_text": "in time"}
-        assert server.process.wait(PATIENCE_SECONDS) == 0
+        assert held.result(TIMEOUT_SECONDS).json() == {"generated_text": "in time"}
+        assert server.process.wait(TIMEOUT_SECONDS) == 0
 
 
 def test_forwarded_headers_are_believed_from_named_proxies_only(

@@ -1,4 +1,4 @@
-"""A Redis behind TLS: its server is built without, so that something in front of it has to speak it."""
+"""A TLS proxy in front of a Redis, because the tests' redis-server is built without TLS."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CHUNK_BYTES = 64 * 1024
 
 @dataclass(frozen=True)
 class Certificate:
-    """Of localhost, and of no address. It is its own authority."""
+    """A self-signed certificate for the name localhost, without addresses."""
 
     certificate: Path
     key: Path
@@ -34,7 +34,7 @@ class Certificate:
 
 @contextmanager
 def tls_in_front_of(redis_url: str, certificate: Certificate) -> Iterator[int]:
-    """The port, on localhost, where TLS is spoken. One thread serves all: TLS sockets are not for two."""
+    """Runs the proxy in one thread, as TLS sockets are not thread-safe. Yields its port on localhost."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate.certificate, certificate.key)
     front = _Front(redis_url, context)
@@ -66,7 +66,7 @@ class _Front:
         await self._stopped.wait()
         server.close()
         for writer in self._writers:
-            writer.transport.abort()  # Without the good-bye of TLS, which nobody would answer.
+            writer.transport.abort()  # Without TLS' closing handshake, which the client would not answer.
         await asyncio.gather(*self._pumps)
 
     def stop(self) -> None:
@@ -85,7 +85,7 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
             writer.write(data)
             await writer.drain()
     except OSError:
-        pass  # A client that does not trust us hangs up in the middle.
+        pass  # A client that does not trust the certificate closes the connection.
     finally:
         writer.close()
         with suppress(OSError):

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from redis import Redis
 
-from harness.waiting import PATIENCE_SECONDS
+from harness.waiting import TIMEOUT_SECONDS
 from tasks.settings import Settings
 from tests.integration.web_harness import SOON_SECONDS, Player, RedisServer, Server, serving
 
@@ -23,14 +23,16 @@ def redis_of_web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 
 @pytest.fixture(scope="module")
 def server(redis_of_web: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Shared by a module's tests, as production serves many clients at once."""
+    """A web server for all tests of a module."""
     with serving(redis_of_web.url, tmp_path_factory.mktemp("web")) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def impatient_server(redis_of_web: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Its keep-alives come soon."""
+def short_interval_server(
+    redis_of_web: RedisServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """A server that sends keep-alives after SOON_SECONDS."""
     folder = tmp_path_factory.mktemp("web")
     with serving(redis_of_web.url, folder, TEST_KEEP_ALIVE_SECONDS=str(SOON_SECONDS)) as running:
         yield running
@@ -38,7 +40,7 @@ def impatient_server(redis_of_web: RedisServer, tmp_path_factory: pytest.TempPat
 
 @pytest.fixture
 def web_redis(redis_of_web: RedisServer) -> Iterator[Redis]:
-    """An empty one."""
+    """A client of the web server's Redis, which is empty."""
     with Redis.from_url(redis_of_web.url, decode_responses=True) as client:
         client.flushall()
         yield client
@@ -53,7 +55,7 @@ def player(web_redis: Redis, redis_of_web: RedisServer) -> Iterator[Player]:
 
 @pytest.fixture
 def client(server: Server, web_redis: Redis) -> Iterator[httpx.Client]:
-    """Of a server without jobs."""
+    """A client of a server without jobs."""
     web_redis.ping()
-    with httpx.Client(base_url=server.url, timeout=PATIENCE_SECONDS) as opened:
+    with httpx.Client(base_url=server.url, timeout=TIMEOUT_SECONDS) as opened:
         yield opened

@@ -1,4 +1,4 @@
-"""A real gunicorn on a real Redis, and a worker played by the test through the real Lua."""
+"""A real gunicorn on a real Redis, and a worker that the test plays with the real Lua scripts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from redis.exceptions import ConnectionError
 from redis.retry import Retry
 
 from harness.redis_server import free_port
-from harness.waiting import PATIENCE_SECONDS, eventually
+from harness.waiting import TIMEOUT_SECONDS, eventually
 from tasks.job import FinishReason, JobError, Status
 from tasks.leases import Claim, Leases, Outcome, WorkerInfo, Write, WriteAnswer, WriteStatus
 from tasks.log import TokenEntry
@@ -35,7 +35,7 @@ RECONNECT_PAUSE_SECONDS, RECONNECT_ATTEMPTS = 0.02, 1000
 
 @dataclass
 class RedisServer:
-    """A redis-server that can be killed and started again with what it had."""
+    """A redis-server that can be killed, and started again with its data."""
 
     folder: Path
     port: int = field(default_factory=free_port)
@@ -87,7 +87,7 @@ class Server:
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(PATIENCE_SECONDS)
+        return self.process.wait(TIMEOUT_SECONDS)
 
 
 @contextmanager
@@ -115,14 +115,14 @@ def serving(redis_url: str, folder: Path, **environment: str) -> Iterator[Server
 
 
 NEVER_SECONDS = 3600.0
-"""Between keep-alives, as a rule: reading the log again would make up for what a test wants to see lost."""
+"""The default time between keep-alives. A reader reads the log at a keep-alive, which would hide losses."""
 
 SOON_SECONDS = 0.3
-"""Where a keep-alive is what the test waits for."""
+"""The time between keep-alives for tests that wait for one."""
 
 
 def timed_app() -> Any:
-    """Returns the product's app with other time limits than in production."""
+    """Returns the product's app with time limits for tests."""
     import web
     from web.relay import reader, websocket_frames
     from web.serving import disconnects, request_bodies
@@ -137,11 +137,11 @@ def timed_app() -> Any:
 
 
 def _nobody(_: Sequence[Offer]) -> None:
-    """The test itself takes what is offered; Celery need not be told."""
+    """Drops offers, because the test claims them itself, without Celery."""
 
 
 class Player:
-    """Plays the worker: claims what is on offer and writes what the test says, through the real Lua."""
+    """Plays the worker: claims offered jobs and writes what the test says, with the real Lua scripts."""
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self.leases = Leases(Scripts(redis, settings, send_offers=_nobody))
@@ -159,7 +159,7 @@ class Player:
         self._thread.join()
 
     def _live(self) -> None:
-        """Stay alive for as long as the test runs."""
+        """Sends heartbeats while the test runs."""
         while not self._stop.wait(0.5):
             try:
                 self.leases.heartbeat(self.info)
@@ -167,7 +167,7 @@ class Player:
                 continue
 
     def start(self, job_id: str) -> Run:
-        """Take a job once it is on offer."""
+        """Claims a job when it is offered."""
         lease_token = secrets.token_hex(8)
         claims: list[Claim] = []
 
@@ -184,7 +184,7 @@ class Player:
 
 
 class Run:
-    """An attempt at a job, by the test."""
+    """An attempt at a job, by the player."""
 
     def __init__(self, leases: Leases, claim: Claim) -> None:
         self._leases = leases
@@ -192,14 +192,14 @@ class Run:
         self._length = len(claim.entries)
 
     def write(self, *texts: str, choice: int = 0, finish_reason: FinishReason | None = None) -> WriteAnswer:
-        """One lease_token entry per text."""
+        """Writes one token entry per text."""
         entries = [TokenEntry(choice, (7,), text) for text in texts]
         if finish_reason:
             entries[-1] = TokenEntry(choice, (7,), texts[-1], finish_reason)
         return self._flush(entries)
 
     def complete(self, *texts: str) -> None:
-        """Write the texts and end the job."""
+        """Writes the texts and ends the job."""
         if texts:
             self.write(*texts, finish_reason=FinishReason.STOP)
         self.end(Status.COMPLETED)
@@ -208,7 +208,7 @@ class Run:
         assert self._flush([], Outcome(status, error)).status is WriteStatus.ENDED
 
     def renew(self) -> WriteStatus:
-        """The answer tells of a cancel."""
+        """Renews the lease. The answer says whether the job was cancelled."""
         return self._flush([]).status
 
     def _flush(self, entries: Sequence[TokenEntry], outcome: Outcome | None = None) -> WriteAnswer:

@@ -1,4 +1,4 @@
-"""Reading a job's events as clients do, and as clients should not."""
+"""Reads a job's events as clients do, and as clients should not."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from typing import Any
 import httpx
 from simple_websocket import Client, ConnectionClosed
 
-from harness.waiting import PATIENCE_SECONDS
+from harness.waiting import TIMEOUT_SECONDS
 from tests.integration.web_harness import Server
 
 Event = dict[str, Any]
 
 
 class Socket(Client):  # type: ignore[misc]
-    """simple-websocket's client, which lets lie what comes together with the handshake's answer."""
+    """simple-websocket's client, fixed: it ignores data that comes together with the handshake's answer."""
 
     def _thread(self) -> None:
         self.connected = self._handle_events()
@@ -38,14 +38,14 @@ def websocket(server: Server, job_id: str, query: str = "", **headers: str) -> I
 
 
 def read(client: Socket) -> Event:
-    text = client.receive(timeout=PATIENCE_SECONDS)
+    text = client.receive(timeout=TIMEOUT_SECONDS)
     assert text is not None, "no event came"
     event: Event = json.loads(text)
     return event
 
 
 def read_to_close(client: Socket) -> tuple[list[Event], int]:
-    """All events that still come, and the close code."""
+    """Returns the remaining events and the close code."""
     events: list[Event] = []
     try:
         while True:
@@ -60,7 +60,7 @@ def close_code(server: Server, job_id: str, query: str = "", **headers: str) -> 
 
 
 def sse_events(lines: Iterator[str]) -> Iterator[Event]:
-    """Checks that id and event say what the data says."""
+    """Yields the events, and checks that `id` and `event` agree with the data."""
     fields: dict[str, str] = {}
     for line in lines:
         name, _, value = line.partition(": ")
@@ -75,13 +75,13 @@ def sse_events(lines: Iterator[str]) -> Iterator[Event]:
 
 
 def sse(client: httpx.Client, job_id: str, query: str = "", **headers: str) -> list[Event]:
-    """All events of a job to its end."""
+    """Returns all events of a job to its end."""
     with client.stream("GET", f"/v1/jobs/{job_id}/events{query}", headers=headers) as answer:
         return sse_rest(answer)
 
 
 def sse_rest(answer: httpx.Response) -> list[Event]:
-    """All events of a stream that has begun."""
+    """Returns the remaining events of a stream."""
     assert answer.status_code == 200
     return list(sse_events(line for line in answer.iter_lines() if not line.startswith(":")))
 
@@ -91,7 +91,7 @@ def texts(events: list[Event]) -> str:
 
 
 def same(events: list[Event]) -> list[Event]:
-    """Without the job's URLs: simple-websocket's client leaves the port out of its Host header."""
+    """Returns the events without the job's URLs, because simple-websocket's client sends no port in Host."""
     return [{**event, "job": event.get("job", {}) | {"urls": None}} for event in events]
 
 
@@ -100,10 +100,10 @@ def assert_gapless(events: list[Event], after: int = 0) -> None:
 
 
 def slow_socket(server: Server, path: str, *headers: str) -> socket.socket:
-    """A connection with a small window, on which the test has sent its request and read nothing."""
+    """Opens a connection with a small window and sends a request. Nothing has been read from it."""
     opened = socket.socket()
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    opened.settimeout(PATIENCE_SECONDS)
+    opened.settimeout(TIMEOUT_SECONDS)
     opened.connect(server.address)
     lines = [f"GET {path} HTTP/1.1", "Host: localhost", *headers, "", ""]
     opened.sendall("\r\n".join(lines).encode())
@@ -112,11 +112,11 @@ def slow_socket(server: Server, path: str, *headers: str) -> socket.socket:
 
 SO_ATTACH_FILTER = 26  # asm-generic/socket.h, as Python's socket module lacks it
 DROP_ALL = struct.pack("HBBI", 0x06, 0, 0, 0)
-"""linux/filter.h: one instruction, which keeps no byte of a packet."""
+"""A socket filter (linux/filter.h) with one instruction: keep no byte of a packet."""
 
 
 def vanish(client: socket.socket) -> None:
-    """From now on nothing reaches this socket and nothing is acknowledged, as if its host had lost power."""
+    """Makes the socket receive and acknowledge nothing any more, as if its host had lost power."""
     instruction = ctypes.create_string_buffer(DROP_ALL)
     program = struct.pack("HP", 1, ctypes.addressof(instruction))
     client.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
@@ -138,7 +138,7 @@ def read_all(opened: socket.socket) -> bytes:
 
 
 def frames_of(received: bytes) -> list[tuple[int, bytes]]:
-    """(opcode, payload) of unmasked frames after the handshake; fails on a torn one."""
+    """Returns (opcode, payload) of unmasked frames after the handshake. Fails if one is cut off."""
     rest = received.split(b"\r\n\r\n", 1)[1]
     frames = []
     while rest:

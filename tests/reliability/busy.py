@@ -1,6 +1,7 @@
-"""`celery -A tests.reliability.busy worker`: the product's worker on an engine whose steps take CPU time.
+"""A worker with an engine whose steps take CPU time: `celery -A tests.reliability.busy worker`.
 
-One that the process is stopped in goes on afterwards, as a real model's does; echo's would be over.
+If the process is paused during a step, the step continues afterwards, as a real model's step does. A step of
+the echo engine would be over, because it sleeps.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from worker.engine.echo import EchoEngine
 __all__ = ["app"]
 
 STEP_CPU_SECONDS = 1.0
-"""A lease: the worker looks at the step, and reports, some times before it is over."""
+"""As long as a lease, so that the worker's watchdog looks at the step several times before it ends."""
 
 
 class BusyEngine(EchoEngine):

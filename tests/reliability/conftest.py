@@ -1,4 +1,4 @@
-"""The workers' fixtures of the integration tests, for this package too."""
+"""Fixtures for workers, which are those of the integration tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`celery -A tests.reliability.endless worker`: the product's worker, whose tokenizer some prompts hang."""
+"""A worker whose tokenizer hangs on some prompts: `celery -A tests.reliability.endless worker`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from worker.engine.echo import EchoEngine
 __all__ = ["app"]
 
 MARKER = "endless"
-"""Begins such a prompt."""
+"""A prompt that begins with it never gets tokenized."""
 
 
 class EndlessEngine(EchoEngine):

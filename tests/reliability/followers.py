@@ -1,4 +1,4 @@
-"""Jobs with readers, who must see every event once, whatever happens to the server's Redis."""
+"""Jobs with readers that must see every event exactly once, whatever happens to Redis."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import httpx
 
 from client import Client, Event
 from client.job import Job
-from harness.waiting import PATIENCE_SECONDS, eventually
+from harness.waiting import TIMEOUT_SECONDS, eventually
 from tests.chaos.fleet import Fleet
 from tests.integration.jobs import words
 from tests.integration.web_sockets import assert_gapless, sse_events, texts
 
 
 class Followed:
-    """A job and two readers of it from its first event on.
+    """A job with two readers, which read it from its first event on.
 
-    The client library connects again where it has to, and would hide a repeated event; the bare reader has
-    one connection and hides nothing.
+    The client library reconnects when it has to, and hides repeated events. The bare reader has one
+    connection and hides nothing.
     """
 
     def __init__(self, client: Client, url: str, prompt: str) -> None:
@@ -36,16 +36,16 @@ class Followed:
 
     @property
     def seen(self) -> int:
-        """Tokens that both have. Not events: behind a pause several tokens come as one."""
+        """The number of tokens that both readers have. After a pause, several tokens come in one event."""
         return min(len(texts(list(events)).split()) for events in (self.library, self.bare))
 
     def job(self) -> Job:
         return self._client.get(self.id)
 
     def assert_whole(self) -> Job:
-        """Both readers come to the end of a completed job, without gap or repeat, on a first attempt."""
+        """Checks that the job completed in its first attempt and both readers got each event once."""
         for reader in self.readers:
-            reader.result(2 * PATIENCE_SECONDS)
+            reader.result(2 * TIMEOUT_SECONDS)
         for events in (self.library, self.bare):
             assert_gapless(events)
             assert texts(events) == self.prompt
@@ -61,7 +61,7 @@ class Followed:
             self.library.append(event)
 
     def _read_bare(self) -> None:
-        with httpx.stream("GET", self._url, timeout=2 * PATIENCE_SECONDS) as answer:
+        with httpx.stream("GET", self._url, timeout=2 * TIMEOUT_SECONDS) as answer:
             lines = (line for line in answer.iter_lines() if not line.startswith(":"))
             for event in sse_events(lines):
                 self.bare.append(event)
@@ -69,7 +69,7 @@ class Followed:
 
 @contextmanager
 def following(url: str, jobs: int, tokens: int, seen: int = 5) -> Iterator[list[Followed]]:
-    """Running jobs, of which their readers have `seen` so many tokens."""
+    """Submits jobs, and yields them when the readers of each one have `seen` tokens."""
     with Client(url) as client:
         followed = [Followed(client, url, words(f"f{i}", tokens)) for i in range(jobs)]
         wait_until_seen(followed, seen)
@@ -81,7 +81,7 @@ def wait_until_seen(followed: list[Followed], seen: int) -> None:
 
 
 def assert_all_work(fleet: Fleet, slots: int) -> None:
-    """Nobody died, and every worker takes jobs again as soon as Celery has its connections back."""
+    """Checks that no worker died, and that each takes jobs again as soon as Celery has reconnected."""
     assert [worker.process.poll() for worker in fleet.workers] == [None] * len(fleet.workers)
     with Client(fleet.web.url) as client:
         eventually(
@@ -90,9 +90,9 @@ def assert_all_work(fleet: Fleet, slots: int) -> None:
 
 
 def _busy(client: Client, jobs: int) -> set[str]:
-    """The workers that so many short jobs ran on."""
+    """Runs short jobs and returns the workers that ran them."""
     prompts = [words(f"more{i}", 20) for i in range(jobs)]
     ids = [client.submit(prompt, max_tokens=20).id for prompt in prompts]
-    ended = [client.wait(job_id, timeout=2 * PATIENCE_SECONDS) for job_id in ids]
+    ended = [client.wait(job_id, timeout=2 * TIMEOUT_SECONDS) for job_id in ids]
     assert [job.text for job in ended] == prompts
     return {attempt["worker"] for job in ended for attempt in job.fields["attempts"]}

@@ -1,6 +1,6 @@
-"""`celery -A tests.reliability.slow worker`: the product's worker on a model that runs slowly.
+"""A worker with a slow model: `celery -A tests.reliability.slow worker`.
 
-SLOW=tokens: each token takes its time. SLOW=layers: each layer of a pass does, once the engine is warm.
+SLOW=tokens: each token of a pass takes some time. SLOW=layers: each layer of a pass does, after the warm-up.
 """
 
 from __future__ import annotations

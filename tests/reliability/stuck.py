@@ -1,6 +1,6 @@
-"""`celery -A tests.reliability.stuck worker`: the product's worker, whose threads some prompts stop.
+"""A worker whose threads stop on some prompts: `celery -A tests.reliability.stuck worker`.
 
-Begin a prompt with two words: `engine` or `flusher`, then `hangs` or `exits`.
+Such a prompt begins with two words: `engine` or `flusher`, then `hangs` or `exits`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class StuckEngine(EchoEngine):
         return replace(prompt, token_ids=STUCK_IDS[how]) if where == "engine" else prompt
 
     def add_request(self, request: EngineRequest) -> None:
-        """Not in a step: any of the engine's calls may hang."""
+        """Stops here, not in a step, because any call of the engine may hang."""
         for how, token_ids in STUCK_IDS.items():
             if request.prompt_ids == token_ids:
                 stop(how)

@@ -1,4 +1,4 @@
-"""Redis comes back without the last it was told: what it still knows goes on, what it forgot ends."""
+"""Redis restarts without its last writes: jobs that it still has continue, jobs that it forgot end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from redis import Redis
 
 from client import Client, NotFoundError
-from harness.waiting import PATIENCE_SECONDS, eventually
+from harness.waiting import TIMEOUT_SECONDS, eventually
 from tasks import keys
 from tests.chaos.fleet import Fleet
 from tests.integration.jobs import words
@@ -21,7 +21,7 @@ from tests.reliability.followers import Followed, assert_all_work, following, wa
 
 SLOTS = 4
 LOST_BYTES = 16 * 1024
-"""Some tenths of a second of the jobs here: at most a second is what `appendfsync everysec` may lose."""
+"""Some tenths of a second of these jobs. With `appendfsync everysec`, Redis may lose at most a second."""
 
 
 @pytest.fixture
@@ -33,13 +33,16 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
 
 @pytest.fixture
 def log(fleet: Fleet, tmp_path: Path) -> Path:
-    """Redis' append-only file; the fleet writes it."""
+    """The append-only file of the fleet's Redis."""
     assert fleet.redis_url
     return tmp_path / "appendonly.aof"
 
 
 def command_ends(log: bytes) -> list[int]:
-    """Where the commands of an append-only file end. One is `*COUNT`, then COUNT times `$LENGTH` and data."""
+    """Returns where each command of an append-only file ends.
+
+    A command is `*COUNT`, then COUNT times `$LENGTH` and data.
+    """
     ends, position = list[int](), 0
 
     def number() -> int:
@@ -48,7 +51,7 @@ def command_ends(log: bytes) -> list[int]:
         value, position = int(log[position + 1 : end]), end + 2
         return value
 
-    with suppress(ValueError):  # The last one may not be whole.
+    with suppress(ValueError):  # The last command may be incomplete.
         while True:
             for _ in range(number()):
                 length = number()
@@ -58,7 +61,10 @@ def command_ends(log: bytes) -> list[int]:
 
 
 def lose_tail(log: Path, keep: int, into_a_command: int) -> None:
-    """Cut the file at the last command's end that loses LOST_BYTES, or some bytes into the next one."""
+    """Cuts LOST_BYTES or a little more off the file.
+
+    The cut is at a command's end, or `into_a_command` bytes after it.
+    """
     content = log.read_bytes()
     cut = max(end for end in command_ends(content) if end <= len(content) - LOST_BYTES)
     assert cut > keep, "the test did not wait long enough"
@@ -69,14 +75,14 @@ def lose_tail(log: Path, keep: int, into_a_command: int) -> None:
 @pytest.mark.parametrize(
     "into_a_command", [0, 1, 9], ids=["between commands", "inside a count", "inside a part"]
 )
-def test_what_redis_forgot_of_a_stream_comes_again_unseen(
+def test_readers_do_not_see_entries_again_that_redis_forgot(
     fleet: Fleet, log: Path, into_a_command: int
 ) -> None:
-    """Its worker knows; the readers have it already."""
+    """The worker writes them again, and the readers have them already."""
     with Redis.from_url(fleet.redis_url) as redis, following(fleet.web.url, 4, tokens=200) as jobs:
         claimed = log.stat().st_size
         wait_until_seen(jobs, 60)
-        # So that the test sees what Redis remembers before the workers make up for it.
+        # So that the test sees what Redis has before the workers write the rest again.
         for worker in fleet.workers:
             worker.signal(signal.SIGSTOP)
         fleet.kill_redis()
@@ -96,7 +102,7 @@ def test_what_redis_forgot_of_a_stream_comes_again_unseen(
 def test_a_claim_that_redis_forgot_is_made_again_by_its_worker(
     fleet: Fleet, log: Path, in_line: bool
 ) -> None:
-    """Before the other one claims it: that would write the same text, but cut at other places."""
+    """It does so before another worker claims the job, which would write the text in other pieces."""
     with Client(fleet.web.url) as client:
         for worker in fleet.workers:
             worker.signal(signal.SIGSTOP)
@@ -107,7 +113,7 @@ def test_a_claim_that_redis_forgot_is_made_again_by_its_worker(
         for worker in fleet.workers:
             worker.signal(signal.SIGCONT)
         wait_until_seen([job], 20)
-        # Steps that come together make one entry, as they would not a second time.
+        # Steps in quick succession make one entry, and a second attempt would split them differently.
         fleet.pause_redis()
         time.sleep(0.3)
         fleet.resume_redis()
@@ -132,15 +138,15 @@ def test_a_job_that_redis_forgot_ends_for_its_readers_and_its_worker(fleet: Flee
             assert_gone(forgotten)
         wait_until_seen([kept], kept.seen + 20)
         client.cancel(kept.id)
-        assert len(client.wait(kept.id, timeout=PATIENCE_SECONDS).fields["attempts"]) == 1
+        assert len(client.wait(kept.id, timeout=TIMEOUT_SECONDS).fields["attempts"]) == 1
     assert_all_work(fleet, SLOTS)
 
 
 def assert_gone(job: Followed) -> None:
     library, bare = job.readers
     with pytest.raises(NotFoundError):
-        library.result(PATIENCE_SECONDS)
-    bare.result(PATIENCE_SECONDS)
+        library.result(TIMEOUT_SECONDS)
+    bare.result(TIMEOUT_SECONDS)
     assert job.bare[-1]["type"] != "done"
     with pytest.raises(NotFoundError):
         job.job()

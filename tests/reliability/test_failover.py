@@ -1,4 +1,4 @@
-"""Redis falls over to a replica, and the old master lives on as one: everything moves, by itself."""
+"""Redis fails over to a replica while the old master lives on as a replica: every connection moves."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from client import Client
 from harness.product import Web
 from harness.proxy import Proxy
 from harness.redis_server import start_redis
-from harness.waiting import PATIENCE_SECONDS, eventually
+from harness.waiting import TIMEOUT_SECONDS, eventually
 from harness.workers import WorkerProcess
 from tasks.connection import connect
 from tasks.failover import ReplicaError
@@ -30,7 +30,7 @@ SETTINGS = {
 
 
 class Pair:
-    """A master and its replica, behind an address that may move from one to the other."""
+    """A master and its replica, with an address that can move from one to the other."""
 
     def __init__(self, folder: Path) -> None:
         self._exits = ExitStack()
@@ -47,12 +47,12 @@ class Pair:
         self._exits.close()
 
     def fall_over(self) -> None:
-        """The replica takes over, no write is lost, and connections to the old master stay open."""
+        """Makes the replica the master. No write is lost, and connections to the old master stay open."""
         hand_over(self.old)
         eventually(lambda: self.new.role()[0] == b"master" and self.old.role()[0] == b"slave")
 
     def connections(self, redis: Redis) -> int:
-        """But for ours and those of replication."""
+        """Returns the number of connections, except for this test's and those of replication."""
         own = redis.client_id()
         return sum(one["flags"] not in ("M", "S") and one["id"] != str(own) for one in redis.client_list())
 
@@ -98,7 +98,7 @@ def test_an_address_that_moves_takes_all_connections_along(pair: Pair, web: Web)
 
 
 def test_a_replica_that_is_promoted_late_costs_a_pause(pair: Pair, web: Web) -> None:
-    """The address leads to it while it refuses to write, and jobs run all the while."""
+    """For a while, the address leads to a replica that refuses to write. Jobs keep running."""
     with following(web.url, jobs=2, tokens=200) as jobs:
         pair.fall_over()
         eventually(lambda: refusal_of_a_submit(web) == "unavailable")
@@ -111,7 +111,7 @@ def test_a_replica_that_is_promoted_late_costs_a_pause(pair: Pair, web: Web) -> 
 
 
 def test_a_replica_that_becomes_the_master_again_is_used(pair: Pair, web: Web) -> None:
-    """Without a change of address: the failover was called off."""
+    """The address does not change, because the failover was called off."""
     pair.fall_over()
     eventually(lambda: refusal_of_a_submit(web))
     hand_over(pair.new)
@@ -123,15 +123,15 @@ def hand_over(master: Redis) -> None:
 
 
 def refusal_of_a_submit(web: Web) -> str | None:
-    """Its code; None where it was accepted."""
-    answer = httpx.post(f"{web.url}/v1/jobs", json={"prompt": "x", "max_tokens": 1}, timeout=PATIENCE_SECONDS)
+    """Returns the error code; None if the submit was accepted."""
+    answer = httpx.post(f"{web.url}/v1/jobs", json={"prompt": "x", "max_tokens": 1}, timeout=TIMEOUT_SECONDS)
     return None if answer.is_success else str(answer.json()["code"])
 
 
 def assert_works(web: Web) -> None:
-    with Client(web.url, retry_seconds=PATIENCE_SECONDS) as client:
+    with Client(web.url, retry_seconds=TIMEOUT_SECONDS) as client:
         job = client.submit(words("after", 20), max_tokens=20)
-        assert client.wait(job.id, timeout=PATIENCE_SECONDS).text == words("after", 20)
+        assert client.wait(job.id, timeout=TIMEOUT_SECONDS).text == words("after", 20)
         eventually(lambda: httpx.get(f"{web.url}/health/ready").status_code == 200)
 
 
@@ -140,7 +140,7 @@ def test_a_connection_that_only_listens_moves_with_those_that_write(pair: Pair) 
     with connect(settings) as writer, connect(settings) as reader, reader.pubsub() as listener:
         writer.set("k", "v")
         listener.subscribe("channel")
-        assert listener.get_message(timeout=PATIENCE_SECONDS)
+        assert listener.get_message(timeout=TIMEOUT_SECONDS)
         pair.fall_over()
         with pytest.raises(ReplicaError):
             writer.set("k", "w")

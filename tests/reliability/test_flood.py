@@ -1,4 +1,4 @@
-"""The worst traffic that is allowed, scaled down: it ends in 429 and 503 and harms nobody else."""
+"""The worst traffic that is allowed, scaled down. It gets 429 and 503 and does not affect other owners."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import pytest
 from redis import Redis
 
 from client import Client
-from harness.waiting import PATIENCE_SECONDS, eventually
+from harness.waiting import TIMEOUT_SECONDS, eventually
 from tests.chaos.fleet import Fleet
 
 MEMORY_BYTES = 64 * 1024 * 1024
 SENDERS = 4
 PROMPT = "w " * 500_000
-"""As long as a body may be, and too long for the model."""
+"""The longest prompt that fits in a body. It is too long for the model."""
 
 SHARE_JOBS = MEMORY_BYTES // 2 // len(PROMPT)
-"""About as many as an owner may have at a time."""
+"""About how many such jobs an owner may have at a time."""
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
 
 
 class Flood:
-    """Threads that submit without pause; `statuses` counts the answers."""
+    """Threads that submit without pause. `statuses` counts the answers."""
 
     def __init__(self, url: str, key: str, body: dict[str, Any]) -> None:
         self.statuses: Counter[int] = Counter()
@@ -55,7 +55,7 @@ class Flood:
             thread.join()
 
     def _send(self) -> None:
-        with httpx.Client(headers=self._headers, timeout=PATIENCE_SECONDS) as http:
+        with httpx.Client(headers=self._headers, timeout=TIMEOUT_SECONDS) as http:
             while not self._stop.is_set():
                 answer = http.post(self._url, json=self._body)
                 self.statuses[answer.status_code] += 1
@@ -65,7 +65,7 @@ class Flood:
 
 
 def test_a_flood_of_prompts_that_are_too_long(fleet: Fleet) -> None:
-    """Their records are cut short, so that their owner's share is free again."""
+    """Their prompts are removed from their records, so that their owner's share is free again."""
     body = {"prompt": PROMPT, "max_tokens": 1}
     with (
         Redis.from_url(fleet.redis_url) as redis,
@@ -74,9 +74,9 @@ def test_a_flood_of_prompts_that_are_too_long(fleet: Fleet) -> None:
     ):
         eventually(lambda: flood.statuses[429] > 0)
         for _ in range(20):
-            assert bob.wait(bob.submit("a b", max_tokens=2).id, PATIENCE_SECONDS).status == "completed"
-        # More than the memory could ever hold.
-        eventually(lambda: flood.statuses[202] > 3 * SHARE_JOBS, patience=2 * PATIENCE_SECONDS)
+            assert bob.wait(bob.submit("a b", max_tokens=2).id, TIMEOUT_SECONDS).status == "completed"
+        # More than fit in memory.
+        eventually(lambda: flood.statuses[202] > 3 * SHARE_JOBS, timeout=2 * TIMEOUT_SECONDS)
         memory = redis.info("memory")
         assert int(memory["used_memory_peak"]) < MEMORY_BYTES
         assert int(redis.info("stats")["evicted_keys"]) == 0
@@ -85,7 +85,7 @@ def test_a_flood_of_prompts_that_are_too_long(fleet: Fleet) -> None:
 
 
 def test_a_flood_of_jobs_that_wait(fleet: Fleet) -> None:
-    """One owner's, as long as can be and never at their turn, leave room for another's."""
+    """Jobs of one owner, as large as possible, that never run leave enough memory for other owners."""
     body = {"prompt": "w " * 4000 + "x" * 900_000, "max_tokens": 1, "priority": "low", "n": 8}
     with (
         Client(fleet.web.url, "key-b") as bob,
@@ -93,5 +93,5 @@ def test_a_flood_of_jobs_that_wait(fleet: Fleet) -> None:
     ):
         eventually(lambda: flood.statuses[429] > SENDERS)
         for _ in range(20):
-            assert bob.wait(bob.submit("a b", max_tokens=2).id, PATIENCE_SECONDS).status == "completed"
+            assert bob.wait(bob.submit("a b", max_tokens=2).id, TIMEOUT_SECONDS).status == "completed"
     assert set(flood.statuses) <= {202, 429, 503}

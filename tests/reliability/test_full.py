@@ -1,4 +1,4 @@
-"""Redis is full: nothing more is accepted, nothing is half done, and what runs ends."""
+"""Redis is full: jobs are refused, no change is made halfway, and running jobs end."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from redis import Redis
 
 from client import Client
-from harness.waiting import PATIENCE_SECONDS, eventually
+from harness.waiting import TIMEOUT_SECONDS, eventually
 from tasks import keys
 from tests.chaos.fleet import Fleet
 from tests.integration.web_sockets import texts
@@ -20,13 +20,13 @@ from tests.reliability.followers import assert_all_work, following
 
 SLOTS = 4
 FILLER_BYTES = 32 * 1024 * 1024
-"""So that a share of the memory in use is more than jobs and connections need."""
+"""Data that fills Redis, so that a tenth of the memory in use is more than jobs and connections need."""
 
 LARGE_JOBS, LARGE_BYTES = 8, 900_000
-"""With prompts that are several times all the rest; a body may have a mebibyte."""
+"""Jobs whose prompts take several times the other memory. A body may have a mebibyte."""
 
 NEARLY, TRULY = 1 / 0.9, 0.9
-"""Memory allowed over memory in use."""
+"""The ratio of the allowed memory to the memory in use."""
 
 
 @pytest.fixture
@@ -47,8 +47,8 @@ def used_memory(redis: Any) -> int:
     return int(redis.info("memory")["used_memory"])
 
 
-def books(redis: Any) -> dict[str, Any]:
-    """Everything that a job leaves behind, and how many of each kind there are."""
+def kept_of_jobs(redis: Any) -> dict[str, Any]:
+    """Returns the keys of jobs, and how many entries each index of jobs has."""
     index = keys.owner_jobs("anonymous")
     return {
         "records and logs": sorted(redis.keys(keys.job("*")) + redis.keys(keys.log("*"))),
@@ -66,10 +66,10 @@ def books(redis: Any) -> dict[str, Any]:
 
 
 def submit(url: str) -> httpx.Response:
-    """A job with an entry in every index, under a key of its own."""
+    """Submits a job with an entry in every index, with an idempotency key of its own."""
     body = {"prompt": "no room", "expires_in": 3600, "max_tokens": 1}
     headers = {"Idempotency-Key": uuid.uuid4().hex}
-    return httpx.post(f"{url}/v1/jobs", json=body, headers=headers, timeout=PATIENCE_SECONDS)
+    return httpx.post(f"{url}/v1/jobs", json=body, headers=headers, timeout=TIMEOUT_SECONDS)
 
 
 @pytest.mark.parametrize("share", [NEARLY, TRULY], ids=["nearly full", "full"])
@@ -87,13 +87,13 @@ def test_a_full_redis_refuses_jobs_whole_and_lets_running_ones_end(
         for job in jobs:
             job.assert_whole()
             assert texts(list(client.stream(job.id))) == job.prompt, "a reader that comes now sees it, too"
-        before = eventually(lambda: found if (found := books(redis))["places"] == [0, 0, 0] else None)
+        before = eventually(lambda: found if (found := kept_of_jobs(redis))["places"] == [0, 0, 0] else None)
         for _ in range(10):
             refusal = submit(fleet.web.url)
             assert refusal.status_code == 503
             assert refusal.json()["code"] == "unavailable"
             assert int(refusal.headers["Retry-After"]) >= 1
-        assert books(redis) == before
+        assert kept_of_jobs(redis) == before
         assert (used_memory(redis) > limit) == (share is TRULY), "as full as before"
         assert (before["slots"], before["deadlines"]) == ({}, 0)
         assert [worker.process.poll() for worker in fleet.workers] == [None, None]
@@ -103,7 +103,7 @@ def test_a_full_redis_refuses_jobs_whole_and_lets_running_ones_end(
 
 
 def test_a_full_redis_recovers_as_ended_jobs_are_forgotten(tmp_path: Path) -> None:
-    """By itself: what the reaper removes makes room."""
+    """It needs no help, because the reaper removes old jobs."""
     fleet = Fleet(tmp_path, 1, {"LEASE_SECONDS": "2", "JOB_RETENTION_SECONDS": "10"})
     try:
         with Redis.from_url(fleet.redis_url) as redis, Client(fleet.web.url) as client:

@@ -1,4 +1,4 @@
-"""A worker full of jobs dies: another one takes them all over at once, and none of them a third time."""
+"""A worker that runs many jobs dies. Another one takes them all over at once, each exactly once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_32_jobs_of_a_killed_worker_all_end(
         worker.signal(signal.SIGKILL)
         worker.wait()
     assert not any(store.get(job_id).is_ended for job_id in prompts)
-    with start_echo_workers("heir", MAX_NUM_SEQS="32"):
+    with start_echo_workers("successor", MAX_NUM_SEQS="32"):
         for job_id, prompt in prompts.items():
             ended(store, job_id)
             assert [attempt.reason for attempt in assert_echoed(store, job_id, prompt).attempts] == [
@@ -37,7 +37,7 @@ def test_32_jobs_of_a_killed_worker_all_end(
 
 @pytest.mark.timeout(240)
 def test_64_prompts_taken_over_at_once_cost_no_lease(redis_url: str, tmp_path: Path) -> None:
-    """Each is fed to the model with what it had generated, while the leases of all go on being renewed."""
+    """Each prompt is prefilled together with its output, while the leases of all jobs are renewed."""
     environment = {
         "REDIS_URL": redis_url,
         "MAX_NUM_SEQS": "64",
@@ -46,7 +46,7 @@ def test_64_prompts_taken_over_at_once_cost_no_lease(redis_url: str, tmp_path: P
     }
     app = JobApp(Settings(redis_url=redis_url, max_num_seqs=64))
     store = Store(app.scripts())
-    # Prompts are prefilled a few a step, so the first jobs are some hundred tokens ahead of the last.
+    # Each step prefills only some prompts, so the first jobs are some hundred tokens ahead of the last ones.
     tokens = 400
     bodies = [
         {"prompt": f"Once upon a time, there were {i} foxes. " * 25, "max_tokens": tokens, "ignore_eos": True}
@@ -59,8 +59,8 @@ def test_64_prompts_taken_over_at_once_cost_no_lease(redis_url: str, tmp_path: P
         worker.signal(signal.SIGKILL)
         worker.wait()
     assert not any(store.get(job_id).is_ended for job_id in jobs)
-    with start_workers("heir", folder=tmp_path, **environment):
+    with start_workers("successor", folder=tmp_path, **environment):
         for job_id in jobs:
-            job = ended(store, job_id, patience=120)
-            assert [attempt.worker for attempt in job.attempts] == ["killed@test", "heir@test"]
+            job = ended(store, job_id, timeout=120)
+            assert [attempt.worker for attempt in job.attempts] == ["killed@test", "successor@test"]
             assert (job.status, job.completion_tokens) == ("completed", tokens)

@@ -1,4 +1,4 @@
-"""No worker is alive: the web processes end what is to be ended."""
+"""No worker is alive: the web processes end jobs at their deadlines and on request."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ import pytest
 
 from client import Client
 from harness.product import Web
-from harness.waiting import PATIENCE_SECONDS, eventually
+from harness.waiting import TIMEOUT_SECONDS, eventually
 from tasks.store import Store
 from tests.integration.conftest import ECHO, StartWorkers, Submit
 from tests.integration.jobs import started
 
 LONG: dict[str, Any] = {"max_tokens": 3000}
-TIMEOUT_SECONDS = 6.0
-"""Longer than a lease: the job goes back to the line first."""
+JOB_TIMEOUT_SECONDS = 6.0
+"""Longer than a lease, so that the job goes back to the line before it times out."""
 
 
 @pytest.fixture
 def orphaned(
     start_echo_workers: StartWorkers, store: Store, submit: Submit, redis_url: str, tmp_path: Path
 ) -> Iterator[tuple[Client, str]]:
-    """A web without workers, and a job that the last one was running when it was killed."""
+    """A web server without workers, and a job that the last worker was running when it was killed."""
     web = Web(redis_url, tmp_path, {"LEASE_SECONDS": ECHO["LEASE_SECONDS"]})
     with ExitStack() as stack:
         with start_echo_workers("last") as (worker,):
             stack.enter_context(web.started())
-            job_id = submit("a b", timeout=TIMEOUT_SECONDS, **LONG)
+            job_id = submit("a b", timeout=JOB_TIMEOUT_SECONDS, **LONG)
             started(store, job_id, tokens=2)
             worker.signal(signal.SIGKILL)
             worker.wait()
@@ -46,7 +46,7 @@ def test_a_job_between_two_attempts_can_be_cancelled(
     if moment == "it waits in line again":
         eventually(lambda: store.get(job_id).attempts[0].reason == "lease expired")
     client.cancel(job_id)
-    job = client.wait(job_id, timeout=PATIENCE_SECONDS)
+    job = client.wait(job_id, timeout=TIMEOUT_SECONDS)
     assert job.status == "cancelled"
     assert job.text.startswith("a b")
     assert [choice["finish_reason"] for choice in job.fields["output"]] == ["cancelled"]
@@ -54,12 +54,12 @@ def test_a_job_between_two_attempts_can_be_cancelled(
 
 
 def test_deadlines_end_jobs(orphaned: tuple[Client, str]) -> None:
-    """The one that ran has a timeout, the one that never did an expires_in."""
+    """The interrupted job has a timeout; the job that never ran has an expires_in."""
     client, interrupted = orphaned
     waiting = client.submit("never", expires_in=0.5, **LONG)
-    expired = client.wait(waiting.id, timeout=PATIENCE_SECONDS)
+    expired = client.wait(waiting.id, timeout=TIMEOUT_SECONDS)
     assert (expired.status, expired.fields["error"]["code"]) == ("expired", "expired")
-    timed_out = client.wait(interrupted, timeout=PATIENCE_SECONDS)
+    timed_out = client.wait(interrupted, timeout=TIMEOUT_SECONDS)
     assert (timed_out.status, timed_out.fields["error"]["code"]) == ("failed", "timeout")
-    assert timed_out.text.startswith("a b"), "what there is is kept"
+    assert timed_out.text.startswith("a b"), "the partial text is kept"
     assert len(timed_out.fields["attempts"]) == 1

@@ -1,4 +1,4 @@
-"""A submit whose answer is lost: nobody knows, and that is what the client is told."""
+"""A submit whose answer from Redis is lost: the client is told that the outcome is unknown."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def store_on(redis_url: str) -> Store:
 def test_it_may_have_been_accepted_and_can_be_repeated(redis_url: str, redis: Redis) -> None:
     with Proxy(redis_url) as network, ThreadPoolExecutor() as threads:
         store = store_on(network.url)
-        store.submit(REQUEST, "ada")  # Its connection is used again.
+        store.submit(REQUEST, "ada")  # The next call uses the same connection.
         network.hold_answers()
         coming = threads.submit(store.submit, REQUEST, "ada", "the same")
         eventually(lambda: redis.zcard(keys.owner_jobs("ada")) == 2)
@@ -47,7 +47,7 @@ def test_it_may_have_been_accepted_and_can_be_repeated(redis_url: str, redis: Re
         assert redis.zcard(keys.owner_jobs("ada")) == 2
 
 
-def test_what_found_no_redis_was_not_accepted() -> None:
+def test_a_submit_that_cannot_reach_redis_was_not_accepted() -> None:
     with pytest.raises(UnavailableError, match="nothing was accepted") as caught:
         store_on(f"redis://127.0.0.1:{free_port()}").submit(REQUEST, "ada")
     assert not isinstance(caught.value, OutcomeUnknownError)

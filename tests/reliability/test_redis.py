@@ -1,4 +1,4 @@
-"""Redis goes, comes back, stands still, is slow or hangs up: streams pause, and nothing else happens."""
+"""Redis is killed, restarted, paused, slow or closes connections: streams pause, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from redis import Redis
 from client import Client
 from harness.product import Web
 from harness.proxy import Proxy
-from harness.waiting import PATIENCE_SECONDS, eventually
+from harness.waiting import TIMEOUT_SECONDS, eventually
 from harness.workers import start_workers
 from tasks import keys
 from tests.chaos.fleet import Fleet
@@ -35,15 +35,15 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
 def test_a_redis_that_was_killed_costs_a_pause(fleet: Fleet, leases: float) -> None:
     with following(fleet.web.url, jobs=2 * SLOTS, tokens=200) as jobs:
         fleet.kill_redis()
-        time.sleep(leases * LEASE_SECONDS)  # The outage: what the test is about, nothing it waits for.
+        time.sleep(leases * LEASE_SECONDS)  # The length of the outage.
         fleet.start_redis()
         for job in jobs:
             job.assert_whole()
     assert_all_work(fleet, SLOTS)
 
 
-def test_a_job_that_waits_for_room_outlives_redis(fleet: Fleet) -> None:
-    """No worker has the slots that it takes, and Redis is another one when it starts at last."""
+def test_a_job_that_waits_for_slots_outlives_redis(fleet: Fleet) -> None:
+    """No worker has enough slots for it until Redis has been restarted."""
     with Client(fleet.web.url) as client, Redis.from_url(fleet.redis_url, decode_responses=True) as redis:
         in_the_way = [client.submit("wide", n=SLOTS - 1, max_tokens=3000).id for _ in fleet.workers]
         eventually(lambda: all(client.get(job_id).text for job_id in in_the_way))
@@ -53,14 +53,14 @@ def test_a_job_that_waits_for_room_outlives_redis(fleet: Fleet) -> None:
         fleet.start_redis()
         for job_id in in_the_way:
             client.cancel(job_id)
-        ended = client.wait(job.id, timeout=PATIENCE_SECONDS)
+        ended = client.wait(job.id, timeout=TIMEOUT_SECONDS)
         assert ended.texts == [words("w", 20)] * 2
         assert len(ended.fields["attempts"]) == 1
     assert_all_work(fleet, SLOTS)
 
 
-def test_a_redis_that_stands_still_costs_a_pause(fleet: Fleet) -> None:
-    """Longer than calls wait for it: they are made again, and all of them are carried out in the end."""
+def test_a_paused_redis_costs_a_pause(fleet: Fleet) -> None:
+    """The pause exceeds the calls' time-out. They are repeated, and Redis executes all of them later."""
     with following(fleet.web.url, jobs=2 * SLOTS, tokens=200) as jobs:
         fleet.pause_redis()
         time.sleep(3 * LEASE_SECONDS)  # The outage.
@@ -85,7 +85,7 @@ def test_connections_that_break_again_and_again_cost_nothing(fleet: Fleet) -> No
 
 
 def test_a_slow_redis_costs_no_lease(tmp_path: Path, redis_url: str) -> None:
-    """Not even where a worker takes so many jobs at once that the claims alone take longer than a lease."""
+    """This holds even if a worker takes many jobs at once, and the claims alone take longer than a lease."""
     slots, answer_seconds = 8, 0.4
     assert slots * answer_seconds > LEASE_SECONDS
     settings = SETTINGS | {"MAX_NUM_SEQS": str(slots), "ENGINE": "echo"}

@@ -1,6 +1,6 @@
-"""A worker's death is noticed at once, by the connection that its process had; nothing else is taken for it.
+"""A worker's death is noticed at once by its lifeline, and nothing else is taken for a death.
 
-Leases here are longer than any test may take: what goes on sooner went on without waiting for one.
+Leases are longer than any test may take, so a job that continues did not wait for a lease to end.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from tests.integration.conftest import ECHO, StartWorkers, Submit
 from tests.integration.jobs import assert_echoed, ended, started, words
 
 SLOTS = int(ECHO["MAX_NUM_SEQS"])
-UNHURRIED = {"ECHO_STEP_SECONDS": "0.05", "LEASE_SECONDS": "600"}
+SLOW_STEPS = {"ECHO_STEP_SECONDS": "0.05", "LEASE_SECONDS": "600"}
 LOOKS = 20
-"""Of the reapers at the lifelines, in which a worker is given up that seems dead."""
+"""How often the reapers look at the lifelines. In this time they would give up a worker that seems dead."""
 
 
 def has_been_looked_at(store: Store, looks: int) -> None:
-    """Waits until the reapers have looked so often."""
+    """Waits until the reapers have looked `looks` times."""
     before = float(str(store.redis.get(keys.PREFIX + "watched_at") or 0))
     eventually(lambda: float(str(store.redis.get(keys.PREFIX + "watched_at") or 0)) > before + 0.1 * looks)
 
@@ -36,10 +36,10 @@ def test_jobs_of_a_killed_worker_go_on_long_before_their_leases_end(
     start_echo_workers: StartWorkers, store: Store, submit: Submit
 ) -> None:
     prompts = {submit(prompt, max_tokens=60): prompt for prompt in (words(f"j{i}", 60) for i in range(SLOTS))}
-    with start_echo_workers("killed", **UNHURRIED) as (killed,):
+    with start_echo_workers("killed", **SLOW_STEPS) as (killed,):
         for job_id in prompts:
             started(store, job_id, tokens=3)
-        with start_echo_workers("heir", **UNHURRIED):
+        with start_echo_workers("successor", **SLOW_STEPS):
             eventually(lambda: lifelines_seen(store) == 2)
             killed.signal(signal.SIGKILL)
             killed.wait()
@@ -48,11 +48,11 @@ def test_jobs_of_a_killed_worker_go_on_long_before_their_leases_end(
                 assert len(assert_echoed(store, job_id, prompt).attempts) == 2
 
 
-def test_a_worker_that_stands_still_keeps_its_jobs(
+def test_a_paused_worker_keeps_its_jobs(
     start_echo_workers: StartWorkers, store: Store, submit: Submit
 ) -> None:
     prompt = words("w", 60)
-    with start_echo_workers("w1", "w2", **UNHURRIED) as workers:
+    with start_echo_workers("w1", "w2", **SLOW_STEPS) as workers:
         job_id = submit(prompt, max_tokens=60)
         job = started(store, job_id, tokens=3)
         eventually(lambda: lifelines_seen(store) == 2)
@@ -71,8 +71,8 @@ def test_connections_that_break_cost_no_job(
     prompts = [words(f"j{i}", 100) for i in range(SLOTS)]
     with (
         Proxy(redis_url) as network,
-        start_echo_workers("w1", REDIS_URL=network.url, **UNHURRIED),
-        start_echo_workers("w2", **UNHURRIED),
+        start_echo_workers("w1", REDIS_URL=network.url, **SLOW_STEPS),
+        start_echo_workers("w2", **SLOW_STEPS),
     ):
         jobs = [submit(prompt, max_tokens=100) for prompt in prompts]
         for job_id in jobs:

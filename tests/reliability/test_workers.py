@@ -1,4 +1,4 @@
-"""Workers that stand still, are cut off, die or are told to go: the job ends, once and whole."""
+"""Workers that are paused, cut off, killed or told to stop: each job ends once, with its whole text."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from tests.integration.conftest import ECHO, StartWorkers, Submit
 from tests.integration.jobs import assert_echoed, ended, started, words
 
 SLOTS = int(ECHO["MAX_NUM_SEQS"])
-UNHURRIED = {"ECHO_STEP_SECONDS": "0.05"}
-"""A second attempt is still at it when the first one's worker comes back."""
+SLOW_STEPS = {"ECHO_STEP_SECONDS": "0.05"}
+"""So slow that the second attempt still runs when the first one's worker comes back."""
 
 
 def holder(workers: list[WorkerProcess], attempt: Attempt) -> WorkerProcess:
@@ -31,13 +31,13 @@ def holder(workers: list[WorkerProcess], attempt: Attempt) -> WorkerProcess:
 
 
 def on_its_second_worker(store: Store, job_id: str) -> bool:
-    """It has new tokens from there."""
+    """Returns whether the job's second attempt has written tokens."""
     job = store.get(job_id)
     return len(job.attempts) == 2 and store.redis.hget(keys.job(job_id), "progress") == "1"
 
 
 def assert_works_again(store: Store, submit: Submit, worker: WorkerProcess, workers: int) -> None:
-    """More jobs at once than the others have slots for: the worker runs its share, in the same process."""
+    """Submits more jobs than the other workers have slots, and checks that the worker runs some of them."""
     prompts = [words(f"more{i}", 60) for i in range(workers * SLOTS)]
     jobs = [submit(prompt, max_tokens=60) for prompt in prompts]
     for job_id, prompt in zip(jobs, prompts, strict=True):
@@ -51,7 +51,7 @@ def test_a_worker_that_was_paused_writes_nothing_into_a_job_that_moved_on(
     start_echo_workers: StartWorkers, store: Store, submit: Submit
 ) -> None:
     prompt = words("w", 120)
-    with start_echo_workers("w1", "w2", **UNHURRIED) as workers:
+    with start_echo_workers("w1", "w2", **SLOW_STEPS) as workers:
         job_id = submit(prompt, max_tokens=120)
         paused = holder(workers, started(store, job_id, tokens=5).attempts[0])
         paused.signal(signal.SIGSTOP)
@@ -67,13 +67,13 @@ def test_a_worker_that_was_paused_writes_nothing_into_a_job_that_moved_on(
 def test_a_worker_that_was_cut_off_writes_nothing_into_a_job_that_moved_on(
     start_echo_workers: StartWorkers, store: Store, submit: Submit, redis_url: str, until: str
 ) -> None:
-    """What it sent during the partition arrives, late."""
+    """Redis gets late what it sent during the partition."""
     prompt = words("w", 120)
     with ExitStack() as stack:
         networks, workers = [], []
         for name in ("w1", "w2"):
             networks.append(stack.enter_context(Proxy(redis_url)))
-            through_it = start_echo_workers(name, REDIS_URL=networks[-1].url, **UNHURRIED)
+            through_it = start_echo_workers(name, REDIS_URL=networks[-1].url, **SLOW_STEPS)
             workers += stack.enter_context(through_it)
         job_id = submit(prompt, max_tokens=120)
         cut_off = holder(workers, started(store, job_id, tokens=5).attempts[0])
@@ -81,7 +81,7 @@ def test_a_worker_that_was_cut_off_writes_nothing_into_a_job_that_moved_on(
         network.blackhole()
         eventually(lambda: on_its_second_worker(store, job_id))
         if until == "it says so":
-            eventually(lambda: "Redis cannot be reached" in cut_off.output(), patience=60)
+            eventually(lambda: "Redis cannot be reached" in cut_off.output(), timeout=60)
         network.heal()
         eventually(lambda: f"{job_id} is no longer this worker's, dropping it" in cut_off.output())
         assert_works_again(store, submit, cut_off, len(workers))
@@ -92,7 +92,7 @@ def test_a_worker_that_was_cut_off_writes_nothing_into_a_job_that_moved_on(
 def test_a_pause_is_not_taken_for_an_engine_that_hangs(
     start_echo_workers: StartWorkers, store: Store, submit: Submit
 ) -> None:
-    """It lasts longer than a step may; the step that it fell into does not."""
+    """The pause is longer than a step may take. The step without the pause is not."""
     timeout_seconds = 6 * float(ECHO["LEASE_SECONDS"])
     busy = {"app": "tests.reliability.busy", "STEP_TIMEOUT_SECONDS": str(timeout_seconds)}
     with start_echo_workers("w1", **busy) as (worker,):
@@ -113,7 +113,7 @@ def test_a_pause_is_not_taken_for_an_engine_that_hangs(
 def test_a_thread_that_hangs_or_ends_takes_the_process_with_it(
     start_echo_workers: StartWorkers, store: Store, submit: Submit, thread: str, how: str
 ) -> None:
-    """Otherwise the process would stand there with nobody to start it again."""
+    """Otherwise the process would stay, do nothing, and nobody would restart it."""
     stuck = {"app": "tests.reliability.stuck", "STEP_TIMEOUT_SECONDS": "1"}
     prompt = f"{thread} {how} here"
     with start_echo_workers("w1", **stuck) as (worker,):
@@ -148,7 +148,7 @@ def test_a_drain_does_not_wait_for_an_engine_that_hangs(
 
 
 def test_a_long_step_costs_no_lease(start_echo_workers: StartWorkers, store: Store, submit: Submit) -> None:
-    """A long prefill or a compilation: the leases are renewed all the same."""
+    """Leases are renewed during a long prefill or a compilation, too."""
     lease = float(ECHO["LEASE_SECONDS"])
     step = 3.5 * lease
     with start_echo_workers("w1", "w2", ECHO_STEP_SECONDS=str(step), STEP_TIMEOUT_SECONDS="60"):
@@ -166,7 +166,7 @@ def test_a_long_step_costs_no_lease(start_echo_workers: StartWorkers, store: Sto
 def test_a_slow_model_is_not_taken_for_one_that_hangs(
     redis_url: str, tmp_path: Path, slow: str, prompt: str, max_tokens: int
 ) -> None:
-    """A prompt in one step would take longer than that may; a pass does, but its layers move on."""
+    """A prompt that is too long for one step is split into chunks. In a long pass, each layer is progress."""
     environment = {
         "REDIS_URL": redis_url,
         "MAX_NUM_SEQS": "4",
@@ -183,7 +183,7 @@ def test_a_slow_model_is_not_taken_for_one_that_hangs(
         with start_workers("w1", folder=tmp_path, app=slow_app, **environment) as (worker,):
             eventually(
                 lambda: worker.process.poll() is not None or all(store.get(j).is_ended for j in jobs),
-                patience=60,
+                timeout=60,
             )
             assert worker.process.poll() is None, worker.output()
         for job in map(store.get, jobs):
@@ -195,17 +195,17 @@ def test_a_job_that_kills_its_workers_is_poison_and_costs_its_companions_only_ti
 ) -> None:
     prompts = [words(f"c{i}", 40) for i in range(SLOTS - 1)]
     companions = [submit(prompt, max_tokens=40) for prompt in prompts]
-    deadly = submit("deadly prompt", max_tokens=4)
+    crashing = submit("crash prompt", max_tokens=4)
     deaths = 0
 
     def all_ended() -> bool:
-        return all(store.get(job_id).is_ended for job_id in [deadly, *companions])
+        return all(store.get(job_id).is_ended for job_id in [crashing, *companions])
 
     while not all_ended():
-        with start_echo_workers(f"w{deaths}", app="tests.reliability.deadly") as (worker,):
+        with start_echo_workers(f"w{deaths}", app="tests.reliability.crashing") as (worker,):
             eventually(lambda process=worker.process: process.poll() is not None or all_ended())  # type: ignore[misc]
             deaths += worker.process.poll() == -signal.SIGKILL
-    killer = store.get(deadly)
+    killer = store.get(crashing)
     assert (killer.status, killer.error and killer.error.code) == (Status.FAILED, "poison")
     assert [attempt.reason for attempt in killer.attempts] == ["lease expired"] * 4
     assert killer.completion_tokens == 0
@@ -241,7 +241,7 @@ def test_a_rolling_restart_loses_nothing_and_waits_for_no_lease(
             worker.signal(signal.SIGTERM)
             assert worker.wait() == 0
             start(f"new{number}")
-        jobs = [ended(store, job_id, patience=60) for job_id in prompts]
+        jobs = [ended(store, job_id, timeout=60) for job_id in prompts]
     for job_id, prompt in prompts.items():
         assert_echoed(store, job_id, prompt)
     reasons = [attempt.reason for job in jobs for attempt in job.attempts]
@@ -249,7 +249,7 @@ def test_a_rolling_restart_loses_nothing_and_waits_for_no_lease(
     assert reasons.count(None) == len(jobs)
     assert {attempt.worker for job in jobs for attempt in job.attempts if attempt.reason} == {
         worker.id for worker in fleet
-    }, "each of them had something to give back"
+    }, "each of them had to give back jobs"
 
 
 def test_a_job_on_a_draining_worker_can_be_cancelled(
@@ -264,18 +264,18 @@ def test_a_job_on_a_draining_worker_can_be_cancelled(
         job = ended(store, job_id)
         assert job.status is Status.CANCELLED
         assert job.output[0].text.startswith("a b")
-        assert worker.wait() == 0, "and with it the reason to stay is gone"
+        assert worker.wait() == 0, "it stops as soon as it has no jobs"
         assert "Traceback" not in worker.output()
 
 
 def test_a_prompt_that_hangs_its_tokenizer_fails_and_the_others_go_on(
     start_echo_workers: StartWorkers, store: Store, submit: Submit
 ) -> None:
-    """Its thread cannot be ended, so the process is; the other jobs go on elsewhere."""
+    """Its thread cannot be ended, so the process ends. The other jobs continue on another worker."""
     prompt = words("w", 120)
-    with start_echo_workers("w1", app="tests.reliability.endless", STEP_TIMEOUT_SECONDS="1", **UNHURRIED) as (
-        worker,
-    ):
+    with start_echo_workers(
+        "w1", app="tests.reliability.endless", STEP_TIMEOUT_SECONDS="1", **SLOW_STEPS
+    ) as (worker,):
         companion = submit(prompt, max_tokens=120)
         started(store, companion)
         endless = submit("endless prompt", max_tokens=4)

@@ -43,7 +43,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return cast(PreTrainedTokenizerFast, AutoTokenizer.from_pretrained(BUNDLED))
 
 
-def test_a_seed_and_a_number_name_one_tale_for_ever() -> None:
+def test_a_seed_and_a_number_always_name_the_same_tale() -> None:
     assert [write_tale(SEED, number).text for number in NUMBERS] == TEXTS
 
 
@@ -106,7 +106,7 @@ def test_the_next_episode_introduces_its_own_people() -> None:
     assert {"Oskar", "owl"} <= set(again.split())
 
 
-def test_a_slot_nobody_filled_is_an_error() -> None:
+def test_an_unfilled_slot_is_an_error() -> None:
     with pytest.raises(GrammarError, match="no slot called 'hero'"):
         expand("{Hero} slept.", {}, Random(0))
 
@@ -131,7 +131,7 @@ def test_options_nest_and_slots_hold_templates() -> None:
         ('"Help!" cried the fox.', '"Help!" cried the fox.'),
     ],
 )
-def test_polish_mends_small_things(rough: str, polished: str) -> None:
+def test_polish_corrects_details(rough: str, polished: str) -> None:
     assert polish(rough) == polished
 
 
@@ -206,7 +206,7 @@ def test_documents_lie_end_to_end_in_the_corpus(tokenizer: PreTrainedTokenizerFa
     assert tokenizer.decode(corpus.ids[1:].tolist()) == "</s>".join(documents) + "</s>"
 
 
-def test_overlap_counts_the_grams_that_stand_in_the_training_text() -> None:
+def test_overlap_counts_the_grams_of_the_training_text() -> None:
     index = GramIndex(["one two three four five six seven eight nine", "ten"])
     assert index.hits("Two, three four five six seven eight nine") == [True]
     assert index.hits("three four five six seven eight nine ten") == [False]
@@ -258,7 +258,7 @@ def test_the_first_heads_begin_by_looking_one_two_and_three_tokens_back(fresh_mo
         assert torch.diagonal(attention[:, head], -distance, 1, 2).mean() > 0.5
 
 
-def test_what_tells_tokens_apart_is_not_decayed(fresh_model: OPTForCausalLM) -> None:
+def test_embeddings_are_not_decayed(fresh_model: OPTForCausalLM) -> None:
     decayed, kept = make_optimizer(fresh_model).param_groups
     embedding = fresh_model.model.decoder.embed_tokens.weight
     assert (decayed["weight_decay"], kept["weight_decay"]) == (0.1, 0.0)
@@ -267,7 +267,7 @@ def test_what_tells_tokens_apart_is_not_decayed(fresh_model: OPTForCausalLM) -> 
     assert not any(parameter is positions for parameter in [*decayed["params"], *kept["params"]])
 
 
-def test_windows_grow_as_the_run_goes_on() -> None:
+def test_windows_grow_during_the_run() -> None:
     windows = [window_at(share / 100) for share in range(100)]
     assert windows == sorted(windows)
     assert set(windows) == {128, 256, 512}

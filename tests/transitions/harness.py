@@ -1,4 +1,4 @@
-"""Everything that changes jobs, in one process and on one Redis."""
+"""Everything that changes jobs, in one process and with one Redis."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tasks.store import Store
 
 
 class Harness:
-    """A store, a worker's leases and a reaper on one Redis; `offers` collects what went to Celery."""
+    """A store, a worker's leases and a reaper on one Redis. `offers` collects what would go to Celery."""
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self.redis: Any = redis
@@ -56,7 +56,7 @@ class Harness:
         return claim
 
     def complete(self, claim: Claim, base: int | None = None) -> None:
-        """base: length of the log, if tokens were written since the claim."""
+        """base: the length of the log, if tokens were written since the claim."""
         base = len(claim.entries) if base is None else base
         self.leases.flush([Write(claim.job_id, claim.lease_token, base, 1, (), Outcome(Status.COMPLETED))])
 
@@ -74,5 +74,5 @@ class Harness:
         return float(seconds + micros / 1e6)
 
     def slots_taken(self) -> dict[str, int]:
-        """Returns the slots that are taken, by worker."""
+        """Returns worker -> the slots of it that are taken."""
         return {worker: int(slots) for worker, slots in self.redis.hgetall(keys.slots("echo:m")).items()}

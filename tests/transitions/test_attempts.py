@@ -1,4 +1,4 @@
-"""Claims, lost leases, deaths, cancels and deadlines: each rule by itself, with the real Lua."""
+"""Claims, lost leases, deaths, cancels and deadlines: each rule by itself, with the real Lua scripts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def harness(redis: Redis, settings: Settings) -> Harness:
 
 
 def line(harness: Harness) -> list[str]:
-    """Jobs of all widths, in their order."""
+    """Returns the waiting jobs of all widths, in their order."""
     tags: dict[str, float] = {}
     for width in range(1, 9):
         tags |= harness.redis.zrange(keys.line("any:m", width), 0, -1, withscores=True)
@@ -83,8 +83,8 @@ def test_a_job_that_may_have_killed_two_workers_runs_alone(harness: Harness) -> 
     assert harness.claim(job_id, "t2").is_alone
 
 
-def test_a_suspect_waits_for_an_idle_worker_and_has_it_to_itself(harness: Harness) -> None:
-    """It may not start beside other jobs, so it goes to an idle worker."""
+def test_a_suspect_waits_for_an_idle_worker_and_runs_there_alone(harness: Harness) -> None:
+    """It may not run together with other jobs, so it goes to an idle worker."""
     harness.worker(4)
     suspect = harness.submit()
     for death in range(2):
@@ -101,11 +101,11 @@ def test_a_suspect_waits_for_an_idle_worker_and_has_it_to_itself(harness: Harnes
     harness.worker(3, "w2")
     assert harness.offered[-1] == running, "w2 is not idle"
     late = [harness.submit() for _ in range(2)]
-    assert harness.offered[-1] == running, "nobody overtakes it there"
+    assert harness.offered[-1] == running, "no job overtakes it there"
     harness.complete(companion)
     assert harness.offers[-1] == ("w2", suspect)
     harness.worker(4)
-    assert harness.offers[-2:] == [("w1", late[0]), ("w1", late[1])], "not beside it"
+    assert harness.offers[-2:] == [("w1", late[0]), ("w1", late[1])], "they do not run together with it"
     assert harness.slots_taken() == {"w1": 2, "w2": 3}
     harness.complete(harness.claim(suspect, "t2", "w2"))
     assert harness.slots_taken() == {"w1": 2}
@@ -133,8 +133,8 @@ def test_a_drained_job_does_not_count_as_a_death(harness: Harness) -> None:
     assert harness.store.get(job_id).status is Status.IN_PROGRESS
 
 
-def test_a_running_job_is_cancelled_by_its_worker_not_under_it(harness: Harness) -> None:
-    """The worker still has text to write, and ends the job with its next flush."""
+def test_a_running_job_is_cancelled_by_its_worker(harness: Harness) -> None:
+    """The worker has more text to write, and ends the job with its next flush."""
     harness.worker(1)
     claim = harness.claim(harness.submit())
     harness.store.cancel(claim.job_id)
@@ -147,7 +147,7 @@ def test_a_running_job_is_cancelled_by_its_worker_not_under_it(harness: Harness)
 
 
 def test_a_cancelled_job_that_its_worker_gives_back_ends(harness: Harness) -> None:
-    """The worker drained before it saw the cancel, and perhaps no other worker ever comes."""
+    """The worker drained before it saw the cancel. The job must not wait for another worker."""
     harness.worker(1)
     claim = harness.claim(harness.submit())
     harness.store.cancel(claim.job_id)
@@ -156,7 +156,7 @@ def test_a_cancelled_job_that_its_worker_gives_back_ends(harness: Harness) -> No
 
 
 @pytest.mark.parametrize("gap", [-100.0, 100.0])
-def test_no_lease_is_believed_to_have_run_out_across_a_gap_in_time(harness: Harness, gap: float) -> None:
+def test_no_lease_expires_across_a_gap_in_time(harness: Harness, gap: float) -> None:
     """Redis was paused or restarted, or its clock was set: every lease is renewed."""
     harness.worker(1)
     claim = harness.claim(harness.submit())
@@ -198,8 +198,8 @@ def test_a_worker_knows_whether_the_client_gave_the_seed(harness: Harness) -> No
     for job_id, is_drawn in ((given, False), (drawn, True)):
         claim = harness.claim(job_id, job_id)
         assert claim.is_seed_drawn is is_drawn
-        assert claim.request.seed is not None, "engines with noise of their own use it"
-        assert harness.claim(job_id, job_id).is_seed_drawn is is_drawn, "the claim is repeated"
+        assert claim.request.seed is not None, "engines that draw their own noise use it"
+        assert harness.claim(job_id, job_id).is_seed_drawn is is_drawn, "a repeated claim has the same answer"
         harness.leases.flush([Write(job_id, job_id, 1, 1, (), Outcome(Status.FAILED))])
         again = harness.store.retry(job_id, "ada").job_id
         assert harness.claim(again, again).is_seed_drawn is is_drawn

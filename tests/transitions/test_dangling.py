@@ -1,4 +1,4 @@
-"""A deleted, damaged or evicted record loses that job only; all others go on."""
+"""A deleted, damaged or evicted record loses only its own job. All others continue."""
 
 from __future__ import annotations
 
@@ -20,13 +20,15 @@ def harness(redis: Redis, settings: Settings) -> Harness:
 
 
 @pytest.mark.parametrize("damage", ["all of it", "n", "owner", "score", "place", "fails"])
-def test_at_the_head_of_a_line(harness: Harness, caplog: pytest.LogCaptureFixture, damage: str) -> None:
+def test_a_lost_record_at_a_lines_head(
+    harness: Harness, caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
     gone, following = harness.submit(), harness.submit()
     if damage == "all of it":
         harness.redis.delete(keys.job(gone))
     else:
         harness.redis.hdel(keys.job(gone), damage)
-    if damage in ("score", "fails"):  # It can do without.
+    if damage in ("score", "fails"):  # A job can run without it.
         harness.worker(1)
         assert harness.offered == [gone]
         return
@@ -43,7 +45,7 @@ def test_at_the_head_of_a_line(harness: Harness, caplog: pytest.LogCaptureFixtur
 
 
 @pytest.mark.parametrize("place", ["offered", "leases"])
-def test_of_a_worker(harness: Harness, caplog: pytest.LogCaptureFixture, place: str) -> None:
+def test_a_lost_record_on_a_worker(harness: Harness, caplog: pytest.LogCaptureFixture, place: str) -> None:
     harness.worker(2)
     gone, other = harness.submit(n=2), harness.submit(n=2)
     if place == "leases":
@@ -55,8 +57,8 @@ def test_of_a_worker(harness: Harness, caplog: pytest.LogCaptureFixture, place: 
     assert f"the record of {gone} is missing or damaged" in caplog.text
 
 
-def test_a_damaged_one(harness: Harness, caplog: pytest.LogCaptureFixture) -> None:
-    """No transition of the job works any more, because its log is not a list."""
+def test_a_damaged_log(harness: Harness, caplog: pytest.LogCaptureFixture) -> None:
+    """No transition of the job works, because its log is not a list."""
     harness.worker(2)
     damaged, other = (
         harness.claim(harness.submit(timeout=60)),
@@ -74,7 +76,7 @@ def test_a_damaged_one(harness: Harness, caplog: pytest.LogCaptureFixture) -> No
     assert f"the record of {damaged.job_id} is missing or damaged" in caplog.text
 
 
-def test_under_its_worker(harness: Harness) -> None:
+def test_a_lost_record_of_a_running_job(harness: Harness) -> None:
     harness.worker(2)
     gone, other = harness.claim(harness.submit(), "t1"), harness.claim(harness.submit(), "t2")
     harness.redis.delete(keys.job(gone.job_id))
@@ -86,7 +88,7 @@ def test_under_its_worker(harness: Harness) -> None:
     assert harness.leases.release([(gone.job_id, "t1"), (other.job_id, "t2")], "drained") == 1
 
 
-def test_while_its_worker_says_goodbye(harness: Harness) -> None:
+def test_while_its_worker_deregisters(harness: Harness) -> None:
     harness.worker(2)
     gone, other = harness.submit(), harness.submit()
     harness.redis.delete(keys.job(gone))
@@ -96,7 +98,7 @@ def test_while_its_worker_says_goodbye(harness: Harness) -> None:
 
 
 @pytest.mark.parametrize("index", ["deadlines", "ended", "unpacked"])
-def test_in_an_index_of_times(harness: Harness, index: str) -> None:
+def test_a_lost_record_in_an_index_of_times(harness: Harness, index: str) -> None:
     gone, other = (harness.submit(expires_in=60) for _ in range(2))
     if index != "deadlines":
         for job_id in (gone, other):
@@ -116,7 +118,7 @@ def test_in_an_index_of_times(harness: Harness, index: str) -> None:
     assert harness.redis.zscore(keys.PREFIX + index, other) is None or index == "ended"
 
 
-def test_for_clients(harness: Harness) -> None:
+def test_clients_get_404_for_a_lost_record(harness: Harness) -> None:
     harness.worker(1)
     gone, other = harness.submit("ada"), harness.submit("ada")
     harness.redis.delete(keys.job(gone))

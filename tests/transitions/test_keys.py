@@ -1,4 +1,4 @@
-"""docs/keys.md lists the keys that the sources build and that a Redis in use has."""
+"""docs/keys.md lists the keys that the code uses, and those of a Redis in use."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ KEYS_PART, RECORD_PART = (ROOT / "docs" / "keys.md").read_text().split("\n## The
 KEY_ROW = re.compile(r"^\| `([^`]+)` \| ([a-z ]+) \|", re.MULTILINE)
 FIELD_ROW = re.compile(r"^\| (`[^|]+`) \| [^|]+ \|$", re.MULTILINE)
 TYPES = {"sorted set": "zset"}
-"""Redis' name of a type, where it has another one."""
+"""The table's name of a type -> Redis' name, where they differ."""
 
 NOT_IN_THESE_TESTS = {"ticket", "nothing"}
-"""The web writes tickets; nothing never exists."""
+"""The web server writes tickets. The key `nothing` never exists."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def test_the_table_lists_the_keys_of_the_sources() -> None:
 
 
 class WatchedScripts(Scripts):
-    """Notes the keys, their types and the fields of the records after each call."""
+    """Notes keys, their types and the fields of records after each call."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -105,7 +105,7 @@ def harness(redis: Redis, settings: Settings) -> Iterator[WatchedHarness]:
 
 
 def live_through_everything(harness: WatchedHarness) -> None:
-    """At least one job of each kind, a worker that dies, and a Redis that is nearly full."""
+    """Runs at least one job of each kind, a worker that dies, and a Redis that is nearly full."""
     channel = keys.lifeline("w1", "p")
     with harness.redis.pubsub() as lifeline:
         lifeline.subscribe(channel)

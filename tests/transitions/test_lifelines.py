@@ -1,4 +1,4 @@
-"""A worker whose process has died loses its leases at once; one that lives never does."""
+"""A worker whose process has died loses its leases at once. A living worker keeps them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.transitions.harness import Harness
 
 SEVERED = keys.PREFIX + "severed"
 PASSED_SECONDS = 0.3
-"""Longer than a lifeline may be missing, and much shorter than a lease."""
+"""Longer than a lifeline may be missing, but much shorter than a lease."""
 
 
 @pytest.fixture
@@ -53,20 +53,20 @@ def place(harness: Harness, job_id: str) -> str:
 
 
 def look_again_later(harness: Harness) -> None:
-    """The reaper looks twice, and enough time passes in between for a worker to be taken for dead."""
+    """Lets the reaper look twice, with enough time in between that a worker may be taken for dead."""
     harness.reap()
     pass_time(harness)
     harness.reap()
 
 
 def pass_time(harness: Harness) -> None:
-    """Make the times that Redis keeps of writes, and of a missing lifeline, older."""
+    """Makes the times older that Redis keeps of writes and of a missing lifeline."""
     for index in (SEVERED, keys.alive("echo:m"), keys.leases("echo:m")):
         for member, score in harness.redis.zrange(index, 0, -1, withscores=True):
             harness.redis.zadd(index, {member: score - PASSED_SECONDS})
 
 
-def test_a_dead_workers_jobs_go_on_at_once(harness: Harness) -> None:
+def test_a_dead_workers_jobs_continue_at_once(harness: Harness) -> None:
     with lifeline(harness, "w1") as channel:
         harness.worker(4, lifeline=channel)
         claims = [running_job(harness) for _ in range(3)]
@@ -81,7 +81,7 @@ def test_a_dead_workers_jobs_go_on_at_once(harness: Harness) -> None:
     assert [worker["id"] for worker in harness.store.workers()] == ["w2"]
 
 
-def test_what_it_heard_of_and_did_not_claim_goes_to_others(harness: Harness) -> None:
+def test_offers_that_a_dead_worker_did_not_claim_go_to_others(harness: Harness) -> None:
     with lifeline(harness, "w1") as channel:
         harness.worker(4, lifeline=channel)
         running_job(harness)
@@ -92,7 +92,7 @@ def test_what_it_heard_of_and_did_not_claim_goes_to_others(harness: Harness) -> 
     assert [worker for worker, job_id in harness.offers if job_id == heard] == ["w1", "w2"]
 
 
-def test_others_keep_their_jobs(harness: Harness) -> None:
+def test_other_workers_keep_their_jobs(harness: Harness) -> None:
     with lifeline(harness, "w2") as standing:
         harness.worker(4, "w2", standing)
         claim = running_job(harness, "w2")
@@ -103,7 +103,7 @@ def test_others_keep_their_jobs(harness: Harness) -> None:
     assert place(harness, claim.job_id) == "leases"
 
 
-def test_a_process_that_stands_still_keeps_its_jobs(harness: Harness) -> None:
+def test_a_paused_process_keeps_its_jobs(harness: Harness) -> None:
     with lifeline(harness, "w1") as channel:
         harness.worker(4, lifeline=channel)
         claim = running_job(harness)
@@ -113,7 +113,7 @@ def test_a_process_that_stands_still_keeps_its_jobs(harness: Harness) -> None:
             harness.redis.zadd(keys.leases("echo:m"), {claim.job_id: harness.now() + 5})
 
 
-def test_a_connection_that_is_made_again_costs_nothing(harness: Harness) -> None:
+def test_a_reconnect_costs_nothing(harness: Harness) -> None:
     with lifeline(harness, "w1") as channel:
         harness.worker(4, lifeline=channel)
         claim = running_job(harness)
@@ -127,7 +127,7 @@ def test_a_connection_that_is_made_again_costs_nothing(harness: Harness) -> None
 
 
 @pytest.mark.parametrize("write", ["flush", "heartbeat"])
-def test_until_then_a_workers_writes_speak_for_it(harness: Harness, write: str) -> None:
+def test_a_worker_that_writes_is_not_taken_for_dead(harness: Harness, write: str) -> None:
     with lifeline(harness, "w1") as channel:
         harness.worker(4, lifeline=channel)
         claim = running_job(harness)
@@ -147,14 +147,14 @@ def test_until_then_a_workers_writes_speak_for_it(harness: Harness, write: str) 
     assert place(harness, claim.job_id) != "leases"
 
 
-def test_what_was_never_seen_is_not_missed(harness: Harness) -> None:
+def test_a_lifeline_that_was_never_seen_is_not_missed(harness: Harness) -> None:
     harness.worker(4, lifeline=keys.lifeline("w1", "p"))
     claim = running_job(harness)
     look_again_later(harness)
     assert place(harness, claim.job_id) == "leases"
 
 
-def test_a_redis_that_was_started_again_misses_nobody(harness: Harness) -> None:
+def test_a_restarted_redis_takes_no_worker_for_dead(harness: Harness) -> None:
     with lifeline(harness, "w1") as channel:
         harness.worker(4, lifeline=channel)
         claim = running_job(harness)
@@ -166,7 +166,7 @@ def test_a_redis_that_was_started_again_misses_nobody(harness: Harness) -> None:
     assert place(harness, claim.job_id) == "leases"
 
 
-def test_a_gap_in_time_gives_nobody_up(harness: Harness) -> None:
+def test_a_gap_in_time_makes_no_worker_dead(harness: Harness) -> None:
     with lifeline(harness, "w1") as channel:
         harness.worker(4, lifeline=channel)
         claim = running_job(harness)
@@ -178,7 +178,7 @@ def test_a_gap_in_time_gives_nobody_up(harness: Harness) -> None:
     assert place(harness, claim.job_id) == "leases"
 
 
-def test_a_worker_that_was_given_up_wrongly_cannot_write(harness: Harness) -> None:
+def test_a_living_worker_that_was_taken_for_dead_cannot_write(harness: Harness) -> None:
     with lifeline(harness, "w1") as channel:
         harness.worker(4, lifeline=channel)
         claim = running_job(harness)
@@ -191,7 +191,7 @@ def test_a_worker_that_was_given_up_wrongly_cannot_write(harness: Harness) -> No
 
 
 def test_callers_take_turns(harness: Harness) -> None:
-    """All processes together call the reaper every tenth of a second, or seldom while no job runs."""
+    """All processes together call the reaper every tenth of a second; less often while no job runs."""
     assert harness.reaper.reap() > 1
     harness.worker(4)
     running_job(harness)
@@ -202,7 +202,7 @@ def test_callers_take_turns(harness: Harness) -> None:
         assert harness.reaper.reap() <= harness.settings.lease_seconds
 
 
-def test_a_worker_says_goodbye(harness: Harness) -> None:
+def test_a_worker_deregisters(harness: Harness) -> None:
     with lifeline(harness, "w1") as channel:
         harness.worker(4, lifeline=channel)
         harness.reap()

@@ -1,4 +1,4 @@
-"""The order of the line and who gets an offer: each rule by itself, with the real Lua."""
+"""The order of the line, and which worker gets an offer: each rule by itself, with the real Lua scripts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def harness(redis: Redis, settings: Settings) -> Harness:
 
 
 def line(harness: Harness) -> list[str]:
-    """Jobs of all widths, in their order."""
+    """Returns the waiting jobs of all widths, in their order."""
     tags: dict[str, float] = {}
     for width in range(1, 9):
         tags |= harness.redis.zrange(keys.line("any:m", width), 0, -1, withscores=True)
@@ -39,7 +39,7 @@ def test_shares_are_by_tokens_not_by_jobs(harness: Harness) -> None:
     assert line(harness) == [wide[0], *narrow[:4], wide[1], narrow[4]]
 
 
-def test_who_comes_back_after_a_pause_starts_where_the_others_are(harness: Harness) -> None:
+def test_an_owner_who_comes_back_after_a_pause_starts_where_the_others_are(harness: Harness) -> None:
     """A new owner gets no credit for the time before its first job."""
     harness.worker(1)
     for _ in range(3):
@@ -60,16 +60,16 @@ def test_a_cancelled_job_gives_its_turn_back(harness: Harness) -> None:
     assert line(harness) == [other[0], late, other[1]]
 
 
-def test_priority_goes_first_but_not_for_ever(harness: Harness) -> None:
+def test_priority_is_a_bounded_head_start(harness: Harness) -> None:
     low, normal = harness.submit(priority="low"), harness.submit()
     high = [harness.submit(priority="high", max_tokens=16_384) for _ in range(3)]
     order = line(harness)
-    assert order.index(normal) < order.index(high[2]), "a bounded head start"
+    assert order.index(normal) < order.index(high[2]), "the head start is bounded"
     assert order.index(high[0]) < order.index(normal) < order.index(low)
 
 
-def test_a_prioritized_job_does_not_push_newcomers_behind_its_owners_backlog(harness: Harness) -> None:
-    """The job's own tag lies far ahead; virtual time must not follow it there."""
+def test_a_prioritized_job_does_not_move_new_owners_after_its_owners_backlog(harness: Harness) -> None:
+    """The job's own tag is far ahead of virtual time, which must not jump there."""
     harness.worker(1)
     running = harness.submit("ada")
     backlog = [harness.submit("ada") for _ in range(10)]
@@ -101,8 +101,8 @@ def test_nobody_overtakes_a_wide_job_that_waits_for_slots(harness: Harness) -> N
     assert harness.offered == [narrow, wide, late]
 
 
-def test_what_no_worker_can_hold_blocks_nobody_and_says_why(harness: Harness) -> None:
-    """The wide worker left for good while the job waited for it."""
+def test_a_job_that_no_worker_can_hold_blocks_no_other_and_says_why(harness: Harness) -> None:
+    """The only wide worker left while the job waited for it."""
     harness.worker(8)
     running = harness.claim(harness.submit(n=8))
     wide = harness.submit(n=8)
@@ -117,7 +117,7 @@ def test_what_no_worker_can_hold_blocks_nobody_and_says_why(harness: Harness) ->
     assert harness.store.get(narrow[2]).queue_position == 0
 
 
-def test_a_wide_worker_takes_what_waited_for_one(harness: Harness) -> None:
+def test_a_wide_worker_takes_the_job_that_waited_for_one(harness: Harness) -> None:
     wide = harness.submit(n=8)
     harness.worker(4)
     assert harness.offered == []
@@ -125,7 +125,7 @@ def test_a_wide_worker_takes_what_waited_for_one(harness: Harness) -> None:
     assert harness.offers == [("w2", wide)]
 
 
-def test_what_lives_now_decides_how_wide_a_job_may_be(harness: Harness) -> None:
+def test_living_workers_decide_how_wide_a_job_may_be(harness: Harness) -> None:
     harness.submit(n=8)
     harness.worker(8)
     harness.submit(n=8)
@@ -169,7 +169,7 @@ def test_a_wide_job_waits_for_one_worker_and_the_others_take_what_comes_next(har
 
 
 def test_other_wide_workers_take_what_comes_after_a_wide_job(harness: Harness) -> None:
-    """The wide job waits for the worker with the most free slots. The other one could hold it, too."""
+    """The wide job waits for the worker with the most free slots, although both workers could hold it."""
     harness.worker(4, "w2")
     for i in range(3):
         harness.claim(harness.submit(), lease_token=f"t{i}", worker="w2")

@@ -1,4 +1,4 @@
-"""Several engines on one model: only workers that may take a job get it. Each pool counts its slots."""
+"""Several engines on one model: only workers that may run a job get it, and each pool counts its slots."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.transitions.harness import Harness
 
 ENGINE_POOLS = {"slow": keys.engine_pool("m", "transformers"), "fast": keys.engine_pool("m", "vllm")}
 SLOW, FAST = ENGINE_POOLS
-"""Workers, each the only one of its engine pool."""
+"""Two workers, each the only one of its engine pool."""
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def claim(harness: Harness, job_id: str, worker: str) -> Claim:
 
 
 def die(harness: Harness, worker: str) -> None:
-    """The worker has been silent for a lease, and the reaper is called."""
+    """Makes the worker's last heartbeat a lease old, and calls the reaper."""
     harness.redis.zadd(keys.alive(ENGINE_POOLS[worker]), {worker: 0})
     harness.reap()
 
@@ -96,7 +96,7 @@ def test_positions_count_the_jobs_before_in_both_lines(harness: Harness) -> None
 
 
 def test_a_late_message_brings_no_job_to_another_worker(harness: Harness) -> None:
-    """The job went back to the line and to other workers while the message was under way."""
+    """The job went back to the line and to other workers before the message arrived."""
     gone = slow(harness, 1)
     job_id = harness.submit()
     assert harness.offers == [(SLOW, job_id)]
@@ -114,7 +114,7 @@ def test_offers_of_a_worker_that_is_gone_go_to_others(harness: Harness) -> None:
     assert harness.offers == [(FAST, free), (FAST, bound)]
     die(harness, FAST)
     harness.make_due(keys.offered(ENGINE_POOLS[FAST]), free)
-    assert harness.offers[2:] == [(FAST, free)], "nobody else could take it: its worker may only be late"
+    assert harness.offers[2:] == [(FAST, free)], "no other worker can take it, and its own may only be late"
     slow(harness, 1)
     for job_id in (free, bound):
         harness.make_due(keys.offered(ENGINE_POOLS[FAST]), job_id)
@@ -132,7 +132,7 @@ def test_a_worker_that_is_slow_keeps_its_offers(harness: Harness) -> None:
     claim(harness, job_id, FAST)
 
 
-def test_a_worker_that_drains_is_offered_nothing_and_what_it_was_goes_to_others(harness: Harness) -> None:
+def test_a_worker_that_drains_gets_no_offers_and_its_open_ones_go_to_others(harness: Harness) -> None:
     fast(harness, 2)
     job_id = harness.submit()
     slow(harness, 2)
@@ -140,7 +140,7 @@ def test_a_worker_that_drains_is_offered_nothing_and_what_it_was_goes_to_others(
     assert harness.offers == [(FAST, job_id), (SLOW, job_id)]
 
 
-def test_what_one_engine_began_another_goes_on_with(harness: Harness) -> None:
+def test_another_engine_continues_a_job(harness: Harness) -> None:
     fast(harness, 1)
     begun, bound = harness.submit(), harness.submit(engine="vllm")
     claim(harness, begun, FAST)
@@ -191,7 +191,7 @@ def test_a_full_model_is_full_for_every_engine(redis: Redis, settings: Settings)
 
 
 def test_an_engine_without_a_worker_yet_is_full_too(redis: Redis, settings: Settings) -> None:
-    """The web server's own engine is known before its first worker has started."""
+    """The engine that the web server is set to is known before its first worker has started."""
     harness = Harness(redis, settings.model_copy(update={"max_queued_jobs": 1}))
     harness.submit(engine=settings.engine)
     with pytest.raises(QueueFullError):

@@ -1,4 +1,4 @@
-"""What clients read of jobs, and how long it is kept."""
+"""How clients read jobs, and how long jobs are kept."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_listing_pages_through_an_owners_jobs(harness: Harness) -> None:
 
 
 def test_many_long_jobs_are_read_in_parts(harness: Harness) -> None:
-    """One script call would hold Redis, and its answer this process, for as long as all of them take."""
+    """A single script call would block Redis, and its answer this process, while all of them are read."""
     prompts = ["a" * 600_000, "b" * 600_000, "c", "d" * 2_000_000, "e", "f"]
     jobs = [harness.submit(prompt=prompt) for prompt in prompts]
     jobs.insert(4, "job_nope")
@@ -79,7 +79,7 @@ def test_summaries_bring_no_long_prompts_along(harness: Harness) -> None:
     ]
     answer = harness.scripts.call("summaries", long_enough=keys.LONG_ANSWER_BYTES, ids=jobs)["rows"]
     assert sum(len(text) for row in answer for text in row) < 3000
-    # Records of a version that kept no start of the prompt: these are read whole, and so in parts.
+    # Records of an earlier version, which did not store the start of the prompt, are read whole, in parts.
     for job_id in jobs[:2]:
         harness.redis.hdel(keys.job(job_id), "prompt_start")
     assert harness.store.summaries(jobs) == found
@@ -115,14 +115,14 @@ def test_retention_removes_every_trace(harness: Harness) -> None:
 
 def test_an_ended_jobs_log_is_packed_and_reads_as_before(harness: Harness) -> None:
     def memory(key: str) -> int:
-        return int(harness.redis.memory_usage(key, samples=0))  # All fields, not five of them.
+        return int(harness.redis.memory_usage(key, samples=0))  # All fields, not a sample.
 
     harness.worker(1)
     job_id = harness.submit()
     claim = harness.claim(job_id)
     tokens = [TokenEntry(0, (i,), f"word {i}\n\u2028") for i in range(300)]
     harness.leases.flush([Write(job_id, claim.lease_token, 1, 1, tokens)])
-    assert not harness.reaper.pack(job_id), "it runs"
+    assert not harness.reaper.pack(job_id), "a running job is not packed"
     harness.leases.flush([Write(job_id, claim.lease_token, 301, 1, (), Outcome(Status.COMPLETED))])
     job, log = harness.store.get(job_id), harness.store.read_log(job_id)
     before = memory(keys.job(job_id)) + memory(keys.log(job_id))

@@ -1,4 +1,4 @@
-"""Redis comes back without its last second: the worker that knows more of a job than Redis continues it."""
+"""Redis restarts without its last second: a worker that has more of a job than Redis continues it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TOKENS = [TokenEntry(0, (i,), f"t{i}") for i in range(4)]
 
 
 class Memory:
-    """Everything that is in Redis at one moment."""
+    """A copy of everything that is in Redis at one moment."""
 
     def __init__(self, harness: Harness) -> None:
         self._url = harness.settings.required_redis_url
@@ -24,7 +24,7 @@ class Memory:
             self._dumps = {key: raw.dump(key) for key in raw.scan_iter()}
 
     def come_back(self) -> None:
-        """Redis forgets what came later, as the same process: claims need not wait for it to settle."""
+        """Restores the copy. Redis stays the same process, so claims need not wait for it to settle."""
         with Redis.from_url(self._url) as raw:
             raw.flushall()
             for key, dump in self._dumps.items():
@@ -64,7 +64,7 @@ def test_a_claim_that_redis_forgot_is_taken_back(harness: Harness, place: str) -
     memory.come_back()
     assert places(harness, job_id) == [place]
     assert flush(harness, claim, 3, TOKENS[2:]) is WriteStatus.FENCED
-    for _ in range(2):  # Twice, as after an answer that was lost.
+    for _ in range(2):  # Twice, as after a lost answer.
         assert harness.leases.take_back(claim, "w1", "echo:m")
         assert places(harness, job_id) == ["leases"]
     assert flush(harness, claim, 1, TOKENS) is WriteStatus.OK
@@ -74,8 +74,8 @@ def test_a_claim_that_redis_forgot_is_taken_back(harness: Harness, place: str) -
     assert harness.slots_taken() == {}
 
 
-def test_what_an_earlier_attempt_wrote_comes_back_with_its_successors_claim(harness: Harness) -> None:
-    """A drain handed the job over, and Redis forgot the end of one attempt and the claim of the other."""
+def test_taking_back_a_claim_restores_the_entries_of_earlier_attempts(harness: Harness) -> None:
+    """Another worker claimed the job after a drain. Redis forgot the first attempt's end and the claim."""
     job_id = harness.submit()
     first = harness.claim(job_id, "first")
     flush(harness, first, 1, TOKENS[:1])
@@ -101,7 +101,7 @@ def test_what_an_earlier_attempt_wrote_comes_back_with_its_successors_claim(harn
 
 
 def test_long_output_comes_back_whole(harness: Harness) -> None:
-    """The log has more entries than Lua can pass in one call."""
+    """The log has more entries than a Lua call can have arguments."""
     job_id = harness.submit()
     memory = Memory(harness)
     first = harness.claim(job_id, "first")
@@ -113,7 +113,7 @@ def test_long_output_comes_back_whole(harness: Harness) -> None:
     assert log(harness, job_id) == [entry.encode() for entry in second.entries]
 
 
-def test_nothing_is_taken_from_who_claimed_it_since(harness: Harness) -> None:
+def test_a_job_that_another_worker_has_claimed_is_not_taken_back(harness: Harness) -> None:
     job_id = harness.submit()
     memory = Memory(harness)
     forgotten = harness.claim(job_id, "forgotten")
@@ -123,7 +123,7 @@ def test_nothing_is_taken_from_who_claimed_it_since(harness: Harness) -> None:
     assert harness.redis.hget(keys.job(job_id), "token") == "later"
 
 
-def test_nothing_is_taken_back_over_another_text(harness: Harness) -> None:
+def test_a_job_with_another_text_is_not_taken_back(harness: Harness) -> None:
     job_id = harness.submit()
     first = harness.claim(job_id, "first")
     memory = Memory(harness)
@@ -146,7 +146,7 @@ def test_an_ended_job_is_not_taken_back(harness: Harness) -> None:
     assert harness.store.get(job_id, "ada").status is Status.CANCELLED
 
 
-def test_nobody_claims_until_a_redis_that_came_back_has_settled(harness: Harness) -> None:
+def test_nobody_claims_until_a_restarted_redis_has_settled(harness: Harness) -> None:
     """A job that looks unclaimed may be running."""
     held, waiting = harness.submit(), harness.submit()
     memory = Memory(harness)
@@ -163,7 +163,7 @@ def test_nobody_claims_until_a_redis_that_came_back_has_settled(harness: Harness
     assert harness.claim(waiting, "other").lease_token == "other"
 
 
-def test_a_redis_that_is_new_need_not_settle(harness: Harness) -> None:
+def test_an_empty_redis_need_not_settle(harness: Harness) -> None:
     assert harness.redis.hget(keys.PREFIX + "run", "id") is None
     claim = harness.claim(harness.submit())
     harness.leases.flush([Write(claim.job_id, claim.lease_token, 1, 1, (), Outcome(Status.COMPLETED))])

@@ -1,6 +1,11 @@
-"""Any interleaving of the transitions keeps the invariant: a job that has not ended is in exactly one of
-line, offered and leases, of an engine that it may run on and a worker that understands it; nothing is written
-without the lease token; no log entry is lost or repeated."""
+"""Any order of the transitions keeps the invariants.
+
+A job that has not ended is in exactly one place: a line, the offers or the leases. It is only offered to
+workers of its engine that understand its record. Nothing is written without the lease token. No log entry is
+lost or repeated.
+
+One file, because it is one state machine: each rule changes the model that the invariants compare with Redis.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +62,7 @@ OWNERS = st.sampled_from(["ada", "bob", "eve"])
 
 
 class DoubledScripts(Scripts):
-    """Runs every script twice with the same arguments, as redis-py does when an answer was lost."""
+    """Runs every script twice with the same arguments, as redis-py does when an answer is lost."""
 
     def _run(self, name: str, arguments: Sequence[Encoded]) -> Any:
         super()._run(name, arguments)
@@ -81,7 +86,7 @@ class Transitions(RuleBasedStateMachine):
         self.ended: dict[str, Status] = {}
         self.claim_number = 0
         self.versions: dict[str, int] = {}
-        """What each worker's release understands."""
+        """Worker -> the record version that its release understands."""
         for worker in WORKERS:
             self.heartbeat(worker, 4, OLD)
 
@@ -134,7 +139,7 @@ class Transitions(RuleBasedStateMachine):
             job_id = data.draw(st.sampled_from(sorted(self.logs)))
             runs = self.place(job_id) == "leases"
             self.store.cancel(job_id)
-            assert (self.place(job_id) == "leases") == runs, "its worker ends it, with the text it still has"
+            assert (self.place(job_id) == "leases") == runs, "a running job is ended by its worker"
             if self.place(job_id) == "ended" and job_id not in self.ended:
                 self.end(job_id, Status.CANCELLED)
 
@@ -148,7 +153,7 @@ class Transitions(RuleBasedStateMachine):
             except ConflictError:
                 assert job_id not in self.ended
             except JobNotFoundError:
-                # The doubled call finds nothing left to delete.
+                # The second call finds nothing to delete.
                 assert self.scripts is DoubledScripts
                 self.forget(job_id)
             else:
@@ -156,7 +161,7 @@ class Transitions(RuleBasedStateMachine):
 
     @rule()
     def read(self) -> None:
-        """Every job, and where the waiting ones stand."""
+        """Reads every job, and checks the positions of waiting ones."""
         for job_id in self.logs:
             job = self.store.get(job_id)
             assert (job.queue_position is not None) == (job.status is Status.QUEUED)
@@ -184,7 +189,7 @@ class Transitions(RuleBasedStateMachine):
 
     @rule(worker=NAMES, slots=st.sampled_from([0, 1, 2, 4]), version=st.sampled_from(VERSIONS))
     def heartbeat(self, worker: str, slots: int, version: int) -> None:
-        """The worker may have been started again, with other slots and from another release."""
+        """The worker may have been restarted with other slots or another release."""
         self.versions[worker] = version
         info = WorkerInfo(worker, MODEL, WORKERS[worker], slots, 0, 0.0, version=version)
         self.leases.heartbeat(info)
@@ -197,7 +202,7 @@ class Transitions(RuleBasedStateMachine):
 
     @rule(target=claims, data=st.data(), worker=NAMES)
     def claim(self, data: st.DataObject, worker: str) -> Any:
-        """Claim any job, on offer or not, to this worker or not: a message may be doubled, late or lost."""
+        """Claims any job, offered to this worker or not, because messages may be repeated, late or lost."""
         if not self.logs:
             return multiple()
         job_id = data.draw(st.sampled_from(sorted(self.logs)))
@@ -216,7 +221,7 @@ class Transitions(RuleBasedStateMachine):
 
     @rule(claim=claims)
     def claim_again(self, claim: Claim) -> None:
-        """A copy of an earlier call, held up on its way or made because the answer was lost."""
+        """Repeats an earlier call, which may be late or sent again because the answer was lost."""
         own = self.tokens.get(claim.job_id) == claim.lease_token
         worker = claim.lease_token.split()[1]
         engine_pool = keys.engine_pool(MODEL, WORKERS[worker])
@@ -231,7 +236,7 @@ class Transitions(RuleBasedStateMachine):
 
     @rule(claim=claims, count=st.integers(0, 3), overlap=st.integers(0, 2))
     def flush(self, claim: Claim, count: int, overlap: int) -> None:
-        """Append as the claim's holder believes the log to be; `overlap` entries are sent again."""
+        """Appends after the end of the log that the claim's holder knows; sends `overlap` entries again."""
         own = self.tokens.get(claim.job_id) == claim.lease_token
         log = self.logs.get(claim.job_id, claim.entries)
         since_claim = sum(1 for _ in takewhile(lambda e: isinstance(e, TokenEntry), reversed(log)))
@@ -249,7 +254,7 @@ class Transitions(RuleBasedStateMachine):
 
     @rule(claim=claims)
     def flush_beyond_the_log(self, claim: Claim) -> None:
-        """Redis lost the last entries: nothing may be appended after the gap, and the job may not end."""
+        """Redis lost the last entries. Nothing may be appended after the gap, and the job may not end."""
         base = len(self.logs.get(claim.job_id, [])) + 2
         outcome = Outcome(Status.COMPLETED)
         entry = TokenEntry(0, (0,), "after the hole")
@@ -287,7 +292,7 @@ class Transitions(RuleBasedStateMachine):
 
     @rule(kind=st.sampled_from(["leases", "offered", "deadlines", "ended", "unpacked"]), data=st.data())
     def time_passes(self, kind: str, data: st.DataObject) -> None:
-        """Make a member of a set that is ordered by time due, as if time had passed, and call the reaper."""
+        """Makes a member of a set that is sorted by time due, as if time had passed, and calls the reaper."""
         index = keys.PREFIX + kind
         if kind in INDEXES:
             index = f"{index}:{data.draw(st.sampled_from(INDEXES[kind]))}"
@@ -313,7 +318,7 @@ class Transitions(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def pack(self, data: st.DataObject) -> None:
-        """Any job, ended or not, packed already or not: its caller may be late."""
+        """Packs any job, ended or not, packed already or not, because the caller may be late."""
         if self.logs:
             job_id = data.draw(st.sampled_from(sorted(self.logs)))
             assert self.reaper.pack(job_id) == (job_id in self.ended)
@@ -321,7 +326,7 @@ class Transitions(RuleBasedStateMachine):
     # --- what must always hold
 
     @invariant()
-    def every_job_is_in_its_one_place(self) -> None:
+    def every_job_is_in_exactly_one_place(self) -> None:
         members = {
             (place, name): set(self.redis.zrange(f"{keys.PREFIX}{place}:{name}", 0, -1))
             for place, names in INDEXES.items()
@@ -345,7 +350,7 @@ class Transitions(RuleBasedStateMachine):
             assert self.store.header(job_id).log_length == len(log)
 
     @invariant()
-    def books_agree_with_the_jobs(self) -> None:
+    def counts_agree_with_the_jobs(self) -> None:
         records = {job_id: self.redis.hgetall(keys.job(job_id)) for job_id in self.logs}
         for worker, engine in WORKERS.items():
             assert int(self.redis.hget(keys.slots(keys.engine_pool(MODEL, engine)), worker) or 0) == sum(
@@ -367,7 +372,7 @@ class Transitions(RuleBasedStateMachine):
         assert everything == len(records)
 
     @invariant()
-    def nobody_waits_beside_an_idle_worker_that_could_hold_it(self) -> None:
+    def no_job_waits_while_an_idle_worker_could_hold_it(self) -> None:
         for worker, slots in self.live_workers().items():
             engine_pool = keys.engine_pool(MODEL, WORKERS[worker])
             if not slots or self.redis.hget(keys.slots(engine_pool), worker):
@@ -381,14 +386,14 @@ class Transitions(RuleBasedStateMachine):
                     assert not self.line((queue, width, version))
 
     @invariant()
-    def nothing_is_left_of_forgotten_jobs(self) -> None:
+    def nothing_is_left_of_removed_jobs(self) -> None:
         for kind in ("job", "log"):
             found = {key.rsplit(":", 1)[1] for key in self.redis.keys(f"{keys.PREFIX}{kind}:*")}
             assert found <= self.logs.keys()
 
     @invariant()
     def waiting_jobs_are_watched(self) -> None:
-        """The reaper ends a waiting job at its deadline; a running one is its worker's business."""
+        """The reaper ends a waiting job at its deadline. The worker ends a running one."""
         watched = set(self.redis.zrange(keys.PREFIX + "deadlines", 0, -1))
         for job_id in self.logs:
             record = self.redis.hgetall(keys.job(job_id))
@@ -422,7 +427,7 @@ class Transitions(RuleBasedStateMachine):
         return self.place(job_id) == "offered" and self.redis.hget(keys.job(job_id), "worker") == worker
 
     def live_workers(self) -> dict[str, int]:
-        """With their slots, 0 of those that drain."""
+        """Returns living worker -> its slots; 0 if it drains."""
         engine_pools = {worker: keys.engine_pool(MODEL, engine) for worker, engine in WORKERS.items()}
         return {
             worker: int(self.redis.hget(f"{keys.PREFIX}capacity:{engine_pool}", worker))
@@ -451,7 +456,7 @@ class Transitions(RuleBasedStateMachine):
         del self.logs[job_id], self.ended[job_id]
 
 
-@pytest.mark.timeout(600)  # A failure is shrunk before it is shown, which takes longer than finding it.
+@pytest.mark.timeout(600)  # Hypothesis shrinks a failure, which takes longer than finding it.
 @pytest.mark.parametrize("scripts", [Scripts, DoubledScripts])
 def test_transitions(redis: Redis, scripts: type[Scripts], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(request, "SINCE_VERSION", {"timeout": NEW})

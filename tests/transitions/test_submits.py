@@ -1,4 +1,4 @@
-"""What a submit stores, charges and refuses: each rule by itself, with the real Lua."""
+"""What a submit stores, charges and refuses: each rule by itself, with the real Lua scripts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def harness(redis: Redis, settings: Settings) -> Harness:
 
 
 def line(harness: Harness) -> list[str]:
-    """Jobs of all widths, in their order."""
+    """Returns the waiting jobs of all widths, in their order."""
     tags: dict[str, float] = {}
     for width in range(1, 9):
         tags |= harness.redis.zrange(keys.line("any:m", width), 0, -1, withscores=True)
@@ -55,7 +55,7 @@ def test_several_jobs_are_accepted_together_or_not_at_all(redis: Redis, settings
     harness.worker(2)
     assert harness.offered == [one.job_id for one in first]
     harness.submit()
-    assert harness.store.submit_all(requests, "bob", "another"), "a refused call leaves its key free"
+    assert harness.store.submit_all(requests, "bob", "another"), "a refused call must not use up its key"
 
 
 def test_a_key_leads_to_all_jobs_of_its_call_while_one_of_them_is_there(harness: Harness) -> None:
@@ -83,7 +83,7 @@ def test_a_job_is_not_charged_for_more_than_the_models_length(harness: Harness) 
     assert line(harness) == [others[0], greedy, others[1], others[2], later]
 
 
-def test_what_a_job_did_not_use_is_given_back_to_its_owner(harness: Harness) -> None:
+def test_an_owner_gets_back_what_a_job_did_not_use(harness: Harness) -> None:
     harness.worker(1, length=1000)
     claim = harness.claim(harness.submit("ada", max_tokens=1000))
     others = [harness.submit("bob", max_tokens=100) for _ in range(3)]

@@ -15,7 +15,7 @@ NEWER = RECORD_VERSION + 1
 
 @pytest.fixture
 def harness(redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Harness:
-    """A harness of a release in which `timeout` is a new field."""
+    """The harness of a release in which `timeout` is a new field."""
     monkeypatch.setattr(request, "SINCE_VERSION", {"timeout": NEWER})
     return Harness(redis, settings)
 
@@ -32,7 +32,7 @@ def test_a_job_waits_for_a_worker_that_understands_it(harness: Harness) -> None:
     harness.claim(newer, worker="new")
 
 
-def test_it_comes_back_in_line_for_such_a_worker(harness: Harness) -> None:
+def test_after_its_workers_death_it_waits_for_another_such_worker(harness: Harness) -> None:
     harness.worker(2, "new", version=NEWER)
     newer = harness.submit(timeout=60)
     harness.claim(newer, worker="new")
@@ -50,7 +50,7 @@ def test_a_newer_worker_runs_everything(harness: Harness) -> None:
     assert harness.offered == jobs
 
 
-def test_a_retry_asks_for_what_the_job_asked_for(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_retry_has_the_jobs_record_version(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """This holds even if an older web process, which does not know the field, is asked to retry."""
     newer = harness.submit(timeout=60)
     harness.store.cancel(newer)

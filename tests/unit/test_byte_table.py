@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders
 
-from tests.unit.test_detokenizer import CORPUS, PIECES, PROPERTY, SPECIAL, TOKENIZERS, byte_level, decode_of
+from tests.unit.small_tokenizers import CORPUS, PIECES, PROPERTY, SPECIAL, TOKENIZERS, byte_level, decode_of
 from worker.engine.text.byte_table import ByteTable, TableDecoder, byte_table
 
 NAMES = ["byte-level", "straddling"]
 
 
 class Fast:
-    """What a tokenizer of transformers has of `tokenizers`."""
+    """A tokenizer of transformers that wraps one of `tokenizers`."""
 
     def __init__(self, backend: Tokenizer) -> None:
         self.backend_tokenizer = backend

@@ -1,4 +1,4 @@
-"""What docker-compose.yml and its images promise, as far as it can be read or run without Docker."""
+"""docker-compose.yml and the images, as far as they can be checked without Docker."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ MADE_INSIDE = {
     "data_dir": "of the embedded Redis",
     "redis_maxmemory": "in Redis' command",
 }
-"""Settings that Compose does not hand through."""
+"""Settings that Compose does not pass on."""
 
 OTHERS = {
     "web": {"WEB_CONCURRENCY", "FORWARDED_ALLOW_IPS", "GUNICORN_CMD_ARGS"},
     "worker": {"OMP_NUM_THREADS", "HF_TOKEN", "HF_HUB_OFFLINE"},
     "flower": {name for name in SERVICES["flower"]["environment"] if name.startswith("FLOWER_")},
 }
-"""Variables that are not ours."""
+"""Variables that are not settings of ours."""
 
 
 @pytest.mark.parametrize("field", sorted(Settings.model_fields.keys() - MADE_INSIDE))
@@ -42,7 +42,7 @@ def test_a_setting_reaches_the_web_or_the_worker(field: str) -> None:
 
 
 @pytest.mark.parametrize("service", OTHERS)
-def test_a_variable_handed_through_is_a_setting(service: str) -> None:
+def test_a_variable_that_is_passed_on_is_a_setting(service: str) -> None:
     settings = {field.upper() for field in Settings.model_fields}
     assert SERVICES[service]["environment"].keys() - OTHERS[service] <= settings
 
@@ -54,7 +54,7 @@ def test_shared_settings_are_the_same_everywhere_and_have_no_default_here(name: 
 
 
 def test_no_image_gets_the_training() -> None:
-    """An image gets the folders that .dockerignore names, and nothing in the worker's needs the training."""
+    """An image gets the folders that .dockerignore names. The worker's must not need `training`."""
     lines = (CHECKOUT / ".dockerignore").read_text().splitlines()
     assert "*" in lines
     assert "!training" not in lines

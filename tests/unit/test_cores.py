@@ -1,4 +1,4 @@
-"""The number of cores that a container or an affinity mask leaves, on made-up control groups."""
+"""The number of cores that a container or an affinity mask allows, with made-up control groups."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Limit = Callable[..., None]
 
 @pytest.fixture
 def limit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Limit:
-    """Puts this process into groups, as often as it is called."""
+    """A function that puts this process into control groups. It may be called several times."""
     put_into_groups(monkeypatch, tmp_path)
     return partial(put_into_groups, monkeypatch, tmp_path)
 

@@ -1,4 +1,4 @@
-"""The parts of `make serve` that need no processes."""
+"""The parts of `make serve` that can be tested without processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The README, the licence and the architecture page are true."""
+"""The documents agree with the code."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ PAGES = [
 ]
 
 TOLD_TOGETHER = ("worker/engine/native", "worker/engine/text", "worker/engine/torch")
-"""Folders whose line in the table need not name each module."""
+"""Folders whose row in the table need not name each module."""
 
 
 def table_row(name: str) -> str:
-    """A setting's line of the README's table."""
+    """Returns a setting's row of the README's table."""
     field = Settings.model_fields[name]
     default = field.get_default(call_default_factory=True, validated_data={})
     assert default is not PydanticUndefined
@@ -50,7 +50,7 @@ def test_every_module_has_its_line() -> None:
 
 
 def is_named(module: Path, folder: Path, rows: list[str]) -> bool:
-    """Whether a row of the module's own folder, or of one around it, names the module."""
+    """Returns whether a row of the module's folder, or of a parent folder, names the module."""
     name = f"`{module.name}`" if folder.parent == Path() else f"`{module.stem}`"
     starts = [f"| `{parent}/" for parent in (folder, *folder.parents[:-1])]
     return any(
@@ -79,7 +79,7 @@ def test_links_lead_to_files_and_headings(page: Path) -> None:
 
 
 def anchors(page: Path) -> set[str]:
-    """The names of a page's headings in links, as GitHub makes them."""
+    """Returns the anchors of a page's headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -94,7 +94,7 @@ def test_the_glossary_is_in_alphabetical_order() -> None:
 def test_files_that_a_page_names_are_there(page: Path) -> None:
     folders = "tasks|web|worker|client|deploy|bench|training|harness|tests|docs|examples"
     for name in re.findall(rf"`((?:{folders})/[\w./-]+\w)", page.read_text()):
-        # Tables about tests leave their folder out.
+        # Tables about tests leave out the folder `tests`.
         assert (ROOT / name).exists() or (ROOT / "tests" / name).exists() or "NAME" in name, name
 
 

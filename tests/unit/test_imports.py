@@ -38,11 +38,11 @@ ROOT = Path(__file__).parents[2]
 WEB = ROOT / "web"
 
 CONTRACT = {"web.answers", "web.errors", "web.render"}
-"""What every part of the web server may use: the shapes of answers, errors and JSON."""
+"""Modules that every part of the web server may use: the shapes of answers, errors and JSON."""
 
 
 def imports_of(path: Path) -> Iterator[str]:
-    """The dotted names that a file imports: modules, and what it takes out of them."""
+    """Yields the dotted names that a file imports: modules, and names in them."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -93,7 +93,7 @@ def test_answers_errors_and_json_know_nothing_else_of_the_web_server() -> None:
 
 
 @pytest.mark.parametrize(
-    ("room", "others"),
+    ("folder", "others"),
     [
         ("text", set()),
         ("native", set()),
@@ -103,11 +103,11 @@ def test_answers_errors_and_json_know_nothing_else_of_the_web_server() -> None:
         ("vllm", {"text", "loading"}),
     ],
 )
-def test_rooms_of_the_engine_import_one_way(room: str, others: set[str]) -> None:
+def test_folders_of_the_engine_import_one_way(folder: str, others: set[str]) -> None:
     engine = Path(__file__).parents[2] / "worker" / "engine"
-    rooms = {folder.name for folder in engine.iterdir() if folder.is_dir()}
-    modules = [*(engine / room).glob("*.py")]
+    folders = {path.name for path in engine.iterdir() if path.is_dir()}
+    modules = [*(engine / folder).glob("*.py")]
     assert modules
     imported = {name for module in modules for name in imports_of(module)}
     used = {name.split(".")[2] for name in imported if name.startswith("worker.engine.")}
-    assert used & rooms <= {room, *others}
+    assert used & folders <= {folder, *others}

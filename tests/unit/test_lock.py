@@ -1,4 +1,4 @@
-"""Nothing is installed whose version this checkout does not name."""
+"""This checkout pins the version of everything that is installed."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[2]
 LOCK = ROOT / "constraints.txt"
 ENVIRONMENTS = ["deploy/requirements.txt", "requirements.txt"]
-"""The light one and the whole one. The tests run in the whole one, which has both."""
+"""The light one and the whole one. The tests run in the whole one, which contains the light one."""
 
 OTHER_PYTHONS = [
     {"python_full_version": f"{version}.0", "python_version": version, "sys_platform": system, "extra": ""}
     for version in ("3.11", "3.12", "3.13", "3.14")
     for system in ("linux", "darwin")
 ]
-"""What pip may find elsewhere than here."""
+"""Values that environment markers may have on other machines."""
 
 
 def requirements(path: Path) -> Iterator[Requirement]:
-    """The lines of a requirements file and of all that it includes."""
+    """Yields the requirements of a file and of all files that it includes."""
     for line in path.read_text().splitlines():
         text = line.partition("#")[0].strip()
         if included := re.match(r"-r (\S+)", text):
@@ -36,7 +36,7 @@ def requirements(path: Path) -> Iterator[Requirement]:
 
 
 def pins(path: Path) -> dict[str, str]:
-    """Name -> version. Raises AssertionError where a line leaves room."""
+    """Returns name -> version. Raises AssertionError for a line that allows several versions."""
     found: dict[str, str] = {}
     for requirement in requirements(path):
         [specifier] = requirement.specifier
@@ -47,7 +47,7 @@ def pins(path: Path) -> dict[str, str]:
 
 
 def installed_with(path: Path) -> set[str]:
-    """The names of all that pip installs for a requirements file, here or with another Python."""
+    """Returns the names of all that pip installs for a requirements file, here or with another Python."""
     left = [(requirement, frozenset(requirement.extras)) for requirement in requirements(path)]
     found: dict[tuple[str, frozenset[str]], bool] = {}
     while left:
@@ -59,7 +59,7 @@ def installed_with(path: Path) -> set[str]:
         try:
             needed = importlib.metadata.requires(requirement.name) or []
         except importlib.metadata.PackageNotFoundError:
-            continue  # Not for this Python. Its version has to be named all the same.
+            continue  # It is not for this Python, but must be pinned too.
         for text in needed:
             child = Requirement(text)
             if is_needed(child, extras):
@@ -83,10 +83,10 @@ def test_everything_that_is_installed_is_pinned(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)
-def test_what_is_installed_here_is_what_is_pinned(name: str) -> None:
+def test_the_pinned_versions_are_installed_here(name: str) -> None:
     pinned = pins(LOCK) | pins(ROOT / name)
     here = {}
-    # Setuptools brings copies of some packages along, behind the real ones in the path.
+    # Setuptools contains copies of some packages. They come after the real ones in the path.
     for one in reversed(list(importlib.metadata.distributions())):
         here[str(canonicalize_name(one.name))] = one.version
     wrong = {

@@ -1,4 +1,4 @@
-"""Entries of the token log and what is read from them."""
+"""The encoding of the token log's entries."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TOKEN_ENTRIES = st.builds(
 
 
 @given(TOKEN_ENTRIES | st.builds(StatusEntry, st.integers(1, 20)))
-def test_entries_survive_the_log(entry: TokenEntry | StatusEntry) -> None:
+def test_entries_are_read_as_they_were_written(entry: TokenEntry | StatusEntry) -> None:
     assert parse_entry(entry.encode()) == entry
     assert parse_entry(json.loads(entry.encode())) == entry
 
@@ -32,7 +32,7 @@ def test_the_end_as_the_scripts_write_it() -> None:
     assert parse_entry('["d","completed"]') == DoneEntry(Status.COMPLETED)
 
 
-def test_what_no_script_wrote_is_an_error() -> None:
+def test_an_entry_that_no_script_can_write_is_an_error() -> None:
     with pytest.raises(ValueError, match="unknown entry kind 'x'"):
         parse_entry('["x"]')
 

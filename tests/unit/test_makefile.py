@@ -1,4 +1,4 @@
-"""What each command of the Makefile sets up, as `make --dry-run` tells it."""
+"""What each command of the Makefile installs, according to `make --dry-run`."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ LIGHT, TOOLS, WHOLE = "deploy/requirements.txt", "tests/requirements.txt", "requ
 
 
 def installed(venv: Path, *words: str) -> list[str]:
-    """The requirements files that `make WORDS` installs into `venv`."""
+    """Returns the requirements files that `make WORDS` installs into `venv`."""
     command = ["make", "--dry-run", f"VENV={venv}", *words]
-    # The tests may themselves be run by a make with variables.
+    # The tests themselves may be run by make, with variables.
     environment = {"PATH": os.environ["PATH"]}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
     return re.findall(r"pip install .*-r (\S+)", done.stdout)
 
 
 def distributions(requirements: Path) -> set[str]:
-    """The names in a requirements file and in all that it includes."""
+    """Returns the names in a requirements file and in all files that it includes."""
     names: set[str] = set()
     for line in requirements.read_text().splitlines():
         if included := re.match(r"-r (\S+)", line):

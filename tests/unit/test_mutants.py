@@ -1,4 +1,4 @@
-"""The guards that `make mutants` takes out stand where it looks for them."""
+"""The guards that `make mutants` removes are where it looks for them."""
 
 from __future__ import annotations
 

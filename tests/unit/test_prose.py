@@ -99,7 +99,17 @@ def test_docstrings_comments_and_messages_of_python_are_read(tmp_path: Path) -> 
         ("a.js", "/**\n * Rings it.\n */\nconst bell = 1;\n", 2),
         ("a.c", "int bell; // rings\n", 1),
         ("a.sh", "#!/bin/sh\nbell # rings\n", 2),
+        ("Makefile", "bell: # rings\n", 1),
+        ("a.css", "a {} /* first */\n/* It rings. */\n", 2),
+        ("a.html", "<p>first</p>\n<p>It rings.</p>\n", 2),
     ],
 )
 def test_comments_of_other_languages_are_read(tmp_path: Path, name: str, text: str, line: int) -> None:
     assert [finding.line for finding in findings(tmp_path, name, text)] == [line]
+
+
+def test_the_names_of_a_list_are_no_part_of_its_sentences(tmp_path: Path) -> None:
+    text = "-- Answers:\n--   ok      written,\n--           and renewed\n--   behind  nothing was written\n"
+    assert findings(tmp_path, "a.lua", text) == []
+    [finding] = findings(tmp_path, "a.lua", text + "--           for ever\n")
+    assert finding.line == 5

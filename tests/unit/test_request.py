@@ -1,4 +1,4 @@
-"""The submit body: what is refused, by which name, and what the defaults are."""
+"""The submit body: which values are refused, the field that the refusal names, and the defaults."""
 
 from __future__ import annotations
 
@@ -93,11 +93,11 @@ def test_a_body_that_is_no_object_is_refused() -> None:
         {"webhook": {"url": "https://example.com/"}},
     ],
 )
-def test_what_is_not_built_yet_is_refused_by_name(option: dict[str, Any]) -> None:
+def test_options_that_are_not_implemented_are_refused_by_name(option: dict[str, Any]) -> None:
     assert refused_fields(prompt="a", **option) == [*option]
 
 
-def test_neutral_values_of_what_is_not_built_yet_are_welcome() -> None:
+def test_neutral_values_of_options_that_are_not_implemented_are_accepted() -> None:
     parse_request({"prompt": "a", "webhook": None})
 
 
@@ -118,7 +118,7 @@ def test_content_is_a_string_or_text_parts() -> None:
     body = {"messages": [{"role": "user", "content": parts}, {"role": "assistant", "content": ""}]}
     request = parse_request(body)
     assert [message.text for message in request.messages or ()] == ["a fox", ""]
-    assert request.model_dump()["messages"] == body["messages"], "kept as it was sent"
+    assert request.model_dump()["messages"] == body["messages"], "messages are stored as they were sent"
     assert JobRequest.model_validate_json(request.model_dump_json()) == request
 
 

@@ -1,4 +1,4 @@
-"""What stands at a script's head is what the script takes and answers."""
+"""A script's head declares the arguments and the answers of the script."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_the_head_lists_the_arguments_and_the_answers(name: str) -> None:
     head, _, rest = OWN_TEXTS[name].partition("-- Answers:\n")
     assert head.startswith("-- ")
     assert "\n-- Reads: " in head
-    assert rest, "it says what it answers"
+    assert rest, "the head must list the answers"
     comment = rest[: re.search(r"^(?!--)", rest, re.MULTILINE).start()]  # type: ignore[union-attr]
     body = rest[len(comment) :]
     calls = re.findall(r"\banswer\(([^{\n]+)", body)

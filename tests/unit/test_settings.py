@@ -1,4 +1,4 @@
-"""A wrong variable is named, with what it accepts."""
+"""Settings from environment variables. An error names the variable and the values that it accepts."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_the_echo_engine_serves_a_model_of_its_own_name() -> None:
     ],
 )
 def test_a_folder_gives_its_own_name_to_its_model(model_id: str, name: str) -> None:
-    """Without a look at the disk, because web may run where the worker's folder is not."""
+    """The disk is not read, because web may run on a machine without the worker's folder."""
     assert Settings(model_id=model_id).model == name
 
 

@@ -1,4 +1,4 @@
-"""Tickets: random, hashed where they are kept, and for a quarter of an hour."""
+"""Tickets are random, stored as hashes, and valid for a quarter of an hour."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def test_a_ticket_is_kept_hashed_and_expires() -> None:
     assert 0 < redis.ttl(key) <= TICKET_SECONDS == 15 * 60
 
 
-def test_no_two_tickets_are_alike() -> None:
+def test_tickets_differ() -> None:
     redis = fakeredis.FakeRedis(decode_responses=True)
     tickets = {issue_ticket(redis, "job_1").to_dict()["ticket"] for _ in range(10)}
     assert len(tickets) == 10

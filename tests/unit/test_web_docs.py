@@ -1,4 +1,4 @@
-"""The documentation names every route, and no other."""
+"""The OpenAPI document and `/docs`: every route, field and parameter is described."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A view's inputs are read as its signature says, and described by the same words."""
+"""A view's signature decides how its inputs are read and described."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors have the shape of the blueprint that they belong to, whether or not a view was found."""
+"""Errors have the shape of their blueprint, whether or not a view was found."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def flat(report: ErrorReport) -> Response:
 
 @pytest.fixture
 def client() -> FlaskClient:
-    """An app with a blueprint at /v1, around those of the native routes, whose errors are flat."""
+    """A client of an app with another blueprint, whose errors are flat, at the native routes' prefix /v1."""
     other, nested = Blueprint("other", __name__, url_prefix="/v1"), Blueprint("nested", __name__)
 
     @other.get("/full")

@@ -1,4 +1,4 @@
-"""An event keeps its log entry; each format that clients read is an encoder over it."""
+"""An event keeps its log entry, and an encoder makes each format that clients read from it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ entries: st.SearchStrategy[Entry] = (
 
 
 def published(first_seq: int, logged: list[Entry]) -> str:
-    """As prelude.lua joins it."""
+    """Returns the message as prelude.lua makes it."""
     return f"[{first_seq},{','.join(entry.encode() for entry in logged)}]"
 
 
@@ -73,7 +73,7 @@ def test_a_published_message_becomes_numbered_events() -> None:
     ]
 
 
-def test_an_event_keeps_its_entry_as_it_stands_in_the_log() -> None:
+def test_an_event_keeps_the_bytes_of_its_log_entry() -> None:
     batch = Batch.parse('[5,["s",2],["t",1,[7,8]," \\u00e9]",null,"stop"],["d","completed"]]')
     assert [event.entry_json for event in batch.events] == [
         '["s",2]',
@@ -90,7 +90,7 @@ def test_published_events_are_those_of_the_log(logged: list[Entry]) -> None:
     assert [event.seq for event in published_batch.events] == list(range(3, 3 + len(logged)))
 
 
-def test_an_event_has_the_same_bytes_as_ever() -> None:
+def test_an_events_bytes_stay_the_same() -> None:
     [status, token, _] = Batch.parse('[1,["s",1],["t",0,[7]," é\u2028"],["d","completed"]]').events
     as_sse, as_frame = ContractEncoder(sse.message, URL), ContractEncoder(text_message, URL)
     assert as_sse(status) == (
@@ -173,7 +173,7 @@ def test_only_a_done_entry_ends_a_job() -> None:
         "[x,[]]",
     ],
 )
-def test_garbage_on_the_channel_is_a_value_error(message: str) -> None:
+def test_an_invalid_message_is_a_value_error(message: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         Batch.parse(message)
 

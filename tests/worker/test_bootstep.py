@@ -1,4 +1,4 @@
-"""What a worker does before it serves."""
+"""What a worker does before it accepts jobs."""
 
 from __future__ import annotations
 

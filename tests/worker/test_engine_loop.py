@@ -1,4 +1,4 @@
-"""The engine thread, on an engine that has no memory for some requests."""
+"""The engine thread, with an engine that has no memory for some requests."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def request(name: str, tokens: int) -> EngineRequest:
     return EngineRequest(name, tuple(range(tokens)), (), SamplingParams(max_tokens=3))
 
 
-def test_a_request_that_there_is_no_memory_to_add_fails_alone() -> None:
+def test_a_request_without_memory_fails_alone() -> None:
     steps: queue.SimpleQueue[list[RequestOutput]] = queue.SimpleQueue()
     settings = Settings(engine=EngineKind.ECHO, max_num_seqs=4, echo_step_seconds=0)
     loop = EngineLoop(FullEngine(settings), steps.put)

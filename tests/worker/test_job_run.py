@@ -1,4 +1,4 @@
-"""A job on a worker, without Redis: what it hands to the engine and what it wants written."""
+"""A job on a worker, without Redis: the requests that it passes to the engine, and its writes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def job_run(entries: list[Entry] | None = None, **body: Any) -> JobRun:
 
 
 def step(run: JobRun, engine: EchoEngine) -> list[str]:
-    """One step; the ids of sequences that the engine shall abort."""
+    """Runs one step. Returns the ids of sequences that the engine must abort."""
     outputs = engine.step()
     return [output.request_id for output in outputs if run.push(output)]
 
@@ -55,7 +55,7 @@ def test_each_step_becomes_an_entry(engine: EchoEngine) -> None:
 
 
 def test_every_sampling_option_reaches_the_engine(engine: EchoEngine) -> None:
-    """By its name, whichever there are: nothing on the way lists them."""
+    """Options are passed on by their names, and no code on the way lists them."""
     options = {"max_tokens": 9, "temperature": 0.5, "top_k": 3, "min_p": 0.1, "seed": 5, "logprobs": 2}
     request = parse_request({"prompt": "a", "presence_penalty": 0.5, "ignore_eos": True, **options})
     run = JobRun(Claim("job_1", "token", request, False, ['["s",1]']))
@@ -85,7 +85,7 @@ def test_logprobs_are_logged_with_their_tokens(engine: EchoEngine) -> None:
     assert entry.logprobs == [[" c", 0.0, [[" c", 0.0]]]]
 
 
-def test_no_logprobs_are_logged_unasked(engine: EchoEngine) -> None:
+def test_logprobs_are_logged_only_on_request(engine: EchoEngine) -> None:
     run = job_run()
     start(run, engine)
     step(run, engine)
@@ -127,7 +127,7 @@ def test_ended_choices_of_an_earlier_attempt_do_not_run_again(engine: EchoEngine
     assert [request.sampling.choice for request in start(run, engine)] == [1]
 
 
-def test_killed_between_the_last_token_and_the_end_only_ends(engine: EchoEngine) -> None:
+def test_a_job_killed_between_its_last_token_and_its_end_only_ends(engine: EchoEngine) -> None:
     ended = TokenEntry(0, (0, 1, 2, 3, 4, 5), "a b c a b c", FinishReason.LENGTH)
     run = job_run([StatusEntry(1), ended, StatusEntry(2)])
     assert start(run, engine) == []
@@ -152,7 +152,7 @@ def test_a_stop_string_ends_the_choice_and_shows_nothing_of_itself(engine: EchoE
 
 
 def test_the_end_of_sequence_is_logged_but_not_shown(engine: EchoEngine) -> None:
-    """Whatever its text is: a model's end may be an ordinary token. Held-back text before it is shown."""
+    """A model's end may be an ordinary token with a text. Held-back text before it is shown."""
     run = job_run(stop=" b c b")
     (request,) = start(run, engine)
     run.push(RequestOutput(request.request_id, (0, 1, 2), FinishReason.STOP))
@@ -178,7 +178,7 @@ def test_held_back_ids_are_logged_with_the_text_that_follows(engine: EchoEngine)
     assert run.next_write().entries == [TokenEntry(0, (1, 2, 3), " b c a")]
 
 
-def test_cancel_keeps_what_there_is_the_held_back_text_included(engine: EchoEngine) -> None:
+def test_cancel_keeps_the_text_including_held_back_text(engine: EchoEngine) -> None:
     run = job_run(stop=" b c b")
     start(run, engine)
     step(run, engine)
@@ -212,7 +212,7 @@ def test_a_long_backlog_is_sent_in_parts_and_the_end_with_the_last(engine: EchoE
     length = 1
     while not run.outcome:
         step(run, engine)
-        run.next_write()  # An entry per step, as if each had been sent and lost.
+        run.next_write()  # One entry for each step, as if each had been sent and lost.
     sizes = []
     while True:
         write = run.next_write()
@@ -241,7 +241,7 @@ def test_output_is_cut_to_the_models_length(engine: EchoEngine) -> None:
 
 
 def test_another_workers_longer_output_is_not_added_to(engine: EchoEngine) -> None:
-    """Workers of one model may differ in length: the one before this had room for more."""
+    """Workers of one model may have different lengths. The previous one allowed more tokens."""
     log: list[Entry] = [
         StatusEntry(1),
         TokenEntry(0, tuple(range(18)), "a b c" + " a b c" * 5),

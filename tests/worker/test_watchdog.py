@@ -1,4 +1,4 @@
-"""What counts as standing still, by a clock of the test's own."""
+"""When the watchdog takes a thread for stuck, with a clock that the test controls."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ LONGEST_GAP = 2.0
 
 
 class Thread:
-    """Something to watch, and the time."""
+    """A watched thread and a clock."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -21,12 +21,12 @@ class Thread:
         return self.stillness.look()
 
 
-def test_a_thread_that_hangs_is_seen_to_stand_still() -> None:
+def test_a_thread_that_hangs_is_noticed() -> None:
     thread = Thread()
     assert [thread.look_after(1) for _ in range(3)] == [1, 2, 3]
 
 
-def test_one_that_is_slow_but_moves_on_is_not() -> None:
+def test_a_slow_thread_that_makes_progress_does_not_hang() -> None:
     thread = Thread()
     for progress in range(2, 100):
         assert thread.look_after(1) < 2
@@ -34,22 +34,22 @@ def test_one_that_is_slow_but_moves_on_is_not() -> None:
         assert thread.look_after(1) == 0
 
 
-def test_one_that_waits_for_work_is_not() -> None:
+def test_a_thread_that_waits_for_work_does_not_hang() -> None:
     thread = Thread()
     thread.progress = None
     assert [thread.look_after(1) for _ in range(3)] == [0, 0, 0]
 
 
 def test_a_pause_of_the_process_is_not_a_hang() -> None:
-    """However long it was: it counts as two looks at most."""
+    """However long the pause was, it counts as two looks at most."""
     thread = Thread()
     assert [thread.look_after(seconds) for seconds in (1, 10_000, 1)] == [1, 1 + LONGEST_GAP, 2 + LONGEST_GAP]
 
 
 def test_a_wait_for_work_counts_as_progress() -> None:
-    """Else two steps of one kind, with a wait between two looks, would seem to be one."""
+    """Otherwise two steps of one kind, with a wait in between, would look like a single long step."""
     activity = Activity()
-    assert activity.progress is None, "not started"
+    assert activity.progress is None, "no work has started"
     activity.moved_on()
     before = activity.progress
     with activity.idle():

@@ -14,7 +14,7 @@ export class ApiError extends Error {
     this.status = status;
   }
 
-  /** Whether the same request would be refused again. */
+  /** Returns whether the same request would be refused again. */
   get isFinal() {
     return this.status >= 400 && this.status < 500 && !PASSING.has(this.status);
   }

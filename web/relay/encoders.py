@@ -1,4 +1,4 @@
-"""From events to the bytes that a reader gets. Each format is an encoder over the same events."""
+"""Encodes events as the bytes that a reader gets. Each format is an encoder of the same events."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ LONG_FIELDS = frozenset({"request", "output"})
 """The fields of a job that may be very long; a short `done` event lacks them."""
 
 Encoder = Callable[[Event], bytes]
-"""Returns what a reader gets for an event: nothing where its format has nothing for it."""
+"""Returns the bytes that a reader gets for an event; empty if its format has nothing for the event."""
 
 Framing = Callable[[Event, str], bytes]
-"""Wraps an event's JSON for a transport: `sse.message` and `websocket_frames.text_message` do."""
+"""Wraps an event's JSON for a transport. `sse.message` and `websocket_frames.text_message` are framings."""
 
 
 class ContractEncoder:

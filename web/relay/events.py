@@ -19,7 +19,7 @@ _decode = json.JSONDecoder().raw_decode
 class Event:
     """Entry number `seq` of a log.
 
-    entry_json: the entry as it stands in the log.
+    entry_json: the log entry, unchanged.
     job: the ended job, on a reader's last event only. The log does not have it.
     """
 
@@ -44,7 +44,7 @@ class Event:
         return Event(self.seq, self.entry_json, job, self._entry)
 
     def shared(self, key: object, encode: Callable[[], bytes]) -> bytes:
-        """Returns what `encode` returned first for this key: an event is encoded once for all readers."""
+        """Returns the first result of `encode` for this key, so an event is encoded once for all readers."""
         found = self._shared.get(key)
         if found is None:
             found = self._shared[key] = encode()
@@ -53,14 +53,14 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Successive events, the first of them number `first_seq`. All readers share a published one."""
+    """Successive events. `first_seq` is the number of the first one. All readers share a published batch."""
 
     first_seq: int
     events: list[Event]
 
     @classmethod
     def of_entries(cls, first_seq: int, entries: Iterable[str]) -> Batch:
-        """Returns the events of entries as they stand in the log."""
+        """Returns the events of log entries."""
         return cls(first_seq, [Event(seq, entry) for seq, entry in enumerate(entries, first_seq)])
 
     @classmethod

@@ -28,17 +28,17 @@ from tasks.job import Job
 from web.relay.events import Batch
 
 MAX_BATCHES = 128
-"""Batches that wait for one reader: some seconds of a fast job. Beyond that the log is the buffer."""
+"""How many batches may wait for one reader: some seconds of a fast job. After that, it reads the log."""
 
 PING_SECONDS = 5.0
-"""A connection that was silent for this long gets a PING, and is given up after twice as long."""
+"""After this much silence the hub sends a PING. After twice as much it gives the connection up."""
 
 TIMEOUT_SECONDS = 2.0
-"""For connecting and for sending."""
+"""The time-out for connecting and for sending."""
 
 FIRST_PAUSE_SECONDS = 0.05
 LONGEST_PAUSE_SECONDS = 2.0
-"""Between attempts to connect again. A stream pauses at most this much longer than Redis was away."""
+"""The longest pause between attempts to reconnect. A stream pauses at most this much longer than Redis."""
 
 CHANNELS_PER_COMMAND = 500
 MESSAGES_PER_TURN = 100
@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 
 
 class Subscription:
-    """One reader's end of the hub."""
+    """One reader's subscription to the hub."""
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
@@ -108,7 +108,7 @@ class Channel:
 
 
 class Hub:
-    """One greenlet reads the connection; it starts with the first subscriber."""
+    """One greenlet reads the connection. It starts with the first subscriber."""
 
     def __init__(self, redis_url: str) -> None:
         pool = ConnectionPool.from_url(
@@ -132,7 +132,7 @@ class Hub:
 
     @contextmanager
     def subscribe(self, job_id: str) -> Iterator[Subscription]:
-        """Subscribes for the block. Redis may be away: the hub subscribes when it is back."""
+        """Subscribes for the block. If Redis cannot be reached, the hub subscribes when it is back."""
         name = keys.events(job_id)
         subscription = self._enter(name)
         try:

@@ -1,4 +1,4 @@
-"""The relay's reads of records and logs: small ones, of one job each, that fail soon."""
+"""The relay's reads of records and logs. Each reads a small part of one job and fails soon."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from tasks.reading import JobHeader, JobReader
 from web.relay.events import Batch
 
 PAGE_ENTRIES = 500
-"""Entries read at once, about 50 KB: a reader far behind must neither block Redis nor fill memory."""
+"""How many entries are read at once, about 50 KB. A reader that has a lot to read must neither block Redis
+nor fill memory."""
 
 TIMEOUT_SECONDS = 2.0
 """With one retry a read fails within about 4 s, so a stream has time for its keep-alive."""
 
 MAX_CONNECTIONS = 32
-"""Shared by all readers of the process: after a reconnect each of them reads, perhaps a thousand at once."""
+"""All readers of the process share them. After a reconnect all readers read, perhaps a thousand at once."""
 
 
 def connect(redis_url: str) -> Redis:
@@ -51,7 +52,7 @@ class Page:
 
 
 class JobLog:
-    """Every method may raise redis.exceptions.RedisError."""
+    """Reads jobs for the relay. Every method may raise redis.exceptions.RedisError."""
 
     def __init__(self, reader: JobReader) -> None:
         self._reader = reader
@@ -60,11 +61,11 @@ class JobLog:
         self._reader.redis.ping()
 
     def header(self, job_id: str, owner: str | None) -> JobHeader:
-        """Returns what a stream must know of a job; `owner` None means anybody's. Raises JobNotFoundError."""
+        """Returns a job's header; `owner` None means anybody's. Raises JobNotFoundError."""
         return self._reader.header(job_id, owner)
 
     def job(self, job_id: str) -> Job:
-        """Raises JobNotFoundError."""
+        """Returns the job. Raises JobNotFoundError."""
         return self._reader.get(job_id)
 
     def page(self, job_id: str, after: int) -> Page:

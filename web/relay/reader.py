@@ -17,23 +17,24 @@ from web.relay.hub import Hub, Subscription
 from web.relay.job_log import JobLog
 
 KEEP_ALIVE_SECONDS = 10.0
-"""The contract promises 15; a read of the log that hangs may take 4 of them."""
+"""The contract promises 15 s, and a read of the log that hangs may take 4 s."""
 
 RETRY_SECONDS = 0.5
-"""Between attempts to read the log while Redis is away."""
+"""The pause between attempts to read the log while Redis cannot be reached."""
 
 LOG_END = 2**62
-"""As `after`: the reader gets no event, only the end. A larger one would overflow Redis' list indexes."""
+"""A reader with this value as `after` gets no events and waits for the end. A larger value would overflow
+Redis' list indexes."""
 
 logger = logging.getLogger(__name__)
 
 
 class Reader:
-    """Iterates over lists of events; an empty one is the time for a keep-alive. A `done` event has its job.
+    """Iterates over lists of events. If one is empty, a keep-alive is due. A `done` event has its job.
 
-    The iteration ends after `done`, where an ended job has nothing after `after`, after `leave`, and at
-    `until` (time.monotonic). It raises JobNotFoundError where the job is gone, and GoingAwayError when the
-    server stops, unless `survives_shutdown` says that this reader is served to its end.
+    The iteration ends after `done`, if an ended job has no events after `after`, after `leave`, and at
+    `until` (time.monotonic). It raises JobNotFoundError if the job no longer exists, and GoingAwayError when
+    the server stops, unless `survives_shutdown` says that this reader is served to its end.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class Reader:
         return max(0.0, soonest - time.monotonic())
 
     def _replay(self, subscription: Subscription) -> Iterator[list[Event]]:
-        """Yields what the log has after the last event, page by page."""
+        """Yields the log's events after the last one, page by page."""
         self._read_log_at = inf
         while not self._is_over():
             try:
@@ -107,7 +108,7 @@ class Reader:
                 return
 
     def _follow(self, subscription: Subscription, batch: Batch) -> Iterator[list[Event]]:
-        """Yields a published batch, or reads the log where a batch before it is missing."""
+        """Yields a published batch, or reads the log if an earlier batch is missing."""
         if batch.first_seq > self._last + 1:
             yield from self._replay(subscription)
         else:

@@ -1,4 +1,4 @@
-"""Server-Sent Events out of a reader."""
+"""Encodes a reader's events as Server-Sent Events."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from web.relay.reader import Reader
 KEEP_ALIVE_COMMENT = b": keep-alive\n\n"
 
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-"""No cache keeps a stream, and nginx passes it on as it comes."""
+"""Caches do not store the stream, and nginx passes it on without buffering."""
 
 
 def message(event: Event, data: str) -> bytes:
@@ -23,7 +23,7 @@ def message(event: Event, data: str) -> bytes:
 
 
 def stream(reader: Reader, encode: Encoder) -> Iterator[bytes]:
-    """Yields the reader's events, encoded, and keep-alives; it ends with the reader."""
+    """Yields the reader's events, encoded, and keep-alives. It ends with the reader."""
     yield KEEP_ALIVE_COMMENT  # Sends the headers, so that a client knows it is connected.
     # SSE has no close codes; the client connects again with Last-Event-ID and gets the error then.
     with suppress(GoingAwayError, JobNotFoundError):

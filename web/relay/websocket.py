@@ -1,4 +1,4 @@
-"""A reader's events over a WebSocket, and the close codes at its end."""
+"""Sends a reader's events over a WebSocket, and closes it with a code."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from web.relay.reader import Reader
 from web.relay.websocket_frames import StalledError
 
 MAX_MESSAGE_BYTES = 4096
-"""Clients have nothing to say on this socket. Their messages are dropped, and a longer one ends it (1009)."""
+"""Messages of clients are dropped. A message that is longer than this closes the socket (1009)."""
 
 BYTES_PER_SEND = 16 * 1024
 """Frames are sent together up to this size, which a writable socket takes whole."""
 
 CLOSE_SECONDS = 2.0
-"""Time for a client to answer the close frame; after that the connection is cut."""
+"""How long a client may take to answer the close frame. After that the connection is closed."""
 
 NORMAL, GOING_AWAY, POLICY_VIOLATION, INTERNAL_ERROR = 1000, 1001, 1008, 1011
 CLOSE_CODES: dict[type[Exception], int] = {
@@ -72,7 +72,7 @@ def _closing(ws: Server, job_id: str) -> Iterator[None]:
             logger.exception("the stream of %s failed", job_id)
             _close(ws, INTERNAL_ERROR, "an unexpected error; the server's log has the details")
     except (ConnectionClosed, LocalProtocolError, OSError):
-        pass  # The client has left, or is about to.
+        pass  # The client has left, or is leaving.
 
 
 def relay(ws: Server, reader: Reader, encode: Encoder) -> None:
@@ -113,7 +113,7 @@ def _close_code(error: Exception) -> tuple[int, str]:
 
 
 def _close(ws: Server, code: int, reason: str | None = None) -> None:
-    """Closes, and waits for the client to agree: cut off at once it might lose what it has not read yet."""
+    """Closes the WebSocket and waits for the client's close frame. Otherwise it might lose unread events."""
     try:
         ws.close(code, reason)
     except (ConnectionClosed, LocalProtocolError, OSError):

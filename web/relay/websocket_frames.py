@@ -1,9 +1,9 @@
-"""Text frames, and the socket under a WebSocket: what simple-websocket leaves out.
+"""Text frames and the socket of a WebSocket, with fixes for simple-websocket.
 
 simple-websocket 1.1.0 calls `sock.send`, which may send only a part (its issue 45: a slow reader got a
-corrupted frame), from two greenlets. Here each send is complete and locked. And before each send the socket
-must be writable: Linux calls it writable while a third of its buffer is free. So a small frame goes out in
-one piece, and even when a reader has stopped reading, the buffer has room for the bytes of the close frame.
+corrupted frame), from two greenlets. Here each send is complete and locked, and waits until the socket is
+writable. On Linux, a socket is writable while a third of its buffer is free. So a small frame is sent in one
+piece, and even when a reader has stopped reading, the buffer has room for the bytes of the close frame.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ STALL_SECONDS = 20.0
 """A reader whose buffer takes nothing for this long is too slow."""
 
 SEND_BUFFER_BYTES = 64 * 1024
-"""What the kernel holds for a reader (Linux doubles it). The rest waits in the log, for all readers."""
+"""How much the kernel buffers for a reader (Linux doubles it). The rest stays in the log, for all readers."""
 
 
 def text_message(_event: Event, data: str) -> bytes:
@@ -46,7 +46,7 @@ class StalledError(OSError):
 
 
 class FrameSocket:
-    """Wraps a gevent socket."""
+    """Wraps a gevent socket, and sends complete frames only."""
 
     def __init__(self, client: socket.socket) -> None:
         self._client = client
@@ -108,7 +108,7 @@ class FrameSocket:
                 raise
 
     def _send_last(self, close_frame: bytes) -> None:
-        """Sends into the room that is left: nothing waits for this reader again."""
+        """Sends the close frame into the rest of the buffer, without waiting for the reader."""
         if not self._is_mid_frame:
             self._client.settimeout(0)
             self._client.send(close_frame)

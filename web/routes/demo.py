@@ -36,7 +36,7 @@ from web.streaming import held_until_closed, sse_response
 from web.waiting import make_reader
 
 MAX_PROMPTS = 256
-"""Each is a job of its own."""
+"""The most prompts of a request. Each is a job of its own."""
 
 VLLM_RETRY_SECONDS = 10
 
@@ -60,7 +60,7 @@ class _Options(BaseModel):
     temperature: float | None = Field(None, description="0 to 2, as in a job")
 
     def job_request(self, prompt: str, **defaults: Any) -> JobRequest:
-        """Raises InvalidRequestError."""
+        """Returns the request of a job for a prompt. Raises InvalidRequestError."""
         given = self.model_dump(include={"max_tokens", "temperature"}, exclude_none=True)
         return parse_request({"prompt": prompt, **defaults, **given})
 
@@ -150,7 +150,7 @@ def _vllm_model() -> str:
 
 
 def token_message(event: Event) -> bytes:
-    """Returns nothing for an event that the demo's clients do not know."""
+    """Returns a message for the demo's clients; it is empty for an event that they do not know."""
     data = _token_data(event)
     return f"data: {data}\n\n".encode() if data else b""
 

@@ -1,4 +1,4 @@
-"""The jobs of one request to the demo's routes: run, awaited, and named in its answer."""
+"""Runs the jobs of one request to the demo's routes, waits for them, and names them in the answer."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from web.services import base_url, services
 from web.waiting import wait_for_all
 
 MAX_IDS_IN_HEADER = 64
-"""In X-Job-ID: 2 KiB of ids. By default nginx takes 4 KiB of headers, and answers 502 to more."""
+"""The most ids in X-Job-ID: 2 KiB. By default nginx accepts 4 KiB of headers, and answers 502 to more."""
 
 STATUS_BY_ERROR_CODE = {"prompt_too_long": 422, "timeout": 504, "expired": 504, "model_not_available": 503}
 """HTTP statuses for a job's error codes. The others are 502: the worker's fault, not this server's."""
 
 CLIENT_LEFT = 499
-"""nginx's status for logs; nobody reads the answer."""
+"""nginx's status for its logs. No client reads the answer."""
 
 Texts = list[str]
 

@@ -25,7 +25,7 @@ def live() -> Response:
 @bp.get("/web")
 @endpoint("Jobs can be accepted", {200: "yes", 503: "no, and why"}, gives=ProbeBody)
 def web() -> Response:
-    """The probe for load balancers: Redis answers."""
+    """Answers the probe for load balancers: Redis answers."""
     _require_redis()
     return _ok()
 
@@ -33,7 +33,7 @@ def web() -> Response:
 @bp.get("/ready")
 @endpoint("Jobs can run", {200: "yes", 503: "no, and why"}, gives=ProbeBody)
 def ready() -> Response:
-    """A worker takes jobs as well: it has loaded its model, and is not about to stop."""
+    """Answers the probe for the whole product: a worker has loaded its model and takes jobs."""
     _require_redis()
     if not any(worker["slots"] for worker in services().store.workers()):
         raise UnavailableError("no worker with a loaded model takes jobs", retry_after=RETRY_SECONDS)

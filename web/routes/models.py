@@ -17,7 +17,7 @@ bp = Blueprint("models", __name__, url_prefix="/v1/models")
 @bp.get("")
 @endpoint("The models that jobs can ask for, and who serves them", {200: "all of them"}, gives=ModelListBody)
 def models() -> Response:
-    """Includes models without a live worker: their jobs wait."""
+    """Lists all models, also those without a live worker, whose jobs wait."""
     body: ModelListBody = {"object": "list", "data": [_body(model) for model in services().store.models()]}
     return json_response(body)
 
@@ -25,7 +25,7 @@ def models() -> Response:
 @bp.get("/<path:model_id>")
 @endpoint("A model", {200: "the model", 404: "no worker ever announced it"}, gives=ModelBody)
 def model(model_id: str) -> Response:
-    """A hub id has a slash in it. Raises ModelNotFoundError."""
+    """Returns a model. Its id may contain a slash. Raises ModelNotFoundError."""
     for known in services().store.models():
         if known.id == model_id:
             return json_response(_body(known))

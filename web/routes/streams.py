@@ -84,16 +84,16 @@ def prepare_handshake() -> None:
 
 @bp.before_app_request
 def explain_refusal() -> None:
-    """Tells a foreign page why it is refused when it asks by plain HTTP.
+    """Tells a page of another origin why it is refused, when it asks by plain HTTP.
 
-    Of a handshake it only learns that it failed. Raises ForbiddenOriginError.
+    Browsers only tell a page that a handshake has failed. Raises ForbiddenOriginError.
     """
     if isinstance(request.routing_exception, WebsocketMismatch):
         _refuse_foreign_page()
 
 
 def _refuse_foreign_page() -> None:
-    """Raises ForbiddenOriginError where a page of another host asks and there are no API keys.
+    """Raises ForbiddenOriginError if a page of another host asks and there are no API keys.
 
     The same-origin policy does not bind WebSockets, so without keys any page could read the jobs. Programs
     send no Origin. With API keys, a page that has a key or a ticket may come from anywhere.
@@ -106,7 +106,7 @@ def _refuse_foreign_page() -> None:
 
 
 def _host_of(origin: str) -> str | None:
-    """Returns None where there is no host, as in `http://[`."""
+    """Returns an origin's host; None if it has none, as in `http://[`."""
     try:
         return urlsplit(origin).netloc.lower()
     except ValueError:

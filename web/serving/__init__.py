@@ -1,1 +1,1 @@
-"""What happens to connections around the views: gunicorn's worker, slow bodies, clients that leave."""
+"""Everything about connections outside of the views: gunicorn's worker, slow bodies, clients that leave."""

@@ -3,8 +3,8 @@
 A WSGI view does not see that, so a greenlet peeks at the socket: end of file means that the client has closed
 the connection. A client that closes only its sending half counts as gone too, as with other servers.
 
-A client whose host or network vanished closes nothing. While nothing is sent the kernel probes it, otherwise
-the kernel waits for its acknowledgements; in the end it reports an error on the socket.
+A client whose host or network has vanished closes nothing. The kernel then probes the client, or waits for
+its acknowledgements if data was sent, and finally reports an error on the socket.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SILENT_SECONDS = 15
 """The kernel probes a client that has been silent for this long."""
 
 PROBE_SECONDS = 5
-"""Between two probes."""
+"""The time between two probes."""
 
 UNANSWERED_SECONDS = 30
 """A client is dead when it has sent nothing, or not acknowledged what was sent, for this long.
@@ -30,7 +30,7 @@ Streams send something every 10 s, so on all of them a dead client is noticed wi
 
 
 def notice_silence(client: socket.socket) -> None:
-    """Makes the kernel find out that a client has vanished, whatever the connection is used for."""
+    """Makes the kernel notice that a client has vanished, whatever the connection is used for."""
     if client.family not in (socket.AF_INET, socket.AF_INET6):
         return
     # macOS calls the first one TCP_KEEPALIVE and lacks the last one; its probes find a silent client as well.
@@ -41,7 +41,7 @@ def notice_silence(client: socket.socket) -> None:
         "TCP_KEEPCNT": max(1, (UNANSWERED_SECONDS - SILENT_SECONDS) // PROBE_SECONDS),
         "TCP_USER_TIMEOUT": UNANSWERED_SECONDS * 1000,
     }
-    with suppress(OSError):  # It has left already; the next read finds that out.
+    with suppress(OSError):  # It has left already, and the next read will fail.
         client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for name, value in options.items():
             if hasattr(socket, name):

@@ -20,13 +20,13 @@ from web.serving.interrupts import Interruptible
 from web.serving.request_bodies import LAST_BODY_SECONDS, ClientBody
 
 LAST_CALL_SECONDS = 0.2
-"""While the server stops: time for the request of a connection that was just opened."""
+"""How long a connection that was just opened may take to send its request while the server stops."""
 
 CLOSE_FRAMES_SECONDS = 1.0
-"""For close frames to be sent before a process ends whose master was killed."""
+"""How long a process whose master was killed takes to send close frames before it ends."""
 
 GONE = frozenset({errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ECONNABORTED})
-"""How the kernel says that a client has vanished."""
+"""The kernel's errors for a client that has vanished."""
 
 
 class Worker(GeventWorker):  # type: ignore[misc]
@@ -46,7 +46,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         return _Idle(self._idle, self.cfg.keepalive if self.alive else LAST_CALL_SECONDS)
 
     def notify(self) -> None:
-        """Looks for the end of this process; gunicorn calls this every second.
+        """Notices that this process is about to end. gunicorn calls this every second.
 
         A signal is not the only end: after `max_requests` gunicorn just stops accepting connections, and
         when the master was killed it exits at once.
@@ -86,7 +86,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
             req.body = body
 
     def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: BaseException) -> None:
-        """Answers with a problem where not even HTTP could be parsed."""
+        """Answers with a problem if the request could not be parsed as HTTP."""
         super().handle_error(req, _ProblemSocket(client), addr, exc)
 
     def _close_streams(self) -> None:

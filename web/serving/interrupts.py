@@ -9,7 +9,7 @@ import gevent
 
 
 class Interruptible:
-    """The greenlets that are inside `waiting` at this moment."""
+    """Knows the greenlets that are inside `waiting`, and can interrupt them."""
 
     def __init__(self) -> None:
         self._greenlets: set[gevent.Greenlet] = set()

@@ -18,13 +18,13 @@ from web.errors import BodyTimeoutError
 from web.serving.interrupts import Interruptible
 
 BODY_SECONDS = 20.0
-"""For a body to arrive, and a second more for every SLOWEST_BYTES_PER_SECOND of it."""
+"""How long a body may take to arrive, plus a second for every SLOWEST_BYTES_PER_SECOND of it."""
 
 SLOWEST_BYTES_PER_SECOND = 16 * 1024
-"""A body of 1 MiB has 84 s: enough for a slow mobile line."""
+"""A body of 1 MiB may take 84 s, which is enough for a slow mobile connection."""
 
 LAST_BODY_SECONDS = 2.0
-"""For a body that is still arriving while the server stops."""
+"""How long a body may take to arrive while the server stops."""
 
 
 class ClientBody(io.RawIOBase):

@@ -144,7 +144,7 @@ class Engine(Protocol):
         """
 
     def warm_up(self) -> None:
-        """Run, before the first request, what is slow the first time (kernels, allocations)."""
+        """Run everything that is slow the first time (kernels, allocations), before the first request."""
 
     def add_request(self, request: EngineRequest) -> None:
         """Add a sequence to the batch.

@@ -79,7 +79,7 @@ class EchoEngine:
         return Prompt(tuple(range(len(words))), decode, lambda token_id: decode((token_id,)))
 
     def warm_up(self) -> None:
-        """Nothing is slow the first time."""
+        """Does nothing: no step is slow the first time."""
 
     def add_request(self, request: EngineRequest) -> None:
         if request.request_id in self._running:
@@ -96,14 +96,14 @@ class EchoEngine:
         return bool(self._running)
 
     def progress(self) -> int:
-        """A step makes no progress in between: it is one wait."""
+        """Returns a constant, because a step is one wait."""
         return 0
 
     def check_health(self) -> None:
-        """Nothing can die."""
+        """Does nothing: no other process can die."""
 
     def shutdown(self) -> None:
-        """Nothing is held."""
+        """Does nothing: the engine has no resources."""
 
     def step(self) -> list[RequestOutput]:
         if not self._running:

@@ -1,4 +1,4 @@
-"""Where a model's files are: the bundled model, a local folder or the hub."""
+"""Finds a model's files: of the bundled model, in a local folder or on the hub."""
 
 from __future__ import annotations
 

@@ -39,15 +39,15 @@ local function offer(head, worker, model, time)
   local virtual = tonumber(redis.call('GET', key('virtual', model)) or 0)
   if tag > virtual then
     redis.call('SET', key('virtual', model), precise(tag))
-    -- An owner whose last tag lies in the past counts as an owner without a past.
+    -- An owner whose last tag is in the past counts as a new owner.
     redis.call('ZREMRANGEBYSCORE', key('finish', model), '-inf', precise(tag))
   end
 end
 
 -- Offers the heads of a model's lines while its workers have free slots, first to the worker with the most of them.
 --
--- A job that needs more slots than are free waits for those of the worker with the most free slots. Nobody overtakes it
--- there, or it might wait forever; that worker's free slots do not become fewer meanwhile. The other workers take the
+-- A job that needs more slots than are free waits for those of the worker with the most free slots. No job overtakes it
+-- there, or it might wait forever. That worker's free slots do not become fewer meanwhile. The other workers take the
 -- jobs that come next.
 local function dispatch(model, time)
   local workers, passed = workers_of(model, 'any:' .. model, time), {}

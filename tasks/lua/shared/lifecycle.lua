@@ -1,4 +1,4 @@
--- The turning points of a job's life: an attempt begins, the job ends, the job is forgotten.
+-- The main events of a job's life: an attempt begins, the job ends, the job is removed.
 --
 -- Needs: places
 
@@ -53,7 +53,7 @@ local function end_job(job, id, status, code, message, time, tokens)
   append(id, { '["d","' .. status .. '"]' })
 end
 
--- Forgets an ended job. An idempotency key is removed with the last of its jobs.
+-- Removes an ended job. An idempotency key is removed with the last of its jobs.
 local function purge(job, id)
   local idempotency_key = redis.call('HGET', key('job', id), 'idempotency_key')
   if idempotency_key then

@@ -4,13 +4,13 @@
 -- process ends, the kernel closes its connection, and Redis counts no subscriber any more. The worker's leases then end at
 -- once.
 --
--- A process that stands still keeps its connection. A process whose connection broke connects again, and until then its
--- writes show that it lives. If the guess is wrong all the same, the worker's lease token is refused, as after any lost
--- lease. A lifeline counts as missing only if it was seen before, since Redis was started.
+-- A paused process keeps its connection. A process whose connection broke reconnects, and until then its writes show that
+-- it lives. If the guess is wrong nevertheless, the worker's lease token is refused, as after any lost lease. A lifeline
+-- counts as missing only if it was seen before, since Redis was started.
 --
 -- Needs: places, workers
 
-local DEAD_AFTER_SECONDS = 0.2 -- By then a broken connection is made again, or its worker has written.
+local DEAD_AFTER_SECONDS = 0.2 -- By then, a living worker has reconnected or has written.
 
 -- Returns the jobs that a worker holds, and the time of its last write.
 local function held_by(worker, engine_pool)
@@ -38,7 +38,7 @@ local function watch_lifelines(model, engine_pool, time, dead)
   for _, worker in ipairs(workers) do
     local lifeline = redis.call('HGET', PREFIX .. 'lifelines', worker)
     if not lifeline then
-      -- The worker has none.
+      -- The worker has no lifeline.
     elseif redis.call('PUBSUB', 'NUMSUB', lifeline)[2] > 0 then
       redis.call('SADD', PREFIX .. 'lifelines_seen', lifeline)
       redis.call('ZREM', PREFIX .. 'severed', worker)

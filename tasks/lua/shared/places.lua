@@ -55,13 +55,13 @@ local function enter_engine_pool(job, id, place, engine_pool, worker, score)
   job.place, job.engine_pool, job.worker, job.taken = place, engine_pool, worker, taken
 end
 
--- Takes a job out of a set if its record is missing or damaged: somebody changed the key, or Redis evicted it. The job
--- cannot be saved; the reaper reports it to its caller. engine_pool: the set's, if the set belongs to one.
+-- Takes a job out of a set if its record is missing or damaged, because somebody changed the key or Redis evicted it. The
+-- job cannot be saved, and the reaper reports it to its caller. engine_pool: the set's, if the set belongs to one.
 local function drop_dangling(id, set, engine_pool)
   redis.call('ZREM', set, id)
   redis.call('RPUSH', PREFIX .. 'dangling', id)
   if not engine_pool then return end
-  -- How many slots the job took, and whose, is lost as well, so they are counted anew.
+  -- The record also said which slots the job took, so the slots are counted again.
   redis.call('DEL', key('slots', engine_pool))
   for _, place in ipairs({ 'offered', 'leases' }) do
     for _, other in ipairs(redis.call('ZRANGE', key(place, engine_pool), 0, -1)) do

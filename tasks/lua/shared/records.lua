@@ -1,6 +1,6 @@
--- A job's record and log: reading them, and the changes that concern nothing else.
+-- A job's record and log: functions that read them, and changes that affect nothing else.
 
--- A job is run alone after this many attempts in a row that died without a token: it may be what killed its workers.
+-- A job runs alone after this many attempts in a row that died without a token, because it may have killed its workers.
 local ALONE_FROM_FAILS = 2
 
 -- Returns the fields of a record that the transitions need, or nil if there is no such job.

@@ -1,9 +1,9 @@
--- Whether Redis has just come back.
+-- Tells whether Redis has just come back.
 
 local SETTLING_LEASES = 0.5 -- Workers write three times a lease.
 
--- Returns whether Redis was started again, or another one took its place, a moment ago. It may have lost its last second:
--- a job that looks unclaimed may be running, and its worker must have the time to write before anybody else claims it.
+-- Returns whether Redis was restarted or replaced a moment ago. It may have lost its last second. A job that looks
+-- unclaimed may be running, and its worker must have the time to write before another worker claims it.
 local function is_settling(time)
   local run = redis.call('INFO', 'server'):match('run_id:(%x+)')
   local known = redis.call('HMGET', PREFIX .. 'run', 'id', 'settled_at')

@@ -1,4 +1,4 @@
--- The workers that announced themselves: who lives, with how many slots.
+-- The workers that announced themselves: which ones live, with how many slots.
 
 -- Returns the model's engine pools that ever had a worker, or a job of their own.
 local function engine_pools_of(model) return redis.call('SMEMBERS', key('pools', model)) end

@@ -1,7 +1,7 @@
 // Computes with random models and prints all results as bits: the same text for every instruction set.
 //
 // It packs weights as worker/engine/native/decoder.py does, runs prompts and steps of several sequences, and
-// draws tokens from logits. No Python, so that it also runs under an emulator.
+// draws tokens from logits. It needs no Python, so that it also runs in an emulator.
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -73,11 +73,11 @@ static norm random_norm(int64_t width, int has_bias) {
   return (norm){random_numbers(width, 1), has_bias ? random_numbers(width, 0.1f) : NULL};
 }
 
-// As OPT, or as Llama with the norms of Qwen3.
+// Like OPT, or like Llama with the norms of Qwen3.
 static model random_model(int64_t type, int64_t head_dim, int64_t activation, layer* layers) {
   const int is_llama = activation == SILU;
   model m = {.layers = LAYERS, .hidden = 96, .heads = 4, .kv_heads = is_llama ? 2 : 4, .head_dim = head_dim};
-  m.inner = 336;  // More than a block of inputs, which is no multiple of one.
+  m.inner = 336;  // More than a block of inputs, and not a multiple of a block.
   m.type = type;
   m.is_rms = is_llama;
   m.activation = activation;
@@ -112,7 +112,7 @@ static void print_floats(const char* name, const float* values, int64_t count) {
   printf("\n");
 }
 
-// Runs `count` tokens of each row from `start` on; logits of every second row are wanted, odd rows are drawn.
+// Runs `count` tokens of each row from `start` on. Every second row wants logits, and odd rows draw a token.
 static void run(const model* m, const layer* layers, const row_states* cache, int64_t start, int64_t count) {
   const int64_t tokens = ROWS * count;
   int32_t rows[tokens], positions[tokens], asked[ROWS], logit_rows[ROWS];
@@ -166,7 +166,7 @@ static void run_model(int64_t type, int64_t head_dim, int64_t activation) {
   for (int64_t position = 42; position < 45; position++) run(&m, layers, cache, position, 1);
 }
 
-// As `row_options` of sampling.c.
+// The same as `row_options` of sampling.c.
 typedef struct {
   noise drawn;
   float top_p, min_p;

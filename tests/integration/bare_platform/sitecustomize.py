@@ -1,4 +1,4 @@
-"""Takes away what Linux has and macOS lacks. Python imports this module first, if it is on PYTHONPATH."""
+"""Removes what Linux has and macOS lacks. Python imports this module first if it is on PYTHONPATH."""
 
 import _socket
 import mmap
@@ -17,13 +17,13 @@ _getrlimit, _setrlimit = resource.getrlimit, resource.setrlimit
 
 
 def getrlimit(number: int) -> tuple[int, int]:
-    """As on macOS: the hard limit of descriptors is said to be infinite."""
+    """As on macOS, reports that the hard limit of descriptors is infinite."""
     soft, hard = _getrlimit(number)
     return (soft, resource.RLIM_INFINITY) if number == resource.RLIMIT_NOFILE else (soft, hard)
 
 
 def setrlimit(number: int, limits: tuple[int, int]) -> None:
-    """As on macOS: the soft limit of descriptors cannot be."""
+    """As on macOS, refuses an infinite soft limit of descriptors."""
     soft, hard = limits
     if number == resource.RLIMIT_NOFILE:
         if not 0 <= soft <= DARWIN_OPEN_MAX:

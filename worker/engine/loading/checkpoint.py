@@ -18,9 +18,8 @@ logger = logging.getLogger(__name__)
 def check_tensors(model: Any, loading_info: dict[str, Any], model_id: str) -> None:
     """Logs tensors that the model does not use. Raises EngineError, which names those that are missing.
 
-    loading_info: what `from_pretrained` returns with `output_loading_info`. It does not count tied tensors,
-        nor
-        those that the model's class declares optional, as missing.
+    loading_info: from `from_pretrained` with `output_loading_info`. Neither tied tensors nor tensors that the
+        model's class declares optional count as missing.
     """
     missing, unexpected = loading_info["missing_keys"], loading_info["unexpected_keys"]
     for name, found, expected in sorted(loading_info["mismatched_keys"]):

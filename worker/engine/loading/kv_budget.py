@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class KvBudget:
-    """max_model_len: tokens of one sequence. tokens: those of all sequences together, no fewer than that."""
+    """max_model_len: the most tokens of a sequence. tokens: the most of all sequences, no fewer than that."""
 
     max_model_len: int
     tokens: int

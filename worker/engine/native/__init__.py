@@ -1,5 +1,5 @@
-"""What of a model's work on a CPU is our own, in C: whole decoders, and attention for models of other kinds.
+"""Our C code for models on a CPU: whole decoders, and attention for models of other kinds.
 
-Compiled when a worker starts, for the machine that it runs on. It takes a C compiler (`CC`, by default `cc`)
-and a torch with GNU OpenMP, as on Linux. Where one is missing, all goes by torch's own operations, slower.
+`build` compiles it ahead of the first start, with a C compiler (`CC`, by default `cc`). It needs a torch with
+GNU OpenMP, as on Linux. Without it, torch computes everything, which is slower.
 """

@@ -1,18 +1,18 @@
-// Attention over a cache of keys and values, each query at its own length.
+// Attention over a cache of keys and values. Each query has its own length.
 //
-// Every key and value is read once, where it lies; torch's products would read all rows up to the longest,
-// and copy a cache with holes. Softmax is taken block by block with a running maximum (Milakov and Gimelshein
-// 2018), so scratch memory does not grow with the length. A query's result depends on nothing but itself and
-// what it reads: not on the batch, nor on the threads.
+// Every key and value is read once, in place. torch's products would read all rows up to the longest length,
+// and copy a cache with gaps. Softmax is computed block by block with a running maximum (Milakov and
+// Gimelshein 2018), so scratch memory does not grow with the length. A query's result depends only on the
+// query, the keys and the values, not on the batch or the threads.
 #include "attention.h"
 
 #include <omp.h>
 
-// Softmax goes by blocks of so many tokens. Of a SHORT history's keys and values there is room for a second
-// one's in the second cache.
+// BLOCK: how many tokens a block of the softmax has. SHORT: with a history of up to this many tokens, the
+// second-level cache has room for the next history, too.
 enum { BLOCK = 32, SHORT = 3 * BLOCK };
 
-// A head's vectors: of each WIDE numbers PARTS vectors. query, output: in the order of `read_token`.
+// The vectors of a head: PARTS vectors for each WIDE numbers. query, output: in the order of `read_token`.
 typedef floats head_vectors[MAX_HEAD_DIM / LANES];
 
 typedef struct {
@@ -20,8 +20,10 @@ typedef struct {
   float weights[BLOCK], maximum, total;
 } state;
 
-// The keys or values of a token, [head_dim], as float32. Of 2 * WIDE numbers of bfloat16 come those with even
-// indices first, then those with odd ones: so they need no shuffle. `vectors` of the head, from `first` on.
+// Reads a token's key or value as float32: `vectors` of its vectors, from `first` on.
+//
+// In each 2 * WIDE numbers of bfloat16, those with even indices come first, then those with odd ones. This
+// order needs no shuffle.
 INLINED void read_token(const void* states, int64_t token, int64_t head_dim, int64_t is_bfloat16,
                         int64_t first, int64_t vectors, floats* to) {
   const void* from = element(states, token * head_dim, is_bfloat16);
@@ -38,7 +40,7 @@ INLINED void read_token(const void* states, int64_t token, int64_t head_dim, int
   }
 }
 
-// Brings a head into the order of `read_token`.
+// Reorders a head's numbers as `read_token` does.
 INLINED void separate(floats* values, int64_t head_dim, int64_t is_bfloat16) {
   for (int64_t i = 0; is_bfloat16 && i + 2 * WIDE <= head_dim; i += 2 * WIDE) {
     floats* block = values + i / LANES;
@@ -51,7 +53,7 @@ INLINED void separate(floats* values, int64_t head_dim, int64_t is_bfloat16) {
   }
 }
 
-// Brings it back.
+// Restores the usual order.
 INLINED void rejoin(floats* values, int64_t head_dim, int64_t is_bfloat16) {
   for (int64_t i = 0; is_bfloat16 && i + 2 * WIDE <= head_dim; i += 2 * WIDE) {
     floats* block = values + i / LANES;
@@ -63,8 +65,8 @@ INLINED void rejoin(floats* values, int64_t head_dim, int64_t is_bfloat16) {
   }
 }
 
-// What will be read soon. Memory is asked for a token of it with each token that is read now: it works
-// evenly, and so does the processor.
+// Memory that will be read soon. With each token that is read, one token of it is fetched, so that the load
+// on memory is even.
 typedef struct {
   const char* from;
   int64_t bytes, token_bytes;
@@ -75,7 +77,7 @@ INLINED void fetch(const upcoming* soon, int64_t token, int64_t end) {
     __builtin_prefetch(soon->from + at, 0, 2);
 }
 
-// weights = exp(query · key - maximum), for a maximum that may rise; what came before is scaled down to it.
+// Computes a block's weights, exp(query · key - maximum). If the maximum rises, earlier sums are scaled down.
 INLINED void weigh(state* s, const void* keys, int64_t count, int64_t head_dim, int64_t is_bfloat16,
                    const upcoming* soon) {
   const int64_t vectors = head_dim / LANES;
@@ -103,7 +105,7 @@ INLINED void weigh(state* s, const void* keys, int64_t count, int64_t head_dim, 
   s->maximum = highest;
 }
 
-// output += weights · values, as many vectors at a time as stay in registers.
+// Adds weights · values to the output, SLICE vectors at a time, which fit in registers.
 INLINED void mix(state* s, const void* values, int64_t count, int64_t head_dim, int64_t is_bfloat16,
                  const upcoming* soon) {
   const int64_t vectors = head_dim / LANES;
@@ -127,7 +129,7 @@ INLINED int64_t within(int64_t length, int64_t start) {
   return left < 0 ? 0 : left < BLOCK ? left : BLOCK;
 }
 
-// With a head_dim that the compiler knows, what is summed up stays in registers.
+// If the compiler knows head_dim, it keeps sums in registers.
 INLINED void attend_with(int64_t head_dim, int64_t is_bfloat16, const query* queries, int64_t count,
                          const history* read, const history* next) {
   const int64_t vectors = head_dim / LANES;
@@ -183,8 +185,8 @@ void attend_together(int64_t head_dim, int64_t is_bfloat16, const query* queries
 #undef CASE
 }
 
-// group: query heads that share a head of keys and values. Strides, in elements, lead from row to row and
-// from head to head of keys and values.
+// group: how many query heads share a head of keys and values. row_stride, head_stride: from row to row and
+// from head to head of keys and values, in elements.
 typedef struct {
   int64_t rows, kv_heads, group, head_dim, row_stride, head_stride, is_bfloat16;
   float scale;
@@ -198,7 +200,7 @@ static history history_of(const shape* s, const void* keys, const void* values, 
   return (history){element(keys, at, s->is_bfloat16), element(values, at, s->is_bfloat16), lengths[row]};
 }
 
-// One query per row, for models whose other layers are torch's.
+// Computes attention of one query per row, for models that run with torch.
 //
 // asked, output: [rows, kv_heads * group, head_dim]. lengths: how many tokens each row reads.
 void attend(const shape* s, const void* asked, const void* keys, const void* values, const int32_t* lengths,

@@ -1,9 +1,9 @@
-// A decoder-only transformer: from the embeddings of a batch of tokens to the next tokens, in one call.
+// A decoder-only transformer: one call computes the next tokens from the embeddings of a batch of tokens.
 //
-// Tokens of many sequences go through it together, whether they are the next tokens of running ones or
-// prompts that join; each stands at its own position of its own row of the cache. Sums, norms and the
-// residual stream are float32, also where weights and cache are bfloat16. See product.h for what a token's
-// result depends on.
+// The batch has tokens of many sequences: the newest tokens of running ones, and prompts of joining ones.
+// Each token has its own position in its own row of the cache. Sums, norms and the residual stream are
+// float32, even if weights and cache are bfloat16. product.h says why a token's result does not depend on the
+// batch.
 #include "products.h"
 
 int64_t scratch_bytes(const model* m, int64_t tokens, int64_t asked, int64_t threads) {
@@ -11,7 +11,7 @@ int64_t scratch_bytes(const model* m, int64_t tokens, int64_t asked, int64_t thr
   return lay_out(&p, tokens, asked, threads, 0);
 }
 
-// --- the phases of a layer; the threads share each, and wait for each other at its end
+// --- the phases of a layer. The threads share the work of each phase, and wait for each other at its end.
 
 static void norm_all(const pass* p, const norm* n) {
   const model* m = p->m;
@@ -24,7 +24,7 @@ static void norm_all(const pass* p, const norm* n) {
   }
 }
 
-// Where a token's keys (which = 0) or values (1) lie.
+// Returns the address of a token's key (which = 0) or value (which = 1).
 INLINED void* cached(const pass* p, int64_t layer, int64_t which, int64_t row, int64_t head,
                      int64_t position) {
   const row_states* r = &p->b->cache[row];
@@ -32,7 +32,7 @@ INLINED void* cached(const pass* p, int64_t layer, int64_t which, int64_t row, i
   return element(r->states, token * p->m->head_dim, is_bfloat16(p->m));
 }
 
-// Queries and keys get their norms and positions; keys and values go into the cache.
+// Applies norms and rotary positions to queries and keys, and stores keys and values in the cache.
 static void place_all(const pass* p, const layer* l, int64_t layer) {
   const model* m = p->m;
   const batch* b = p->b;
@@ -59,7 +59,7 @@ static void place_all(const pass* p, const layer* l, int64_t layer) {
   }
 }
 
-// What the tokens of a group read of a head; nothing after the last.
+// Returns the keys and values that a group reads of a head; an empty history after the last item.
 static history history_of(const pass* p, int64_t layer, int64_t item) {
   const int64_t group = item / p->m->kv_heads, head = item % p->m->kv_heads;
   if (group >= p->group_count) return (history){0};
@@ -68,7 +68,7 @@ static history history_of(const pass* p, int64_t layer, int64_t item) {
                    p->b->positions[last] + 1};
 }
 
-// A group's queries of one head of keys and values.
+// Computes attention of a group's queries for one head of keys and values.
 static void attend_group(const pass* p, int64_t group, int64_t head, const history* read,
                          const history* next) {
   const model* m = p->m;
@@ -91,7 +91,7 @@ static void attend_group(const pass* p, int64_t group, int64_t head, const histo
   }
 }
 
-// The threads take heads in turns: each has its share of every row, and knows what it will read next.
+// The threads take heads in turns, so that each has a share of every row and knows what it will read next.
 static void attend_all(const pass* p, int64_t layer) {
   const int64_t kv_heads = p->m->kv_heads, threads = omp_get_num_threads();
   for (int64_t item = omp_get_thread_num(); item < p->group_count * kv_heads; item += threads) {
@@ -101,8 +101,8 @@ static void attend_all(const pass* p, int64_t layer) {
 #pragma omp barrier
 }
 
-// Only tokens that were asked about go on: in the last layer the others are done when their keys and values
-// are in the cache.
+// Continues with the asked tokens only. In the last layer, the others are done when their keys and values are
+// in the cache.
 static void keep_asked(pass* p) {
   const model* m = p->m;
   const int64_t width = query_width(m) * input_bytes(m->type);
@@ -122,7 +122,7 @@ static void keep_asked(pass* p) {
 
 #if HAS_SHORTLISTS
 
-// A thread's share of the head's panels: what they leave of the listed tokens' outputs.
+// Makes shortlists of the listed tokens from a thread's share of the head's panels.
 static void shortlist_share(const pass* p) {
   const model* m = p->m;
   const int64_t thread = omp_get_thread_num(), threads = omp_get_num_threads(), all = panels_of(&m->head);
@@ -147,8 +147,8 @@ static void shortlist_share(const pass* p) {
 #pragma omp barrier
 }
 
-// Finds the best of the listed tokens, of most without the head's product. The others stay, and those that
-// were not listed.
+// Finds the next tokens of most listed tokens without the head's product. The other listed tokens, and those
+// that were not listed, are `open` after this.
 static void answer_listed(pass* p) {
   const model* m = p->m;
   const batch* b = p->b;
@@ -187,7 +187,7 @@ static void answer_listed(pass* p) { (void)p; }  // Nothing is listed, see `shor
 
 #endif
 
-// The best of all threads' candidates. The first threads have the lower tokens.
+// Chooses the best of all threads' candidates. Lower threads have lower ids, so ties go to the lowest id.
 static void elect(const pass* p) {
 #pragma omp for schedule(static)
   for (int64_t i = 0; i < p->tokens; i++) {
@@ -235,8 +235,9 @@ void decode(const model* m, const layer* layers, const batch* b) {
   }
 }
 
-// How many outputs a panel of weights has: the caller packs them.
+// Returns how many outputs a panel of weights has. The caller packs the weights.
 int64_t panel_outputs(void) { return PANEL; }
 
-// How many inputs stand side by side in the rounded weights for shortlists; 0 where these do not pay.
+// Returns how many inputs are side by side in the rounded weights for shortlists; 0 if there are no
+// shortlists.
 int64_t shortlist_neighbours(void) { return HAS_SHORTLISTS ? NEIGHBOURS : 0; }

@@ -32,10 +32,10 @@ from worker.engine.native.structures import (
 from worker.engine.native.weights import Linear, Norm, Weights, read_weights
 
 ACTIVATIONS = {"relu": 0, "gelu": 1, "gelu_new": 2, "gelu_pytorch_tanh": 2, "silu": 3, "swish": 3}
-"""From transformers' names to decoder.c's numbers."""
+"""transformers' names -> decoder.c's numbers."""
 
 WEIGHT_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
-"""From torch's types to product.h's numbers."""
+"""torch's types -> product.h's numbers."""
 
 HIGHEST_INT8 = 127
 

@@ -1,4 +1,4 @@
-// What is done to each token, or each number, by itself: norms, activations, rotary positions.
+// Operations on single tokens or numbers: norms, activations, rotary positions.
 #pragma once
 
 #include "vectors.h"
@@ -58,7 +58,7 @@ INLINED floats activated(floats x, int64_t activation) {
   }
 }
 
-// Rotary positions: each half of a head turns with the other.
+// Applies rotary positions: number i of a head's first half rotates with number i of its second half.
 INLINED void rotate(float* head, const float* cosines, const float* sines, int64_t head_dim) {
   const int64_t half = head_dim / 2;
   for (int64_t i = 0; i < half; i++) {

@@ -44,7 +44,7 @@ INSTRUCTION_SETS = (
 """The best one of each family comes first."""
 
 NAMES = (AUTO, *(isa.name for isa in INSTRUCTION_SETS), NONE)
-"""What NATIVE_ISA accepts. `Settings` lists them again, because it must not import this module."""
+"""The values of NATIVE_ISA. `Settings` lists them again, because it must not import this module."""
 
 
 def family() -> list[InstructionSet]:

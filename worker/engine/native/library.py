@@ -47,8 +47,8 @@ class NativeLibrary:
         self.panel_outputs: int = functions.panel_outputs()
         """How many outputs a panel of weights has."""
         self.shortlist_neighbours: int = functions.shortlist_neighbours()
-        """How many inputs stand side by side in the rounded weights for shortlists, see shortlist.h; 0 where
-        the library makes none."""
+        """How many inputs are side by side in the rounded weights for shortlists, see rounded_product.h; 0 if
+        the library has no shortlists."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._functions, name)

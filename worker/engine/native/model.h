@@ -1,4 +1,4 @@
-// A model's weights, a batch of tokens, and the memory that a batch needs on its way through the model.
+// A model's weights, a batch of tokens, and the scratch memory of a batch in the model.
 #pragma once
 
 #include <stddef.h>
@@ -7,14 +7,14 @@
 #include "elementwise.h"
 #include "shortlist.h"
 
-// projections: to query, key and value side by side, by one layer or by three. gate: out = 0 where there is
-// none.
+// projections: to query, key and value, by one layer for all or by three. gate: its `out` is 0 if there is
+// none. query_norm, key_norm: for each head; NULL weights if there is none.
 typedef struct {
   norm attention_norm, query_norm, key_norm, mlp_norm;
   linear projections[3], attention_output, gate, up, down;
 } layer;
 
-// query_norm and key_norm are of each head, in layers that have them. type: a weight_type. scale: of a query.
+// type: a weight_type. scale: a factor of the queries.
 typedef struct {
   int64_t layers, hidden, heads, kv_heads, head_dim, inner, type, is_rms, activation;
   float epsilon, scale;
@@ -23,20 +23,33 @@ typedef struct {
   rounded_weights rounded_head;
 } model;
 
-// A row of the cache: elements [layers][keys, values][kv_heads][room][head_dim].
+// A row of the cache. states: elements [layers][keys, values][kv_heads][room][head_dim].
 typedef struct {
   char* states;
   int64_t room;
 } row_states;
 
-// cache: all rows, which have room for the tokens. rows, positions: of each token; tokens of one row stand
-// side by side, in order. asked: the tokens whose next token is wanted, in order. noises: how each of these
-// is drawn. best: the next tokens, argmax of the logits or of the noisy logits, ties to the lowest id, or -1
-// where the highest is not finite. logit_rows: where the logits go, -1 where nobody wants them.
-// may_shortlist: whether `rounded_head` may spare the head's product for tokens whose logits nobody wants;
-// answered: for how many it did. cosines, sines: [tokens, head_dim], NULL where positions are in the
-// embeddings. hidden: [tokens, hidden], float32, the embeddings; it is overwritten. layers_done: counts on,
-// for other threads to see that the pass moves on. scratch: `scratch_bytes` of it.
+// cache: all rows; they have room for the tokens.
+//
+// rows, positions: each token's row and position. Tokens of one row are side by side, in order.
+//
+// asked: the tokens whose next token is asked for, in order. noises: how each of these is drawn.
+//
+// best: the next tokens: the argmax of the logits or of the noisy logits. Ties go to the lowest id; -1 if the
+// highest is not finite.
+//
+// logit_rows: for each asked token the row of `logits` for its logits, or -1 if they are not wanted.
+//
+// may_shortlist: whether `rounded_head` may be used to avoid the head's product for tokens without wanted
+// logits. answered: for how many tokens that worked.
+//
+// cosines, sines: [tokens, head_dim]; NULL if positions are part of the embeddings.
+//
+// hidden: float32 [tokens, hidden], the embeddings. They are overwritten.
+//
+// layers_done: a count of layers, which shows other threads that the pass makes progress.
+//
+// scratch: `scratch_bytes` bytes.
 typedef struct {
   int64_t tokens, asked_tokens, threads, may_shortlist;
   const row_states* cache;
@@ -50,8 +63,8 @@ typedef struct {
 
 INLINED int64_t is_bfloat16(const model* m) { return m->type == BFLOAT16; }
 
-// Elements from token to token: a line of the cache more than a power of two, or all would want the same
-// place.
+// Returns the stride from token to token for this width. It exceeds the width, which is often a power of two.
+// With a power of two as stride, elements of all tokens would compete for the same places in the cache.
 INLINED int64_t padded(int64_t width) { return (width + WIDE - 1) / WIDE * WIDE + 2 * WIDE; }
 
 INLINED int64_t query_width(const model* m) { return m->heads * m->head_dim; }
@@ -62,25 +75,25 @@ INLINED int64_t widest(const model* m) {
   return padded(hidden > m->inner ? hidden : m->inner);
 }
 
-// A batch on its way through the model, and what lies in its scratch memory. tokens: those still on their
-// way; in the end `open`, indices of `asked`.
+// A batch that is computed, and its scratch memory. tokens: how many tokens are still computed. These are
+// all, then the asked ones, and at the end the `open` ones.
 typedef struct {
   const model* m;
   const batch* b;
   int64_t tokens;
   float* projected;       // [tokens][projected_width]: query, key, value
-  void* inputs;           // [tokens][widest]: of the next product, see `store_input`
-  void* outputs;          // the same: of attention, or between the products of the MLP
-  block* blocks;          // [tokens][blocks_of(widest)]: the inputs of a product with weights of 8 bits
+  void* inputs;           // [tokens][widest]: inputs of the next product, see `store_input`
+  void* outputs;          // [tokens][widest]: outputs of attention, or of the MLP's first product
+  block* blocks;          // [tokens][blocks_of(widest)]: the inputs of a product with 8-bit weights
   candidate* candidates;  // [threads][asked]
-  int32_t* groups;        // first tokens of those that attend together, and the end
+  int32_t* groups;        // the first token of each group that attends together, then the number of tokens
   int64_t group_count;
-  int32_t* open;    // [asked]: those whose best token the head's product has to find
-  int32_t* listed;  // [asked]: those who get a shortlist
+  int32_t* open;    // [asked]: asked tokens that need the head's product
+  int32_t* listed;  // [asked]: asked tokens that get a shortlist
   int64_t listed_count;
-  rounded_inputs* rounded;  // [asked]: of those listed
-  char* numbers;            // [asked][rounded_bytes(hidden)]: the same
-  shortlist* lists;         // [threads][asked]: the same
+  rounded_inputs* rounded;  // [asked]: bounds for each listed token's inputs
+  char* numbers;            // [asked][rounded_bytes(hidden)]: each listed token's rounded inputs
+  shortlist* lists;         // [threads][asked]: each listed token's shortlists
 } pass;
 
 INLINED void* taken(uintptr_t* scratch, int64_t bytes) {
@@ -89,7 +102,7 @@ INLINED void* taken(uintptr_t* scratch, int64_t bytes) {
   return from;
 }
 
-// Lays a batch's scratch memory out. Returns where it ends.
+// Divides a batch's scratch memory. Returns where it ends.
 static uintptr_t lay_out(pass* p, int64_t tokens, int64_t asked, int64_t threads, uintptr_t scratch) {
   p->projected = taken(&scratch, tokens * projected_width(p->m) * 4);
   p->inputs = taken(&scratch, tokens * widest(p->m) * 4);
@@ -106,7 +119,8 @@ static uintptr_t lay_out(pass* p, int64_t tokens, int64_t asked, int64_t threads
   return scratch;
 }
 
-// Tokens of a row attend together, as many as their queries fit: keys and values are read once for them.
+// Groups tokens of a row that attend together, at most MAX_QUERIES queries. Keys and values are read once for
+// a group. Returns the number of groups.
 static int64_t group_tokens(const model* m, const batch* b, int32_t* groups) {
   const int64_t most = MAX_QUERIES / (m->heads / m->kv_heads);
   int64_t count = 0;
@@ -128,7 +142,7 @@ static pass pass_of(const model* m, const batch* b) {
   return p;
 }
 
-// A thread's share of so many items begins here, and ends where the next one's begins.
+// Returns where a thread's share of the items begins. It ends where the next thread's begins.
 INLINED int64_t share_begin(int64_t items, int64_t thread, int64_t threads) {
   return items * thread / threads;
 }

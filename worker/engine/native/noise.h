@@ -1,14 +1,14 @@
-// Noise that makes an argmax a draw: the token of the highest logit / temperature + Gumbel noise is
-// distributed as softmax(logits / temperature).
+// Sampling by noise: the argmax of logits / temperature + Gumbel noise is distributed as
+// softmax(logits / temperature).
 //
-// A token's noise is a function of a 64-bit key and its id, and of nothing else, so that a sequence that
-// another worker continues is drawn as the first worker would have drawn it. worker/engine/sampling.py has
-// the same function for torch; the two agree to rounding.
+// A token's noise depends only on a 64-bit key and the token's id. So another worker that continues a
+// sequence draws the same tokens as the first one would have. worker/engine/sampling.py has the same function
+// for torch. The two agree except for rounding.
 #pragma once
 
 #include "vectors.h"
 
-// How a token is drawn. inverse_temperature: 0 for the token of the highest logit, without noise.
+// How a token is drawn. inverse_temperature: 0 for the argmax of the logits, without noise.
 typedef struct {
   float inverse_temperature;
   uint32_t low, high;  // The key.
@@ -23,14 +23,14 @@ INLINED words scrambled(words bits, uint32_t key) {
   return bits ^ bits >> 16;
 }
 
-// 31 random bits for each id.
+// Returns 31 random bits for each id.
 INLINED floats noise_bits(words ids, const noise* n) {
   const words bits = scrambled(scrambled(ids, 0) ^ n->low, n->high) & 0x7fffffff;
   return __builtin_convertvector((integers)bits, floats);
 }
 
-// -log(-log(1 - u)) for u uniform in (0, 1), from 31 random bits. A logarithm of 1 - u alone would lose the
-// small u, which make the highest noise.
+// Returns -log(-log(1 - u)) for u uniform in (0, 1), from 31 random bits. Rounding 1 - u to float32 would
+// lose the bits of small u, which give the highest noise, so the rounding error is added separately.
 INLINED floats noise_of(words ids, const noise* n) {
   const floats random = (noise_bits(ids, n) + 0.5f) * 0x1p-31f;
   const floats u = chosen(random > 1 - 0x1p-24f, all_of(1 - 0x1p-24f), random);
@@ -38,22 +38,22 @@ INLINED floats noise_of(words ids, const noise* n) {
   return -log_of(-(log_of(rest) + lost / rest));
 }
 
-// inverse_temperature is not 0.
+// Returns scores: logits / temperature + noise. inverse_temperature must not be 0.
 INLINED floats noisy(floats logits, words ids, const noise* n) {
   return fma_of(logits, all_of(n->inverse_temperature), noise_of(ids, n));
 }
 
-// A bit for each of the logits that may be `score` or more with its noise, or is not finite. It may say so in
-// vain, but never the opposite. Nearly all are struck out here, in a third of the time that noise takes.
+// Returns a bit for each logit whose score may be at least `score`, or that is not finite. It may set too
+// many bits, but never too few. It excludes nearly all logits in a third of the time that their noise takes.
 //
-// The noise is z or more only where u <= 1 - exp(-exp(-z)), hence u <= exp(-z). And exp(y) = 2^k 2^f is at
-// most 2^k (1 + f), the number whose bits are those of y / ln 2 in fixed point.
+// The noise is at least z only if u <= 1 - exp(-exp(-z)), hence only if u <= exp(-z). exp(y) = 2^k 2^f is at
+// most 2^k (1 + f), and the bits of that number are those of y / ln 2 in fixed point.
 INLINED uint32_t may_reach(floats logits, words ids, const noise* n, float score) {
   const floats scaled = logits * n->inverse_temperature, needed = score - scaled;
   const floats rounding = (absolute(scaled) + fabsf(score)) * 1e-6f + 1e-3f, y = rounding - needed;
-  // Above 22 every u will do, as for what is not a number.
+  // Above 22, and for NaN, every u passes.
   const floats below_22 = chosen(y < 22.0f, y, all_of(22.0f));
-  // Where a filter took a logit, `scaled` is -inf, and y not a number.
+  // If a filter has removed a token, `scaled` is -inf and y is NaN.
   const integers is_out = (scaled == all_of(-INFINITY)) & (all_of(score) > all_of(-INFINITY));
   const floats in_range = chosen((below_22 > -60.0f) & ~is_out, below_22, all_of(-60.0f));
   const floats limit =
@@ -68,14 +68,14 @@ INLINED words ids_from(int64_t first) {
 
 INLINED uint32_t first_bits(int64_t count) { return count < LANES ? (1u << count) - 1 : (1u << LANES) - 1; }
 
-// The highest score so far, and its token. A score is a logit, or what `noisy` makes of it.
+// The highest score so far, and its token. A score is a logit, or the result of `noisy`.
 typedef struct {
   float score;
   int32_t token;
 } candidate;
 
-// Considers the logits of the `count` tokens from `first` on. Of equals the first stays the best. NaN is
-// better than anything.
+// Compares the logits of the `count` tokens from `first` on with the best candidate. On ties, the earlier
+// token stays the best. NaN counts as higher than any number.
 INLINED void choose(candidate* best, floats logits, int64_t count, int64_t first, const noise* n) {
   const uint32_t all = first_bits(count);
   floats scores = logits;

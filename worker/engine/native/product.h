@@ -1,36 +1,36 @@
 // Products of a batch of tokens with a linear layer's weights.
 //
-// Weights lie in panels of PANEL outputs, the last one filled up with zeros. A row of a panel holds what
-// belongs to one input: [in][PANEL] for float32. For bfloat16 and 8-bit integers it holds two neighbouring
-// inputs, [in / 2][PANEL][2], as the instructions take both at once. So a panel is read from front to end,
-// once for each tile of up to TILE tokens, while the next panel is fetched.
+// Weights are stored in panels of PANEL outputs; the last panel is padded with zeros. For float32, a row of a
+// panel has the weights of one input, [in][PANEL]. For bfloat16 and 8-bit integers it has those of two
+// neighbouring inputs, [in / 2][PANEL][2], because instructions take both at once. A panel is read from front
+// to end, once for each tile of up to TILE tokens, while the next panel is fetched.
 //
-// Each output is one sum in the order of the inputs (of bfloat16's two neighbours the second comes first),
-// however many tokens there are and whatever the threads and the instruction set: a token's result does not
-// depend on the batch.
+// Each output is one sum in the order of the inputs, except that the second of two neighbouring bfloat16
+// inputs is added first. The order does not depend on the number of tokens, the threads or the instruction
+// set, so a token's result does not depend on the batch.
 //
-// Weights of 8 bits are multiplied as integers, by inputs that are rounded to integers of 16 bits. That takes
-// half as many instructions as float32, and the sums of a block are exact.
+// 8-bit weights are multiplied as integers, with inputs that are rounded to 16-bit integers. That takes half
+// as many instructions as float32, and the sums of a block are exact.
 #pragma once
 
 #include "vectors.h"
 
-// BLOCK: inputs of a token that share a scale. Their sum of products stays below half of 2^31.
+// BLOCK: how many inputs of a token share a scale. The sum of their products stays below half of 2^31.
 enum { TILE = 6, BLOCK = 256, HIGHEST_INPUT = 32767 };
 
-// The type of a model's weights. Everything else, the cache included, is bfloat16 with BFLOAT16 and float32
-// with the others.
+// The type of a model's weights. Everything else, with the cache, is bfloat16 for BFLOAT16 and float32 for
+// the others.
 typedef enum { FLOAT32, BFLOAT16, INT8 } weight_type;
 
-// A linear layer, in -> out. out = 0: there is none. bias, scales: [panels * PANEL]. bias may be NULL;
-// scales, by which 8-bit weights are multiplied, are NULL for other types.
+// A linear layer with `in` inputs and `out` outputs; there is none if `out` is 0. bias, scales: [panels *
+// PANEL]. bias may be NULL. scales multiply the outputs of 8-bit weights, and are NULL for other types.
 typedef struct {
   int64_t out, in;
   const void* panels;
   const float *bias, *scales;
 } linear;
 
-// A tile of tokens by a panel of outputs: what is summed up in registers.
+// The sums of a tile of tokens and a panel of outputs, which stay in registers.
 typedef floats tile[TILE][PANEL_VECTORS];
 
 INLINED int64_t panels_of(const linear* l) { return (l->out + PANEL - 1) / PANEL; }
@@ -39,12 +39,11 @@ INLINED int64_t panel_bytes(const linear* l, int64_t type) {
   return l->in * PANEL * (type == FLOAT32 ? 4 : type == BFLOAT16 ? 2 : 1);
 }
 
-// How many inputs a row of a panel belongs to.
+// Returns how many inputs a row of a panel has weights of.
 INLINED int64_t row_inputs(int64_t type) { return type == FLOAT32 ? 1 : 2; }
 
-// A product's inputs are bfloat16 where `dot2` takes them so. Elsewhere they are float32, rounded to what
-// bfloat16 can hold where the weights are bfloat16. With weights of 8 bits they become blocks (`round_block`)
-// before they are multiplied.
+// With bfloat16 weights, a product's inputs are bfloat16 if there is `dot2`; otherwise they are float32,
+// rounded to bfloat16. With 8-bit weights, `round_block` turns them into blocks before they are multiplied.
 
 INLINED int64_t has_narrow_inputs(int64_t type) { return HAS_DOT2 && type == BFLOAT16; }
 
@@ -59,7 +58,7 @@ INLINED void store_input(floats values, void* inputs, int64_t index, int64_t typ
 
 INLINED int64_t input_bytes(int64_t type) { return has_narrow_inputs(type) ? 2 : 4; }
 
-// Inputs as integers, which `scale` is a factor of.
+// Inputs as integers. The inputs are about scale * numbers.
 typedef struct {
   float scale;
   int16_t numbers[BLOCK];
@@ -67,14 +66,14 @@ typedef struct {
 
 INLINED int64_t blocks_of(int64_t inputs) { return (inputs + BLOCK - 1) / BLOCK; }
 
-// Rounds up to BLOCK inputs to the nearest integers. Where one of them is not finite, no output will be.
+// Rounds up to BLOCK inputs to the nearest integers. If one of them is not finite, no output will be finite.
 static void round_block(const float* inputs, int64_t count, block* to) {
-  const float smallest = 1e-30f;  // Smaller numbers are taken for zero, as their inverse may be infinite.
+  const float smallest = 1e-30f;  // Smaller numbers count as zero, because their inverse may be infinite.
   floats sizes = {0}, differences = {0};
   for (int64_t i = 0; i < count; i += LANES) {
     const floats values = *(const floats*)(inputs + i), size = absolute(values);
     sizes = chosen(size > sizes, size, sizes);
-    differences += values - values;  // Zero, and NaN for what is not finite.
+    differences += values - values;  // Zero; NaN for values that are not finite.
   }
   float highest = 0, difference = 0;
   for (int64_t i = 0; i < LANES; i++) {
@@ -91,8 +90,8 @@ static void round_block(const float* inputs, int64_t count, block* to) {
   }
 }
 
-// What to ask memory for during a product: so many lines of the cache a step, in parts of 2^16. Evenly: where
-// they come in bursts, a tenth of the time is lost.
+// Memory to fetch during a product. rate: how many cache lines to fetch in a step, times 2^16. Fetches are
+// spread evenly over the steps, because bursts cost a tenth of the time.
 typedef struct {
   const char* from;
   int64_t rate;
@@ -102,7 +101,8 @@ INLINED ahead ahead_of(const char* from, int64_t lines, int64_t steps) {
   return (ahead){from, ((lines << 16) + steps - 1) / steps};
 }
 
-// Into the first cache where that goes slowly; it would push out what is there where it goes fast.
+// Fetches into the first-level cache at a low rate. At a high rate that would evict what the cache has, so it
+// fetches into the second-level cache.
 INLINED void fetch(const ahead* next, int64_t step) {
   const int64_t end = (step + 1) * next->rate >> 16;
   for (int64_t line = step * next->rate >> 16; line < end; line++) {
@@ -131,7 +131,7 @@ INLINED void multiply_pairs(const int64_t tokens, const uint16_t* inputs, int64_
 }
 #endif
 
-// A vector of weights that belong to one input. neighbour: which one of a row's.
+// Returns a vector of weights of one input. neighbour: which of the row's inputs.
 INLINED floats weights_at(const void* row, int64_t vector, int64_t neighbour, int64_t type) {
   if (type == FLOAT32) return *(const floats*)((const float*)row + vector * LANES);
   const words both = *(const words*)((const uint16_t*)row + vector * 2 * LANES);
@@ -155,7 +155,8 @@ INLINED void multiply_singly(const int64_t tokens, const float* inputs, int64_t 
   }
 }
 
-// sums += a block of each token by the rows of a panel that belong to it. from: the first of these rows.
+// Adds the products of a block of each token with its rows of a panel to `sums`. from: the first of these
+// rows.
 INLINED void multiply_block(const int64_t tokens, const block* inputs, int64_t stride, const int8_t* panel,
                             int64_t from, int64_t rows, const ahead* next, float* sums) {
   integers exact[TILE][PANEL_VECTORS];
@@ -234,8 +235,10 @@ INLINED void multiply_tokens(const int64_t tokens, const linear* l, int64_t j, c
     multiply_floats(tokens, l, j, inputs, stride, type, next, sums);
 }
 
-// sums [tokens][PANEL] = inputs · panel j of the weights + bias, for up to TILE tokens. inputs: see
-// `store_input`, or blocks with weights of 8 bits; `stride` from token to token, of these.
+// Computes sums [tokens][PANEL] = inputs · panel j of the weights + bias, for up to TILE tokens.
+//
+// inputs: as `store_input` writes them; blocks for 8-bit weights. stride: from token to token, in inputs or
+// blocks.
 static void multiply(int64_t tokens, const linear* l, int64_t j, const void* inputs, int64_t stride,
                      int64_t type, const ahead* next, float* sums) {
 #define CASE(n, type) \

@@ -1,4 +1,4 @@
-// Products of all tokens with linear layers, shared by the threads, and what their outputs end in.
+// Products of all tokens with linear layers, shared by the threads, and the use of their outputs.
 #pragma once
 
 #include <omp.h>
@@ -7,9 +7,11 @@
 
 typedef enum { WRITE, ADD, ACTIVATE, CHOOSE } ending;
 
-// A product of tokens with linear layers that have the same inputs, their outputs side by side. They end in
-// `to`, [tokens][stride]: WRITE and ADD, float32; ACTIVATE, inputs of the next product, times the gate's
-// outputs where there is a gate; CHOOSE, `to` are the thread's candidates.
+// A product of tokens with `count` linear layers that have the same inputs. Their outputs are side by side.
+//
+// end: what becomes of the outputs. WRITE and ADD write or add them to `to`, float32 [tokens][stride].
+// ACTIVATE stores the activations, times the gate's outputs if there is a gate, to `to` as inputs of the next
+// product. CHOOSE lets them compete for `to`, the thread's candidates.
 typedef struct {
   const linear* layers;
   int64_t count;
@@ -19,7 +21,7 @@ typedef struct {
   int64_t stride;
 } product;
 
-// One of the panels of a product's layers, numbered through. column: of its first output.
+// One of the panels of a product's layers. index: its number in the layer. column: that of its first output.
 typedef struct {
   const linear* layer;
   int64_t index, column;
@@ -41,7 +43,7 @@ static place panel_at(const product* x, int64_t panel) {
   return (place){l, panel, column + panel * PANEL};
 }
 
-// Brings up to LANES of a token's outputs to what their product ends in. gate: NULL where there is none.
+// Does what the product's `end` says with up to LANES of a token's outputs. gate: NULL if there is none.
 INLINED void finish(const pass* p, const product* x, floats values, const float* gate, int64_t count,
                     int64_t token, int64_t column) {
   const model* m = p->m;
@@ -73,7 +75,7 @@ INLINED void finish(const pass* p, const product* x, floats values, const float*
   }
 }
 
-// Brings a tile of sums to what its product ends in.
+// Does what the product's `end` says with a tile of sums.
 INLINED void finish_tile(const pass* p, const product* x, const place* at, const float* sums,
                          const float* gates, int64_t first_token, int64_t tokens) {
   const int64_t left = at->layer->out - at->index * PANEL, columns = left < PANEL ? left : PANEL;
@@ -86,7 +88,8 @@ INLINED void finish_tile(const pass* p, const product* x, const place* at, const
   }
 }
 
-// The part of a panel to fetch during one of so many tiles, which takes so many steps.
+// Returns the part of a panel to fetch during a tile, when all `tiles` tiles, of `steps` steps each, share
+// it.
 INLINED ahead part_of(const void* panel, int64_t bytes, int64_t tile, int64_t tiles, int64_t steps) {
   const int64_t lines = bytes / 64, part = (lines + tiles - 1) / tiles, left = lines - part * tile;
   return ahead_of((const char*)panel + part * tile * 64, left < part ? left : part, steps);
@@ -99,7 +102,7 @@ INLINED ahead part_of_panel(const linear* l, int64_t panel, int64_t tile, int64_
   return part_of((const char*)l->panels + panel * bytes, bytes, tile, tiles, steps);
 }
 
-// Asks memory for where a tile of sums will end.
+// Prefetches the memory that a tile of sums will be written to.
 INLINED void fetch_end(const product* x, const place* at, int64_t first_token, int64_t tokens, int64_t type) {
   if (x->end == CHOOSE) return;
   const int64_t bytes = x->end == ACTIVATE ? input_bytes(type) : 4;
@@ -120,8 +123,10 @@ static void round_all(const pass* p, const float* inputs, int64_t count) {
   }
 }
 
-// A thread's share of a product. next: the product that comes after it, NULL for none. While all but a few
-// tokens are multiplied memory has nothing else to do, so the next panel is fetched.
+// Computes a thread's share of a product. next: the product that comes after it, or NULL.
+//
+// If there are several tiles, a panel's weights are in the cache after the first tile, so memory is idle and
+// can fetch the next panel.
 static void multiply_share(const pass* p, const product* x, const product* next, const void* inputs) {
   const int64_t thread = omp_get_thread_num(), threads = omp_get_num_threads();
   const int64_t all = all_panels(x), end = share_begin(all, thread + 1, threads);

@@ -23,7 +23,7 @@ class _RowOptions(ctypes.Structure):
 
 
 class NativeSampler:
-    """Not for several threads at once."""
+    """The sampler in C. Not for several threads at once."""
 
     def __init__(self, library: NativeLibrary) -> None:
         self._library = library

@@ -1,8 +1,8 @@
 // Draws a token for each row of a batch's logits, with min_p, top_k and top_p.
 //
-// Filters leave the best tokens down to a last one. A histogram over the logits finds it without sorting the
-// vocabulary: only the tokens of the bucket where a filter ends are sorted. What is left is drawn in one
-// pass, see noise.h.
+// A filter keeps the best tokens down to a last one. A histogram of the logits finds the last token without
+// sorting the vocabulary: only the tokens of one bucket are sorted. One pass draws from the kept tokens, see
+// noise.h.
 #include <omp.h>
 #include <stdlib.h>
 
@@ -10,36 +10,35 @@
 
 enum { BUCKETS = 2048 };
 
-// How a row is drawn. top_k: 0 is off; top_p: 1 is off; min_p: 0 is off.
+// How a row is drawn. A top_k of 0, a top_p of 1 and a min_p of 0 are off.
 typedef struct {
   noise drawn;
   float top_p, min_p;
   int64_t top_k;
 } row_options;
 
-// A row's tokens, and the place where a filter ends. vocab: of the row. logits: [vocab]. highest, lowest: of
-// the finite logits.
+// The logits of a row, [vocab]. highest, lowest: the highest and the lowest finite logit.
 typedef struct {
   const float* logits;
   int64_t vocab;
   float highest, lowest, inverse_temperature;
 } row;
 
-// The last token that is left: of those with its logit, tokens with higher ids are out.
+// The last token that a filter keeps. The filter removes tokens with the same logit and a higher id.
 typedef struct {
   float logit;
   int32_t token;
 } last_token;
 
-// Of each bucket: how many tokens, and the sum of their exp((logit - highest) / temperature). The first
-// bucket has the highest logits; one behind the last is for tokens that are out.
+// counts: the number of tokens in each bucket. masses: the sum of their exp((logit - highest) / temperature).
+// The first bucket has the highest logits. An additional bucket at the end has the removed tokens.
 typedef struct {
   int32_t counts[BUCKETS + 1];
   double masses[BUCKETS + 1];
   float per_logit;
 } histogram;
 
-// Whether there is a highest logit, and it is finite. Fills in highest and lowest.
+// Sets highest and lowest. Returns whether there is a highest logit and it is finite.
 static int find_range(row* r) {
   floats highest = all_of(-INFINITY), lowest = all_of(INFINITY);
   integers has_nan = {0};
@@ -62,7 +61,7 @@ static int find_range(row* r) {
   return isfinite(r->highest);
 }
 
-// Of each logit the number of its bucket; BUCKETS where it is below `least`, or behind the row's end.
+// Returns the bucket of each logit; BUCKETS if the logit is below `least`, or after the row's end.
 INLINED floats buckets_of(const row* r, const histogram* h, floats logits, int64_t left, float least) {
   const floats bucket = (r->highest - logits) * h->per_logit, last_bucket = all_of(BUCKETS - 1);
   const floats found = chosen(bucket < last_bucket, bucket, last_bucket);
@@ -96,14 +95,14 @@ typedef struct {
   int32_t token;
 } ranked;
 
-// The better first: by logit, of equals the lower id.
+// Sorts by logit, highest first. Ties go to the lower id.
 static int by_rank(const void* a, const void* b) {
   const ranked *first = a, *second = b;
   if (first->logit != second->logit) return first->logit > second->logit ? -1 : 1;
   return first->token < second->token ? -1 : 1;
 }
 
-// The tokens of a bucket, the better first. Returns how many.
+// Writes the tokens of a bucket to `to`, the best first. Returns how many there are.
 static int64_t rank_bucket(const row* r, const histogram* h, int64_t bucket, float least, ranked* to) {
   int64_t found = 0;
   for (int64_t i = 0; i < r->vocab; i += LANES) {
@@ -123,7 +122,7 @@ INLINED float mass_of(const row* r, float logit) {
   return exp_of_one((logit - r->highest) * r->inverse_temperature);
 }
 
-// The last of the `most` best tokens, and the mass of them all.
+// Returns the last of the `most` best tokens, and sets `mass` to the mass of all of these.
 static last_token end_of_top_k(const row* r, const histogram* h, int64_t most, float least, ranked* scratch,
                                double* mass) {
   int64_t bucket = 0, before = 0;
@@ -138,7 +137,7 @@ static last_token end_of_top_k(const row* r, const histogram* h, int64_t most, f
   return (last_token){last.logit, last.token};
 }
 
-// The last of the fewest best tokens whose masses reach `wanted` together.
+// Returns the last of the fewest best tokens whose masses reach `wanted` together.
 static last_token end_of_top_p(const row* r, const histogram* h, double wanted, float least,
                                ranked* scratch) {
   int64_t bucket = 0, last_filled = 0;
@@ -147,7 +146,7 @@ static last_token end_of_top_p(const row* r, const histogram* h, double wanted, 
     before += h->masses[bucket];
     if (h->counts[bucket]) last_filled = bucket;
   }
-  if (bucket == BUCKETS || !h->counts[bucket]) bucket = last_filled;  // By rounding: all are left.
+  if (bucket == BUCKETS || !h->counts[bucket]) bucket = last_filled;  // By rounding, all tokens are kept.
   const int64_t found = rank_bucket(r, h, bucket, least, scratch);
   int64_t last = 0;
   for (; last < found - 1; last++) {
@@ -180,7 +179,7 @@ static last_token filter(const row* r, const row_options* options, ranked* scrat
   return is_earlier ? by_top_p : last;
 }
 
-// The token with the highest noisy logit among those that are left.
+// Returns the kept token with the highest score.
 static int64_t draw_left(const row* r, const noise* drawn, last_token last) {
   candidate best = {-INFINITY, -1};
   for (int64_t i = 0; i < r->vocab; i += LANES) {
@@ -208,8 +207,8 @@ int64_t draw_scratch_bytes(int64_t vocab, int64_t threads) {
   return threads * vocab * (int64_t)sizeof(ranked);
 }
 
-// logits: [rows, vocab]. options: of each row. tokens: [rows], the drawn ones, or -1 for a row whose highest
-// logit is not finite. scratch: `draw_scratch_bytes` of it.
+// Draws `tokens` [rows] from logits [rows, vocab]; -1 for a row whose highest logit is not finite. options:
+// for each row. scratch: `draw_scratch_bytes` bytes.
 void draw(const float* logits, int64_t rows, int64_t vocab, const row_options* options, int64_t threads,
           void* scratch, int64_t* tokens) {
 #pragma omp parallel for schedule(dynamic) num_threads(threads)

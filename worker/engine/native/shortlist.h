@@ -1,49 +1,22 @@
 // The highest output of a linear layer, in less time than the layer's product takes.
 //
-// The layer's weights are held a second time, rounded to whole numbers of 8 bits; so are a token's inputs.
-// With an output's weights w = scale q + e and the inputs h = factor p + f
+// rounded_product.h gives a lower and an upper bound of each output. Outputs that cannot be the highest are
+// excluded. The few that are left, the token's shortlist, are computed exactly as the product computes them.
+// So the answer is the product's, or there is no answer because too many outputs are left.
 //
-//   |w·h - scale factor q·p| = |scale q·f + e·h| <= |scale q| |f| + |e| |h|
-//
-// (Cauchy-Schwarz), and the q·p of all outputs take less time than the product, and half the memory of one in
-// bfloat16, a quarter of one in float32. Outputs that cannot be the highest, however far off their own q·p
-// and that of a better one may be, are struck out. The few that are left, the token's shortlist, are computed
-// as the product would, to the bit. So the answer is the product's; or none, where too many are left.
-//
-// A token that is drawn is the one of the highest noisy logit. Its noise is known exactly, so both bounds are
-// made noisy, and the rest is the same.
-//
-// With `dot4` inputs are rounded to 8 bits, elsewhere to 16, as for any product with weights of 8 bits.
+// A token that is drawn is the argmax of the noisy logits. Its noise is known exactly, so both bounds get the
+// same noise, and the rest is the same.
 #pragma once
 
 #include "noise.h"
-#include "product.h"
+#include "rounded_product.h"
 
-// SHORTLIST: outputs that a token's list has room for. NEIGHBOURS: inputs that the instruction takes at once.
-// TRIED: of a shortlist's outputs, how many are computed at a time. AHEAD: steps that memory needs.
-enum { SHORTLIST = 384, NEIGHBOURS = HAS_DOT4 ? 4 : 2, TRIED = 4, AHEAD = 8 };
+// SHORTLIST: how many outputs a token's list has room for. TRIED: how many outputs of a shortlist are
+// computed at a time. AHEAD: how many steps ahead memory is fetched.
+enum { SHORTLIST = 384, TRIED = 4, AHEAD = 8 };
 
-// A linear layer's weights, rounded. whole: a layer of the q and the scales, without a bias; out = 0 where
-// there is none. Its panels are [in / NEIGHBOURS][PANEL][NEIGHBOURS]. The others are of each output: offsets,
-// -128 sum(q); lengths, |scale q|; errors, |e| and what the rounding of sums may add, in parts of |h|.
-typedef struct {
-  linear whole;
-  const int32_t* offsets;
-  const float *lengths, *errors;
-} rounded_weights;
-
-// A token's inputs h, rounded; the numbers p lie elsewhere. length: |h|. error: |f|. factor: with `dot4`.
-typedef struct {
-  float factor, length, error;
-} rounded_inputs;
-
-// Bytes of a token's numbers: p + 128, or blocks.
-INLINED int64_t rounded_bytes(int64_t width) {
-  return HAS_DOT4 ? (width + WIDE - 1) / WIDE * WIDE + 2 * WIDE : blocks_of(width) * (int64_t)sizeof(block);
-}
-
-// Outputs that may be a token's highest. most: what each may be at most. least: what the highest is at least;
-// infinite where the list was given up. Of a token that is drawn all of it is noisy.
+// The outputs that may be a token's highest. most: an upper bound of each. least: a lower bound of the
+// highest one; infinite if the list was given up. For a token that is drawn, the bounds include the noise.
 typedef struct {
   float least;
   int32_t count, outputs[SHORTLIST];
@@ -51,58 +24,6 @@ typedef struct {
 } shortlist;
 
 #if HAS_SHORTLISTS
-
-INLINED float length_of(floats squares) {
-  float sum = 0;
-  for (int64_t i = 0; i < LANES; i++) sum += squares[i];
-  return sqrtf(sum) * 1.0001f;
-}
-
-INLINED floats input_values(const void* inputs, int64_t index, int64_t type) {
-  return load(inputs, index, has_narrow_inputs(type));
-}
-
-// Rounds inputs [width] to `to`. No bound holds for what is not a number, or so small or large that what the
-// processor takes for zero or infinite would count: then the length is infinite.
-INLINED rounded_inputs round_inputs(const void* inputs, int64_t width, int64_t type, void* to) {
-  floats squares = {0}, errors = {0};
-  float factor = 0;
-#if HAS_DOT4
-  floats highest = {0};
-  for (int64_t i = 0; i < width; i += LANES) {
-    const floats values = input_values(inputs, i, type);
-    highest = (floats)_mm512_max_ps((__m512)highest, _mm512_abs_ps((__m512)values));
-    squares = fma_of(values, values, squares);
-  }
-  factor = _mm512_reduce_max_ps((__m512)highest) / 127;
-  for (int64_t i = 0; i < width; i += LANES) {
-    const floats values = input_values(inputs, i, type);
-    const __m512i whole = _mm512_cvtps_epi32((__m512)(values * (1 / factor)));
-    const floats error = fma_of((floats)_mm512_cvtepi32_ps(whole), all_of(-factor), values);
-    errors = fma_of(error, error, errors);
-    const __m128i bytes = _mm512_cvtepi32_epi8(_mm512_add_epi32(whole, _mm512_set1_epi32(128)));
-    _mm_storeu_si128((__m128i*)((uint8_t*)to + i), bytes);
-  }
-#else
-  for (int64_t from = 0; from < width; from += BLOCK) {
-    const int64_t left = width - from, count = left < BLOCK ? left : BLOCK;
-    float values[BLOCK];
-    for (int64_t i = 0; i < count; i += LANES) *(floats*)(values + i) = input_values(inputs, from + i, type);
-    block* rounded = (block*)to + from / BLOCK;
-    round_block(values, count, rounded);
-    for (int64_t i = 0; i < count; i += LANES) {
-      const floats exact = *(const floats*)(values + i),
-                   whole = __builtin_convertvector(*(const shorts*)(rounded->numbers + i), floats),
-                   error = fma_of(whole, all_of(-rounded->scale), exact);
-      squares = fma_of(exact, exact, squares);
-      errors = fma_of(error, error, errors);
-    }
-  }
-#endif
-  const float length = length_of(squares);
-  const int is_bounded = length > 1e-5f && length < 1e15f;
-  return (rounded_inputs){factor, is_bounded ? length : INFINITY, length_of(errors)};
-}
 
 INLINED void give_up(shortlist* list) { list->least = INFINITY; }
 INLINED int is_given_up(const shortlist* list) { return list->least == INFINITY; }
@@ -118,8 +39,8 @@ INLINED void strike_out(shortlist* list, float least) {
   list->least = least;
 }
 
-// Considers that the `count` outputs from `first` on are at most and at least this. One copy of it is enough:
-// with one for each of a tile's vectors the compiler takes three times as long.
+// Adds those of the `count` outputs from `first` on that may be the highest, given their bounds. It is not
+// inlined, because with a copy for each of a tile's vectors the compiler takes three times as long.
 static __attribute__((noinline)) void consider(shortlist* list, floats most, floats least, int64_t count,
                                                int64_t first, const noise* n) {
   const uint32_t all = first_bits(count);
@@ -145,60 +66,8 @@ static __attribute__((noinline)) void consider(shortlist* list, floats most, flo
   }
 }
 
-#if HAS_DOT4
-// middles [tokens][PANEL] = scale factor q·p, of panel j.
-INLINED void multiply_quads(const int64_t tokens, const rounded_weights* weights, int64_t j,
-                            const uint8_t* inputs, int64_t stride, const rounded_inputs* rounded,
-                            const ahead* next, float* middles) {
-  const int64_t in = weights->whole.in;
-  integers sums[TILE][PANEL_VECTORS];
-#pragma GCC unroll 6
-  for (int64_t t = 0; t < tokens; t++)
-#pragma GCC unroll 4
-    for (int64_t v = 0; v < PANEL_VECTORS; v++)
-      sums[t][v] = *(const integers*)(weights->offsets + j * PANEL + v * LANES);
-  const int8_t* panel = (const int8_t*)weights->whole.panels + j * PANEL * in;
-  for (int64_t quad = 0; quad < in / NEIGHBOURS; quad++) {
-    words q[PANEL_VECTORS];
-    for (int64_t v = 0; v < PANEL_VECTORS; v++)
-      q[v] = *(const words*)(panel + (quad * PANEL_VECTORS + v) * LANES * NEIGHBOURS);
-    fetch(next, quad);
-    for (int64_t t = 0; t < tokens; t++) {
-      uint32_t four;
-      memcpy(&four, inputs + t * stride + quad * NEIGHBOURS, sizeof four);
-      const words p = (words){0} + four;
-      for (int64_t v = 0; v < PANEL_VECTORS; v++) sums[t][v] = dot4(sums[t][v], p, q[v]);
-    }
-  }
-#pragma GCC unroll 4
-  for (int64_t v = 0; v < PANEL_VECTORS; v++) {
-    const floats scales = *(const floats*)(weights->whole.scales + j * PANEL + v * LANES);
-#pragma GCC unroll 6
-    for (int64_t t = 0; t < tokens; t++)
-      *(floats*)(middles + t * PANEL + v * LANES) =
-          __builtin_convertvector(sums[t][v], floats) * scales * rounded[t].factor;
-  }
-}
-
-static void multiply_rounded(int64_t tokens, const rounded_weights* weights, int64_t j, const void* inputs,
-                             int64_t stride, const rounded_inputs* rounded, const ahead* next,
-                             float* middles) {
-#define CASE(n) \
-  case n: return multiply_quads(n, weights, j, inputs, stride, rounded, next, middles);
-  switch (tokens) { CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) }
-#undef CASE
-}
-#else
-static void multiply_rounded(int64_t tokens, const rounded_weights* weights, int64_t j, const void* inputs,
-                             int64_t stride, const rounded_inputs* rounded, const ahead* next,
-                             float* middles) {
-  (void)rounded;  // Blocks have factors of their own.
-  multiply(tokens, &weights->whole, j, inputs, stride / (int64_t)sizeof(block), INT8, next, middles);
-}
-#endif
-
-// Considers the outputs of panel j for up to TILE tokens. inputs: their numbers, `stride` bytes from token to
-// token. noises: of each token.
+// Adds the outputs of panel j to the lists of up to TILE tokens. inputs: the tokens' integers, `stride` bytes
+// from token to token. places: each token's index in `noises`.
 static void shortlist_panel(int64_t tokens, const rounded_weights* weights, int64_t j, const void* inputs,
                             int64_t stride, const rounded_inputs* rounded, const noise* noises,
                             const int32_t* places, const ahead* next, shortlist* lists) {
@@ -218,7 +87,7 @@ static void shortlist_panel(int64_t tokens, const rounded_weights* weights, int6
   }
 }
 
-// Adds another thread's list.
+// Adds another thread's list to a list.
 INLINED void join(shortlist* list, shortlist* other) {
   const float least = fmaxf(list->least, other->least);
   strike_out(list, least);
@@ -230,7 +99,8 @@ INLINED void join(shortlist* list, shortlist* other) {
   list->count += other->count;
 }
 
-// Takes those out that promise most. Returns how many; behind them others stand a second time.
+// Removes the outputs with the highest upper bounds from the list. Returns how many there are, at most TRIED.
+// The rest of `outputs` repeats the first one.
 INLINED int64_t take(shortlist* list, int32_t* outputs) {
   int64_t taken = 0;
   for (; taken < TRIED && list->count; taken++) {
@@ -245,7 +115,7 @@ INLINED int64_t take(shortlist* list, int32_t* outputs) {
   return taken;
 }
 
-// TRIED outputs of a layer without a bias, as its product computes them; the other lanes are 0.
+// Returns TRIED outputs of a layer without a bias, as its product computes them. The other lanes are 0.
 INLINED floats outputs_of(const linear* l, const int32_t* outputs, const void* inputs, const int64_t type) {
   const int64_t rows = l->in / row_inputs(type), row_bytes = PANEL * 4;
   const char* weights_of[TRIED];
@@ -279,8 +149,8 @@ INLINED floats outputs_of(const linear* l, const int32_t* outputs, const void* i
   return sums;
 }
 
-// The highest of a list's outputs, noisy or not, of equals the first; -1 where the list was given up, or
-// holds what is not finite.
+// Returns the output with the highest score. Ties go to the lowest output. Returns -1 if the list was given
+// up or an output is not finite.
 static int32_t highest_of(shortlist* list, const linear* l, const void* inputs, int64_t type,
                           const noise* n) {
   int32_t best = -1;

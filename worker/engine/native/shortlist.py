@@ -15,16 +15,16 @@ FLOAT32_UNIT = 2.0**-24
 """The largest relative error of rounding to float32."""
 
 ROUNDINGS = 1.01
-"""For each input: one in the product's sum, and one per 256 where rounded inputs are summed in blocks."""
+"""Roundings for each input: one in the product's sum, and one per 256 if inputs are summed in blocks."""
 
 SPARE_ROUNDINGS = 16
-"""Roundings of the bounds themselves."""
+"""How many roundings the bounds themselves may have."""
 
 UPWARDS = 1.0001
-"""Factor that rounds bounds up."""
+"""A factor that rounds bounds up."""
 
 SMALLEST_ERROR = 1e-25
-"""In parts of the inputs' length. It covers numbers that the processor flushes to zero."""
+"""The least error, in parts of the inputs' length. It covers numbers that the processor flushes to zero."""
 
 BLOCK_PANELS = 16
 """How many panels are rounded at a time. Rounding takes several times their memory."""
@@ -110,7 +110,7 @@ class Shortlists:
         return tokens >= (MANY if others else 1)
 
     def saw(self, successes: int, failures: int) -> None:
-        """Learn how many of a call's shortlists succeeded and failed."""
+        """Notes how many of a call's shortlists succeeded and failed."""
         self._credit = min(MOST_CREDIT, self._credit + successes - FAILURE * failures)
         if self._credit < 0:
             self._credit = 0

@@ -1,4 +1,4 @@
-"""The structures of the native code (model.h, noise.h, product.h, shortlist.h), as ctypes."""
+"""The structures of the native code (model.h, noise.h, product.h, rounded_product.h), as ctypes."""
 
 from __future__ import annotations
 

@@ -1,14 +1,14 @@
-// Vectors of float32, and bfloat16 as it lies in memory, for every instruction set that the decoder runs on.
+// Vectors of float32, with conversions to and from bfloat16, for every instruction set of the decoder.
 //
-// Vectors are GCC's, LANES wide: what an instruction takes at once. The few operations that GCC cannot
-// express stand in one header per instruction set, below isa/. Results are the same to the bit on all of
-// them, because
+// A vector is one of GCC's vector types with LANES numbers, as many as an instruction takes at once. The few
+// operations that GCC cannot express are in one header per instruction set, in isa/. Results are
+// bit-identical with all of them, because
 //
-//   - sums of many numbers always run in WIDE lanes, which take WIDE / LANES vectors, and are added up in one
-//     order (`sum`);
-//   - a multiplication followed by an addition is one instruction exactly where the code says `fma_of`: the
+//   - a sum of many numbers always has WIDE partial sums, in WIDE / LANES vectors, which `sum` adds up in a
+//     fixed order;
+//   - a multiplication and an addition are one instruction exactly where the code says `fma_of`, because the
 //     library is compiled with -ffp-contract=off;
-//   - exponentials and logarithms are our own.
+//   - we compute exponentials and logarithms ourselves.
 #pragma once
 
 #include <math.h>
@@ -38,21 +38,21 @@ typedef int16_t shorts __attribute__((vector_size(2 * LANES), aligned(2)));
 
 INLINED floats all_of(float value) { return value - (floats){0}; }
 
-// Each header defines
-//   PANEL_VECTORS  vectors of outputs in a panel of weights, see product.h
-//   SLICE          vectors of a head that attention sums up in registers
-//   HAS_DOT2       whether there is `dot2`, for bfloat16
-//   HAS_DOT4       whether there is `dot4`, for 8-bit integers
-//   HAS_SHORTLISTS whether products of integers take less time than others, so that shortlists pay
-//   fma_of         a * b + c, rounded once
-//   bits_above     a bit for each lane where the first number is above the second, or one of them is NaN
-//   load_first     the first `count` numbers, 1 to LANES of them; the other lanes are 0
-//   store_first    the same for storing
-//   narrowed       the low half of each word
-//   upper_halves   each word without its low half
-//   widened        8-bit integers, two for each lane, as pairs of 16 bits
-//   dot_integers   sums + a · b, of pairs of 16-bit integers. The empty instruction in it keeps the sum in a
-//                  register: GCC would sum up in another order, and run out of them
+// Each header defines:
+//   PANEL_VECTORS   how many vectors of outputs a panel of weights has, see product.h
+//   SLICE           how many vectors of a head attention sums up in registers
+//   HAS_DOT2        whether there is `dot2`, for bfloat16
+//   HAS_DOT4        whether there is `dot4`, for 8-bit integers
+//   HAS_SHORTLISTS  whether products of integers are faster than others, so that shortlists save time
+//   fma_of          a * b + c, rounded once
+//   bits_above      a bit for each lane in which the first number exceeds the second, or one of them is NaN
+//   load_first      loads the first `count` numbers, 1 to LANES of them; the other lanes are 0
+//   store_first     stores the first `count` numbers
+//   narrowed        the low half of each word
+//   upper_halves    each word with its low half set to 0
+//   widened         8-bit integers, two for each lane, as pairs of 16-bit integers
+//   dot_integers    sums + a · b, for pairs of 16-bit integers. An empty instruction keeps the sum in a
+//                   register. Without it, GCC changes the order of the sums and runs out of registers.
 #if LANES == 16
 #include "isa/avx512.h"
 #elif LANES == 8
@@ -90,21 +90,21 @@ INLINED float sum(wide values) {
   return (fours[0][0] + fours[0][1]) + (fours[0][2] + fours[0][3]);
 }
 
-// The first where the condition (all bits or none) holds, else the second.
+// Returns `first` in lanes where all bits of the condition are set, and `second` where none is.
 INLINED floats chosen(integers condition, floats first, floats second) {
   return (floats)(((integers)first & condition) | ((integers)second & ~condition));
 }
 
 INLINED floats absolute(floats x) { return (floats)((integers)x & 0x7fffffff); }
 
-// e^x to within 2 units in the last place; 0 below -87, +inf above 88.7, NaN stays.
+// Returns e^x to within 2 units in the last place; 0 below -87, +inf above 88.7, NaN for NaN.
 //
-// x = n ln 2 + r with |r| <= ln 2 / 2; e^r by its Taylor series to r^7; 2^n by way of the exponent's bits.
+// x = n ln 2 + r with |r| <= ln 2 / 2. The Taylor series to r^7 gives e^r, and the exponent's bits give 2^n.
 INLINED floats exp_of(floats x) {
   const floats rounding = all_of(12582912.0f);  // 1.5 * 2^23: adding it rounds to integers.
   const floats in_range = chosen(x < -87.0f, all_of(-87.0f), chosen(x > 88.0f, all_of(88.0f), x));
   const floats n = fma_of(in_range, all_of(1.44269504f), rounding) - rounding;
-  // ln 2 in two parts, the first of which is exact.
+  // ln 2 is the sum of two constants. The larger one, 0.693359375, has few bits, so n times it is exact.
   const floats r = fma_of(n, all_of(2.12194440e-4f), fma_of(-n, all_of(0.693359375f), in_range));
   floats e = all_of(1.0f / 5040);
   e = fma_of(e, r, all_of(1.0f / 720));
@@ -121,9 +121,9 @@ INLINED floats exp_of(floats x) {
 
 INLINED float exp_of_one(float x) { return exp_of(all_of(x))[0]; }
 
-// The natural logarithm of positive, normal numbers to within 2 units in the last place.
+// Returns the natural logarithm of positive, normal numbers to within 2 units in the last place.
 //
-// x = 2^n (1 + f) with sqrt(1/2) <= 1 + f < sqrt(2); log(1 + f) = 2 atanh(f / (2 + f)) by its series.
+// x = 2^n (1 + f) with sqrt(1/2) <= 1 + f < sqrt(2). A series gives log(1 + f) = 2 atanh(f / (2 + f)).
 INLINED floats log_of(floats x) {
   const integers shifted = (integers)x - 0x3f3504f3;  // The bits of sqrt(1/2).
   const integers exponent = shifted >> 23;
@@ -135,7 +135,7 @@ INLINED floats log_of(floats x) {
   series = fma_of(series, z, all_of(2.0f / 7));
   series = fma_of(series, z, all_of(2.0f / 5));
   series = fma_of(series, z, all_of(2.0f / 3));
-  // f is closer to log(1 + f) than 2 s is: 2 s = f - s f.
+  // 2 s = f - s f. The sum starts with f, because f is closer to log(1 + f) than 2 s is.
   const floats of_fraction = f - s * fma_of(-z, series, f);
   return fma_of(n, all_of(0.693359375f), fma_of(n, all_of(-2.12194440e-4f), of_fraction));
 }
@@ -144,7 +144,7 @@ INLINED floats from_bfloat16(const uint16_t* from) {
   return (floats)(__builtin_convertvector(*(const halves*)from, words) << 16);
 }
 
-// Rounded to what bfloat16 can hold: to the nearest, ties to even, as torch rounds.
+// Rounds to the nearest bfloat16, ties to even, as torch does. The results are still float32.
 INLINED floats rounded_to_bfloat16(floats values) {
   const words bits = (words)values;
   const words rounded = (bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff0000;
@@ -159,7 +159,7 @@ INLINED void to_bfloat16(floats values, uint16_t* to) {
 #endif
 }
 
-// Elements, of tensors in the model's type: float32 or bfloat16.
+// --- elements of tensors in the model's type: float32 or bfloat16
 
 INLINED void* element(const void* elements, int64_t index, int64_t is_bfloat16) {
   return (char*)elements + index * (is_bfloat16 ? 2 : 4);

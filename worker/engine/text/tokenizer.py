@@ -13,8 +13,8 @@ from worker.engine.model_files import model_file
 def load_tokenizer(source: str, model_id: str) -> Any:
     """Returns the tokenizer of a model. Raises EngineError where it cannot be loaded.
 
-    Where there is a tokenizer.json, it alone decides. The class that a model's config names would build its
-    own tokenizer from the vocabulary, which gives other ids and another text where the name is wrong.
+    If there is a tokenizer.json, it alone decides. The class that a model's config names would build its own
+    tokenizer from the vocabulary, which gives other ids and another text if the name is wrong.
 
     source: a folder or a hub id. model_id: as the settings name it.
     """

@@ -4,9 +4,8 @@ In transformers' own caches all rows are at the same position, and its paged cac
 scheduler, thread and sampling. Here every row is at its own position, and models run on it unchanged, through
 their interface `Cache`.
 
-Rows 0..n-1 are in use, without gaps, so that a pass reads them as a view and nothing is gathered. Room for
-tokens
-is kept tight, so that this view is mostly contiguous: products would copy one that is not.
+Rows 0..n-1 are in use, without gaps, so that a pass reads them as a view and nothing is gathered. There is
+little spare room for tokens, so that this view is mostly contiguous. Products would copy any other view.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ class TorchForward:
         self._states.move(source, target, tokens)
 
     def clear(self, row: int) -> None:
-        """Masking multiplies by 0, and 0 · NaN would spoil the next sequence of the row."""
+        """Clears a row. Masking multiplies by 0, and 0 · NaN would spoil the next sequence of the row."""
         self._states.clear(row)
 
     def run(self, chunks: Sequence[Chunk]) -> Answer:

@@ -15,19 +15,20 @@ from worker.engine.transformers.scheduler import Scheduler
 from worker.engine.transformers.sequence import SequenceState
 
 PREFILL_TOKENS = 2048
-"""Tokens of prompts, padding included, that are prefilled in one step at most while no sequence decodes."""
+"""The most tokens of prompts, padding included, that a step prefills while no sequence decodes."""
 
 PREFILL_TOKENS_BESIDE = 128
-"""At least this many while others decode and wait for it, unless they take more than half a second."""
+"""A step prefills at least this many tokens while other sequences decode, unless that takes more than half a
+second."""
 
 BESIDE_SECONDS = 0.1
-"""More than these may take this long, a pause that a reader hardly notices."""
+"""How long more tokens than these may take: a pause that a reader hardly notices."""
 
 PREEMPTION_LOG_SECONDS = 60.0
-"""Between two lines in the log about sequences that wait for memory."""
+"""The time between two log lines about sequences that wait for memory."""
 
 FAILURES = (MemoryError, RuntimeError, ValueError, IndexError)
-"""What `Forward.run` raises, with `memory_errors` around it."""
+"""The errors of `Forward.run` inside `memory_errors`."""
 
 logger = logging.getLogger(__name__)
 

@@ -15,13 +15,13 @@ from worker.engine.transformers.sequence import SequenceState
 OUT_OF_MEMORY = "memory did not suffice for this sequence: {}"
 
 NO_MEMORY = -2
-"""Stands for a token, like NO_TOKEN."""
+"""Stands for a token whose sampling had no memory, like NO_TOKEN."""
 
 REASONS = {
     NO_TOKEN: "the model's output is not a number",
     NO_MEMORY: OUT_OF_MEMORY.format("its next token could not be sampled"),
 }
-"""Why a sequence has no next token."""
+"""Why a sequence has no next token: NO_TOKEN or NO_MEMORY -> message."""
 
 NextToken = tuple[int, TokenLogprobs | None]
 """An id, or a key of REASONS; and its logprobs where they were asked for."""

@@ -1,4 +1,4 @@
-"""Which sequences run, which join them next, and which have to wait for memory.
+"""Decides which sequences run, which join them next, and which have to wait for memory.
 
 A sequence is in one of three places:
 

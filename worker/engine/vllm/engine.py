@@ -1,13 +1,12 @@
 """ENGINE=vllm: vLLM's engine as an `Engine`.
 
 vLLM runs its scheduler and its model in processes of its own (`core_process`), which step by themselves. A
-step of ours takes the outputs of one of theirs. Text, stop strings and choices are the worker's business, as
-with every
-engine: vLLM gets token ids and returns token ids.
+step of ours takes the outputs of one of theirs. The worker handles text, stop strings and choices, as with
+every engine: vLLM gets token ids and returns token ids.
 
-A sequence that an earlier attempt began continues after prompt + logged ids, and what follows is drawn again.
-Where the client gave a seed, the sequence has its own generator, seeded by (seed, choice, position). Where it
-gave none, vLLM draws the noise of the whole batch together.
+A sequence that an earlier attempt began continues after prompt + logged ids, with new noise. If the client
+gave a seed, the sequence has its own generator, seeded by (seed, choice, position). Otherwise vLLM draws the
+noise of the whole batch together.
 """
 
 from __future__ import annotations
@@ -69,7 +68,7 @@ FIXED_ARGS: dict[str, Any] = {
 """Arguments that this engine relies on."""
 
 PENALTIES = ("repetition_penalty", "presence_penalty", "frequency_penalty")
-"""In the order of `CONTINUED`."""
+"""The penalties, in the order of `CONTINUED`."""
 
 NOT_PASSED_ON = {"n", "stop", "max_tokens", "temperature", "seed", "ignore_eos"}
 """Options that vLLM has by the same name, and that it gets in another way or not at all, see `_params`."""
@@ -100,7 +99,7 @@ class VllmEngine:
         self._eos_ids = sorted(find_eos_ids(source, tokenizer, self._vocab_size))
         self._running: dict[str, SamplingParams] = {}
         self._refused: list[RequestOutput] = []
-        """Outputs for the next step."""
+        """Outputs of refused sequences, for the next step."""
 
     @property
     def model(self) -> str:
@@ -165,7 +164,7 @@ class VllmEngine:
         return outputs
 
     def progress(self) -> int:
-        """A step of ours ends with each step of the core, see `core_process`."""
+        """Returns a constant, because each step of the core ends a step of ours, see `core_process`."""
         return 0
 
     def check_health(self) -> None:

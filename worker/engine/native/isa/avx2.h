@@ -39,7 +39,7 @@ INLINED halves narrowed(words values) {
 
 INLINED words upper_halves(words values) {
   words halves = values >> 16;
-  __asm__("" : "+x"(halves));  // Or it would be a mask again, which takes a register from a product's sums.
+  __asm__("" : "+x"(halves));  // Otherwise GCC would use a mask, which takes a register away from the sums.
   return halves << 16;
 }
 

@@ -1,4 +1,4 @@
-// AVX-512 (x86-64-v4); with AVX-512-BF16 and AVX-512-VNNI where the compiler is told of them.
+// AVX-512 (x86-64-v4), with AVX-512-BF16 and AVX-512-VNNI if the compiler's flags allow them.
 #pragma once
 
 #include <immintrin.h>
@@ -49,7 +49,7 @@ INLINED integers dot_integers(integers sums, words a, words b) {
 #ifdef __AVX512BF16__
 #define HAS_DOT2 1
 
-// sums + a · b, of pairs of bfloat16. The second of a pair is added first.
+// Returns sums + a · b, for pairs of bfloat16. The second one of a pair is added first.
 INLINED floats dot2(floats sums, words a, words b) {
   return (floats)_mm512_dpbf16_ps((__m512)sums, (__m512bh)a, (__m512bh)b);
 }
@@ -65,7 +65,7 @@ INLINED void store_bfloat16(floats values, uint16_t* to) {
 #ifdef __AVX512VNNI__
 #define HAS_DOT4 1
 
-// sums + a · b, of quadruples: a of 8 bits without a sign, b of 8 bits with one.
+// Returns sums + a · b, for groups of four: unsigned 8-bit integers in a, signed ones in b.
 INLINED integers dot4(integers sums, words a, words b) {
   return (integers)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)a, (__m512i)b);
 }

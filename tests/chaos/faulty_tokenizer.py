@@ -1,4 +1,4 @@
-"""`celery -A tests.chaos.fragile worker`: the product's worker, whose tokenizer some prompts break."""
+"""A worker whose tokenizer fails for some prompts: `celery -A tests.chaos.faulty_tokenizer worker`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from tasks.request import JobRequest
-from tests.chaos.words import UNDECODABLE, UNENCODABLE
+from tests.chaos.markers import UNDECODABLE, UNENCODABLE
 from worker import bootstep
 from worker.app import app
 from worker.engine.base import Prompt
@@ -15,7 +15,7 @@ from worker.engine.echo import EchoEngine
 __all__ = ["app"]
 
 
-class FragileEngine(EchoEngine):
+class FaultyTokenizerEngine(EchoEngine):
     def encode(self, request: JobRequest, now: float | None = None) -> Prompt:
         words = (request.prompt or "").split()
         if words[0] == UNENCODABLE:
@@ -33,4 +33,4 @@ class FragileEngine(EchoEngine):
         return replace(prompt, decode=decode)
 
 
-vars(bootstep)["load_engine"] = FragileEngine
+vars(bootstep)["load_engine"] = FaultyTokenizerEngine

@@ -1,4 +1,4 @@
-"""A server that gives the answers that a test tells it to give."""
+"""A server that gives the answers of a test's script."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from typing import Any
 JOB = {"id": "job_1", "status": "in_progress"}
 PROBLEM = {"detail": "busy,\n come later", "code": "busy"}
 BODY = json.dumps(JOB | PROBLEM).encode()
-"""Passes for a job and for a problem."""
+"""A body that has the fields of a job and those of a problem."""
 
 Headers = dict[str, str]
 Answer = tuple[int | None, Headers] | tuple[int | None, Headers, bytes]
-"""Status, headers and body. Without a status the connection breaks instead."""
+"""Status, headers and body. If the status is None, the server breaks the connection instead."""
 
 
-class Moody(BaseHTTPRequestHandler):
-    """Gives the answers of its server's list, one after the other, and notes what it was asked.
+class ScriptedHandler(BaseHTTPRequestHandler):
+    """Gives the answers of its server's list, one after the other, and notes each request in `asked`.
 
     A path that ends with one of `fixed` always gets the same answer.
     """
@@ -32,7 +32,7 @@ class Moody(BaseHTTPRequestHandler):
         status, headers, body = (*self._answer(), BODY)[:3]
         server.asked.append((self.headers["Idempotency-Key"], status))
         if status is None:
-            # The job may be there, but the answer is lost.
+            # To the client, the job may have been accepted, but the answer was lost.
             self.connection.shutdown(socket.SHUT_RDWR)
             return
         self.send_response(status)
@@ -62,8 +62,8 @@ class Moody(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def moody_server(*answers: Answer, fixed: Mapping[str, Answer] | None = None) -> Iterator[Any]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Moody) as server:
+def scripted_server(*answers: Answer, fixed: Mapping[str, Answer] | None = None) -> Iterator[Any]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), ScriptedHandler) as server:
         url = f"http://127.0.0.1:{server.server_port}"
         vars(server).update(answers=list(answers), fixed=fixed or {}, asked=[], url=url)
         thread = threading.Thread(target=server.serve_forever)

@@ -1,4 +1,4 @@
-"""`celery -A tests.reliability.deadly worker`: the product's worker, whose engine some prompts kill."""
+"""A worker whose engine crashes on some prompts: `celery -A tests.reliability.crashing worker`."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from worker.engine.echo import EchoEngine
 
 __all__ = ["app"]
 
-MARKER = "deadly"
-"""Begins a prompt whose first step takes the process down, as a fault in a kernel would."""
+MARKER = "crash"
+"""A prompt that begins with it kills the process in its first step, as a fault in a kernel would."""
 
-DEADLY_IDS = (-1,)
+CRASHING_IDS = (-1,)
 
 
-class DeadlyEngine(EchoEngine):
-    _is_doomed = False
+class CrashingEngine(EchoEngine):
+    _crashes = False
 
     def encode(self, request: JobRequest, now: float | None = None) -> Prompt:
         prompt = super().encode(request, now)
-        is_deadly = (request.prompt or "").startswith(MARKER)
-        return replace(prompt, token_ids=DEADLY_IDS) if is_deadly else prompt
+        is_crashing = (request.prompt or "").startswith(MARKER)
+        return replace(prompt, token_ids=CRASHING_IDS) if is_crashing else prompt
 
     def add_request(self, request: EngineRequest) -> None:
         super().add_request(request)
-        self._is_doomed |= request.prompt_ids == DEADLY_IDS
+        self._crashes |= request.prompt_ids == CRASHING_IDS
 
     def step(self) -> list[RequestOutput]:
-        if self._is_doomed:
+        if self._crashes:
             os.kill(os.getpid(), signal.SIGKILL)
         return super().step()
 
 
-vars(bootstep)["load_engine"] = DeadlyEngine
+vars(bootstep)["load_engine"] = CrashingEngine

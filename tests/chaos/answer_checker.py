@@ -1,4 +1,4 @@
-"""A client without a library that believes each answer, and sees at the end whether it was true."""
+"""A client without the client library that notes each answer, and checks at the end whether it was true."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from tests.chaos.clients import Verdict
 
 CALL_SECONDS = 3.0
 PAUSE_SECONDS = 0.05
-LABEL = "doubter"
+LABEL = "answer checker"
 
 
-class Doubter:
-    """Submits without an Idempotency-Key and never twice."""
+class AnswerChecker:
+    """Submits jobs without an Idempotency-Key and never retries."""
 
     def __init__(self, url: str, verdict: Verdict, stop: threading.Event) -> None:
         self._http = httpx.Client(base_url=url, timeout=CALL_SECONDS)
@@ -26,9 +26,9 @@ class Doubter:
         self._accepted: dict[str, str] = {}
         """Label -> the job's id."""
         self._refused: dict[str, str] = {}
-        """Label -> what the answer said."""
+        """Label -> the answer's detail."""
         self.unknown = 0
-        """Submits without an answer, or whose answer said that nobody knows."""
+        """The number of submits without an answer, or with the answer that the outcome is unknown."""
 
     def _run(self) -> None:
         number = 0
@@ -56,7 +56,7 @@ class Doubter:
             self._fault(f"{label}: {answer.status_code} {answer.text}")
 
     def judge(self) -> None:
-        """To be called when the fleet is whole again."""
+        """Compares the answers with the stored jobs. Call it when the whole fleet runs again."""
         stored = {job["metadata"][LABEL]: job for job in self._jobs() if LABEL in job["metadata"]}
         for label, job_id in self._accepted.items():
             if label not in stored or stored[label]["id"] != job_id:
