@@ -54,7 +54,7 @@ class DeliveryProbe:
             self._send()
         except (OperationalError, RedisError) as error:
             logger.warning("could not send a probe of Celery's delivery: %s", error)
-            self._missing = 0  # Celery has to reconnect before it can deliver the earlier ones.
+            self.forget_probes()
             return
         if not self._missing:
             self._missing_since = self._clock()
@@ -62,6 +62,10 @@ class DeliveryProbe:
 
     def received(self) -> None:
         """Notes that a probe was delivered. Call it too while the worker is full and takes no messages."""
+        self._missing = 0
+
+    def forget_probes(self) -> None:
+        """Redis could not be reached. Celery has to reconnect before it can deliver what was sent so far."""
         self._missing = 0
 
     def is_overdue(self) -> bool:

@@ -44,6 +44,7 @@ class DeliveryMonitor(Protocol):
 
     def send_probe(self) -> None: ...
     def received(self) -> None: ...
+    def forget_probes(self) -> None: ...
     def is_overdue(self) -> bool: ...
 
 
@@ -153,6 +154,7 @@ class Flusher:
         except RedisError as error:
             if is_away(error):
                 logger.warning("Redis cannot be reached, trying again: %s", error)
+                self._delivery.forget_probes()
             else:
                 logger.exception("Redis refused a call, trying again")
             self._check_engine()

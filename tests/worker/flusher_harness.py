@@ -42,9 +42,14 @@ class CeleryTask:
 class SureDelivery:
     """A delivery monitor for tests, which lose no messages."""
 
+    has_forgotten = False
+
     def send_probe(self) -> None: ...
 
     def received(self) -> None: ...
+
+    def forget_probes(self) -> None:
+        self.has_forgotten = True
 
     def is_overdue(self) -> bool:
         return False
@@ -61,7 +66,8 @@ class Worker:
         self._of_leases: Any = connect(settings)
         leases = Leases(Scripts(self._of_leases, settings, self.send_offers))
         engine = engine or EchoEngine(settings)
-        self.flusher = Flusher(engine, leases, settings, "w1", SureDelivery())
+        self.delivery = SureDelivery()
+        self.flusher = Flusher(engine, leases, settings, "w1", self.delivery)
 
     def send_offers(self, offers: Sequence[Offer]) -> None:
         for _, job_id in offers:

@@ -156,6 +156,7 @@ def test_an_outage_of_redis_costs_time_and_nothing_else(
     worker.flusher.start()
     job_id = worker.submit(prompt=" ".join(f"w{i}" for i in range(300)), max_tokens=300)
     worker.started(job_id)
+    assert not worker.delivery.has_forgotten
     process.kill()
     process.wait()
     eventually(
@@ -164,6 +165,7 @@ def test_an_outage_of_redis_costs_time_and_nothing_else(
     process, _ = start_redis(tmp_path, *durable, port=port)
     assert worker.wait(job_id) == Outcome(Status.COMPLETED)
     assert worker.store.get(job_id).output[0].token_ids == list(range(300))
+    assert worker.delivery.has_forgotten  # Celery lost Redis as well, and has to reconnect.
     worker.end()
     process.kill()
     process.wait()
