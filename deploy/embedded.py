@@ -47,7 +47,9 @@ def locked(folder: Path) -> Iterator[Path]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise SettingsError(f"DATA_DIR={folder}: is in use by another `make serve`") from None
+            raise SettingsError(
+                f"DATA_DIR={folder}: is in use by another server; set another DATA_DIR"
+            ) from None
         yield folder.resolve()
 
 

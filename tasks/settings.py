@@ -149,7 +149,9 @@ class Settings(BaseSettings):
     def required_redis_url(self) -> str:
         """Returns REDIS_URL for a process that needs it. Raises SettingsError."""
         if self.redis_url is None:
-            raise SettingsError("REDIS_URL is not set (`make serve` sets it for the processes it starts)")
+            raise SettingsError(
+                "REDIS_URL is not set; `make serve` and `tokenrelay serve` set it for their processes"
+            )
         return self.redis_url
 
     @field_validator("redis_url")

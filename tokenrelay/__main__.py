@@ -117,8 +117,8 @@ def run_web(options: argparse.Namespace) -> int:
 
 
 def run_keys(options: argparse.Namespace) -> int:
-    if not re.fullmatch(r"[^\s:,]+", options.owner):
-        raise UsageError("OWNER must be a name without spaces, colons and commas")
+    if not re.fullmatch(r"[^\s:,]+", options.owner) or options.owner == "anonymous":
+        raise UsageError("OWNER must be a name without spaces, colons and commas, other than 'anonymous'")
     print(f"{options.owner}:{secrets.token_urlsafe(KEY_BYTES)}")
     return 0
 

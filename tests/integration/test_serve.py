@@ -115,7 +115,7 @@ def test_redis_listens_on_loopback_with_a_private_password(running: Serve, data_
 
 def test_a_second_one_with_the_same_data_dir_is_refused(running: Serve, data_dir: Path) -> None:
     said = refusal(data_dir)
-    assert said == f"serve: DATA_DIR={data_dir}: is in use by another `make serve`\n"
+    assert said == f"serve: DATA_DIR={data_dir}: is in use by another server; set another DATA_DIR\n"
     assert running.is_ready()
 
 
