@@ -130,6 +130,7 @@ class BatchRunner:
             # Not inside the except clause: the traceback would keep the memory of the failed pass.
             half = len(group) // 2
             scheduler.put_back(group[half:])
+            scheduler.release_unused()
             return self._prefill(group[:half], budget, failed)
         for sequence, chunk in zip(group, chunks, strict=True):
             sequence.prefilled = chunk.end
@@ -146,6 +147,7 @@ class BatchRunner:
             self._log_preemption(str(error))
             return
         self._scheduler.abort(sequence.request_id)
+        self._scheduler.release_unused()
         failed.append(sequence.failure(OUT_OF_MEMORY.format(error) if is_out_of_memory else str(error)))
 
     def _run_prompts(self, chunks: Sequence[Chunk]) -> Answer:
