@@ -273,8 +273,8 @@ def test_memory_that_the_system_refuses_ends_one_sequence_only(
 ) -> None:
     """Real allocations fail in the process of `short_of_memory`, which has a limited address space."""
     if isa == "none":
-        # By torch, a sequence that is tried right after a failed pass sometimes finds no memory, since preempted
-        # sequences join a step later. To be repaired.
+        # By torch, a sequence that is tried right after a failed pass sometimes finds no memory, since
+        # preempted sequences join a step later. To be repaired.
         request.applymarker(pytest.mark.xfail(strict=False, reason="memory of a failed pass, by torch"))
     wide: dict[str, Any] = {
         "num_attention_heads": 16,
