@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from worker.engine.base import RequestOutput
 from worker.engine.forward import Answer, Chunk, Forward
@@ -130,7 +131,6 @@ class BatchRunner:
             # Not inside the except clause: the traceback would keep the memory of the failed pass.
             half = len(group) // 2
             scheduler.put_back(group[half:])
-            scheduler.release_unused()
             return self._prefill(group[:half], budget, failed)
         for sequence, chunk in zip(group, chunks, strict=True):
             sequence.prefilled = chunk.end
@@ -147,7 +147,6 @@ class BatchRunner:
             self._log_preemption(str(error))
             return
         self._scheduler.abort(sequence.request_id)
-        self._scheduler.release_unused()
         failed.append(sequence.failure(OUT_OF_MEMORY.format(error) if is_out_of_memory else str(error)))
 
     def _run_prompts(self, chunks: Sequence[Chunk]) -> Answer:
@@ -163,6 +162,14 @@ class BatchRunner:
 
     def _run(self, chunks: Sequence[Chunk], lengths: Sequence[int]) -> Answer:
         """lengths: of all rows in use, after the pass. Raises MemoryError where memory does not suffice."""
+        if len(chunks) == len(lengths) and not any(chunk.start for chunk in chunks):
+            with suppress(MemoryError):
+                return self._try_to_run(chunks, lengths)
+            # No row has tokens yet, so all the room that earlier passes made can be freed.
+            self._forward.release(0)
+        return self._try_to_run(chunks, lengths)
+
+    def _try_to_run(self, chunks: Sequence[Chunk], lengths: Sequence[int]) -> Answer:
         with memory_errors():
             self._forward.make_room(lengths)
             return self._forward.run(chunks)

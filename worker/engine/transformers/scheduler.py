@@ -127,10 +127,6 @@ class Scheduler:
         self._rows.release(len(self.running) + len(self.joining))
         self._is_full = bool(self.running or self.joining)
 
-    def release_unused(self) -> None:
-        """Free the room that a failed pass made, where no sequence has tokens in the cache."""
-        self._rows.release(len(self.running) + sum(bool(one.prefilled) for one in self.joining))
-
     def finish(self, sequences: Sequence[SequenceState]) -> None:
         """Free the rows of running sequences. The last rows in use move there, to leave no holes."""
         if not sequences:
