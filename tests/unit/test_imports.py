@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+import client
+import tokenrelay
+
 LIST_IMPORTS = """
 import json, pkgutil, sys
 import {package}
@@ -111,3 +114,8 @@ def test_folders_of_the_engine_import_one_way(folder: str, others: set[str]) -> 
     imported = {name for module in modules for name in imports_of(module)}
     used = {name.split(".")[2] for name in imported if name.startswith("worker.engine.")}
     assert used & folders <= {folder, *others}
+
+
+def test_the_package_offers_all_of_the_client() -> None:
+    assert set(tokenrelay.__all__) == {*client.__all__, *tokenrelay.QUEUE_NAMES}
+    assert all(hasattr(tokenrelay, name) for name in tokenrelay.__all__)
