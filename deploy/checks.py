@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from redis import Redis
 from redis.exceptions import RedisError
 
-from tasks.connection import refuse_eviction
+from tasks.durability import refuse_eviction
 from tasks.errors import SettingsError
 from tasks.settings import EngineKind, Settings, model_folder
 

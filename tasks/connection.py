@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,11 +19,8 @@ from redis.exceptions import (
 )
 from redis.retry import Retry
 
-from tasks.errors import SettingsError
 from tasks.failover import connection_class
 from tasks.settings import Settings
-
-logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_SECONDS = 2.0
 CALL_TIMEOUT_SECONDS = 5.0
@@ -98,23 +94,6 @@ def noted_failures() -> Iterator[list[Exception]]:
 def may_have_been_sent(failures: Sequence[Exception]) -> bool:
     """Returns whether one of the attempts had a working connection, so Redis may have run the command."""
     return any(NOT_SENT.search(str(failure)) is None for failure in failures)
-
-
-def refuse_eviction(redis: Redis) -> None:
-    """Raises SettingsError if Redis would drop jobs to make room once it is full.
-
-    A Redis that cannot be asked at present is accepted, because nothing is known about it.
-    """
-    try:
-        policy = str(redis.info("memory")["maxmemory_policy"])
-    except RedisError as error:
-        logger.warning("could not ask Redis for its maxmemory-policy: %s", error)
-        return
-    if policy.startswith("allkeys"):
-        message = (
-            f"REDIS_URL: with maxmemory-policy {policy} this Redis would drop jobs; set it to noeviction"
-        )
-        raise SettingsError(message)
 
 
 def connect(settings: Settings) -> Redis:

@@ -11,15 +11,20 @@ import os
 import resource
 import sys
 
-from tasks.connection import connect, refuse_eviction
+from tasks.connection import connect
+from tasks.durability import check_durability
 from tasks.errors import SettingsError
 from tasks.settings import get_settings
 from web.serving.gunicorn_worker import Worker, start_reaper
 
+logging.basicConfig(
+    level=logging.INFO, format="[%(asctime)s] [%(process)d] [%(levelname)s] %(name)s: %(message)s"
+)
+
 try:
     _settings = get_settings()
     with connect(_settings) as _redis:
-        refuse_eviction(_redis)
+        check_durability(_redis)
 except SettingsError as error:
     sys.exit(f"tokenrelay: {error}")
 
@@ -41,10 +46,6 @@ forwarded_allow_ips = os.environ.get("FORWARDED_ALLOW_IPS", "")
 
 accesslog = None
 control_socket_disable = True
-
-logging.basicConfig(
-    level=logging.INFO, format="[%(asctime)s] [%(process)d] [%(levelname)s] %(name)s: %(message)s"
-)
 
 # A common soft limit is 1024 descriptors, which would also limit the streams.
 _, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)

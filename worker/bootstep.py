@@ -17,7 +17,8 @@ from celery.signals import worker_shutting_down
 from celery.worker.state import maybe_shutdown
 from redis import Redis
 
-from tasks.connection import connect, refuse_eviction
+from tasks.connection import connect
+from tasks.durability import check_durability
 from tasks.errors import SettingsError, TokenrelayError
 from tasks.leases import Leases
 from tasks.reaper import Reaper
@@ -38,7 +39,7 @@ class EngineStep(bootsteps.StartStopStep):
         settings = worker.app.settings
         redis = connect(settings)
         with _stopped_at_once():
-            _refuse_eviction(redis)
+            _check_redis(redis)
             engine = _load(settings)
         leases = Leases(worker.app.scripts(redis))
         probe = DeliveryProbe(worker.app, worker.hostname, settings.step_timeout_seconds)
@@ -70,9 +71,9 @@ def _end_process(exitcode: int, **_: Any) -> None:
     os._exit(exitcode)
 
 
-def _refuse_eviction(redis: Redis) -> None:
+def _check_redis(redis: Redis) -> None:
     try:
-        refuse_eviction(redis)
+        check_durability(redis)
     except SettingsError as error:
         logger.critical("%s", error)
         raise SystemExit(1) from None

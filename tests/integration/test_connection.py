@@ -14,8 +14,9 @@ import pytest
 from redis import Redis
 
 from harness.redis_server import free_port
-from harness.workers import ROOT
-from tasks.connection import MAX_CONNECTIONS, connect, refuse_eviction
+from harness.workers import ROOT, start_workers
+from tasks.connection import MAX_CONNECTIONS, connect
+from tasks.durability import NO_APPEND_ONLY_FILE, check_durability
 from tasks.settings import Settings
 from tests.integration.web_harness import RedisServer
 
@@ -75,10 +76,45 @@ def test_a_redis_that_keeps_jobs_is_used(redis_of_its_own: RedisServer, policy: 
     """Keys of jobs have no expiry in Redis, so a volatile policy never evicts them."""
     with Redis.from_url(redis_of_its_own.url) as redis:
         redis.config_set("maxmemory-policy", policy)
-        refuse_eviction(redis)
+        check_durability(redis)
 
 
 def test_a_redis_that_cannot_be_reached_is_not_refused(caplog: pytest.LogCaptureFixture) -> None:
     with Redis(port=free_port()) as redis:
-        refuse_eviction(redis)
-    assert "could not ask Redis for its maxmemory-policy" in caplog.text
+        check_durability(redis)
+    assert caplog.text.count("could not ask Redis how it keeps jobs") == 1
+
+
+@pytest.mark.parametrize(("appendonly", "warnings"), [("no", 1), ("yes", 0)])
+def test_a_redis_that_loses_jobs_when_it_dies_is_warned_of(
+    redis_of_its_own: RedisServer, tmp_path: Path, appendonly: str, warnings: int
+) -> None:
+    """Each process says it once, when it starts."""
+    with Redis.from_url(redis_of_its_own.url) as redis:
+        redis.config_set("appendonly", appendonly)
+    environment = {"REDIS_URL": redis_of_its_own.url, "ENGINE": "echo"}
+    gunicorn = ["gunicorn", "--check-config", "-c", "web/gunicorn.conf.py", "web:create_app()"]
+    web = subprocess.run(
+        [sys.executable, "-m", *gunicorn],
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert web.stderr.count(NO_APPEND_ONLY_FILE) == warnings, web.stderr
+    with start_workers("w1", folder=tmp_path, **environment) as (worker,):
+        assert worker.output().count(NO_APPEND_ONLY_FILE) == warnings, worker.output()
+
+
+def test_a_redis_that_does_not_tell_its_configuration_is_used_without_a_warning(
+    redis_of_its_own: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Operators of managed Redis forbid CONFIG."""
+    with Redis.from_url(redis_of_its_own.url) as operator:
+        operator.config_set("appendonly", "no")
+        operator.acl_setuser("guest", enabled=True, nopass=True, commands=["+@all", "-config"])
+    with Redis(port=redis_of_its_own.port, username="guest", password="any") as redis:
+        check_durability(redis)
+    assert caplog.text == ""
