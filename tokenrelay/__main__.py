@@ -16,6 +16,9 @@ from tokenrelay import __version__
 KEY_BYTES = 24
 """Random bytes of an API key; 16 cannot be guessed."""
 
+NAME_BYTES = 4
+"""Random bytes of a worker's default name: no two of a fleet's workers draw the same ones."""
+
 PASSING_ON = ("worker", "web")
 """Commands that hand what follows `--` to Celery or gunicorn."""
 
@@ -103,7 +106,10 @@ def run_worker(options: argparse.Namespace) -> int:
     _prepare_engine("worker")
     from deploy.places import WORKER_APP
 
-    celery = ["-m", "celery", "-q", "-A", WORKER_APP, "worker", "-E", "--loglevel", "INFO"]
+    # Random, because two containers can have the same host name and the same process id. Another `-n` among
+    # the arguments after `--` comes later, so it wins.
+    name = f"worker-{secrets.token_hex(NAME_BYTES)}@%h"
+    celery = ["-m", "celery", "-q", "-A", WORKER_APP, "worker", "-E", "-n", name, "--loglevel", "INFO"]
     os.execv(sys.executable, [sys.executable, *celery, *options.passed_on])
 
 

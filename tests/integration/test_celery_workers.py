@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from harness.waiting import eventually
-from harness.workers import WorkerProcess
+from harness.workers import ROOT, WorkerProcess
 from tasks.job import Status
 from tasks.store import Store
 from tests.integration.conftest import StartWorkers, Submit
@@ -106,6 +110,26 @@ def test_an_engine_that_hangs_is_ended(
         assert "the engine thread stood still for longer than STEP_TIMEOUT_SECONDS=1" in worker.output()
     with start_echo_workers("works"):
         assert ended(store, job_id).output[0].text == "a b a b"
+
+
+def test_workers_of_one_host_have_different_names(redis_url: str, store: Store) -> None:
+    """Unless they are told their names."""
+    command = [sys.executable, "-m", "tokenrelay", "worker", "ENGINE=echo"]
+    with ExitStack() as started:
+        for arguments in ([], [], ["--", "-n", "chosen@%h"]):
+            process = subprocess.Popen(
+                [*command, *arguments],
+                cwd=ROOT,
+                env=os.environ | {"REDIS_URL": redis_url},
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            started.callback(process.wait)
+            started.callback(process.kill)
+        eventually(lambda: len(store.workers()) == 3)
+    names = {worker["id"].partition("@")[0] for worker in store.workers()}
+    assert "chosen" in names
+    assert len(names) == 3
 
 
 @pytest.mark.parametrize(
