@@ -23,6 +23,8 @@ class Position:
     """How long a job of its model takes a slot, on average; None while unknown."""
     is_too_new: bool
     """Workers live, but their releases do not understand its record."""
+    is_settling: bool
+    """Redis has just come back, and nobody claims jobs yet."""
 
     @property
     def queue_position(self) -> int:
@@ -46,6 +48,8 @@ class Position:
             return "no worker serves this model at present"
         if n > self.widest:
             return f"no worker has the {n} slots that it takes at present; the widest has {self.widest}"
+        if self.ahead < 0 and self.is_settling:
+            return "Redis was restarted a moment ago; a worker starts it within a few seconds"
         if self.ahead < 0:
             return "a worker is about to start it"
         if self.ahead == 0:
@@ -57,10 +61,16 @@ def positions(scripts: Scripts, waiting: Sequence[str]) -> dict[str, Position]:
     """Returns where waiting jobs stand, by id. Raises redis.exceptions.RedisError."""
     if not waiting:
         return {}
-    rows = scripts.call("positions", ids=waiting)["positions"]
-    return {job_id: _parsed(*row) for job_id, row in zip(waiting, rows, strict=True)}
+    answer = scripts.call("positions", ids=waiting)
+    is_settling = bool(answer["is_settling"])
+    return {
+        job_id: _parsed(*row, is_settling=is_settling)
+        for job_id, row in zip(waiting, answer["positions"], strict=True)
+    }
 
 
-def _parsed(ahead: int, live_slots: int, widest: int, slot_seconds: str, is_too_new: int) -> Position:
+def _parsed(
+    ahead: int, live_slots: int, widest: int, slot_seconds: str, is_too_new: int, *, is_settling: bool
+) -> Position:
     seconds = float(slot_seconds) if slot_seconds else None
-    return Position(ahead, live_slots, widest, seconds, bool(is_too_new))
+    return Position(ahead, live_slots, widest, seconds, bool(is_too_new), is_settling)

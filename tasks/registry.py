@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import cast
 
 from redis import Redis
 
 from tasks import keys
 from tasks.answers import WorkerBody
+from tasks.scripts import Scripts
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,19 @@ def live_workers(redis: Redis) -> list[WorkerBody]:
             alive = redis.zrangebyscore(keys.alive(engine_pool), seconds + micros / 1e6, "+inf")
             live.update(cast("list[str]", alive))
     return [json.loads(announced[worker]) for worker in sorted(live & announced.keys())]
+
+
+class Readiness(StrEnum):
+    """Whether a job that is submitted now can start now; readiness.lua explains each value."""
+
+    READY = "ready"
+    SETTLING = "settling"
+    NO_WORKER = "no_worker"
+
+
+def readiness(scripts: Scripts) -> Readiness:
+    """Raises RedisError."""
+    return Readiness(scripts.call("readiness").status)
 
 
 def known_models(redis: Redis) -> list[Model]:

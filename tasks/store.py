@@ -11,7 +11,7 @@ from tasks.answers import WorkerBody
 from tasks.errors import ConflictError, JobNotFoundError
 from tasks.job import Status
 from tasks.reading import JobReader
-from tasks.registry import Model, known_models, live_workers
+from tasks.registry import Model, Readiness, known_models, live_workers, readiness
 from tasks.request import JobRequest
 from tasks.submission import Draft, Submission, accepted, hashed, submit
 
@@ -71,6 +71,10 @@ class Store(JobReader):
     def workers(self) -> list[WorkerBody]:
         """Returns what the live workers announced last, in the contract's form."""
         return live_workers(self.redis)
+
+    def readiness(self) -> Readiness:
+        """Returns whether a job that is submitted now can start now, or why not."""
+        return readiness(self.scripts)
 
     def models(self) -> list[Model]:
         """Returns every model that a worker ever announced, by name, with the workers that serve it now."""

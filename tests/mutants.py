@@ -25,6 +25,7 @@ SUBMITS = "tests/transitions/test_submits.py::"
 POOLS = "tests/transitions/test_pools.py::"
 LIFELINES = "tests/transitions/test_lifelines.py::"
 ROLLBACK = "tests/transitions/test_rollback.py::"
+READINESS = "tests/transitions/test_readiness.py::"
 MACHINE = "tests/transitions/test_state_machine.py::test_transitions[Scripts]"
 DOUBLED = "tests/transitions/test_state_machine.py::test_transitions[DoubledScripts]"
 FLUSHER = "tests/worker/test_flusher.py::"
@@ -209,7 +210,7 @@ MUTANTS = [
     Mutant(
         "a restarted Redis takes no worker for dead",
         LUA + "shared/settling.lua",
-        "  redis.call('DEL', PREFIX .. 'lifelines_seen') -- All connections are new.\n",
+        "    redis.call('DEL', PREFIX .. 'lifelines_seen') -- All connections are new.\n",
         "",
         LIFELINES + "test_a_restarted_redis_takes_no_worker_for_dead",
     ),
@@ -254,6 +255,13 @@ MUTANTS = [
         "if is_settling(time) then",
         "if false then",
         ROLLBACK + "test_nobody_claims_until_a_restarted_redis_has_settled",
+    ),
+    Mutant(
+        "nothing is ready before a restarted Redis has settled",
+        LUA + "readiness.lua",
+        "if time < settled_at(time) then return answer('settling') end",
+        "",
+        READINESS + "test_nothing_is_ready_until_a_restarted_redis_has_settled",
     ),
     Mutant(
         "a job that another worker claimed is not taken back",

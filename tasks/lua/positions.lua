@@ -1,7 +1,7 @@
 -- Reads where waiting jobs stand in line.
 --
--- Needs:   places, workers
--- Reads:   the records, the lines, the workers, the model's average
+-- Needs:   places, settling, workers
+-- Reads:   the records, the lines, the workers, the model's average, Redis' run
 -- Arguments:
 --   ids: texts
 -- Answers:
@@ -11,6 +11,7 @@
 --           slots of the widest of them,
 --           average slot seconds of a job, empty while unknown,
 --           1 if workers live that would take it if they understood its record}
+--         is_settling: 1 if Redis has just come back, and nobody claims yet
 local time = now()
 
 -- Counts the jobs ahead in all lines that the same workers take from. A job that no living worker can hold does not count.
@@ -46,4 +47,4 @@ for i, id in ipairs(ids) do
     positions[i] = { -1, 0, 0, '', 0 }
   end
 end
-return answer('ok', { positions = positions })
+return answer('ok', { positions = positions, is_settling = time < settled_at(time) and 1 or 0 })

@@ -7,8 +7,10 @@ import socket
 
 import httpx
 import pytest
+from redis import Redis
 
-from harness.waiting import TIMEOUT_SECONDS
+from harness.waiting import TIMEOUT_SECONDS, eventually
+from tasks import keys
 from tasks.job import JobError, Status
 from tests.integration.web_harness import Player, RedisServer, Server, assert_problem, submit
 
@@ -128,6 +130,18 @@ def test_not_ready_without_a_worker(client: httpx.Client) -> None:
     answer = client.get("/health/ready")
     assert_problem(answer, 503)
     assert "worker" in answer.json()["detail"]
+    assert client.get("/health/web").status_code == 200
+
+
+def test_not_ready_until_a_restarted_redis_has_settled(
+    client: httpx.Client, player: Player, web_redis: Redis
+) -> None:
+    assert player
+    eventually(lambda: web_redis.hget(keys.PREFIX + "run", "id"))
+    web_redis.hset(keys.PREFIX + "run", "id", "of the process before")
+    answer = client.get("/health/ready")
+    assert_problem(answer, 503)
+    assert "Redis was restarted" in answer.json()["detail"]
     assert client.get("/health/web").status_code == 200
 
 

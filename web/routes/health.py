@@ -6,12 +6,18 @@ from flask import Blueprint, Response
 from redis.exceptions import RedisError
 
 from tasks.errors import UnavailableError
+from tasks.registry import Readiness
 from web.answers import HealthBody, ProbeBody
 from web.endpoints import endpoint
 from web.render import json_response
 from web.services import services
 
 RETRY_SECONDS = 2
+
+WHY_NOT_READY = {
+    Readiness.NO_WORKER: "no worker with a loaded model takes jobs",
+    Readiness.SETTLING: "Redis was restarted a moment ago; workers take jobs within a few seconds",
+}
 
 bp = Blueprint("health", __name__, url_prefix="/health")
 
@@ -35,8 +41,9 @@ def web() -> Response:
 def ready() -> Response:
     """Answers the probe for the whole product: a worker has loaded its model and takes jobs."""
     _require_redis()
-    if not any(worker["slots"] for worker in services().store.workers()):
-        raise UnavailableError("no worker with a loaded model takes jobs", retry_after=RETRY_SECONDS)
+    reason = WHY_NOT_READY.get(services().store.readiness())
+    if reason is not None:
+        raise UnavailableError(reason, retry_after=RETRY_SECONDS)
     return _ok()
 
 
