@@ -16,7 +16,8 @@ NEW_FIELD = "novelty"
 
 NEXT_RELEASE = {
     "tasks/request.py": {
-        "SINCE_VERSION: Mapping[str, int] = {}": f'SINCE_VERSION: Mapping[str, int] = {{"{NEW_FIELD}": 2}}',
+        "RECORD_VERSION = max(": f'SINCE_VERSION = {{**SINCE_VERSION, "{NEW_FIELD}": 1 + max('
+        "SINCE_VERSION.values(), default=1)}\nRECORD_VERSION = max(",
         "    ignore_eos: bool": f"    {NEW_FIELD}: str | None = None\n    ignore_eos: bool",
     },
 }
@@ -62,10 +63,14 @@ def _next_release(folder: Path) -> Release:
         shutil.copytree(
             ROOT / part, root / part, ignore=shutil.ignore_patterns("__pycache__", "*.safetensors")
         )
-    for name, changes in NEXT_RELEASE.items():
-        text = (root / name).read_text()
-        for before, after in changes.items():
-            assert text.count(before) == 1, f"{name} has changed: {before!r} is not there once"
-            text = text.replace(before, after)
-        (root / name).write_text(text)
+    for name in NEXT_RELEASE:
+        (root / name).write_text(next_release_of(name, (root / name).read_text()))
     return Release("next", root, knows_new_field=True)
+
+
+def next_release_of(name: str, text: str) -> str:
+    """Returns the text that a file of this checkout has in the next release."""
+    for before, after in NEXT_RELEASE[name].items():
+        assert text.count(before) == 1, f"{name} has changed: {before!r} is not there once"
+        text = text.replace(before, after)
+    return text
