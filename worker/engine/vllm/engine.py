@@ -52,6 +52,7 @@ from worker.engine.text.eos import find_eos_ids
 from worker.engine.text.prompts import PromptEncoder
 from worker.engine.text.tokenizer import load_tokenizer
 from worker.engine.vllm import core_process
+from worker.engine.vllm.options import refuse_lacking, same_options
 
 OWN_VARIABLES = {
     "model": "MODEL_ID",
@@ -70,10 +71,8 @@ FIXED_ARGS: dict[str, Any] = {
 PENALTIES = ("repetition_penalty", "presence_penalty", "frequency_penalty")
 """The penalties, in the order of `CONTINUED`."""
 
-NOT_PASSED_ON = {"n", "stop", "max_tokens", "temperature", "seed", "ignore_eos"}
-"""Options that vLLM has by the same name, and that it gets in another way or not at all, see `_params`."""
-
-SAME_OPTIONS = (SamplingOptions.model_fields.keys() & vllm.SamplingParams.__struct_fields__) - NOT_PASSED_ON
+VLLM_FIELDS = vllm.SamplingParams.__struct_fields__
+SAME_OPTIONS = same_options(SamplingOptions, VLLM_FIELDS)
 """Options that mean the same to vLLM."""
 
 MAX_SEED = 2**63 - 1
@@ -114,6 +113,8 @@ class VllmEngine:
         return self._max_model_len
 
     def encode(self, request: JobRequest, now: float | None = None) -> Prompt:
+        """See `Engine.encode`. Also raises EngineError where the request has an option that vLLM lacks."""
+        refuse_lacking(request, VLLM_FIELDS)
         return self._prompts.encode(request, now)
 
     def warm_up(self) -> None:
