@@ -114,6 +114,13 @@ class UnavailableError(TokenrelayError):
     title = "Unavailable"
 
 
+class ModelNotAvailableError(UnavailableError):
+    """No worker serves this model at present; nothing was accepted."""
+
+    code = "model_not_available"
+    title = "Model not available"
+
+
 class OutcomeUnknownError(UnavailableError):
     """The job may have been accepted: Redis' answer was lost. Repeat with the same Idempotency-Key."""
 

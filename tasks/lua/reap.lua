@@ -96,7 +96,11 @@ local function reap_deadline(job, id)
   if job.started_at then
     time_is_up(job, id)
   else
-    end_job(job, id, 'expired', 'expired', 'the job waited longer than its expires_in', time)
+    local message = 'the job waited longer than its expires_in'
+    if #workers_of(job.model, job.queue, time) == 0 then
+      message = message .. '; no worker that could run it was alive'
+    end
+    end_job(job, id, 'expired', 'expired', message, time)
   end
 end
 

@@ -216,6 +216,7 @@ def test_the_vllm_route_waits_for_a_vllm_worker(
     client: httpx.Client, player: Player, web_redis: Redis, pool: ThreadPoolExecutor
 ) -> None:
     answer = client.post("/generate_vllm", json={"prompts": ["x"]})
+    assert answer.json()["code"] == "model_not_available"
     assert_problem(answer, 503)
     assert "Retry-After" in answer.headers
     player.info = replace(player.info, id="gpu@test", model="big", engine="vllm")

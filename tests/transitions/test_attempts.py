@@ -173,6 +173,20 @@ def test_expires_in_ends_a_job_that_waits(harness: Harness) -> None:
     assert (job.status, job.error and job.error.code) == (Status.EXPIRED, "expired")
 
 
+def test_an_expired_job_says_whether_a_worker_was_there(harness: Harness) -> None:
+    def message(job_id: str) -> str:
+        harness.make_due(keys.PREFIX + "deadlines", job_id)
+        error = harness.store.get(job_id).error
+        assert error is not None
+        return error.message
+
+    assert message(harness.submit(expires_in=60)) == (
+        "the job waited longer than its expires_in; no worker that could run it was alive"
+    )
+    harness.worker(1)
+    assert message(harness.submit(expires_in=60)) == "the job waited longer than its expires_in"
+
+
 def test_expires_in_counts_before_the_first_start_only(harness: Harness) -> None:
     harness.worker(1)
     job_id = harness.submit(expires_in=60)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from flask import Blueprint, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from tasks.errors import UnavailableError
+from tasks.errors import ModelNotAvailableError
 from tasks.job import Job, Status
 from tasks.log import TokenEntry
 from tasks.request import JobRequest, parse_request
@@ -144,7 +144,9 @@ def _vllm_model() -> str:
     workers = services().store.workers()
     models = sorted({str(worker["model"]) for worker in workers if worker["engine"] == EngineKind.VLLM})
     if not models:
-        raise UnavailableError("no vLLM worker is alive", retry_after=VLLM_RETRY_SECONDS)
+        raise ModelNotAvailableError(
+            "no vLLM worker is alive; nothing was accepted", retry_after=VLLM_RETRY_SECONDS
+        )
     own = services().settings.model
     return own if own in models else models[0]
 
