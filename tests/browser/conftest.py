@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -24,6 +24,23 @@ def browser() -> Iterator[Browser]:
         opened = playwright.chromium.launch(executable_path=path, headless=True, args=flags)
         yield opened
         opened.close()
+
+
+RECORD = """(element) => {
+    window.seen = [];
+    new MutationObserver(() => window.seen.push(element.textContent))
+        .observe(element, { childList: true, characterData: true, subtree: true });
+}"""
+"""Notes each text that an element has from now on."""
+
+
+def record_texts(page: Page, selector: str) -> Callable[[], list[str]]:
+    """Returns a function that returns all texts that the element had since, each time that it changed.
+
+    A text that lasts only for moments may be gone before `expect` looks, if the machine is busy.
+    """
+    page.locator(selector).evaluate(RECORD)
+    return lambda: list(page.evaluate("window.seen"))
 
 
 @pytest.fixture

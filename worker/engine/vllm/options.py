@@ -13,7 +13,7 @@ NOT_PASSED_ON = frozenset({"n", "stop", "max_tokens", "temperature", "seed", "ig
 
 def same_options(options: type[SamplingOptions], vllm_fields: Collection[str]) -> frozenset[str]:
     """Returns the options that mean the same to vLLM, by name."""
-    return (options.model_fields.keys() & vllm_fields) - NOT_PASSED_ON
+    return frozenset(options.model_fields.keys() & vllm_fields) - NOT_PASSED_ON
 
 
 def refuse_lacking(request: SamplingOptions, vllm_fields: Collection[str]) -> None:
