@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class FieldError:
-    """One bad field of a request, by its path (`messages.0.role`)."""
+    """One bad field of a request, by its path (`messages.0.role`); empty for the body as a whole."""
 
     field: str
     message: str
@@ -45,7 +45,8 @@ class InvalidRequestError(TokenrelayError):
 
     def __init__(self, errors: Sequence[FieldError], detail: str | None = None) -> None:
         self.errors = tuple(errors)
-        super().__init__(detail or "; ".join(f"{e.field}: {e.message}" for e in self.errors))
+        named = (f"{e.field}: {e.message}" if e.field else e.message for e in self.errors)
+        super().__init__(detail or "; ".join(named))
 
 
 class IdempotencyConflictError(InvalidRequestError):

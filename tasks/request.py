@@ -242,20 +242,39 @@ def version_of(accepted: Mapping[str, Any]) -> int:
 
 def parse_request(body: Any) -> JobRequest:
     """Returns a decoded JSON body, validated. Raises InvalidRequestError, which names each bad field."""
-    if not isinstance(body, dict):
-        raise InvalidRequestError([FieldError("", "the body must be a JSON object")])
+    require_object(body)
     try:
         return JobRequest.model_validate(body)
     except ValidationError as error:
         raise InvalidRequestError(field_errors(error)) from None
 
 
+def require_object(body: Any) -> None:
+    """Raises InvalidRequestError for a body that is not a JSON object."""
+    if not isinstance(body, dict):
+        raise InvalidRequestError([FieldError("", "the body must be a JSON object")])
+
+
+PLAIN_WORDS = {
+    "extra_forbidden": "there is no such field",
+    "missing": "is required",
+    "model_type": "must be a JSON object",
+    "dict_type": "must be a JSON object",
+    "string_unicode": "must be text without halves of surrogate pairs",
+}
+"""Pydantic's type of an error -> our message, where its own speaks of Python."""
+
+
 def field_errors(error: ValidationError) -> list[FieldError]:
     """Returns pydantic's errors in the contract's form, one per bad field."""
     return [
-        FieldError(_path(item["loc"]), str(item["msg"]).removeprefix("Value error, "))
+        FieldError(_path(item["loc"]), PLAIN_WORDS.get(item["type"]) or _plain(item["msg"]))
         for item in error.errors(include_url=False, include_context=False, include_input=False)
     ]
+
+
+def _plain(message: str) -> str:
+    return message.removeprefix("Value error, ").replace(" after validation", "")
 
 
 def _path(location: tuple[int | str, ...]) -> str:

@@ -13,6 +13,14 @@ class UnsupportedMediaTypeError(TokenrelayError):
     title = "Unsupported media type"
 
 
+class NotAWebSocketError(TokenrelayError):
+    """This address answers WebSocket handshakes only; `/events` has the same events over plain HTTP."""
+
+    status = 400
+    code = "bad_handshake"
+    title = "Bad WebSocket handshake"
+
+
 class BodyTimeoutError(TokenrelayError):
     """The body of the request did not arrive in time; nothing was accepted."""
 

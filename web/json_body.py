@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from tasks.errors import InvalidRequestError, MalformedRequestError
-from tasks.request import field_errors
+from tasks.request import field_errors, require_object
 from web.endpoints import BAD_FIELD, Input
 from web.errors import UnsupportedMediaTypeError
 
@@ -34,8 +34,10 @@ def from_body(model: type[BaseModel]) -> Input:
 
 
 def _parse(model: type[Model]) -> Model:
+    body = read_json()
+    require_object(body)
     try:
-        return model.model_validate(read_json())
+        return model.model_validate(body)
     except ValidationError as error:
         raise InvalidRequestError(field_errors(error)) from None
 

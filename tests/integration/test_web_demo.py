@@ -206,9 +206,10 @@ def test_an_idempotency_key_finds_the_same_jobs(
         ("/generate", {"prompts": "x"}, "prompts"),
         ("/generate_stream", {"prompt": "x", "temperature": 3}, "temperature"),
         ("/generate_vllm", {"prompts": ["x"], "max_tokens": "1"}, "max_tokens"),
+        ("/generate", [], ""),
     ],
 )
-def test_a_bad_body_is_422(client: httpx.Client, path: str, body: dict[str, Any], field: str) -> None:
+def test_a_bad_body_is_422(client: httpx.Client, path: str, body: Any, field: str) -> None:
     assert_problem(client.post(path, json=body), 422, field)
 
 

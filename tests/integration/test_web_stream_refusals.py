@@ -44,8 +44,9 @@ def test_an_unknown_job_is_4404_or_404(server: Server, client: httpx.Client) -> 
 
 def test_a_plain_request_for_the_websocket_is_a_problem(client: httpx.Client) -> None:
     answer = client.get(f"/v1/jobs/{submit(client)}/stream")
-    assert answer.status_code == 400
-    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert_problem(answer, 400)
+    assert "answers WebSocket handshakes only" in answer.json()["detail"]
+    assert "/events" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("missing", ["Sec-WebSocket-Version", "Sec-WebSocket-Key"])

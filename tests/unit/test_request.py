@@ -83,8 +83,25 @@ def test_refused(body: dict[str, Any], fields: list[str]) -> None:
 
 
 def test_a_body_that_is_no_object_is_refused() -> None:
-    with pytest.raises(InvalidRequestError, match="must be a JSON object"):
+    with pytest.raises(InvalidRequestError, match=r"^the body must be a JSON object$"):
         parse_request(["prompt"])
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"prompt": "a", "maxtokens": 5}, "maxtokens: there is no such field"),
+        ({"messages": [{"role": "user"}]}, "messages.0.content: is required"),
+        ({"messages": ["a"]}, "messages.0: must be a JSON object"),
+        ({"prompt": "a", "metadata": "b"}, "metadata: must be a JSON object"),
+        ({"prompt": "\ud800"}, "prompt: must be text without halves of surrogate pairs"),
+        ({"prompt": "a", "stop": ["b"] * 5}, "stop: List should have at most 4 items, not 5"),
+    ],
+)
+def test_messages_are_in_words_of_json(body: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidRequestError) as refusal:
+        parse_request(body)
+    assert refusal.value.detail == message
 
 
 @pytest.mark.parametrize(

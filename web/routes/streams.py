@@ -12,7 +12,7 @@ from werkzeug.routing.exceptions import WebsocketMismatch
 from web.answers import EventBody
 from web.auth import ReadableOwner
 from web.endpoints import EVENT_STREAM, NO_JOB, TOO_MANY_STREAMS, endpoint
-from web.errors import ForbiddenOriginError
+from web.errors import ForbiddenOriginError, NotAWebSocketError
 from web.parameters import StreamParameters
 from web.relay import sse, websocket
 from web.relay.encoders import ContractEncoder
@@ -84,12 +84,15 @@ def prepare_handshake() -> None:
 
 @bp.before_app_request
 def explain_refusal() -> None:
-    """Tells a page of another origin why it is refused, when it asks by plain HTTP.
+    """Tells who asks for the WebSocket by plain HTTP why that fails.
 
-    Browsers only tell a page that a handshake has failed. Raises ForbiddenOriginError.
+    A page of another origin does so too, because browsers only tell a page that a handshake has failed.
+    Raises ForbiddenOriginError and NotAWebSocketError.
     """
     if isinstance(request.routing_exception, WebsocketMismatch):
         _refuse_foreign_page()
+        if not request.environ.get("HTTP_UPGRADE"):
+            raise NotAWebSocketError
 
 
 def _refuse_foreign_page() -> None:
