@@ -9,9 +9,9 @@ import re
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from tasks.errors import SettingsError
@@ -30,6 +30,17 @@ class EngineKind(StrEnum):
     ECHO = "echo"
 
 
+def _accepting(pattern: str, accepted: str) -> AfterValidator:
+    """Returns a validator that refuses other values with what is accepted, in words."""
+
+    def check(value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(pattern, value):
+            raise ValueError(f"accepts {accepted}")
+        return value
+
+    return AfterValidator(check)
+
+
 class Settings(BaseSettings):
     """One field per variable. A field's description is its text in the README.
 
@@ -46,36 +57,33 @@ class Settings(BaseSettings):
         description="Redis to use, `redis://` or, with TLS, `rediss://`; unset: `make serve` starts an "
         "embedded one",
     )
-    redis_maxmemory: str = Field(
+    redis_maxmemory: Annotated[
+        str, _accepting(r"\d+([kmg]b?)?", "a number of bytes, or with a unit as in `512mb` and `1gb`")
+    ] = Field(
         "1gb",
-        pattern=r"^\d+([kmg]b?)?$",
         description="the embedded Redis' `maxmemory`; near it submits get 503. `0`: all that the machine has",
     )
     host: str = Field("127.0.0.1", description="address the web server binds")
     port: int = Field(8000, ge=1, le=65535, description="port the web server binds")
     data_dir: Path = Field(Path(".data"), description="the embedded Redis' append-only file, logs and pids")
     model_id: str = Field("bundled", min_length=1, description="`bundled`, a hub id or a local folder")
-    served_model_name: str | None = Field(
+    served_model_name: Annotated[str | None, _accepting(r"\S+", "a name without spaces")] = Field(
         None,
-        pattern=r"^\S+$",
         max_length=256,
         description="the model's public name; unset: the hub id, `bundled` or the folder's own name",
     )
     engine: EngineKind = Field(EngineKind.TRANSFORMERS, description="`transformers`, `vllm` or `echo`")
-    device: str = Field(
+    device: Annotated[str, _accepting(r"auto|cpu|cuda(:\d+)?", "`auto`, `cpu`, `cuda` and `cuda:N`")] = Field(
         "auto",
-        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
         description="`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:N`",
     )
-    dtype: str = Field(
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = Field(
         "auto",
-        pattern=r"^(auto|float32|bfloat16|float16|int8)$",
         description="`auto` (float32 on a CPU, bfloat16 on a GPU), `float32`, `bfloat16`, `float16`, or "
         "`int8` (weights of 8 bits, on CPUs)",
     )
-    native_isa: str = Field(
+    native_isa: Literal["auto", "avx512_bf16", "avx512", "avx2", "neon", "none"] = Field(
         "auto",
-        pattern=r"^(auto|avx512_bf16|avx512|avx2|neon|none)$",
         description="instruction set of the native decoder on a CPU: `auto` (the best that there is), "
         "`avx512_bf16`, `avx512`, `avx2`, `neon`, or `none` (torch alone)",
     )

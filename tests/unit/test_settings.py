@@ -26,8 +26,14 @@ def only_these_variables(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     [
         ("PORT", "99999", "PORT='99999': Input should be less than or equal to 65535"),
         ("ENGINE", "llama", "ENGINE='llama': Input should be 'transformers', 'vllm' or 'echo'"),
-        ("DEVICE", "gpu", "DEVICE='gpu'"),
-        ("DTYPE", "int4", "DTYPE='int4'"),
+        ("DEVICE", "gpu", "DEVICE='gpu': accepts `auto`, `cpu`, `cuda` and `cuda:N`"),
+        (
+            "DTYPE",
+            "int4",
+            "DTYPE='int4': Input should be 'auto', 'float32', 'bfloat16', 'float16' or 'int8'",
+        ),
+        ("NATIVE_ISA", "sse", "'auto', 'avx512_bf16', 'avx512', 'avx2', 'neon' or 'none'"),
+        ("REDIS_MAXMEMORY", "1 GB", "accepts a number of bytes, or with a unit as in `512mb` and `1gb`"),
         ("REDIS_URL", "http://x", "accepts redis:// and rediss:// URLs"),
         ("API_KEYS", "name", "accepts name:key,name2:key2"),
         ("API_KEYS", "a:k,b:k", "distinct keys"),
@@ -39,7 +45,7 @@ def only_these_variables(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ("HOST", "0.0.0.0", "ALLOW_ANONYMOUS=1"),
         ("LEASE_SECONDS", "0", "LEASE_SECONDS='0'"),
         ("MAX_NUM_SEQS", "", None),
-        ("SERVED_MODEL_NAME", "two words", "SERVED_MODEL_NAME='two words'"),
+        ("SERVED_MODEL_NAME", "two words", "SERVED_MODEL_NAME='two words': accepts a name without spaces"),
         ("ENGINE_ARGS", "{seed: 1}", "accepts a JSON object: Expecting property name"),
         ("ENGINE_ARGS", "[1]", "accepts a JSON object"),
         ("ENGINE_ARGS", '{"seed": 1}', "only ENGINE=vllm takes them, not ENGINE=transformers"),
@@ -173,3 +179,14 @@ def test_a_models_public_name_can_be_chosen(engine: EngineKind) -> None:
 def test_redis_is_required_where_it_is_needed() -> None:
     with pytest.raises(SettingsError, match="REDIS_URL is not set"):
         _ = Settings().required_redis_url
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_an_error_says_in_words_what_is_accepted(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name.upper(), "no such value\n")
+    refusal = None
+    try:
+        get_settings()
+    except SettingsError as error:
+        refusal = error.detail
+    assert "pattern" not in (refusal or "")
