@@ -20,7 +20,7 @@ from client.errors import (
     api_error,
 )
 from client.job import Job, JobPage, JobSummary, SummaryPage
-from client.retry import OnRetry, RetryPolicy
+from client.retry import OnRetry, RetryPolicy, is_final
 from client.stream import Event, events, without_password
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -149,6 +149,8 @@ class Client:
                 error: ApiError | UnreachableError = UnreachableError(
                     f"{without_password(self._http.base_url)}: {failure or type(failure).__name__}"
                 )
+                if is_final(failure):
+                    raise error from None
                 asked = 0.0
             else:
                 if response.is_success:

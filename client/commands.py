@@ -12,16 +12,20 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from typing import TypeAlias
 
 from client.api import DEFAULT_URL, Client
-from client.errors import ClientError
+from client.errors import ClientError, WaitTimeoutError
 from client.job import Job, JobSummary
 from client.notices import Notices, say
 
 POSITION_POLL_SECONDS = 1.0
 """How often the position of a waiting job is asked for."""
+
+CANCEL_SECONDS = 5.0
+"""How long to wait for a cancelled job's end. After that, its status is shown as it is."""
 
 PROMPT_WIDTH = 40
 """How many characters of the prompt `jobs` shows."""
@@ -92,8 +96,8 @@ def run_submit(client: Client, notices: Notices, options: argparse.Namespace) ->
     try:
         return _print_text(client, notices, job)
     except KeyboardInterrupt:
-        with notices.expecting():
-            job = client.cancel(job.id)
+        silence = f"no answer to the cancel of {job.id} yet; waiting, Ctrl-C ends this command"
+        job = _cancelled(client, notices, job.id, silence)
         say(f"\n{job.id} is {job.status}")
         return 1
     except BrokenPipeError:
@@ -121,10 +125,18 @@ def run_jobs(client: Client, notices: Notices, options: argparse.Namespace) -> i
 
 
 def run_cancel(client: Client, notices: Notices, options: argparse.Namespace) -> int:
-    with notices.expecting():
-        job = client.cancel(options.id)
-    print(job.status)
+    print(_cancelled(client, notices, options.id).status)
     return 0
+
+
+def _cancelled(client: Client, notices: Notices, job_id: str, silence: str | None = None) -> Job:
+    """Cancels a job and returns it when it has ended: a running one ends after the engine's present step."""
+    with notices.expecting(silence):
+        job = client.cancel(job_id)
+        if not job.is_ended:
+            with suppress(WaitTimeoutError):
+                job = client.wait(job_id, CANCEL_SECONDS)
+    return job
 
 
 def _row(job: JobSummary) -> str:
@@ -151,7 +163,7 @@ def _print_text(client: Client, notices: Notices, job: Job) -> int:
         started.set()
     print(flush=True)
     if job.status != "completed":
-        say(f"{job.id} is {job.status}: {job.error or 'no error'}")
+        say(f"{job.id} is {job.status}" + (f": {job.error}" if job.error else ""))
     return 0 if job.status == "completed" else 1
 
 

@@ -22,6 +22,7 @@ class Notices:
     """Says why nothing happens, first after a second, then every few seconds. Threads may share it."""
 
     def __init__(self, url: str) -> None:
+        self._url = url
         self._silence = self._line = f"{url}: no answer yet; waiting"
         self._told_at = -inf
         self._lock = threading.Lock()
@@ -32,8 +33,13 @@ class Notices:
         self._tell()
 
     @contextmanager
-    def expecting(self) -> Iterator[None]:
-        """Watches a call, because the server may accept the connection and then not answer."""
+    def expecting(self, silence: str | None = None) -> Iterator[None]:
+        """Watches a call, because the server may accept the connection and then not answer.
+
+        silence: what to say then, instead of the usual.
+        """
+        if silence is not None:
+            self._line, self._told_at = f"{self._url}: {silence}", -inf
         answered = threading.Event()
         threading.Thread(target=self._report_silence, args=(answered,), daemon=True).start()
         try:

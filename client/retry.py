@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import ssl
 import time
 from collections.abc import Callable
 
@@ -12,6 +13,22 @@ OnRetry = Callable[[ClientError], None]
 """Is called with each failure that the client will retry."""
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 5.0
+
+
+NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")
+"""Reasons that versions of OpenSSL give if a server answers a TLS handshake without TLS."""
+
+
+def is_final(failure: BaseException) -> bool:
+    """Returns whether a connection failed for a reason that stays: a wrong certificate, or no TLS at all."""
+    cause: BaseException | None = failure
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return True
+        if isinstance(cause, ssl.SSLError) and cause.reason in NO_TLS:
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
 
 
 class RetryPolicy:

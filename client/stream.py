@@ -19,7 +19,7 @@ from client.errors import (
     UnreachableError,
     api_error,
 )
-from client.retry import RetryPolicy
+from client.retry import RetryPolicy, is_final
 
 Event = dict[str, Any]
 """`{"seq", "type": "status" | "token" | "done", ...}`; the server's documentation describes the fields.
@@ -81,7 +81,7 @@ def _connection(url: str, headers: dict[str, str], retry: RetryPolicy) -> Iterat
 
 @contextmanager
 def _connected(url: str, headers: dict[str, str]) -> Iterator[Any]:
-    """Raises _InterruptedError for failures that may pass, and ApiError for others."""
+    """Raises _InterruptedError for failures that may pass, else ApiError or UnreachableError."""
     socket = None
     try:
         socket = websocket.create_connection(
@@ -95,6 +95,8 @@ def _connected(url: str, headers: dict[str, str]) -> Iterator[Any]:
             raise _InterruptedError(str(error)) from None
         raise error from None
     except (OSError, websocket.WebSocketException) as failure:
+        if is_final(failure):
+            raise UnreachableError(f"{without_password(url)}: {failure}") from None
         raise _InterruptedError(str(failure) or type(failure).__name__) from None
     finally:
         if socket is not None:

@@ -19,6 +19,9 @@ Headers = dict[str, str]
 Answer = tuple[int | None, Headers] | tuple[int | None, Headers, bytes]
 """Status, headers and body. If the status is None, the server breaks the connection instead."""
 
+SILENT: Answer = (0, {})
+"""The server takes the call and does not answer."""
+
 
 class ScriptedHandler(BaseHTTPRequestHandler):
     """Gives the answers of its server's list, one after the other, and notes each request in `asked`.
@@ -31,6 +34,9 @@ class ScriptedHandler(BaseHTTPRequestHandler):
         self.rfile.read(int(self.headers["Content-Length"] or 0))
         status, headers, body = (*self._answer(), BODY)[:3]
         server.asked.append((self.headers["Idempotency-Key"], status))
+        if status == SILENT[0]:
+            server.stopping.wait()
+            return
         if status is None:
             # To the client, the job may have been accepted, but the answer was lost.
             self.connection.shutdown(socket.SHUT_RDWR)
@@ -65,9 +71,11 @@ class ScriptedHandler(BaseHTTPRequestHandler):
 def scripted_server(*answers: Answer, fixed: Mapping[str, Answer] | None = None) -> Iterator[Any]:
     with ThreadingHTTPServer(("127.0.0.1", 0), ScriptedHandler) as server:
         url = f"http://127.0.0.1:{server.server_port}"
-        vars(server).update(answers=list(answers), fixed=fixed or {}, asked=[], url=url)
+        stopping = threading.Event()
+        vars(server).update(answers=list(answers), fixed=fixed or {}, asked=[], url=url, stopping=stopping)
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         yield server
+        stopping.set()
         server.shutdown()
         thread.join()

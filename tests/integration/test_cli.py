@@ -19,7 +19,7 @@ from harness.product import Web, running
 from harness.redis_server import free_port
 from harness.waiting import TIMEOUT_SECONDS
 from harness.workers import ROOT
-from tests.integration.scripted_server import JOB, Answer, scripted_server
+from tests.integration.scripted_server import JOB, SILENT, Answer, scripted_server
 
 pytest_plugins = ["tests.integration.product_fixtures"]
 
@@ -73,9 +73,9 @@ def test_text_is_shown_as_it_comes_and_an_interrupt_cancels(product: Web) -> Non
         _, said = process.communicate(timeout=TIMEOUT_SECONDS)
     job_id = next(word for word in said.split() if word.startswith("job_"))
     assert process.returncode == 1
-    assert "is" in said
+    assert said == f"\n{job_id} is cancelled\n"
     with Client(product.url) as client:
-        assert client.wait(job_id).status == "cancelled"
+        assert client.get(job_id).status == "cancelled"
 
 
 def test_an_interrupt_leaves_a_watched_job_running(product: Web) -> None:
@@ -142,10 +142,19 @@ def test_jobs_of_a_status_are_listed(product: Web) -> None:
 def test_a_job_is_cancelled_by_its_id(product: Web) -> None:
     _, job_id, _ = run(product.url, "submit", "tick", "--max-tokens", "4000", "--detach")
     code, printed, said = run(product.url, "cancel", job_id.strip())
-    assert (code, said) == (0, "")
-    assert printed.strip() in ("in_progress", "queued", "cancelled")
+    assert (code, printed, said) == (0, "cancelled\n", "")
     with Client(product.url) as client:
-        assert client.wait(job_id.strip()).status == "cancelled"
+        assert client.get(job_id.strip()).status == "cancelled"
+
+
+def test_a_cancelled_job_that_is_watched_has_no_error_to_tell(product: Web) -> None:
+    _, job_id, _ = run(product.url, "submit", "tick", "--max-tokens", "4000", "--detach")
+    with command(product.url, "watch", job_id.strip()) as process:
+        assert process.stdout is not None
+        process.stdout.read(4)
+        run(product.url, "cancel", job_id.strip())
+        _, said = process.communicate(timeout=TIMEOUT_SECONDS)
+    assert (process.returncode, said) == (1, f"{job_id.strip()} is cancelled\n")
 
 
 def test_a_job_that_fails_says_why(product: Web) -> None:
@@ -237,6 +246,23 @@ def test_a_server_that_takes_the_call_and_stays_silent_is_reported(arguments: tu
             process.kill()
 
 
+def test_an_interrupt_that_the_server_does_not_answer_says_what_it_waits_for() -> None:
+    """The notice about the call before is not repeated, and a second interrupt ends the command."""
+    job: Answer = (200, {}, json.dumps(JOB).encode())
+    silent = dict.fromkeys(("/stream", "/job_1", "/cancel"), SILENT)
+    with (
+        scripted_server(job, fixed=silent) as server,
+        command(server.url, "submit", "hello") as process,
+    ):
+        assert first_line(process) == f"{server.url}: no answer yet; waiting\n"
+        process.send_signal(signal.SIGINT)
+        said = "no answer to the cancel of job_1 yet; waiting, Ctrl-C ends this command"
+        assert first_line(process) == f"{server.url}: {said}\n"
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=TIMEOUT_SECONDS)
+    assert process.returncode == 1
+
+
 REFUSALS = [401, 403, 404, 408, 413, 422, 429, 500, 502, 503, 504]
 NOT_NOW = {"Retry-After": "3600"}
 """A header that asks for a longer wait than the command's time for retries."""
@@ -262,8 +288,9 @@ def test_every_refusal_is_one_line(arguments: tuple[str, ...], status: int) -> N
 @pytest.mark.parametrize("status", REFUSALS)
 def test_every_refusal_of_the_stream_is_one_line(status: int) -> None:
     job: Answer = (200, {}, json.dumps(JOB).encode())
+    cancelled: Answer = (200, {}, json.dumps(JOB | {"status": "cancelled"}).encode())
     with (
-        scripted_server(job, fixed={"/stream": (status, {}), "/job_1": job, "/cancel": job}) as server,
+        scripted_server(job, fixed={"/stream": (status, {}), "/job_1": job, "/cancel": cancelled}) as server,
         command(server.url, "submit", "hello") as process,
     ):
         line = first_line(process)

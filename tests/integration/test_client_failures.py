@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +14,7 @@ import pytest
 from client import ApiError, Client, ClientError, NotFoundError, UnavailableError, UnreachableError
 from harness.redis_server import free_port
 from tests.integration.scripted_server import Answer, scripted_server
+from tests.integration.tls import Certificate
 
 pytest_plugins = ["tests.integration.product_fixtures"]
 
@@ -28,6 +33,30 @@ def test_a_call_gives_up_on_a_server_that_does_not_come_back() -> None:
         pytest.raises(UnreachableError),
     ):
         client.submit("hello")
+
+
+@pytest.fixture(params=["a certificate that nobody trusts", "no TLS"])
+def wrong_https(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The https address of a server to which no connection can be made."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        if request.param != "no TLS":
+            made = Certificate.made_in(tmp_path)
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(made.certificate, made.key)
+            server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever).start()
+        yield f"https://localhost:{server.server_port}"
+        server.shutdown()
+
+
+def test_a_connection_that_tls_refuses_is_not_tried_again(wrong_https: str) -> None:
+    retries: list[ClientError] = []
+    with Client(wrong_https, on_retry=retries.append) as client:
+        with pytest.raises(UnreachableError, match=r"\[SSL: "):
+            client.submit("hello")
+        with pytest.raises(UnreachableError, match=r"\[SSL: "):
+            list(client.stream("job_x"))
+    assert retries == []
 
 
 def test_all_tries_of_a_submit_carry_one_idempotency_key() -> None:
