@@ -25,6 +25,8 @@ NATIVE_SOURCES := $(wildcard worker/engine/native/*.c worker/engine/native/*.h w
 SERVE_STAMPS := $(if $(filter echo/0 echo/,$(ENGINE)/$(ECHO_TOKENIZER)),$(LIGHT_STAMP),$(STAMP) $(NATIVE_STAMP))
 # Put before a program that starts others: `exec` lets a signal to make reach it, and MAKE_PID tells it to end with make.
 BOUND := MAKE_PID=$$PPID exec
+# The names of the variables on make's command line, so that a misspelt setting among them is refused.
+GIVEN = $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
 VLLM_VENV := .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
 VLLM_STAMP := $(VLLM_VENV)/.installed
@@ -62,7 +64,7 @@ help:
 setup: $(STAMP) $(NATIVE_STAMP)
 
 serve: $(SERVE_STAMPS)
-	@$(BOUND) $(BIN)/python -m deploy.serve
+	@MAKE_VARIABLES='$(GIVEN)' $(BOUND) $(BIN)/python -m deploy
 
 flower: $(LIGHT_STAMP)
 	@REDIS_URL="$${REDIS_URL:-$$(cat '$(DATA_DIR)/redis.url')}" \

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,6 +17,8 @@ from tasks.settings import EngineKind, Settings, model_folder
 
 BUNDLED_MODEL = Path(__file__).parent.parent / "worker" / "models" / "bundled"
 CONNECT_SECONDS = 5.0
+MISSPELT_FROM = 0.75
+"""How similar a name must be to a setting's, from 0 to 1. PROT is, SECONDS is not to DRAIN_SECONDS."""
 
 
 def check(settings: Settings) -> None:
@@ -24,6 +28,18 @@ def check(settings: Settings) -> None:
         check_model(settings.model_id)
     if settings.redis_url is not None:
         check_redis(settings.redis_url)
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Refuses a name that looks like a misspelt setting.
+
+    Other names may be variables of the libraries that we use, such as HF_HOME. Raises SettingsError.
+    """
+    settings = [name.upper() for name in Settings.model_fields]
+    for name in names:
+        similar = get_close_matches(name.upper(), settings, n=1, cutoff=MISSPELT_FROM)
+        if similar and name.upper() not in settings:
+            raise SettingsError(f"{name}: there is no such setting; did you mean {similar[0]}?")
 
 
 def check_port(host: str, port: int) -> None:

@@ -27,6 +27,8 @@ def main() -> int:
     """Returns the exit code."""
     end_with_make()
     try:
+        # The Makefile sets it. Variables that were in make's environment are not in it.
+        checks.check_names(os.environ.pop("MAKE_VARIABLES", "").split())
         settings = get_settings()
         with embedded.locked(settings.data_dir) as folder:
             checks.check(settings)
@@ -92,10 +94,6 @@ def _ready_line(url: str, settings: Settings) -> str:
     key = "-H 'Authorization: Bearer KEY' " if settings.api_keys else ""
     body = '{"prompt": "Once upon a time"}'
     return (
-        f"ready: {url}/ - try: curl -N {key}{url}/generate_stream "
+        f"ready: {url}/ - try: curl {key}{url}/v1/jobs -H 'Prefer: wait=30' "
         f"-H 'Content-Type: application/json' -d '{body}'"
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -129,6 +129,7 @@ class ForegroundSupervisor(Supervisor):  # type: ignore[misc]
         self._ready_line = ready_line
         self._was_ready = False
         self._has_escalated = False
+        self._waits_for = ""
         self.failure: str | None = None
         """Why the start failed; None if it did not."""
 
@@ -148,6 +149,20 @@ class ForegroundSupervisor(Supervisor):  # type: ignore[misc]
         if not self._has_escalated and told_at and told_at[-1] - told_at[0] > ESCALATE_AFTER_SECONDS:
             self._has_escalated = True
             self._stop_at_once()
+
+    def shutdown_report(self) -> list[Any]:
+        """Returns the processes that still run, and names them whenever one more has ended.
+
+        supervisor itself repeats the same line every three seconds.
+        """
+        groups = self.process_groups.values()
+        unstopped = [process for group in groups for process in group.get_unstopped_processes()]
+        names = ", ".join(process.config.name for process in unstopped)
+        if names not in ("", self._waits_for):
+            hint = "" if self._has_escalated else "; Ctrl-C again stops at once"
+            self.options.logger.info(f"waiting for {names} to end{hint}")
+        self._waits_for = names
+        return unstopped
 
     def _stop_at_once(self) -> None:
         for name, number in IMMEDIATE_STOP_SIGNALS.items():

@@ -54,6 +54,9 @@ __all__ = [
     "submit",
 ]
 
+INSTALL = "run pip install '.[{}]' in a checkout of Tokenrelay"
+"""How an extra is installed: the package is on no index."""
+
 QUEUE_NAMES = {"get_app", "submit"}
 """What needs Celery and Redis. The other names are the HTTP client's."""
 
@@ -66,8 +69,7 @@ def __getattr__(name: str) -> Any:
     try:
         origin = import_module(f"{PREFIX}{extra}")
     except ModuleNotFoundError as error:
-        hint = f"pip install 'tokenrelay[{extra}]'"
-        raise ImportError(f"tokenrelay.{name} needs {error.name}: {hint}") from error
+        raise ImportError(f"tokenrelay.{name} needs {error.name}: {INSTALL.format(extra)}") from error
     return getattr(origin, name)
 
 

@@ -89,7 +89,7 @@ def launch(folder: Path, variables: dict[str, str], output: int | None = None) -
     log = folder.with_name(f"{folder.name}-serve-{free_port()}.log")
     with log.open("wb") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "deploy.serve"],
+            [sys.executable, "-m", "deploy"],
             cwd=ROOT,
             env=inherited | OWN_VARIABLES | own | variables,
             stdout=output or file,

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from http import HTTPStatus
+from pathlib import Path
 
 import httpx
 import pytest
@@ -261,6 +262,22 @@ def test_an_interrupt_that_the_server_does_not_answer_says_what_it_waits_for() -
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=TIMEOUT_SECONDS)
     assert process.returncode == 1
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(("tokenrelay", "jobs"), 1), (("deploy",), 0)])
+def test_an_interrupt_while_python_imports_is_no_traceback(
+    tmp_path: Path, arguments: tuple[str, ...], code: int
+) -> None:
+    (tmp_path / "httpx.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    ended = subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_SECONDS,
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (code, "", "")
 
 
 REFUSALS = [401, 403, 404, 408, 413, 422, 429, 500, 502, 503, 504]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -59,13 +60,15 @@ def test_a_job_runs(running: Serve) -> None:
     assert job["output"][0]["text"] == "once upon a time"
 
 
-def test_the_command_in_the_ready_line_prints_tokens(running: Serve) -> None:
+def test_the_command_in_the_ready_line_runs_a_job(running: Serve) -> None:
     lines = [line for line in running.output.splitlines() if line.startswith("ready:")]
     assert len(lines) == 1
     assert f"{running.url}/ " in lines[0]
     command = shlex.split(lines[0].partition("try: ")[2])
     answer = subprocess.run(command, capture_output=True, timeout=TIMEOUT_SECONDS, check=True)
-    assert b"data: [DONE]" in answer.stdout
+    job = json.loads(answer.stdout)
+    assert (job["object"], job["status"]) == ("job", "completed")
+    assert job["output"][0]["text"].startswith("Once upon a time")
 
 
 def test_echo_needs_none_of_the_model_libraries(tmp_path: Path) -> None:
@@ -151,6 +154,11 @@ def test_a_bad_variable_is_named_in_one_line(tmp_path: Path, variable: str, valu
     assert variable in said
 
 
+def test_a_misspelt_setting_is_named_in_one_line(tmp_path: Path) -> None:
+    said = refusal(tmp_path, MAKE_VARIABLES="ENGINE PROT")
+    assert said == "serve: PROT: there is no such setting; did you mean PORT?\n"
+
+
 def test_a_password_in_the_redis_url_is_not_shown(tmp_path: Path) -> None:
     assert "secret" not in refusal(tmp_path, REDIS_URL="redis://:secret@127.0.0.1:1/0")
 
@@ -211,10 +219,13 @@ def test_it_keeps_running_when_nobody_reads_its_output(tmp_path: Path) -> None:
 
 def test_a_worker_drains_before_the_web_stops(tmp_path: Path) -> None:
     with serve(tmp_path, DRAIN_SECONDS="600") as running:
-        job_id = started(running.url, max_tokens=150)
+        job_id = started(running.url, max_tokens=300)  # Six seconds.
         running.process.send_signal(signal.SIGINT)
         assert finished(running.url, job_id)["status"] == "completed"
         assert running.process.wait(TIMEOUT_SECONDS) == 0
+    waits = [line.partition(" | ")[2] for line in running.output.splitlines() if "waiting for" in line]
+    assert waits[0] == "waiting for redis, web, worker to end; Ctrl-C again stops at once"
+    assert len(set(waits)) == len(waits), "each is printed once"
 
 
 def test_a_second_interrupt_stops_at_once(tmp_path: Path) -> None:

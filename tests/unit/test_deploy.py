@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.checks import check_model, check_port
+from deploy.checks import check_model, check_names, check_port
 from deploy.console import Console
 from deploy.serve import local_url
 from harness.redis_server import free_port
@@ -44,6 +44,21 @@ def test_a_folder_with_a_model_and_a_name_on_the_hub_pass(tmp_path: Path) -> Non
 def test_a_folder_without_a_model_is_named(model_id: str) -> None:
     with pytest.raises(SettingsError, match=f"MODEL_ID={model_id}: "):
         check_model(model_id)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("PROT", "PORT"), ("MODEL", "MODEL_ID"), ("API_KEY", "API_KEYS"), ("MAX_SEQS", "MAX_NUM_SEQS")],
+)
+def test_a_misspelt_setting_is_refused(name: str, meant: str) -> None:
+    with pytest.raises(SettingsError, match=rf"^{name}: .* did you mean {meant}\?$"):
+        check_names(["ENGINE", name])
+
+
+def test_other_variables_are_not_taken_for_misspelt_settings() -> None:
+    makes_own = ["PYTHON", "SECONDS", "SEED", "ARGS", "TEST_PROCESSES", "FLOWER_PORT", "VENV"]
+    libraries = ["HF_HOME", "CUDA_VISIBLE_DEVICES", "WEB_CONCURRENCY", "GUNICORN_CMD_ARGS", "OMP_NUM_THREADS"]
+    check_names([*(name.upper() for name in Settings.model_fields), "port", *makes_own, *libraries])
 
 
 def test_output_cut_anywhere_is_shown_line_by_line(capsys: pytest.CaptureFixture[str]) -> None:

