@@ -31,6 +31,8 @@ def test_sigterm_lets_running_jobs_end_and_claims_no_more(
         waiting = submit("c d", max_tokens=2)
         worker.signal(signal.SIGTERM)
         assert worker.wait() == 0
+        assert f"[{running}] ended: 'completed'" in worker.output()
+        assert "succeeded in" not in worker.output(), "the time of the task's body, not the job's"
         assert store.get(running).status is Status.COMPLETED
         assert store.get(waiting).status is Status.QUEUED
         assert store.workers() == []
