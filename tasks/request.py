@@ -136,7 +136,12 @@ class SamplingOptions(BaseModel):
 
     model_config = STRICT
 
-    max_tokens: int = Field(64, ge=1, le=2**31 - 1, description="tokens to generate, for each choice")
+    max_tokens: int = Field(
+        64,
+        ge=1,
+        le=2**31 - 1,
+        description="tokens to generate at most, for each choice; fewer where the model's length ends first",
+    )
     temperature: float = Field(
         1, ge=0, le=2, description="0 always takes the likeliest token", examples=[0.7]
     )

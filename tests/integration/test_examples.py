@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -150,6 +151,23 @@ def test_the_django_app_submits_and_shows(django_app: httpx.Client) -> None:
     tale = told(django_app, f"/tales/{answer.json()['id']}/")
     assert (tale["id"], tale["state"], tale["words"]) == (answer.json()["id"], "SUCCESS", 40)
     assert tale["text"].split()[:7] == ["Once", "upon", "a", "time", "there", "was", "Mira"]
+
+
+@pytest.mark.parametrize(("name", "port"), [("flask_app", 5000), ("django_app", 5001)])
+def test_the_curl_lines_of_the_list_work(request: pytest.FixtureRequest, name: str, port: int) -> None:
+    client: httpx.Client = request.getfixturevalue(name)
+    text = (EXAMPLES / "README.md").read_text()
+    submit, show = re.findall(rf"^curl .*localhost:{port}.*$", text, re.MULTILINE)
+
+    def curl(line: str) -> str:
+        own = f"{client.base_url.host}:{client.base_url.port}"
+        command = shlex.split(line.replace(f"localhost:{port}", own))
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    answer = curl(submit)
+    assert " 202 " in answer.splitlines()[0]
+    [job_id] = set(re.findall(r"job_\w+", answer))
+    assert eventually(lambda: "Mira" in curl(show.replace("JOB_ID", job_id)))
 
 
 WHOSE_TASKS = """
