@@ -33,7 +33,9 @@ PIECES = st.sampled_from(
 PUSHES = st.integers(0, 2**32).map(random.Random)
 
 # Building a tokenizer is slow, but it happens outside of the examples.
-PROPERTY = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+PROPERTY = settings(
+    max_examples=2 * settings().max_examples, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 
 
 def byte_level() -> Tokenizer:

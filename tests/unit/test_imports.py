@@ -6,7 +6,8 @@ import ast
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -44,15 +45,17 @@ CONTRACT = {"web.answers", "web.errors", "web.render"}
 """Modules that every part of the web server may use: the shapes of answers, errors and JSON."""
 
 
-def imports_of(path: Path) -> Iterator[str]:
-    """Yields the dotted names that a file imports: modules, and names in them."""
+@cache
+def imports_of(path: Path) -> Sequence[str]:
+    """Returns the dotted names that a file imports: modules, and names in them."""
+    names: list[str] = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.module is not None, f"{path}: a relative import"
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return names
 
 
 def is_inside(name: str, packages: set[str]) -> bool:
