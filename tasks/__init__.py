@@ -42,7 +42,7 @@ def submit(
     idempotency_key: str | None = None,
     **options: Any,
 ) -> str:
-    """Submit a job from any Python process. Returns its id, which `celery.result.AsyncResult` takes.
+    """Submits a job from any Python process. Returns its id, which `celery.result.AsyncResult` takes.
 
     `options` are the other fields of the submit body. Raises InvalidRequestError, QueueFullError,
     IdempotencyConflictError, SettingsError and redis.exceptions.RedisError.
@@ -71,7 +71,7 @@ def _app_without_settings(reason: str) -> Celery:
 
 
 def _offer_default_app() -> None:
-    """Make `get_app` Celery's default for the whole process, unless the process has chosen another app.
+    """Makes `get_app` Celery's default for the whole process, unless the process has chosen another app.
 
     `AsyncResult(job_id)` asks for the current app, which Celery keeps for each thread, and then for the
     default. The app is made when it is first used, so a process can import this package without having

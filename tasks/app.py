@@ -108,7 +108,7 @@ class JobApp(Celery):
         return Scripts(redis or connect(self.settings), self.settings, self.send_offers)
 
     def send_offers(self, offers: Sequence[Offer]) -> None:
-        """Send each offer to its worker's queue. The reaper sends an offer again if it cannot be sent now."""
+        """Sends each offer to its worker's queue. The reaper sends offers again that cannot be sent now."""
         for worker, job_id in offers:
             try:
                 queue: Any = celery_queue(worker)  # Celery's stub knows names only.

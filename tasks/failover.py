@@ -49,13 +49,13 @@ class _Failovers:
         self._connections: WeakSet[PrimaryConnection] = WeakSet()
 
     def join(self, connection: PrimaryConnection) -> int:
-        """Remember a connection that is being made. Returns the number of failovers of its address."""
+        """Remembers a connection that is being made. Returns the number of failovers of its address."""
         with self._lock:
             self._connections.add(connection)
             return self._counts[connection.address]
 
     def refused(self, connection: PrimaryConnection) -> None:
-        """End all connections to the same address, unless connections as old as this one were ended before.
+        """Ends all connections to the same address, unless connections as old as this one were ended before.
 
         Sockets are shut down and not closed: the thread that uses a socket closes it when it reads the end.
         """
@@ -107,7 +107,7 @@ class PrimaryConnection(AbstractConnection):
         raise ReplicaError(self.address)
 
     def hang_up(self) -> None:
-        """End the connection from another thread than the one that uses it."""
+        """Ends the connection from another thread than the one that uses it."""
         used = self._get_socket()
         if used is not None:
             with suppress(OSError):

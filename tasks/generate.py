@@ -33,7 +33,7 @@ class OfferRequest(Request):
 
 
 def register(app: Celery) -> None:
-    """Give a worker's app its task."""
+    """Gives a worker's app its task."""
 
     # throws: a failed job is not the worker's fault, so the log shows one line and no traceback.
     @app.task(name=TASK, throws=(JobFailedError,), Request=OfferRequest)

@@ -162,7 +162,7 @@ class Leases:
     def claim(
         self, job_id: str, lease_token: str, worker: str, engine_pool: str, free_slots: int, held: int
     ) -> Claim | Refusal:
-        """Claim a job that is on offer to a worker of this engine pool, under a fresh lease token.
+        """Claims a job that is on offer to a worker of this engine pool, under a fresh lease token.
 
         held: how many jobs the worker has already. Raises UnreadableRecordError if the worker has claimed the
         job, but cannot read its request.
@@ -193,7 +193,7 @@ class Leases:
         )
 
     def take_back(self, claim: Claim, worker: str, engine_pool: str) -> bool:
-        """Make a claim again that Redis has forgotten. False if the job has moved on, ended or is gone."""
+        """Makes a claim again that Redis has forgotten. False if the job has moved on, ended or is gone."""
         answer = self._scripts.call(
             "take_back",
             id=claim.job_id,
@@ -206,7 +206,7 @@ class Leases:
         return answer.status == "taken_back"
 
     def flush(self, writes: Sequence[Write]) -> list[WriteAnswer]:
-        """Write for the whole batch. The answers are in the order of the writes."""
+        """Writes for the whole batch. The answers are in the order of the writes."""
         answers: list[WriteAnswer] = []
         for start in range(0, len(writes), keys.MAX_JOBS_PER_CALL):
             part = writes[start : start + keys.MAX_JOBS_PER_CALL]
@@ -215,7 +215,7 @@ class Leases:
         return answers
 
     def release(self, held: Sequence[tuple[str, str]], reason: str) -> int:
-        """Put jobs, as (job id, lease token), back at the front of the line.
+        """Puts jobs, as (job id, lease token), back at the front of the line.
 
         Returns how many of them were still held.
         """
@@ -225,7 +225,7 @@ class Leases:
         return int(self._scripts.call("release", reason=reason, jobs=jobs)["released"])
 
     def heartbeat(self, worker: WorkerInfo) -> None:
-        """Announce for one lease's time that the worker lives."""
+        """Announces for one lease's time that the worker lives."""
         self._scripts.call(
             "heartbeat",
             worker=worker.id,
@@ -239,5 +239,5 @@ class Leases:
         )
 
     def deregister(self, worker: WorkerInfo) -> None:
-        """Remove the worker, which has stopped."""
+        """Removes the worker, which has stopped."""
         self._scripts.call("deregister", worker=worker.id, engine_pool=worker.engine_pool, model=worker.model)

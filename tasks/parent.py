@@ -11,7 +11,7 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def end_with_parent(parent: int, number: int = signal.SIGTERM) -> None:
-    """Ask for a signal to this process when the process `parent`, which started it, has ended.
+    """Asks for a signal to this process when the process `parent`, which started it, has ended.
 
     On other systems than Linux the signal comes only if `parent` has ended already.
     """
@@ -22,7 +22,7 @@ def end_with_parent(parent: int, number: int = signal.SIGTERM) -> None:
 
 
 def end_with_make() -> None:
-    """Do the same for the `make` that runs this process, if a recipe has set MAKE_PID.
+    """Does the same for the `make` that runs this process, if a recipe has set MAKE_PID.
 
     make passes a SIGTERM on, but cannot do so if it is killed itself.
     """

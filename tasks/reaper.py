@@ -67,7 +67,7 @@ class Reaper:
         return float(answer["due_in"])
 
     def pack(self, job_id: str) -> bool:
-        """Pack an ended job's log. Returns whether it is packed now. Raises RedisError.
+        """Packs an ended job's log. Returns whether it is packed now. Raises RedisError.
 
         The request of a job that can never run is cut short, because nobody needs all of it.
         """

@@ -57,7 +57,7 @@ class Scripts:
         }
 
     def call(self, name: str, **arguments: Any) -> Answer:
-        """Run `lua/<name>.lua`. Raises redis.exceptions.RedisError, and TypeError on wrong arguments."""
+        """Runs `lua/<name>.lua`. Raises redis.exceptions.RedisError, and TypeError on wrong arguments."""
         status, offers, *flat = self._run(name, all_scripts()[name].encode({**self._shared, **arguments}))
         if offers:
             self._send_offers([(worker, job_id) for worker, job_id in offers])

@@ -20,7 +20,7 @@ class Store(JobReader):
     """Reads and changes jobs. Every method may raise redis.exceptions.RedisError."""
 
     def submit(self, request: JobRequest, owner: str, idempotency_key: str | None = None) -> Submission:
-        """Accept a job. Once this returns, the job is stored in Redis and always reaches a final state.
+        """Accepts a job. Once this returns, the job is stored in Redis and always reaches a final state.
 
         Raises InvalidRequestError (a model that no worker ever announced, or not with this engine; n beyond
         its slots), IdempotencyConflictError, QueueFullError, OverShareError, UnavailableError (nothing was
@@ -31,7 +31,7 @@ class Store(JobReader):
     def submit_all(
         self, requests: Sequence[JobRequest], owner: str, idempotency_key: str | None = None
     ) -> list[Submission]:
-        """Accept all of the jobs or none. They name the same model and engine.
+        """Accepts all of the jobs or none. They name the same model and engine.
 
         A key leads back to all jobs of the earlier call. Raises what `submit` raises.
         """
@@ -40,7 +40,7 @@ class Store(JobReader):
         return submit(self.scripts, drafts, hashed(bodies), owner, idempotency_key)
 
     def retry(self, job_id: str, owner: str, idempotency_key: str | None = None) -> Submission:
-        """Submit a new job with the request of an ended job that did not complete.
+        """Submits a new job with the request of an ended job that did not complete.
 
         Raises JobNotFoundError, ConflictError and what `submit` raises.
         """
@@ -56,12 +56,12 @@ class Store(JobReader):
         return submit(self.scripts, [draft], hashed({"retry": job_id}), owner, idempotency_key)[0]
 
     def cancel(self, job_id: str, owner: str | None = None) -> None:
-        """End a waiting job; tell the worker of a running one. Raises JobNotFoundError."""
+        """Ends a waiting job; tells the worker of a running one. Raises JobNotFoundError."""
         if self.scripts.call("cancel", id=job_id, owner=owner or "").status == "not_found":
             raise JobNotFoundError(f"there is no job {job_id}")
 
     def delete(self, job_id: str, owner: str) -> None:
-        """Remove an ended job. Raises JobNotFoundError, and ConflictError while it has not ended."""
+        """Removes an ended job. Raises JobNotFoundError, and ConflictError while it has not ended."""
         answer = self.scripts.call("delete", id=job_id, owner=owner)
         if answer.status == "not_found":
             raise JobNotFoundError(f"there is no job {job_id}")

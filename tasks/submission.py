@@ -117,7 +117,7 @@ def accepted(request: JobRequest, settings: Settings) -> dict[str, Any]:
 def submit(
     scripts: Scripts, drafts: Sequence[Draft], body_hash: str, owner: str, idempotency_key: str | None
 ) -> list[Submission]:
-    """Store all of the jobs or none. They name the same model and engine. Raises what `Store.submit` does."""
+    """Stores all of the jobs or none. They name one model and engine. Raises what `Store.submit` does."""
     settings = scripts.settings
     model, engine = drafts[0].request["model"], drafts[0].request.get("engine")
     requests = [json.dumps(draft.request, ensure_ascii=False) for draft in drafts]

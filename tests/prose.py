@@ -6,6 +6,7 @@ are few rules, and false alarms are rare, so that a finding is a fault. CONTRIBU
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -82,6 +83,16 @@ RULES = [
 ]
 
 
+IMPERATIVE = re.compile(
+    r"(?:Accept|Add|Append|Apply|Ask|Build|Call|Cancel|Check|Choose|Claim|Clear|Close|Compute|Copy|Count|Create"
+    r"|Decode|Delete|Drain|Draw|Drop|Encode|End|Fail|Fill|Find|Free|Get|Give|Keep|Learn|Let|List|Load|Make|Mark"
+    r"|Move|Note|Open|Pack|Parse|Print|Publish|Put|Raise|Read|Refuse|Release|Remember|Remove|Renew|Return|Run"
+    r"|Send|Set|Show|Sort|Split|Start|Stop|Store|Submit|Take|Tell|Tokenize|Try|Turn|Update|Use|Wait|Write)"
+    r" (?:the|a|an|all|its|each|every|this|that|these|what|whether|how|until|for|`)"
+)
+"""How an imperative begins. The second word tells verbs from nouns, as in "Free slots of a worker"."""
+
+
 def sentence_rules(sentence: str, *, may_be_name: bool = False) -> Iterator[str]:
     """Advice on a whole sentence."""
     if re.match(r"That (?:an?|the|no|each|every|its|his|their|our|it|they|we|one|there) ", sentence):
@@ -98,9 +109,22 @@ def sentence_rules(sentence: str, *, may_be_name: bool = False) -> Iterator[str]
 
 
 def check(path: Path) -> Iterator[Finding]:
-    """The findings in one file, in its order."""
+    """The findings in one file."""
     for passage in passages(path):
         yield from _check_passage(path, passage)
+    if path.suffix == ".py":
+        yield from _check_moods(path)
+
+
+def _check_moods(path: Path) -> Iterator[Finding]:
+    """Finds functions whose docstring begins with an order: "Return the …" instead of "Returns the …"."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            text = ast.get_docstring(node) or ""
+            if IMPERATIVE.match(text):
+                yield Finding(
+                    path, node.body[0].lineno, "begin with 'Returns', 'Claims' and the like", text[:60]
+                )
 
 
 def _check_passage(path: Path, passage: Passage) -> Iterator[Finding]:

@@ -47,7 +47,7 @@ def waves(count: int, width: int) -> Tensor:
 
 @torch.no_grad()
 def begin(model: OPTForCausalLM) -> None:
-    """Set the weights of a fresh model; draws from torch's global generator."""
+    """Sets the weights of a fresh model; draws from torch's global generator."""
     decoder = model.model.decoder
     table = decoder.embed_positions.weight
     table.copy_(waves(*table.shape))

@@ -26,7 +26,7 @@ class GrammarError(ValueError):
 
 
 def expand(template: str, slots: Mapping[str, str], rng: Random) -> str:
-    """Rewrite ``template`` until no bracket and no slot is left. Raises GrammarError."""
+    """Rewrites ``template`` until no bracket and no slot is left. Raises GrammarError."""
     text, end = _sequence(template, 0, slots, rng)
     if end != len(template):
         raise GrammarError(f"stray bracket in {template!r}")
@@ -34,7 +34,7 @@ def expand(template: str, slots: Mapping[str, str], rng: Random) -> str:
 
 
 def polish(text: str) -> str:
-    """Collapse doubled spaces, choose between a and an, mark questions, begin sentences with a capital."""
+    """Collapses doubled spaces, chooses between a and an, marks questions, capitalizes sentences."""
     text = re.sub(r" {2,}", " ", text).strip()
     text = _A_BEFORE_VOWEL.sub(r"\1n ", text)
     text = _NOT_A_VOWEL_SOUND.sub(r"\1 ", text)
@@ -44,7 +44,7 @@ def polish(text: str) -> str:
 
 
 def split_options(body: str, mark: str = "|") -> list[str]:
-    """Split at ``mark`` where no bracket is open, so that options may nest."""
+    """Splits at ``mark`` where no bracket is open, so that options may nest."""
     options, depth, start = [], 0, 0
     for place, char in enumerate(body):
         depth += (char == "[") - (char == "]")
@@ -55,7 +55,7 @@ def split_options(body: str, mark: str = "|") -> list[str]:
 
 
 def _sequence(source: str, at: int, slots: Mapping[str, str], rng: Random) -> tuple[str, int]:
-    """Expand from ``at`` to the end or to a closing bracket, and say where that is."""
+    """Expands from ``at`` to the end or to a closing bracket, and says where that is."""
     parts: list[str] = []
     while at < len(source):
         char = source[at]

@@ -38,7 +38,7 @@ def render_conversation(messages: Sequence[Message]) -> str:
 
 
 def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """Learn VOCAB_SIZE tokens. All 256 bytes are among them, so any Unicode text comes back unchanged."""
+    """Learns VOCAB_SIZE tokens. All 256 bytes are among them, so any Unicode text comes back unchanged."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()

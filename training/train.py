@@ -168,7 +168,7 @@ def load_checkpoint(
 
 
 def export(model: OPTForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
-    """Write config, float16 weights and tokenizer to ``out``. The model given is left in half precision."""
+    """Writes config, float16 weights and tokenizer to ``out``. The model given is left in half precision."""
     model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
         bos_token_id=2, eos_token_id=2, pad_token_id=1, do_sample=True, temperature=0.8, top_p=0.95
     )

@@ -36,7 +36,7 @@ class Announcer:
         self._tokens += tokens
 
     def beat(self, slots: int, running: int) -> None:
-        """Send a heartbeat. Raises RedisError.
+        """Sends a heartbeat. Raises RedisError.
 
         slots: how many dispatch may fill, 0 while the worker drains. running: how many are taken.
         """
@@ -47,7 +47,7 @@ class Announcer:
         self.due_at = now + self._period
 
     def deregister(self) -> None:
-        """Remove this worker from Redis. Raises RedisError."""
+        """Removes this worker from Redis. Raises RedisError."""
         self._leases.deregister(self._info(0, 0, 0.0))
 
     def _smoothed_speed(self, now: float) -> float:

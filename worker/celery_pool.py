@@ -89,7 +89,7 @@ class BatchPool(BasePool):
         self._is_stopping = False
 
     def serve(self, flusher: Flusher, probe: DeliveryProbe, drain_seconds: float) -> None:
-        """Serve tasks from now on: the model is loaded."""
+        """Serves tasks from now on: the model is loaded."""
         self._flusher = flusher
         self.probe = probe
         self._drain_seconds = drain_seconds
@@ -124,13 +124,13 @@ class BatchPool(BasePool):
         self._tickets.discard(ticket)
 
     def on_celery_thread(self, call: Callable[[], None]) -> None:
-        """Run `call` on Celery's own thread, which owns Celery's state. For any thread."""
+        """Runs `call` on Celery's own thread, which owns Celery's state. For any thread."""
         self._calls.put(call)
         if self._hub is not None:
             self._hub.call_soon(self._run_calls)
 
     def on_stop(self) -> None:
-        """Drain for DRAIN_SECONDS. After SIGQUIT or a second signal, give all jobs back at once."""
+        """Drains for DRAIN_SECONDS. After SIGQUIT or a second signal, gives all jobs back at once."""
         hurry = self._is_stopping or celery_state.should_terminate
         self._is_stopping = True
         self._drain(0.0 if hurry else self._drain_seconds)
@@ -142,7 +142,7 @@ class BatchPool(BasePool):
         """Does nothing: all jobs live in this process."""
 
     def _drain(self, seconds: float) -> None:
-        """Wait for the flusher to end. Celery's hub has stopped, so calls from other threads are made here.
+        """Waits for the flusher to end. Celery's hub has stopped, so calls from other threads are made here.
 
         A signal handler may call this again meanwhile.
         """

@@ -36,7 +36,7 @@ class ChoiceRun:
         return self.finish_reason is None
 
     def push(self, output: RequestOutput) -> None:
-        """Take what a step added to this choice."""
+        """Takes what a step added to this choice."""
         last = len(output.token_ids) - 1
         for index, token_id in enumerate(output.token_ids):
             self.token_ids.append(token_id)
@@ -54,7 +54,7 @@ class ChoiceRun:
             self.end(output.finish_reason)
 
     def end(self, reason: FinishReason) -> None:
-        """End the choice, and show the text that was held back. A stop string may be complete in it."""
+        """Ends the choice, and shows the text that was held back. A stop string may be complete in it."""
         self.text += self.detokenizer.finish()
         self._finish(FinishReason.STOP if self.detokenizer.stopped else reason)
 

@@ -55,7 +55,7 @@ class Claims:
             self._waiting.popleft()[0].ended(None)
 
     def claim_waiting(self, until: float) -> None:
-        """Claim jobs, first come, first served. A job that has to wait for room holds back later ones.
+        """Claims jobs, first come, first served. A job that has to wait for room holds back later ones.
 
         until: monotonic time at which held leases are to be renewed. At least one claim is made, whatever
             the time. Raises RedisError where Redis cannot be reached.

@@ -51,7 +51,7 @@ class EngineLoop:
         self._thread.start()
 
     def stop(self, seconds: float) -> bool:
-        """End the thread after the step under way, and the engine's processes.
+        """Ends the thread after the step under way, and the engine's processes.
 
         Returns False where the step takes more than `seconds`.
         """
@@ -67,15 +67,15 @@ class EngineLoop:
         return self._thread.is_alive()
 
     def add_request(self, request: EngineRequest) -> None:
-        """Let a sequence join before the next step."""
+        """Lets a sequence join before the next step."""
         self._inbox.put(request)
 
     def abort_request(self, request_id: str) -> None:
-        """Let a sequence leave before the next step."""
+        """Lets a sequence leave before the next step."""
         self._inbox.put(Abort(request_id))
 
     def step_flushed(self) -> None:
-        """Let the engine run one step further ahead: a step that it delivered is in Redis."""
+        """Lets the engine run one step further ahead: a step that it delivered is in Redis."""
         self._unflushed.release()
 
     def progress(self) -> tuple[int, int] | None:
@@ -102,7 +102,7 @@ class EngineLoop:
             end_process("the engine failed, the worker ends", exc_info=True)
 
     def _take_orders(self) -> bool:
-        """Carry out the orders that have come, and wait for one while there is nothing to decode.
+        """Carries out the orders that have come, and waits for one while there is nothing to decode.
 
         Returns False where the thread is to stop.
         """

@@ -102,11 +102,11 @@ class Flusher:
         self._watchdog.start()
 
     def submit(self, ticket: Ticket) -> None:
-        """Claim the ticket's job as soon as slots are free."""
+        """Claims the ticket's job as soon as slots are free."""
         self._events.put(ticket)
 
     def drain(self, seconds: float) -> None:
-        """Claim nothing more, let jobs run on for so long, then give back what is left and end.
+        """Claims nothing more, lets jobs run on for so long, then gives back what is left and ends.
 
         A second call may shorten the time.
         """
@@ -116,7 +116,7 @@ class Flusher:
         return self._thread.is_alive()
 
     def join(self, timeout: float) -> None:
-        """Wait `timeout` seconds at most for the thread to end."""
+        """Waits `timeout` seconds at most for the thread to end."""
         self._thread.join(timeout)
 
     # --- the thread
@@ -147,7 +147,7 @@ class Flusher:
         self._claims.claim_waiting(until=self._announcer.due_at)
 
     def _retried_later(self, work: Callable[[], None]) -> None:
-        """Do work that may be repeated, so that a Redis that cannot be reached costs nothing but time."""
+        """Does work that may be repeated, so that a Redis that cannot be reached costs nothing but time."""
         self._activity.moved_on()
         try:
             work()
@@ -168,7 +168,7 @@ class Flusher:
         return max(0.0, wake_at - time.monotonic())
 
     def _take_events(self, wait_seconds: float) -> None:
-        """Wait for an event, then take all events. If Redis is slow, several steps become one write."""
+        """Waits for an event, then takes all events. If Redis is slow, several steps become one write."""
         try:
             self._handle_event(self._next_event(wait_seconds))
             while True:
@@ -210,7 +210,7 @@ class Flusher:
     # --- what may end the worker
 
     def _watch_delivery(self) -> None:
-        """End the worker if Celery delivers no more tasks, so that it is restarted."""
+        """Ends the worker if Celery delivers no more tasks, so that it is restarted."""
         if self._is_draining():
             return
         if len(self._held) + len(self._claims) >= self._max_num_seqs:
@@ -223,7 +223,7 @@ class Flusher:
             self._delivery.send_probe()
 
     def _watch_preparer(self) -> None:
-        """Fail a prompt whose tokenizer or template hangs, and end the worker: only that ends the thread."""
+        """Fails a prompt whose tokenizer or template hangs, and ends the worker: only so the thread ends."""
         seconds = self._step_timeout_seconds
         run = self._preparer.stuck_for(seconds)
         if run is None or run not in self._held:
@@ -278,6 +278,6 @@ class Flusher:
         self._leases.release([(job.run.job_id, job.run.lease_token) for job in jobs], "drained")
 
     def _stop_engine(self) -> None:
-        """Stop the engine. All jobs were given back, so an engine that hangs or is slow delays no job."""
+        """Stops the engine. All jobs were given back, so an engine that hangs or is slow delays no job."""
         if not self._loop.stop(STOP_SECONDS):
             end_process("a step of the engine did not end within %s s, the worker ends", STOP_SECONDS)

@@ -58,7 +58,7 @@ class HeldJobs:
         self._jobs[job.run.lease_token] = job
 
     def drop(self, job: HeldJob, outcome: Outcome | None) -> None:
-        """Free the job's lease, sequences and ticket. Every way out leads here."""
+        """Frees the job's lease, sequences and ticket. Every way out leads here."""
         del self._jobs[job.run.lease_token]
         for request_id in job.run.engine_request_ids():
             self._loop.abort_request(request_id)

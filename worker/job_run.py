@@ -65,7 +65,7 @@ class JobRun:
         return self.claim.request.n
 
     def prepare(self, engine: Engine) -> Preparation:
-        """Tokenize the prompt and decode the log.
+        """Tokenizes the prompt and decodes the log.
 
         Raises PromptTooLongError, EngineError, UnreadableRecordError and whatever a tokenizer raises.
         """
@@ -95,7 +95,7 @@ class JobRun:
         return bool(self._choices) or not self.claim.has_tokens
 
     def push(self, output: RequestOutput) -> bool:
-        """Take what a step added to one of the choices.
+        """Takes what a step added to one of the choices.
 
         Returns whether the choice ended here, so that the engine has to abort its sequence.
         """
@@ -113,13 +113,13 @@ class JobRun:
         self.cut_off(reason, Outcome(Status.FAILED, JobError(code, message)))
 
     def cut_off(self, reason: FinishReason, outcome: Outcome) -> None:
-        """End the job now. The text of its choices is kept."""
+        """Ends the job now. The text of its choices is kept."""
         for choice in self._running():
             choice.end(reason)
         self.outcome = outcome
 
     def break_off(self, message: str) -> None:
-        """Fail a job whose text cannot be decoded. Text that was held back is lost."""
+        """Fails a job whose text cannot be decoded. Text that was held back is lost."""
         for choice in self._running():
             choice.finish_reason, choice.is_end_unlogged = FinishReason.ERROR, True
         self.outcome = Outcome(Status.FAILED, JobError("engine_error", message))
@@ -147,7 +147,7 @@ class JobRun:
         )
 
     def flushed_up_to(self, log_length: int) -> None:
-        """Note how many entries of the log Redis has: more than before, or fewer where it lost some."""
+        """Notes how many entries of the log Redis has: more than before, or fewer where it lost some."""
         self._flushed = log_length - self._first
 
     def _choice_run(self, choice: Choice, prompt: Prompt, budget: int) -> ChoiceRun:

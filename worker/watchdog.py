@@ -30,7 +30,7 @@ class Activity:
         self._is_idle = True
 
     def moved_on(self) -> None:
-        """Note that the thread has work and makes progress with it."""
+        """Notes that the thread has work and makes progress with it."""
         self._is_idle = False
         self._count += 1
 
@@ -111,7 +111,7 @@ class Watchdog:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop looking. For any thread."""
+        """Stops looking. For any thread."""
         self._stopped.set()
 
     def _run(self) -> None:

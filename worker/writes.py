@@ -42,7 +42,7 @@ class Writes:
         self._unflushed_steps = 0
 
     def take_step(self, outputs: Sequence[RequestOutput]) -> int:
-        """Take a step's outputs into their jobs. Returns how many tokens of held jobs it brought."""
+        """Takes a step's outputs into their jobs. Returns how many tokens of held jobs it brought."""
         self._unflushed_steps += 1
         return sum(self._take(output) for output in outputs)
 
@@ -51,7 +51,7 @@ class Writes:
         return self._unflushed_steps > 0 or any(job.run.has_news() for job in self._held)
 
     def flush(self) -> None:
-        """Write all jobs, whether a step brought them text or not: a cancel is to be seen within one step.
+        """Writes all jobs, whether a step brought them text or not: a cancel is to be seen within one step.
 
         Raises RedisError where Redis cannot be reached; then it may be repeated.
         """

@@ -39,6 +39,24 @@ def test_faults_are_found(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("docstring", "faults"),
+    [
+        ("Return the job.", 1),
+        ("Wait until it ends.", 1),
+        ("Run `call` on this thread.", 1),
+        ("Returns the job.", 0),
+        ("Free slots of a worker.", 0),
+        ("Whether the job has ended.", 0),
+        ("Text of one choice.", 0),
+    ],
+)
+def test_docstrings_of_functions_begin_with_what_the_function_does(
+    tmp_path: Path, docstring: str, faults: int
+) -> None:
+    assert len(findings(tmp_path, "a.py", f'def f():\n    """{docstring}"""\n')) == faults
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "The server runs behind a proxy.",

@@ -25,7 +25,7 @@ class TextDecoder(Protocol):
     """Turns the ids of one output into text, as they come."""
 
     def push(self, token_id: int) -> str:
-        """Take the next id. Returns the text to show now."""
+        """Takes the next id. Returns the text to show now."""
 
     def finish(self) -> str:
         """Returns what is held back, incomplete code points as U+FFFD."""
@@ -134,7 +134,7 @@ class Engine(Protocol):
         """The most tokens that prompt and output of one sequence may have together."""
 
     def encode(self, request: JobRequest, now: float | None = None) -> Prompt:
-        """Tokenize `prompt`, or render `messages` with the model's chat template.
+        """Tokenizes `prompt`, or renders `messages` with the model's chat template.
 
         now: the Unix time that a template gets as the present, so that all attempts at a job have the same
             prompt; None is the real time.
@@ -144,20 +144,20 @@ class Engine(Protocol):
         """
 
     def warm_up(self) -> None:
-        """Run everything that is slow the first time (kernels, allocations), before the first request."""
+        """Runs everything that is slow the first time (kernels, allocations), before the first request."""
 
     def add_request(self, request: EngineRequest) -> None:
-        """Add a sequence to the batch.
+        """Adds a sequence to the batch.
 
         Raises ValueError where no slot is free or the id is in use, and MemoryError where memory does not
         suffice; then the sequence was not added.
         """
 
     def abort_request(self, request_id: str) -> None:
-        """Remove a sequence. Its slot is free for the next step. An unknown id is a no-op."""
+        """Removes a sequence. Its slot is free for the next step. An unknown id is a no-op."""
 
     def step(self) -> list[RequestOutput]:
-        """Run one step. Returns an output for each sequence that gained a token or failed.
+        """Runs one step. Returns an output for each sequence that gained a token or failed.
 
         A sequence that is prefilled in chunks, or waits for memory, may have none.
         """
@@ -174,7 +174,7 @@ class Engine(Protocol):
         """For any thread. Raises EngineError where the engine has died, even in the middle of a step."""
 
     def shutdown(self) -> None:
-        """Release processes and devices, after the last step."""
+        """Releases processes and devices, after the last step."""
 
 
 def decode_once(engine: Engine, prompt_ids: tuple[int, ...]) -> None:

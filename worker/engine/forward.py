@@ -59,17 +59,17 @@ class Rows(Protocol):
         """Whether the budget holds rows of these lengths. One row of the longest length always fits."""
 
     def make_room(self, lengths: Sequence[int]) -> None:
-        """Make room for `lengths` tokens in the first rows, which keep their tokens. The other rows are free.
+        """Makes room for `lengths` tokens in the first rows, which keep their tokens. Other rows are free.
 
         Takes some microseconds where there is room already. Raises MemoryError where the budget or the
         machine has no more; then the rows keep their tokens.
         """
 
     def release(self, rows: int) -> None:
-        """Free the memory of all but the first `rows` rows, or less where that would need memory."""
+        """Frees the memory of all but the first `rows` rows, or less where that would need memory."""
 
     def move(self, source: int, target: int, tokens: int) -> None:
-        """Move a row's first `tokens` tokens to another row, whose sequence has left."""
+        """Moves a row's first `tokens` tokens to another row, whose sequence has left."""
 
 
 class Forward(Rows, Protocol):
@@ -85,11 +85,11 @@ class Forward(Rows, Protocol):
         """A number that changes with each layer that has run. For any thread."""
 
     def run(self, chunks: Sequence[Chunk]) -> Answer:
-        """Run chunks of consecutive rows: one token each, or each from the start on, or a single one.
+        """Runs chunks of consecutive rows: one token each, or each from the start on, or a single one.
 
         Then the cache has their tokens. A run that failed may be repeated, also with fewer chunks. Raises
         RuntimeError, OSError, ValueError and IndexError, also where memory does not suffice.
         """
 
     def clear(self, row: int) -> None:
-        """Clear a row that may hold NaN."""
+        """Clears a row that may hold NaN."""

@@ -28,7 +28,7 @@ class Pace:
         """How many the next step takes."""
 
     def learn(self, tokens: int, seconds: float) -> None:
-        """Learn that `tokens` took `seconds`. A few tokens say little about many, so they raise nothing."""
+        """Learns that `tokens` took `seconds`. A few tokens say little about many, so they raise nothing."""
         if seconds > TOLERANCE * self._seconds:
             right = int(tokens * self._seconds / seconds)
             self.tokens = min(self.tokens, max(self._least, 1 << right.bit_length() - 1 if right else 0))
@@ -36,6 +36,6 @@ class Pace:
             self.tokens = min(2 * self.tokens, self._most)
 
     def limit(self, most: int) -> None:
-        """Take at most `most` tokens from now on."""
+        """Takes at most `most` tokens from now on."""
         self._most = most
         self.tokens = min(self.tokens, most)

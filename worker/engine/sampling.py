@@ -61,11 +61,11 @@ class Penalties:
         return cls(sampling, prompt_ids, output_ids)
 
     def count(self, token_id: int) -> None:
-        """Count one more token of the output."""
+        """Counts one more token of the output."""
         self._output_counts[token_id] = self._output_counts.get(token_id, 0) + 1
 
     def apply(self, logits: Tensor) -> None:
-        """Apply the penalties to logits, float32 [vocab], in place."""
+        """Applys the penalties to logits, float32 [vocab], in place."""
         ids = torch.tensor([*self._output_counts], dtype=torch.long, device=logits.device)
         counts = torch.tensor([*self._output_counts.values()], dtype=logits.dtype, device=logits.device)
         sampling = self._sampling

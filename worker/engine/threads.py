@@ -58,7 +58,7 @@ class ThreadChoice:
         return self._counts[self._index if self._probing is None else self._probing]
 
     def learn(self, seconds: float) -> None:
-        """Learn how long the step took that was computed with `count` threads."""
+        """Learns how long the step took that was computed with `count` threads."""
         if self._probing is None:
             self._recent.append(seconds)
             self._until_probe -= 1

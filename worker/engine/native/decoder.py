@@ -103,7 +103,7 @@ class Decoder:
         cache: RowStates,
         draws: Sequence[Draw | None] | None = None,
     ) -> tuple[list[int], Tensor]:
-        """Run tokens. Those of one row stand together and in order.
+        """Runs tokens. Those of one row stand together and in order.
 
         Returns the next token after each asked one, or -1 where its highest logit is not finite; and float32
         logits [wanted, vocab]. The next token is drawn or, where its draw is None, the argmax; ties go to the

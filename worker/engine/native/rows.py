@@ -54,7 +54,7 @@ class RowStates:
         return sum(map(self._least, lengths)) <= self._budget_tokens
 
     def make_room(self, lengths: Sequence[int]) -> None:
-        """Make room for `lengths` tokens in the first rows, which keep their tokens. The other rows are free.
+        """Makes room for `lengths` tokens in the first rows, which keep their tokens. Other rows are free.
 
         Raises MemoryError where the budget or the machine has no more; then the rows keep their tokens.
         """
@@ -67,16 +67,16 @@ class RowStates:
                 self._grow(row, lengths)
 
     def release(self, rows: int) -> None:
-        """Free the memory of all but the first `rows` rows."""
+        """Frees the memory of all but the first `rows` rows."""
         self._shrink(range(rows, len(self.rows)), [0] * len(self.rows))
 
     def ensure(self, row: int, tokens: int) -> None:
-        """Have room for `tokens` tokens in a row where `make_room` was not called."""
+        """Makes sure of room for `tokens` tokens in a row where `make_room` was not called."""
         if tokens > self.rooms[row]:
             self._resize(row, self._least(tokens))
 
     def exchange(self, row: int, other: int) -> None:
-        """Exchange the sequences of two rows."""
+        """Exchanges the sequences of two rows."""
         states, room = self.rows[row], self.rooms[row]
         self._put(row, self.rows[other], self.rooms[other])
         self._put(other, states, room)
@@ -105,7 +105,7 @@ class RowStates:
         return self._budget_tokens - sum(self.rooms)
 
     def _shrink(self, rows: Iterable[int], lengths: Sequence[int]) -> None:
-        """Free the room that rows do not need; all room of free rows."""
+        """Frees the room that rows do not need; all room of free rows."""
         for row in rows:
             least = self._least(lengths[row]) if row < len(lengths) else 0
             if self.rooms[row] > least:

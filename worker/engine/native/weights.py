@@ -44,7 +44,7 @@ class Linear:
         return bias
 
     def release(self) -> None:
-        """Free the weight's memory. The layer cannot be used any more."""
+        """Frees the weight's memory. The layer cannot be used any more."""
         self.module.weight.data = torch.empty(0)
 
 

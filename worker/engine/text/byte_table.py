@@ -42,7 +42,7 @@ class TableDecoder:
         """Whether the bytes so far end inside a code point."""
 
     def push(self, token_id: int) -> str:
-        """Take the next id. Returns the text to show now."""
+        """Takes the next id. Returns the text to show now."""
         if not self._is_open:
             text = self._texts.get(token_id)
             if text is not None:

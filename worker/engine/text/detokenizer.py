@@ -60,7 +60,7 @@ class Detokenizer:
         special_tokens: Mapping[int, str] = NONE,
         decoder: TextDecoder | None = None,
     ) -> Detokenizer:
-        """Continue where an earlier attempt stopped.
+        """Continues where an earlier attempt stopped.
 
         output_ids: all ids logged so far, including those whose text was held back.
         shown_chars: how many characters (not bytes) were shown so far. Where this attempt would have shown
@@ -78,7 +78,7 @@ class Detokenizer:
         return self._stops.found
 
     def push(self, token_ids: Sequence[int]) -> str:
-        """Take the next ids. Returns the text to show now. Ids after a stop string are ignored."""
+        """Takes the next ids. Returns the text to show now. Ids after a stop string are ignored."""
         shown = []
         for token_id in token_ids:
             if self.stopped:
@@ -94,7 +94,7 @@ class Detokenizer:
         return self._unseen("".join(shown))
 
     def push_end(self, token_id: int) -> str:
-        """Take the id that ended the sequence: it has no text, but a stop string may name it."""
+        """Takes the id that ended the sequence: it has no text, but a stop string may name it."""
         mark = self._stops.mark_of(token_id)
         return self._unseen("" if mark is None else self._stops.push(self._up_to(mark)))
 
@@ -149,7 +149,7 @@ class IncrementalDecoder:
         self._take_context(prompt_ids[-MAX_CONTEXT_SEARCH_IDS:])
 
     def push(self, token_id: int) -> str:
-        """Take the next id. Returns the text to show now."""
+        """Takes the next id. Returns the text to show now."""
         self._pending.append(token_id)
         before, self._text = self._text, self._decode_pending()
         if not self._text:
@@ -179,7 +179,7 @@ class IncrementalDecoder:
         return self._decode(self._pending)
 
     def _commit(self) -> str:
-        """Show all pending text. The next window begins after it."""
+        """Shows all pending text. The next window begins after it."""
         shown = self._text[self._shown :]
         self._take_context(self._pending)
         self._pending = []
@@ -187,7 +187,7 @@ class IncrementalDecoder:
         return shown
 
     def _take_context(self, token_ids: Sequence[int]) -> None:
-        """From now on, decode after the last of these ids, as few as show whole characters by themselves.
+        """Decodes after the last of these ids from now on: as few as show whole characters by themselves.
 
         A part of a code point would spoil the window, and an id without text would not keep `decode` from
         stripping a space. Where all ids are like that, the earlier context is as good.
@@ -201,7 +201,7 @@ class IncrementalDecoder:
                     return
 
     def _keep_silent(self) -> str:
-        """Show nothing: no pending id has a text yet, but they may matter for the text that follows.
+        """Shows nothing: no pending id has a text yet, but they may matter for the text that follows.
 
         They may be a space that `decode` strips, which the next id needs to keep its own. Or the first bytes
         of a code point, which some tokenizers hide until they have all. Or special tokens, which do not
@@ -212,7 +212,7 @@ class IncrementalDecoder:
         return ""
 
     def _move_on(self) -> str:
-        """Drop the oldest pending id: an incomplete code point at the end must have begun after it.
+        """Drops the oldest pending id: an incomplete code point at the end must have begun after it.
 
         Lossy UTF-8 decoding synchronizes within 3 bytes wherever it starts. So the other ids, decoded by
         themselves, end as the whole does, and characters can be counted from the end.

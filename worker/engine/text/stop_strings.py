@@ -37,11 +37,11 @@ class OutputStops:
         return self._marks.get(token_id)
 
     def push(self, text: str) -> str:
-        """Take the next piece. Returns the text that certainly comes before any stop string."""
+        """Takes the next piece. Returns the text that certainly comes before any stop string."""
         return self._show(self._marked.push(text), is_end=self._marked.found)
 
     def finish(self) -> str:
-        """End the output. Returns the text that was held back."""
+        """Ends the output. Returns the text that was held back."""
         return self._show(self._marked.finish(), is_end=True)
 
     def _show(self, text: str, *, is_end: bool) -> str:
@@ -64,7 +64,7 @@ class StopStrings:
         self.found = False
 
     def push(self, text: str) -> str:
-        """Take the next piece. Returns the text that certainly comes before any stop string."""
+        """Takes the next piece. Returns the text that certainly comes before any stop string."""
         if not self._stop or not text:
             return text
         self._held += text
@@ -76,7 +76,7 @@ class StopStrings:
         return shown
 
     def finish(self) -> str:
-        """End the text. Returns the part that was held back."""
+        """Ends the text. Returns the part that was held back."""
         start = self._earliest_match()
         if start is not None:
             return self._cut(start)

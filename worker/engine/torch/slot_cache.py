@@ -60,7 +60,7 @@ class SlotStates:
         return not lengths or len(lengths) * self._least(max(lengths)) <= self._budget_tokens
 
     def make_room(self, lengths: Sequence[int]) -> None:
-        """Make room for `lengths` tokens in the first rows, which keep their tokens. The other rows are free.
+        """Makes room for `lengths` tokens in the first rows, which keep their tokens. Other rows are free.
 
         Raises MemoryError where the budget or the machine has no more; then the rows keep their tokens.
         """
@@ -82,12 +82,12 @@ class SlotStates:
             self._resize(rows, least)
 
     def release(self, rows: int) -> None:
-        """Free the memory of all but the first `rows` rows, where that takes no copy."""
+        """Frees the memory of all but the first `rows` rows, where that takes no copy."""
         if rows == 0:
             self._resize(0, 0)
 
     def ensure(self, rows: int, tokens: int) -> None:
-        """Have at least this many rows and tokens, where `make_room` was not called."""
+        """Makes sure of at least this many rows and tokens, where `make_room` was not called."""
         if rows > self.rows or tokens > self.tokens:
             self._resize(max(rows, self.rows), max(self._least(tokens), self.tokens))
 
@@ -109,13 +109,13 @@ class SlotStates:
         self.rows, self.tokens = rows, tokens
 
     def move(self, source: int, target: int, tokens: int) -> None:
-        """Copy a row's first `tokens` tokens to another row."""
+        """Copies a row's first `tokens` tokens to another row."""
         for layer in self.layers:
             for states in layer:
                 states[target, :, :tokens] = states[source, :, :tokens]
 
     def clear(self, row: int) -> None:
-        """Fill a row with zeros."""
+        """Fills a row with zeros."""
         for layer in self.layers:
             for states in layer:
                 states[row].zero_()
@@ -159,7 +159,7 @@ class SlotCache(Cache):
         self.open(Window(0, torch.zeros(0, 1, dtype=torch.long), 0))
 
     def open(self, window: Window) -> None:
-        """Choose what a forward pass writes and reads."""
+        """Chooses what a forward pass writes and reads."""
         self.window = window
         device = window.positions.device
         self.row_index = torch.arange(window.rows.start, window.rows.stop, device=device)[:, None]
@@ -183,7 +183,7 @@ class _SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     def update(
         self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Write the new tokens' states [rows, heads, query, head_dim]. Returns all that the rows may read."""
+        """Writes new tokens' states [rows, heads, query, head_dim]. Returns all that the rows may read."""
         cache, window = self._cache, self._cache.window
         keys, values = cache.states.layers[self._index]
         for states, new in ((keys, key_states), (values, value_states)):

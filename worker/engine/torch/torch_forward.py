@@ -65,7 +65,7 @@ class TorchForward:
         return self._prefill(chunks)
 
     def _prefill(self, chunks: Sequence[Chunk]) -> Tensor:
-        """Run prompts, padded on the right to one length.
+        """Runs prompts, padded on the right to one length.
 
         Padding needs no mask. It comes after all real tokens, so causal attention hides it, and the
         sequence's next tokens overwrite it in the cache.

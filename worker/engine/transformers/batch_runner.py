@@ -63,7 +63,7 @@ class BatchRunner:
         )
 
     def limit_prefill(self, most: int) -> None:
-        """Take at most `most` tokens of prompts from now on."""
+        """Takes at most `most` tokens of prompts from now on."""
         self._pace.limit(most)
         self._pace_beside.limit(most)
 
@@ -79,7 +79,7 @@ class BatchRunner:
         return answers, failed
 
     def _decode(self) -> list[Answer]:
-        """Run the newest tokens. Where memory does not suffice, the youngest sequence is preempted."""
+        """Runs the newest tokens. Where memory does not suffice, the youngest sequence is preempted."""
         scheduler = self._scheduler
         while scheduler.running:
             newest = [sequence.last(row) for row, sequence in enumerate(scheduler.running)]
@@ -111,7 +111,7 @@ class BatchRunner:
     def _prefill(
         self, group: Sequence[SequenceState], budget: int, failed: list[RequestOutput]
     ) -> list[Answer]:
-        """Prefill sequences as a whole, or a chunk of a long one; returns the answers to those that now run.
+        """Prefills sequences as a whole, or a chunk of a long one; returns the answers to those that now run.
 
         Where that fails, half of them wait for the next step.
         """
@@ -150,7 +150,7 @@ class BatchRunner:
         failed.append(sequence.failure(OUT_OF_MEMORY.format(error) if is_out_of_memory else str(error)))
 
     def _run_prompts(self, chunks: Sequence[Chunk]) -> Answer:
-        """Run chunks of prompts, and learn from the time that they take."""
+        """Runs chunks of prompts, and learns from the time that they take."""
         began = self._clock()
         answer = self._run(chunks, self._scheduler.lengths([chunk.end for chunk in chunks]))
         counts = [len(chunk.token_ids) for chunk in chunks]

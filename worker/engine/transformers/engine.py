@@ -78,7 +78,7 @@ class TransformersEngine:
         return self._prompts.encode(request, now)
 
     def warm_up(self) -> None:
-        """Decode, and measure the speed of prompts. Raises EngineError where the model does not run."""
+        """Decodes, and measures the speed of prompts. Raises EngineError where the model does not run."""
         token_id = next(iter(self._eos_ids), 0)
         decode_once(self, (token_id,))
         self._find_pace(token_id)
@@ -86,7 +86,7 @@ class TransformersEngine:
         self._forward.release(0)
 
     def _find_pace(self, token_id: int) -> None:
-        """Prefill longer and longer prompts until one takes as long as a step should."""
+        """Prefills longer and longer prompts until one takes as long as a step should."""
         tries = 0
         while tries < PACE_TRIES and self._runner.prefill_tokens() < min(PREFILL_TOKENS, self._max_model_len):
             tokens = min(self._runner.prefill_tokens(), self._max_model_len - 1)
@@ -136,7 +136,7 @@ class TransformersEngine:
         return failed + self._postprocess(answers)
 
     def _postprocess(self, answers: Sequence[Answer]) -> list[RequestOutput]:
-        """Give each running sequence its next token; those that end leave."""
+        """Gives each running sequence its next token; those that end leave."""
         if not answers:
             return []
         sequences = list(self._scheduler.running)
@@ -150,7 +150,7 @@ class TransformersEngine:
         return outputs
 
     def _advance(self, sequence: SequenceState, token: NextToken) -> RequestOutput:
-        """Take a token into its sequence."""
+        """Takes a token into its sequence."""
         token_id, logprobs = token
         if token_id in REASONS:
             return sequence.failure(REASONS[token_id])

@@ -68,7 +68,7 @@ class Scheduler:
         return [*(len(sequence.token_ids) for sequence in self.running), *joining]
 
     def add(self, sequence: SequenceState) -> None:
-        """Let a sequence wait. Raises ValueError where no slot is free or the id is known."""
+        """Lets a sequence wait. Raises ValueError where no slot is free or the id is known."""
         sequences = self.sequences()
         if any(known.request_id == sequence.request_id for known in sequences):
             raise ValueError(f"request {sequence.request_id} is in the batch already")
@@ -78,7 +78,7 @@ class Scheduler:
         self.waiting.append(sequence)
 
     def schedule(self, budget: int) -> None:
-        """Move the waiting sequences that are to be prefilled in this step to `joining`.
+        """Moves the waiting sequences that are to be prefilled in this step to `joining`.
 
         These are as many as fit into memory and `budget`, or the first one alone, if it is longer than that
         and is to be prefilled in chunks. While one joins in chunks, no other sequence joins.
@@ -101,22 +101,22 @@ class Scheduler:
                 return
 
     def start_running(self, sequences: Sequence[SequenceState]) -> None:
-        """Let the first of the joining sequences run: all their tokens but the newest are in the cache."""
+        """Lets the first of the joining sequences run: all their tokens but the newest are in the cache."""
         del self.joining[: len(sequences)]
         self.running.extend(sequences)
 
     def put_back(self, sequences: Sequence[SequenceState]) -> None:
-        """Let joining sequences wait again, before those that came after them."""
+        """Lets joining sequences wait again, before those that came after them."""
         self.joining = [one for one in self.joining if one not in sequences]
         self._wait(sequences)
 
     def preempt_youngest(self) -> None:
-        """Take the row of the youngest sequence that the cache has tokens of."""
+        """Takes the row of the youngest sequence that the cache has tokens of."""
         self.put_back([sequence for sequence in self.joining if not sequence.prefilled])
         self.preempt(max((*self.running, *self.joining), key=lambda sequence: sequence.arrival))
 
     def preempt(self, sequence: SequenceState) -> None:
-        """Take a sequence's row and its memory away, and let it wait until another one has left.
+        """Takes a sequence's row and its memory away, and lets it wait until another one has left.
 
         Where there is no other one it may join at once: room for it takes less than growth, which is a copy.
         """
@@ -128,7 +128,7 @@ class Scheduler:
         self._is_full = bool(self.running or self.joining)
 
     def finish(self, sequences: Sequence[SequenceState]) -> None:
-        """Free the rows of running sequences. The last rows in use move there, to leave no holes."""
+        """Frees the rows of running sequences. The last rows in use move there, to leave no holes."""
         if not sequences:
             return
         self._is_full = False
@@ -145,7 +145,7 @@ class Scheduler:
             self._rows.move(before + index, stay + index, sequence.prefilled)
 
     def abort(self, request_id: str) -> None:
-        """Take a sequence out, wherever it is. An unknown id is no error."""
+        """Takes a sequence out, wherever it is. An unknown id is no error."""
         for sequence in self.sequences():
             if sequence.request_id == request_id:
                 self._take_out(sequence)

@@ -118,7 +118,7 @@ class VllmEngine:
         return self._prompts.encode(request, now)
 
     def warm_up(self) -> None:
-        """Decode once: with vLLM's CPU build the first tokens take seconds."""
+        """Decodes once: with vLLM's CPU build the first tokens take seconds."""
         decode_once(self, (0,))
 
     def add_request(self, request: EngineRequest) -> None:
