@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import hypothesis
 import pytest
 from redis import Redis
 
@@ -13,9 +12,6 @@ from harness.redis_server import start_redis
 from tasks.settings import Settings
 
 TESTS = Path(__file__).parent
-
-hypothesis.settings.register_profile("quick", max_examples=25)
-"""For `make unit`, which is to take seconds. `make test` tries all examples, four times as many."""
 
 TIERS = {
     "unit": "unit",
