@@ -45,7 +45,7 @@ def log(job_id: str) -> str:
 
 
 def events(job_id: str) -> str:
-    """Channel: what is appended to the log, as `[first seq, entry, ...]`."""
+    """Channel: what is appended to the log: the seq of the first entry, then the entries, by line ends."""
     return f"{PREFIX}events:{job_id}"
 
 

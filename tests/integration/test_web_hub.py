@@ -18,7 +18,7 @@ from web.relay.hub import MAX_BATCHES, Channel, Hub, Subscription
 
 
 def batch(seq: int) -> Batch:
-    return Batch.of_entries(seq, [StatusEntry(seq).encode()])
+    return Batch(seq, [StatusEntry(seq).encode()])
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_readers_of_a_job_share_one_channel_and_each_rendered_batch(hub: Hub, re
     with hub.subscribe("job_1") as first, hub.subscribe("job_1") as second:
         assert (first.take(TIMEOUT_SECONDS), second.take(TIMEOUT_SECONDS)) == (None, None)
         assert redis.pubsub_numsub(keys.events("job_1"))[0][1] == 1
-        redis.publish(keys.events("job_1"), '[1,["s",1]]')
+        redis.publish(keys.events("job_1"), '1\n["s",1]')
         (one,), (other,) = first.take(TIMEOUT_SECONDS) or [], second.take(TIMEOUT_SECONDS) or []
         assert one is other
 
@@ -83,8 +83,8 @@ def test_readers_of_a_job_share_one_channel_and_each_rendered_batch(hub: Hub, re
 def test_readers_get_batches_of_their_own_job_only(hub: Hub, redis: Redis) -> None:
     with hub.subscribe("job_1") as first, hub.subscribe("job_2") as second:
         assert (first.take(TIMEOUT_SECONDS), second.take(TIMEOUT_SECONDS)) == (None, None)
-        redis.publish(keys.events("job_1"), '[1,["s",1]]')
-        redis.publish(keys.events("job_2"), '[2,["s",1]]')
+        redis.publish(keys.events("job_1"), '1\n["s",1]')
+        redis.publish(keys.events("job_2"), '2\n["s",1]')
         assert [one.first_seq for one in second.take(TIMEOUT_SECONDS) or []] == [2]
         assert [one.first_seq for one in first.take(TIMEOUT_SECONDS) or []] == [1]
 
@@ -105,7 +105,7 @@ def test_an_invalid_message_makes_readers_read_the_log(hub: Hub, redis: Redis) -
         assert subscription.take(TIMEOUT_SECONDS) is None
         redis.publish(keys.events("job_1"), "garbage")
         assert subscription.take(TIMEOUT_SECONDS) is None
-        redis.publish(keys.events("job_1"), '[1,["s",1]]')
+        redis.publish(keys.events("job_1"), '1\n["s",1]')
         assert [one.first_seq for one in subscription.take(TIMEOUT_SECONDS) or []] == [1]
 
 

@@ -8,7 +8,8 @@ from typing import cast
 from tasks.job import Job
 from tasks.log import event as contract_event
 from web.answers import DoneEvent, JobBody, ShortJobBody
-from web.relay.events import Event
+from web.relay import plain_tokens
+from web.relay.events import Batch, Event
 from web.render import job_body, to_json
 
 LONG_FIELDS = frozenset({"request", "output"})
@@ -17,8 +18,10 @@ LONG_FIELDS = frozenset({"request", "output"})
 Encoder = Callable[[Event], bytes]
 """Returns the bytes that a reader gets for an event; empty if its format has nothing for the event."""
 
-Framing = Callable[[Event, str], bytes]
-"""Wraps an event's JSON for a transport. `sse.message` and `websocket_frames.text_message` are framings."""
+Framing = Callable[[int, str, str], bytes]
+"""Wraps an event for a transport, given its seq, its type and its JSON.
+
+`sse.message` and `websocket_frames.text_message` are framings."""
 
 
 class ContractEncoder:
@@ -35,8 +38,20 @@ class ContractEncoder:
 
     def __call__(self, event: Event) -> bytes:
         if event.job is not None:  # The job's addresses differ from reader to reader.
-            return self._framing(event, self._done_json(event.seq, event.job))
-        return event.shared(self._framing, lambda: self._framing(event, event_json(event)))
+            return self._framing(event.seq, event.type, self._done_json(event.seq, event.job))
+        return event.shared(self._framing, self._encode)
+
+    def batch(self, batch: Batch) -> bytes:
+        """Returns all events of a batch that does not end its job."""
+        return batch.shared(self._framing, self._encode_batch)
+
+    def _encode(self, event: Event) -> bytes:
+        return self._framing(event.seq, event.type, event_json(event))
+
+    def _encode_batch(self, batch: Batch) -> bytes:
+        if len(batch) == 1 and (plain := batch.plain[0]) is not None:  # Nearly every batch.
+            return self._framing(batch.first_seq, "token", plain_tokens.event_json(batch.first_seq, plain))
+        return b"".join(map(self, batch.events))
 
     def _done_json(self, seq: int, job: Job) -> str:
         body: JobBody | ShortJobBody = job_body(job, self._base_url)
@@ -49,4 +64,6 @@ class ContractEncoder:
 
 def event_json(event: Event) -> str:
     """Returns the contract's JSON of an event without its job."""
+    if event.plain is not None:
+        return plain_tokens.event_json(event.seq, event.plain)
     return to_json(contract_event(event.seq, event.entry))

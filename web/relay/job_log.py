@@ -48,7 +48,7 @@ class Page:
 
     @property
     def is_last(self) -> bool:
-        return len(self.batch.events) < PAGE_ENTRIES
+        return len(self.batch) < PAGE_ENTRIES
 
 
 class JobLog:
@@ -71,4 +71,4 @@ class JobLog:
     def page(self, job_id: str, after: int) -> Page:
         """Returns the next entries with seq > after, and the job's status at the same moment."""
         page = self._reader.read_page(job_id, after, PAGE_ENTRIES)
-        return Page(Batch.of_entries(after + 1, page.entry_texts), page.status)
+        return Page(Batch(after + 1, page.entry_texts), page.status)

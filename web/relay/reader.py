@@ -102,7 +102,7 @@ class Reader:
             if page.status is None:
                 raise JobNotFoundError(f"there is no job {self._job_id}")
             yield from self._deliver(subscription, page.batch)
-            if not page.batch.events:
+            if not page.batch:
                 self._is_finished = page.status in TERMINAL_STATUSES
             if page.is_last or self._read_log_at < inf:
                 return

@@ -8,7 +8,6 @@ from contextlib import suppress
 from tasks.errors import JobNotFoundError
 from web.errors import GoingAwayError
 from web.relay.encoders import Encoder
-from web.relay.events import Event
 from web.relay.reader import Reader
 
 KEEP_ALIVE_COMMENT = b": keep-alive\n\n"
@@ -17,9 +16,9 @@ HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 """Caches do not store the stream, and nginx passes it on without buffering."""
 
 
-def message(event: Event, data: str) -> bytes:
+def message(seq: int, kind: str, data: str) -> bytes:
     """Returns an event with its number and its type; `data` has no line ends."""
-    return f"id: {event.seq}\nevent: {event.type}\ndata: {data}\n\n".encode()
+    return f"id: {seq}\nevent: {kind}\ndata: {data}\n\n".encode()
 
 
 def stream(reader: Reader, encode: Encoder) -> Iterator[bytes]:

@@ -17,10 +17,10 @@ from contextlib import suppress
 from gevent.monkey import get_original
 from gevent.socket import wait_write
 
-from web.relay.events import Event
-
 FINAL_TEXT = b"\x81"
 """RFC 6455, 5.2: a text message in one frame."""
+
+_SHORT_LENGTHS = [bytes([length]) for length in range(126)]
 
 STALL_SECONDS = 20.0
 """A reader whose buffer takes nothing for this long is too slow."""
@@ -29,11 +29,11 @@ SEND_BUFFER_BYTES = 64 * 1024
 """How much the kernel buffers for a reader (Linux doubles it). The rest stays in the log, for all readers."""
 
 
-def text_message(_event: Event, data: str) -> bytes:
+def text_message(_seq: int, _type: str, data: str) -> bytes:
     """Returns a WebSocket frame. A server's frames are not masked, so all readers get the same bytes."""
     payload = data.encode()
     if len(payload) < 126:
-        length = bytes([len(payload)])
+        length = _SHORT_LENGTHS[len(payload)]
     elif len(payload) < 1 << 16:
         length = b"\x7e" + len(payload).to_bytes(2)
     else:

@@ -28,11 +28,12 @@ local function set_status(job, id, from, to)
   redis.call('ZADD', index .. ':' .. to, job.created_at, id)
 end
 
--- Appends entries to the log and publishes them to the readers: [first seq, entry, ...].
+-- Appends entries to the log and publishes them to the readers: the seq of the first one, then the entries, divided by
+-- line ends. JSON escapes line ends, so that readers split a message without parsing it.
 local function append(id, entries)
   local length = redis.call('RPUSH', key('log', id), unpack(entries))
   local first = length - #entries + 1
-  redis.call('PUBLISH', key('events', id), '[' .. first .. ',' .. table.concat(entries, ',') .. ']')
+  redis.call('PUBLISH', key('events', id), first .. '\n' .. table.concat(entries, '\n'))
 end
 
 -- Adds to the memory that an owner's records are counted to take.
