@@ -4,27 +4,28 @@
 
 A worker with the echo engine runs many streams at a fixed rate, with the bundled model's tokenizer.
 Meanwhile the CPU time of each process is read. The worker's time includes the echo engine's own step. With
-`--readers 1` a client reads each stream over a WebSocket.
+`--readers 1` a client reads each stream over a WebSocket. `--root` measures another checkout.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import threading
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx
 import psutil
-import websocket
 from redis import Redis
 
-from bench.stage import print_table, redis_server, started_web, started_workers
+from bench.frames import allow_descriptors, reading, web_sockets
+from bench.stage import Workers, print_table, redis_server, started_web
 from harness.product import Web
 from harness.waiting import eventually
+from harness.workers import ROOT
 from tasks import keys
 
 PROMPT = "Once upon a time there was a little fox who lived in a house above the bakery."
@@ -62,36 +63,19 @@ def read(redis: Redis, jobs: Sequence[str], processes: dict[str, list[psutil.Pro
     return Reading(tokens, seconds)
 
 
-def follow(url: str, stop: threading.Event) -> None:
-    stream = websocket.create_connection(url)
-    while not stop.is_set():
-        stream.recv()
-    stream.shutdown()  # type: ignore[no-untyped-call]
-
-
 @contextmanager
 def followed(web: Web, jobs: Sequence[str], readers: int) -> Iterator[None]:
     """Clients that read each job's stream, in a process of their own: their CPU time is not web's."""
     if not readers:
         yield
         return
-    child = os.fork()
-    if child == 0:
-        stop = threading.Event()
-        base = web.url.replace("http", "ws", 1)
-        for job in [*jobs] * readers:
-            url = f"{base}/v1/jobs/{job}/stream?done=short"
-            threading.Thread(target=follow, args=(url, stop), daemon=True).start()
-        while True:
-            time.sleep(60)
-    try:
+    with reading(web_sockets(web.url, [f"/v1/jobs/{job}/stream?done=short" for job in [*jobs] * readers])):
         yield
-    finally:
-        os.kill(child, 9)
-        os.waitpid(child, 0)
 
 
-def measure(streams: int, steps_per_second: float, seconds: float, readers: int) -> dict[str, float]:
+def measure(
+    streams: int, steps_per_second: float, seconds: float, readers: int, root: Path
+) -> dict[str, float]:
     """Returns tokens/s, and for each process the microseconds of CPU time a token."""
     environment = {
         "ENGINE": "echo",
@@ -102,7 +86,10 @@ def measure(streams: int, steps_per_second: float, seconds: float, readers: int)
     }
     with ExitStack() as stack:
         url = stack.enter_context(redis_server())
-        workers = stack.enter_context(started_workers(url, 1, **environment))
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-"))
+        workers = Workers(url, Path(folder), environment, root=root)
+        stack.callback(workers.stop)
+        workers.start()
         web = stack.enter_context(started_web(workers))
         redis = stack.enter_context(Redis.from_url(url, decode_responses=True))
         client = stack.enter_context(httpx.Client(base_url=web.url))
@@ -130,10 +117,12 @@ def main() -> None:
     parser.add_argument("--steps", type=float, default=40, help="steps a second")
     parser.add_argument("--seconds", type=float, default=10, help="of each measurement")
     parser.add_argument("--readers", type=int, default=0, help="of each stream, over WebSockets")
+    parser.add_argument("--root", type=Path, default=ROOT, help="the checkout that web and worker run")
     options = parser.parse_args()
+    allow_descriptors(max(options.streams) * options.readers)
     rows = []
     for streams in options.streams:
-        found = measure(streams, options.steps, options.seconds, options.readers)
+        found = measure(streams, options.steps, options.seconds, options.readers, options.root)
         costs = [f"{found[name]:.1f}" for name in ("worker", "redis", "web")]
         rows.append([str(streams), f"{found['tokens/s']:.0f}", *costs])
     print_table(["streams", "tokens/s", "worker, µs", "redis, µs", "web, µs"], rows)

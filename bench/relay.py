@@ -1,94 +1,168 @@
-"""Measures the latency of the relay, from Redis' publish to the client's socket, with many streams at once.
+"""Measures a web process with many WebSocket readers: latency, CPU time per event, memory per reader.
 
-    make serve ENGINE=echo MAX_NUM_SEQS=256 ECHO_STEP_SECONDS=0.25      in one terminal
-    .venv/bin/python -m bench.relay --streams 200                       in another
+    .venv/bin/python -m bench.relay --streams 1000 --rate 10
+    .venv/bin/python -m bench.relay --streams 1 --idle 5000
 
-A subscriber in this process gets each message from Redis directly. The latency of an event is how much later
-its WebSocket client, in the same process, has it. The subscriber's own delay is printed too, because messages
-also wait in this process when all streams publish in one step.
+A worker with the echo engine runs the streams, and each has one reader. `--idle` adds readers of jobs that
+wait. All jobs run in one batch, so their events are published in bursts. The latency of an event is how
+much later its reader has it than a subscriber of Redis that does nothing else; both are lean processes
+(`bench.frames`). `--root` measures another checkout.
 """
 
 from __future__ import annotations
 
-from gevent import monkey
-
-monkey.patch_all()
-
 import argparse
-import json
-import statistics
+import re
+import tempfile
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
-import gevent
+import hiredis
 import httpx
-import websocket
-from gevent.event import Event
+import psutil
 from redis import Redis
 
+from bench.frames import Part, allow_descriptors, reading, subscriber, web_sockets
+from bench.stage import Workers, median, p99, print_table, redis_server, started_web
+from harness.waiting import eventually
+from harness.workers import ROOT
 from tasks import keys
 
-Seen = dict[tuple[str, int], float]
-"""(job id, seq) -> time.perf_counter() when it arrived."""
+MAX_TOKENS = 100_000
+SETTLE_SECONDS = 2.0
+"""Between the last reader's connection and the first reading."""
+
+WARM_UP_READERS = 20
+"""Readers that come and go before the first reading of memory, so that modules and pools are there."""
+
+MESSAGE = b"*3\r\n$7\r\nmessage\r\n"
+FIRST_SEQ = re.compile(rb"\[?([0-9]+)")
+FRAME_SEQ = re.compile(rb'\{"seq":([0-9]+),')
+PING = b"\x89\x00"
+
+Times = dict[tuple[int, int], float]
+"""(place of the job, seq) -> when it arrived."""
 
 
-def subscribe(redis_url: str, job_ids: list[str], seen: Seen, ready: Event) -> None:
-    with Redis.from_url(redis_url, decode_responses=True) as redis, redis.pubsub() as pubsub:
-        pubsub.subscribe(*(keys.events(job_id) for job_id in job_ids))
-        confirmed = 0
-        for message in pubsub.listen():
-            now = time.perf_counter()
-            if message["type"] == "subscribe":
-                confirmed += 1
-                if confirmed == len(job_ids):
-                    ready.set()
-            else:
-                first, *entries = json.loads(message["data"])
-                job_id = message["channel"].rsplit(":", 1)[1]
-                for i in range(len(entries)):
-                    seen[job_id, first + i] = now
+def published_at(parts: Sequence[Part], places: dict[bytes, int]) -> Times:
+    """Returns when the first event of each message was published."""
+    found: Times = {}
+    reader = hiredis.Reader()
+    before: bytes | None = b""
+    for at, part in parts:
+        data = part
+        if before is not None:  # The first part may begin in the middle of a message.
+            start = (before + part).find(MESSAGE)
+            if start < 0:
+                before += part
+                continue
+            data, before = (before + part)[start:], None
+        reader.feed(data)
+        while (message := reader.gets()) is not False:
+            _, channel, text = message
+            seq = FIRST_SEQ.match(text)
+            assert seq, text
+            found[places[channel], int(seq[1])] = at
+    return found
 
 
-def follow(url: str, job_id: str, seen: Seen) -> None:
-    stream = websocket.create_connection(url)
-    while True:
-        event = json.loads(stream.recv())
-        seen[job_id, event["seq"]] = time.perf_counter()
-        if event["type"] == "done":
-            stream.close()
-            return
+def received_at(streams: Sequence[Sequence[Part]]) -> Times:
+    """Returns when the head of each event's frame had arrived."""
+    found: Times = {}
+    for place, parts in enumerate(streams):
+        rest = b""
+        for at, data in parts:
+            rest += data
+            end = 0
+            for match in FRAME_SEQ.finditer(rest):
+                found[place, int(match[1])] = at
+                end = match.end()
+            rest = rest[end:]
+    return found
+
+
+def submit(client: httpx.Client, count: int) -> list[str]:
+    body = {"prompt": "relay these words", "max_tokens": MAX_TOKENS}
+    return [str(client.post("/v1/jobs", json=body).raise_for_status().json()["id"]) for _ in range(count)]
+
+
+def stream_path(job: str) -> str:
+    return f"/v1/jobs/{job}/stream?done=short"
+
+
+def measure(options: argparse.Namespace) -> list[tuple[str, str]]:
+    readers = options.streams + options.idle
+    environment = {
+        "ENGINE": "echo",
+        "ECHO_STEP_SECONDS": str(1 / options.rate),
+        "MAX_NUM_SEQS": str(options.streams),
+        "MAX_MODEL_LEN": str(2 * MAX_TOKENS),
+        "MAX_QUEUED_JOBS": str(2 * readers),
+        "MAX_STREAMS_PER_KEY": str(2 * readers),
+    }
+    with ExitStack() as stack:
+        url = stack.enter_context(redis_server())
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-"))
+        workers = Workers(url, Path(folder), environment, root=options.root)
+        stack.callback(workers.stop)
+        workers.start()
+        web = stack.enter_context(started_web(workers))
+        redis = stack.enter_context(Redis.from_url(url, decode_responses=True))
+        client = stack.enter_context(httpx.Client(base_url=web.url, timeout=60))
+        jobs = submit(client, readers)
+        [process] = psutil.Process(web.pid).children()
+        with reading(web_sockets(web.url, [stream_path(jobs[0])] * WARM_UP_READERS)):
+            pass
+        live = jobs[: options.streams]
+        eventually(lambda: all(redis.llen(keys.log(job)) > 1 for job in live), timeout=120)
+        eventually(lambda: not redis.pubsub_channels(keys.events("*")))
+        time.sleep(SETTLE_SECONDS)
+        memory = process.memory_info().rss
+        frames = stack.enter_context(reading(web_sockets(web.url, [stream_path(job) for job in jobs])))
+        messages = stack.enter_context(reading([subscriber(url, [keys.events(job) for job in live])]))
+        time.sleep(SETTLE_SECONDS)
+        subscriptions = len(redis.pubsub_channels(keys.events("*")))
+        messages.record()
+        frames.record()
+        cpu = sum(process.cpu_times()[:2])
+        time.sleep(options.seconds)
+        cpu = sum(process.cpu_times()[:2]) - cpu
+        memory = process.memory_info().rss - memory
+        received, published = frames.collect(), messages.collect()
+    sent = published_at(published.parts[0], {keys.events(job).encode(): i for i, job in enumerate(live)})
+    arrived = received_at(received.parts)
+    lags = [1000 * (arrived[key] - sent[key]) for key in sent.keys() & arrived.keys()]
+    pinged = sum(any(PING in data for _, data in parts) for parts in received.parts)
+    return [
+        ("readers still open", f"{sum(received.open)} of {readers}"),
+        ("readers that got a ping", f"{pinged}"),
+        ("subscriptions", f"{subscriptions}"),
+        ("memory per reader, KB", f"{memory / 1024 / readers:.1f}"),
+        ("events/s", f"{len(arrived) / options.seconds:.0f}"),
+        ("CPU of web, % of a core", f"{100 * cpu / options.seconds:.1f}"),
+        ("CPU of web per event, µs", f"{1e6 * cpu / max(1, len(arrived)):.1f}"),
+        *([(f"latency, {name}, ms", f"{value:.1f}") for name, value in spread(lags)] if lags else []),
+    ]
+
+
+def spread(values: Sequence[float]) -> list[tuple[str, float]]:
+    return [("median", median(values)), ("p99", p99(values)), ("worst", max(values))]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--url", default="http://127.0.0.1:8000")
-    parser.add_argument("--redis-url", help="default: that of `make serve`, from .data/redis.url")
-    parser.add_argument("--streams", type=int, default=200)
-    parser.add_argument("--tokens", type=int, default=60)
+    parser.add_argument("--streams", type=int, default=1000, help="jobs that run, with a reader each")
+    parser.add_argument("--rate", type=float, default=10, help="tokens a second of each")
+    parser.add_argument("--idle", type=int, default=0, help="further readers, of jobs that wait")
+    parser.add_argument("--seconds", type=float, default=15, help="of the measurement")
+    parser.add_argument("--root", type=Path, default=ROOT, help="the checkout that web and worker run")
     options = parser.parse_args()
-    redis_url = options.redis_url or Path(".data/redis.url").read_text().strip()
-    published: Seen = {}
-    received: Seen = {}
-    body = {"prompt": "relay", "max_tokens": options.tokens}
-    with httpx.Client(base_url=options.url, timeout=60) as client:
-        jobs = [client.post("/v1/jobs", json=body).raise_for_status().json() for _ in range(options.streams)]
-    ready = Event()
-    listener = gevent.spawn(subscribe, redis_url, [job["id"] for job in jobs], published, ready)
-    ready.wait()
-    readers = [gevent.spawn(follow, job["urls"]["stream"], job["id"], received) for job in jobs]
-    gevent.joinall(readers, raise_error=True)
-    listener.kill()
-
-    # Only events that came live. The beginning of a stream is replayed from the log.
-    live = sorted(received[key] - published[key] for key in published if key[1] > options.tokens // 2)
-    lag = [1000 * seconds for seconds in live]
-    print(f"{options.streams} streams, {len(received)} events, {len(lag)} measured live, in ms:")
-    print(
-        f"median {statistics.median(lag):.1f}  p90 {lag[int(len(lag) * 0.9)]:.1f}  "
-        f"p99 {lag[int(len(lag) * 0.99)]:.1f}  worst {lag[-1]:.1f}"
-    )
+    allow_descriptors(options.streams + options.idle)
+    print_table(["one web process", f"{options.streams} + {options.idle} idle"], measure(options))
 
 
 if __name__ == "__main__":
