@@ -474,6 +474,20 @@ MUTANTS = [
         STREAM_FAILURES + "test_entries_whose_publish_was_lost_are_read_from_the_log",
     ),
     Mutant(
+        "a batch after a missing one is not pushed to the client",
+        "web/relay/reader.py",
+        "batch.first_seq != self._last + 1 or ",
+        "",
+        STREAM_FAILURES + "test_entries_whose_publish_was_lost_are_read_from_the_log",
+    ),
+    Mutant(
+        "a batch is not pushed before those that wait in the queue",
+        "web/relay/subscriptions.py",
+        "        self._is_waiting = False\n        self._news.set()",
+        "        self._news.set()",
+        HUB + "test_a_batch_waits_for_those_before_it",
+    ),
+    Mutant(
         "a reader skips events that it has",
         "web/relay/reader.py",
         "batch.events[self._last + 1 - batch.first_seq :]",
@@ -483,15 +497,15 @@ MUTANTS = [
     Mutant(
         "a reader reads the log once it is subscribed",
         "web/relay/hub.py",
-        "            if batch is None:\n                subscription.must_read_log()",
-        "            if batch is None:\n                pass",
+        "            for subscription in subscriptions:\n                subscription.must_read_log()",
+        "            pass",
         HUB + "test_a_confirmed_subscription_says_read_the_log",
     ),
     Mutant(
         "a reader with a full queue reads the log",
-        "web/relay/hub.py",
-        "                self._batches.clear()\n                self._must_read_log = True\n",
-        "                self._batches.clear()\n",
+        "web/relay/subscriptions.py",
+        "            self._batches = []\n            self._must_read_log = True\n",
+        "            self._batches = []\n",
         HUB + "test_a_reader_with_a_full_queue_must_read_the_log",
     ),
 ]

@@ -9,7 +9,7 @@ from tasks.reading import JobReader
 from tasks.settings import Settings, get_settings
 from web import auth, error_responses, hosts
 from web.caps import StreamCap
-from web.relay import job_log, websocket
+from web.relay import job_log
 from web.relay.hub import Hub
 from web.relay.job_log import JobLog
 from web.routes import demo, docs, health, jobs, models, site, streams
@@ -20,7 +20,6 @@ def create_app(settings: Settings | None = None) -> Flask:
     """Returns the WSGI app. It opens no connection before the first request. Raises SettingsError."""
     settings = settings or get_settings()
     app = Flask(__name__, static_folder=site.PAGES, static_url_path="/static")
-    app.config["SOCK_SERVER_OPTIONS"] = {"max_message_size": websocket.MAX_MESSAGE_BYTES}
     # A redirect would answer with a page of HTML.
     app.url_map.merge_slashes = False
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import cast
 
 import pytest
@@ -14,7 +15,8 @@ from tasks import keys
 from tasks.job import Job
 from tasks.log import StatusEntry
 from web.relay.events import Batch
-from web.relay.hub import MAX_BATCHES, Channel, Hub, Subscription
+from web.relay.hub import Hub
+from web.relay.subscriptions import MAX_BATCHES, Channel, Subscription
 
 
 def batch(seq: int) -> Batch:
@@ -31,6 +33,31 @@ def hub(redis_url: str) -> Iterator[Hub]:
 @pytest.fixture
 def subscription() -> Subscription:
     return Subscription(Channel())
+
+
+def received_by(received: list[Batch]) -> Callable[[Batch], bool]:
+    """Returns a receiver that adds each batch to the list."""
+
+    def receive(batch: Batch) -> bool:
+        received.append(batch)
+        return True
+
+    return receive
+
+
+@contextmanager
+def waiting(subscription: Subscription) -> Iterator[list[list[Batch]]]:
+    """Waits in another thread for what the block offers, and yields a list for it."""
+    taken: list[list[Batch]] = []
+
+    def take() -> None:
+        taken.append(subscription.take(TIMEOUT_SECONDS) or [])
+
+    taker = threading.Thread(target=take)
+    taker.start()
+    eventually(lambda: subscription._is_waiting)
+    yield taken
+    taker.join()
 
 
 def test_batches_come_in_order_and_once(subscription: Subscription) -> None:
@@ -62,6 +89,37 @@ def test_waking_only_ends_the_wait(subscription: Subscription) -> None:
     woken.start()
     assert subscription.take(TIMEOUT_SECONDS) == []
     woken.join()
+
+
+def test_a_waiting_reader_may_receive_batches_at_once(subscription: Subscription) -> None:
+    received: list[Batch] = []
+    with waiting(subscription) as taken:
+        subscription.receive = received_by(received)
+        for seq in (1, 2):
+            subscription.offer(batch(seq))
+        assert received == [batch(1), batch(2)]
+        subscription.wake()
+    assert taken == [[]]
+
+
+def test_a_batch_waits_for_those_before_it(subscription: Subscription) -> None:
+    """One batch that the reader cannot receive at once: the next ones must not overtake it."""
+    received: list[Batch] = []
+    with waiting(subscription) as taken:
+        subscription.receive = lambda _: False
+        subscription.offer(batch(1))
+        subscription.receive = received_by(received)
+        subscription.offer(batch(2))
+    rest = [] if batch(2) in taken[0] else subscription.take(TIMEOUT_SECONDS)
+    assert [*taken[0], *(rest or [])] == [batch(1), batch(2)]
+    assert received == []
+
+
+def test_a_reader_that_does_not_wait_receives_nothing_at_once(subscription: Subscription) -> None:
+    received: list[Batch] = []
+    subscription.receive = received_by(received)
+    subscription.offer(batch(1))
+    assert (received, subscription.take(TIMEOUT_SECONDS)) == ([], [batch(1)])
 
 
 def test_a_confirmed_subscription_says_read_the_log(hub: Hub) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import httpx
 import pytest
 from redis import Redis
@@ -11,7 +13,9 @@ from tests.integration.web_channels import no_channels
 from tests.integration.web_harness import Player, Server, assert_problem, submit
 from tests.integration.web_sockets import (
     HANDSHAKE,
+    assert_gapless,
     close_code,
+    frames_of,
     read,
     read_all,
     read_to_close,
@@ -93,3 +97,29 @@ def test_messages_of_clients_do_no_harm(
         garbage.recv(4096)
         garbage.sendall(b"\xff" * 100)
         read_all(garbage)
+
+
+def masked(opcode: int, payload: bytes) -> bytes:
+    """Returns a client's frame, with a mask of zeros."""
+    return bytes([0x80 | opcode, 0x80 | len(payload)]) + bytes(4) + payload
+
+
+def test_pings_and_the_clients_close_frame_are_answered(
+    server: Server, client: httpx.Client, player: Player, web_redis: Redis
+) -> None:
+    job_id = submit(client)
+    run = player.start(job_id)
+    with slow_socket(server, f"/v1/jobs/{job_id}/stream", *HANDSHAKE) as talker:
+        received = b""
+        for i in range(3):
+            run.write(f"{i}")
+            talker.sendall(masked(9, b"ping%d" % i))
+            while b"ping%d" % i not in received:
+                received += talker.recv(4096)
+        talker.sendall(masked(8, b"\x03\xe8"))
+        received += read_all(talker)
+    frames = frames_of(received)
+    assert [payload for opcode, payload in frames if opcode == 10] == [b"ping0", b"ping1", b"ping2"]
+    assert_gapless([json.loads(payload) for opcode, payload in frames if opcode == 1])
+    assert frames[-1] == (8, b"\x03\xe8")
+    eventually(lambda: no_channels(web_redis))

@@ -12,23 +12,20 @@ import logging
 import random
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from hiredis import Reader
 from redis.backoff import NoBackoff
 from redis.connection import ConnectionPool
-from redis.exceptions import RedisError, TimeoutError
+from redis.exceptions import ConnectionError, InvalidResponse, RedisError, ResponseError
 from redis.retry import Retry
 
 from tasks import keys
 from tasks.failover import connection_class
-from tasks.job import Job
 from web.relay.events import Batch
-
-MAX_BATCHES = 128
-"""How many batches may wait for one reader: some seconds of a fast job. After that, it reads the log."""
+from web.relay.subscriptions import Channel, Subscription
 
 PING_SECONDS = 5.0
 """After this much silence the hub sends a PING. After twice as much it gives the connection up."""
@@ -41,70 +38,11 @@ LONGEST_PAUSE_SECONDS = 2.0
 """The longest pause between attempts to reconnect. A stream pauses at most this much longer than Redis."""
 
 CHANNELS_PER_COMMAND = 500
+READ_BYTES = 64 * 1024
 MESSAGES_PER_TURN = 100
 """The hub's greenlet lets others run after this many messages in a row."""
 
 logger = logging.getLogger(__name__)
-
-
-class Subscription:
-    """One reader's subscription to the hub."""
-
-    def __init__(self, channel: Channel) -> None:
-        self.channel = channel
-        self._changed = threading.Condition()
-        self._batches: deque[Batch] = deque()
-        self._must_read_log = False
-        self._woken = False
-
-    def take(self, timeout: float) -> list[Batch] | None:
-        """Waits for batches, `timeout` seconds at most.
-
-        None means: read the log. An empty list means that time is up or somebody called `wake`.
-        """
-        with self._changed:
-            if not (self._batches or self._must_read_log or self._woken):
-                self._changed.wait(timeout)
-            batches = None if self._must_read_log else list(self._batches)
-            self._batches.clear()
-            self._must_read_log = self._woken = False
-            return batches
-
-    def offer(self, batch: Batch) -> None:
-        with self._changed:
-            if len(self._batches) >= MAX_BATCHES:
-                self._batches.clear()
-                self._must_read_log = True
-            elif not self._must_read_log:
-                self._batches.append(batch)
-            self._changed.notify()
-
-    def must_read_log(self) -> None:
-        with self._changed:
-            self._must_read_log = True
-            self._changed.notify()
-
-    def wake(self) -> None:
-        with self._changed:
-            self._woken = True
-            self._changed.notify()
-
-
-class Channel:
-    """A job's channel and the readers on it."""
-
-    def __init__(self) -> None:
-        self.subscriptions: set[Subscription] = set()
-        self.is_confirmed = False
-        self._final_job: Job | None = None
-        self._loading = threading.Lock()
-
-    def final_job(self, load: Callable[[], Job]) -> Job:
-        """Returns the ended job: the first reader loads it, and it is kept while there are readers."""
-        with self._loading:
-            if self._final_job is None:
-                self._final_job = load()
-            return self._final_job
 
 
 class Hub:
@@ -219,11 +157,15 @@ class Hub:
                 channel.is_confirmed = False
 
     def _listen(self) -> None:
+        # Not by redis-py's read_response, which takes several times as long as hiredis for a message.
+        reader = Reader(encoding="utf-8", protocolError=InvalidResponse, replyError=ResponseError)
+        connected = self._connection._get_socket()
         is_asked = False
         messages = 0
         while True:
             try:
-                message = self._connection.read_response(timeout=PING_SECONDS, disconnect_on_error=False)
+                connected.settimeout(PING_SECONDS)
+                data = connected.recv(READ_BYTES)
             except TimeoutError:
                 if is_asked:
                     raise
@@ -231,23 +173,40 @@ class Hub:
                 with self._lock:
                     self._send("PING")
                 continue
+            if not data:
+                raise ConnectionError("Redis has closed the connection")
             is_asked = False
-            self._handle(message)
-            messages += 1
-            if messages % MESSAGES_PER_TURN == 0:
-                time.sleep(0)
+            reader.feed(data)
+            while (message := reader.gets()) is not False:
+                self._handle(message)
+                messages += 1
+                if messages % MESSAGES_PER_TURN == 0:
+                    time.sleep(0)
 
     def _handle(self, message: Any) -> None:
-        if not isinstance(message, list) or message[0] not in ("message", "subscribe"):
+        """Passes a message on. Raises ResponseError if it is Redis' refusal of a command."""
+        if isinstance(message, Exception):
+            raise message
+        if not isinstance(message, list) or len(message) != 3:  # The answer to a PING.
             return
         kind, name, data = message
-        with self._lock:
+        if kind == "message":
             channel = self._channels.get(name)
-            if channel is None:
-                return
-            subscriptions = list(channel.subscriptions)
-            channel.is_confirmed = True
-        batch = _parse(name, data) if kind == "message" else None
+            if channel is not None:
+                self._publish(name, channel, data)
+        elif kind == "subscribe":
+            with self._lock:
+                channel = self._channels.get(name)
+                if channel is None:
+                    return
+                channel.is_confirmed = True
+                subscriptions = list(channel.subscriptions)
+            for subscription in subscriptions:
+                subscription.must_read_log()
+
+    def _publish(self, name: str, channel: Channel, message: str) -> None:
+        subscriptions = list(channel.subscriptions)
+        batch = _parse(name, message)
         for subscription in subscriptions:
             if batch is None:
                 subscription.must_read_log()

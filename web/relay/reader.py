@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Iterator
 from math import inf
+from typing import Protocol
 
 from redis.exceptions import ConnectionError, RedisError, TimeoutError
 
@@ -13,8 +14,9 @@ from tasks.errors import JobNotFoundError
 from tasks.job import TERMINAL_STATUSES
 from web.errors import GoingAwayError
 from web.relay.events import Batch, Event
-from web.relay.hub import Hub, Subscription
+from web.relay.hub import Hub
 from web.relay.job_log import JobLog
+from web.relay.subscriptions import Subscription
 
 KEEP_ALIVE_SECONDS = 10.0
 """The contract promises 15 s, and a read of the log that hangs may take 4 s."""
@@ -29,8 +31,23 @@ Redis' list indexes."""
 logger = logging.getLogger(__name__)
 
 
+class Sink(Protocol):
+    """Takes batches as they come, without a switch to the greenlet of their reader."""
+
+    def push(self, batch: Batch) -> bool:
+        """Takes a batch that does not end the job, in the hub's greenlet and without waiting.
+
+        Returns False if that is not possible. Then the reader yields the batch.
+        """
+
+    def attend(self) -> None:
+        """Does what `wake` was called for, in the reader's greenlet. It may wait, and may call `leave`."""
+
+
 class Reader:
     """Iterates over lists of events. If one is empty, a keep-alive is due. A `done` event has its job.
+
+    With a sink, it yields only what the sink does not take.
 
     The iteration ends after `done`, if an ended job has no events after `after`, after `leave`, and at
     `until` (time.monotonic). It raises JobNotFoundError if the job no longer exists, and GoingAwayError when
@@ -47,6 +64,7 @@ class Reader:
         until: float = inf,
         survives_shutdown: bool = False,
     ) -> None:
+        self.sink: Sink | None = None
         self._hub = hub
         self._log = log
         self._job_id = job_id
@@ -62,29 +80,51 @@ class Reader:
     def leave(self) -> None:
         """Ends the iteration, from another greenlet."""
         self.has_left = True
+        self.wake()
+
+    def wake(self) -> None:
+        """Ends the reader's wait, so that its sink is asked to `attend`."""
         if self._subscription:
             self._subscription.wake()
 
     def __iter__(self) -> Iterator[list[Event]]:
         with self._hub.subscribe(self._job_id) as subscription:
             self._subscription = subscription
+            if self.sink:
+                subscription.receive = self._receive
+            last_at_keep_alive = self._last
             while not self._is_over():
                 news = subscription.take(self._wait_seconds())
+                if self.sink:
+                    self.sink.attend()
                 now = time.monotonic()
                 if now >= self._keep_alive_at:
                     self._keep_alive_at = now + KEEP_ALIVE_SECONDS
-                    self._read_log_at = now  # A publish may have been lost.
+                    # A publish may have been lost. If any came later, its number would have told.
+                    if self._last == last_at_keep_alive:
+                        self._read_log_at = now
+                    last_at_keep_alive = self._last
                     yield []
                 if news is None or now >= self._read_log_at:
                     yield from self._replay(subscription)
                 else:
                     for batch in news:
                         yield from self._follow(subscription, batch)
+                        del batch
+                del news  # The next wait may be long.
 
     def _is_over(self) -> bool:
         if self._hub.is_closing and not self._survives_shutdown and not self._is_finished:
             raise GoingAwayError(retry_after=1)
         return self._is_finished or self.has_left or time.monotonic() >= self._until
+
+    def _receive(self, batch: Batch) -> bool:
+        """Gives the sink a batch that just continues the stream. The hub calls it while the reader waits."""
+        assert self.sink is not None
+        if batch.first_seq != self._last + 1 or batch.ends_job or not self.sink.push(batch):
+            return False
+        self._last += len(batch)
+        return True
 
     def _wait_seconds(self) -> float:
         soonest = min(self._keep_alive_at, self._read_log_at, self._until)

@@ -1,32 +1,44 @@
-"""Text frames and the socket of a WebSocket, with fixes for simple-websocket.
+"""Text frames, and the socket of a WebSocket, which sends whole frames only.
 
-simple-websocket 1.1.0 calls `sock.send`, which may send only a part (its issue 45: a slow reader got a
-corrupted frame), from two greenlets. Here each send is complete and locked, and waits until the socket is
-writable. On Linux, a socket is writable while a third of its buffer is free. So a small frame is sent in one
-piece, and even when a reader has stopped reading, the buffer has room for the bytes of the close frame.
+A send waits until the socket is writable, and on Linux it is while a third of its buffer is free. So a small
+frame is sent in one piece, and even when a reader has stopped reading, the buffer has room for the bytes of
+the close frame.
 """
 
 from __future__ import annotations
 
 import select
 import socket
-import threading
+import ssl
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
+from gevent import get_hub
 from gevent.monkey import get_original
-from gevent.socket import wait_write
+from gevent.socket import wait_read, wait_write
 
 FINAL_TEXT = b"\x81"
 """RFC 6455, 5.2: a text message in one frame."""
-
-_SHORT_LENGTHS = [bytes([length]) for length in range(126)]
 
 STALL_SECONDS = 20.0
 """A reader whose buffer takes nothing for this long is too slow."""
 
 SEND_BUFFER_BYTES = 64 * 1024
 """How much the kernel buffers for a reader (Linux doubles it). The rest stays in the log, for all readers."""
+
+UNCHECKED_BYTES = 8 * 1024
+"""How much is sent before the socket is asked again whether it is writable. The kernel needs up to three
+times as much for small frames, which is less than a third of its buffer."""
+
+FRAME_OVERHEAD_BYTES = 1024
+"""A frame of a few bytes takes about this much of the kernel's buffer."""
+
+RECEIVE_BYTES = 4096
+READABLE = 1
+"""libev's EV_READ."""
+
+_SHORT_LENGTHS = [bytes([length]) for length in range(126)]
 
 
 def text_message(_seq: int, _type: str, data: str) -> bytes:
@@ -46,57 +58,108 @@ class StalledError(OSError):
 
 
 class FrameSocket:
-    """Wraps a gevent socket, and sends complete frames only."""
+    """Wraps a gevent socket. One greenlet uses it, and the hub's greenlet calls `push` while that one waits.
+
+    has_rest: whether `push` has sent a part of a frame. `send` sends the rest.
+    """
+
+    __slots__ = (
+        "_client",
+        "_file",
+        "_is_mid_frame",
+        "_is_stalled",
+        "_poll",
+        "_rest",
+        "_unchecked",
+        "_watcher",
+    )
 
     def __init__(self, client: socket.socket) -> None:
         self._client = client
-        self._lock = threading.Lock()
+        # Keeps the connection open when gunicorn, whose request ends, closes the socket.
+        self._file = client.makefile("rb", buffering=0)
         self._is_stalled = False
         self._is_mid_frame = False
-        self._is_closed = False
-        self._on_close: Callable[[], None] | None = None
+        self._rest = b""
+        self._unchecked = 0
+        self._watcher: Any = None
         # gevent's poll would run the event loop once for each frame.
         self._poll: select.poll = get_original("select", "poll")()
         self._poll.register(client.fileno(), select.POLLOUT)
+        client.settimeout(0)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         if client.family in (socket.AF_INET, socket.AF_INET6):
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
-    def send(self, frames: bytes) -> int:
-        """Sends all of `frames`, which are one or more complete frames. Raises StalledError and OSError."""
-        with self._lock:
-            if self._is_stalled:
-                self._send_last(frames)
-            else:
-                self._send_all(memoryview(frames))
-        return len(frames)
+    @property
+    def has_rest(self) -> bool:
+        return bool(self._rest)
 
-    def recv(self, size: int) -> bytes:
-        return self._client.recv(size)
+    def push(self, frames: bytes) -> bool:
+        """Sends small frames without waiting. Returns False, and sends nothing, if that is not possible."""
+        if self._rest:
+            return False
+        if self._unchecked <= 0:
+            if not self._poll.poll(0):
+                return False
+            self._unchecked = UNCHECKED_BYTES
+        self._unchecked -= len(frames) + FRAME_OVERHEAD_BYTES
+        try:
+            sent = self._client.send(frames)
+        except OSError:  # `send` will meet it again.
+            return False
+        if sent < len(frames):
+            self._rest = frames[sent:]
+        return sent > 0
 
-    def close(self) -> None:
-        """Ends the connection. simple-websocket's receiving greenlet calls this when it ends, for any reason.
-
-        Closing the descriptor stays gunicorn's task: another greenlet may still wait here to write to it.
-        """
-        with suppress(OSError):
-            self._client.shutdown(socket.SHUT_RDWR)
-        self._is_closed = True
-        if self._on_close:
-            self._on_close()
-
-    def when_closed(self, call: Callable[[], None]) -> None:
-        """Calls `call` when the connection ends, or at once where it has ended already."""
-        self._on_close = call
-        if self._is_closed:
-            call()
-
-    def _send_all(self, rest: memoryview) -> None:
+    def send(self, frames: bytes = b"") -> None:
+        """Sends the rest and all of `frames`, which are complete. Raises StalledError and OSError."""
+        if self._is_stalled:
+            self._send_last(frames)
+            return
+        self._unchecked = 0
+        self._is_mid_frame = self.has_rest
+        rest = memoryview(self._rest + frames)
+        self._rest = b""
         while rest:
             self._wait_writable()
-            sent = self._client.send(rest)
-            rest = rest[sent:]
-            self._is_mid_frame = len(rest) > 0
+            with suppress(BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                sent = self._client.send(rest)
+                rest = rest[sent:]
+                self._is_mid_frame = len(rest) > 0
+
+    def recv(self) -> bytes | None:
+        """Returns what has arrived: None for nothing, and no bytes at the end. Raises OSError."""
+        try:
+            return self._client.recv(RECEIVE_BYTES)
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return None
+
+    def wait_readable(self, seconds: float) -> None:
+        """Waits until there is something to receive. Raises TimeoutError."""
+        wait_read(self._client.fileno(), seconds)
+
+    def watch(self, call: Callable[[], None]) -> None:
+        """Calls `call` in gevent's own greenlet, once, when there is something to receive."""
+        if self._watcher is None:
+            self._watcher = get_hub().loop.io(self._client.fileno(), READABLE)
+
+        def readable() -> None:
+            self._watcher.stop()
+            call()
+
+        self._watcher.start(readable)
+
+    def close(self) -> None:
+        """Ends the connection."""
+        if self._watcher is not None:
+            self._watcher.stop()
+            self._watcher.close()
+            self._watcher = None
+        with suppress(OSError):
+            self._client.shutdown(socket.SHUT_RDWR)
+        self._file.close()
+        self._client.close()
 
     def _wait_writable(self) -> None:
         if not self._poll.poll(0):
@@ -110,5 +173,4 @@ class FrameSocket:
     def _send_last(self, close_frame: bytes) -> None:
         """Sends the close frame into the rest of the buffer, without waiting for the reader."""
         if not self._is_mid_frame:
-            self._client.settimeout(0)
             self._client.send(close_frame)

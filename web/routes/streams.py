@@ -5,8 +5,6 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 from flask import Blueprint, Response, request
-from flask_sock import Sock
-from simple_websocket import Server
 from werkzeug.routing.exceptions import WebsocketMismatch
 
 from web.answers import EventBody
@@ -14,16 +12,15 @@ from web.auth import ReadableOwner
 from web.endpoints import EVENT_STREAM, NO_JOB, TOO_MANY_STREAMS, endpoint
 from web.errors import ForbiddenOriginError, NotAWebSocketError
 from web.parameters import StreamParameters
-from web.relay import sse, websocket
+from web.relay import sse
 from web.relay.encoders import ContractEncoder
-from web.relay.websocket_frames import FrameSocket, text_message
+from web.relay.websocket_frames import text_message
 from web.services import base_url, services
-from web.serving.disconnects import request_socket
 from web.streaming import held_until_closed, sse_response
 from web.waiting import make_reader
+from web.websockets import Relayed, accepts_websocket
 
 bp = Blueprint("streams", __name__)
-sock = Sock()
 
 
 @bp.get("/v1/jobs/<job_id>/events")
@@ -49,8 +46,8 @@ def events(job_id: str, owner: ReadableOwner, query: StreamParameters) -> Respon
         return until_closed(sse_response(make_reader(job_id, after=query.after), encode))
 
 
-@sock.route("/v1/jobs/<job_id>/stream", bp=bp)  # type: ignore[untyped-decorator]
-@websocket.closing
+@bp.get("/v1/jobs/<job_id>/stream", websocket=True)
+@accepts_websocket
 @endpoint(
     "The same events over a WebSocket, one JSON text frame each",
     {
@@ -61,25 +58,19 @@ def events(job_id: str, owner: ReadableOwner, query: StreamParameters) -> Respon
     },
     gives=EventBody,
 )
-def stream(ws: Server, job_id: str, owner: ReadableOwner, query: StreamParameters) -> None:
+def stream(job_id: str, owner: ReadableOwner, query: StreamParameters) -> Relayed:
     header = services().log.header(job_id, owner)
     # The cap counts the job's owner: with a ticket, the request itself has none.
-    with services().streams.hold(header.owner):
-        encode = ContractEncoder(text_message, base_url(), is_done_short=query.done == "short")
-        websocket.relay(ws, make_reader(job_id, after=query.after), encode)
+    place = services().streams.hold(header.owner)
+    encode = ContractEncoder(text_message, base_url(), is_done_short=query.done == "short")
+    return Relayed(make_reader(job_id, after=query.after), encode, place)
 
 
 @bp.before_request
-def prepare_handshake() -> None:
-    """Does what must happen before simple-websocket shakes hands. Raises ForbiddenOriginError."""
-    if request.endpoint != "streams.stream":
-        return
-    _refuse_foreign_page()
-    # permessage-deflate costs 2.5 times the CPU, and 96 KB a connection instead of 4.
-    request.environ.pop("HTTP_SEC_WEBSOCKET_EXTENSIONS", None)
-    client = request_socket()
-    if client is not None:
-        request.environ["gunicorn.socket"] = FrameSocket(client)
+def refuse_foreign_page() -> None:
+    """Raises ForbiddenOriginError before the handshake."""
+    if request.endpoint == "streams.stream":
+        _refuse_foreign_page()
 
 
 @bp.before_app_request
