@@ -21,7 +21,8 @@ import httpx
 import psutil
 from redis import Redis
 
-from bench.frames import allow_descriptors, reading, web_sockets
+from bench.frames import allow_descriptors, reading
+from bench.frames import streams as greetings
 from bench.stage import Workers, print_table, redis_server, started_web
 from harness.product import Web
 from harness.waiting import eventually
@@ -69,7 +70,7 @@ def followed(web: Web, jobs: Sequence[str], readers: int) -> Iterator[None]:
     if not readers:
         yield
         return
-    with reading(web_sockets(web.url, [f"/v1/jobs/{job}/stream?done=short" for job in [*jobs] * readers])):
+    with reading(greetings(web.url, [*jobs] * readers)):
         yield
 
 

@@ -20,15 +20,19 @@ from urllib.parse import urlsplit
 
 import hiredis
 
-HANDSHAKE = (
-    "GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+REQUEST = "GET {path} HTTP/1.1\r\nHost: {host}\r\n"
+UPGRADE = (
+    "Upgrade: websocket\r\nConnection: Upgrade\r\n"
+    "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
 )
 READ_BYTES = 256 * 1024
 SPARE_DESCRIPTORS = 200
 
 Part = tuple[float, bytes]
 """time.perf_counter(), which all processes of a machine share, and what arrived then."""
+
+Greeting = tuple[tuple[str, int], bytes, bytes]
+"""An address, what to send there, and what the answer contains once the connection is up."""
 
 _processes = multiprocessing.get_context("fork")
 
@@ -64,7 +68,7 @@ class Client:
 
 
 @contextmanager
-def reading(greetings: Sequence[tuple[tuple[str, int], bytes, bytes]]) -> Iterator[Client]:
+def reading(greetings: Sequence[Greeting]) -> Iterator[Client]:
     """Connects to each address, sends its greeting, and reads. A connection is up when its marker arrived."""
     ours, theirs = _processes.Pipe()
     process = _processes.Process(target=_read, args=(theirs, greetings), daemon=True)
@@ -78,16 +82,20 @@ def reading(greetings: Sequence[tuple[tuple[str, int], bytes, bytes]]) -> Iterat
         process.join()
 
 
-def web_sockets(url: str, paths: Sequence[str]) -> list[tuple[tuple[str, int], bytes, bytes]]:
-    """Returns the greetings of WebSockets."""
+def streams(url: str, jobs: Sequence[str], *, sse: bool = False) -> list[Greeting]:
+    """Returns the greetings of readers of jobs, over WebSockets or by Server-Sent Events."""
     host = urlsplit(url)
     assert host.hostname
     assert host.port
-    address = (host.hostname, host.port)
-    return [(address, HANDSHAKE.format(path=path, host=host.netloc).encode(), b"\r\n\r\n") for path in paths]
+    form = REQUEST + ("" if sse else UPGRADE) + "\r\n"
+    paths = [f"/v1/jobs/{job}/{'events' if sse else 'stream'}?done=short" for job in jobs]
+    return [
+        ((host.hostname, host.port), form.format(path=path, host=host.netloc).encode(), b"\r\n\r\n")
+        for path in paths
+    ]
 
 
-def subscriber(redis_url: str, channels: Sequence[str]) -> tuple[tuple[str, int], bytes, bytes]:
+def subscriber(redis_url: str, channels: Sequence[str]) -> Greeting:
     """Returns the greeting of a connection to Redis that subscribes to channels."""
     host = urlsplit(redis_url)
     assert host.hostname
@@ -106,7 +114,7 @@ def allow_descriptors(count: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, count + SPARE_DESCRIPTORS), hard))
 
 
-def _read(pipe: Connection, greetings: Sequence[tuple[tuple[str, int], bytes, bytes]]) -> None:
+def _read(pipe: Connection, greetings: Sequence[Greeting]) -> None:
     poll = select.epoll()
     sockets: dict[int, socket.socket] = {}
     places: dict[int, int] = {}

@@ -1,12 +1,12 @@
-"""Measures a web process with many WebSocket readers: latency, CPU time per event, memory per reader.
+"""Measures a web process with many readers: latency, CPU time per event, memory per reader.
 
     .venv/bin/python -m bench.relay --streams 1000 --rate 10
     .venv/bin/python -m bench.relay --streams 1 --idle 5000
 
 A worker with the echo engine runs the streams, and each has one reader. `--idle` adds readers of jobs that
-wait. All jobs run in one batch, so their events are published in bursts. The latency of an event is how
-much later its reader has it than a subscriber of Redis that does nothing else; both are lean processes
-(`bench.frames`). `--root` measures another checkout.
+wait. Readers use WebSockets, or Server-Sent Events with `--sse`. All jobs run in one batch, so their events
+are published in bursts. The latency of an event is how much later its reader has it than a subscriber of
+Redis that does nothing else; both are lean processes (`bench.frames`). `--root` measures another checkout.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import httpx
 import psutil
 from redis import Redis
 
-from bench.frames import Part, allow_descriptors, reading, subscriber, web_sockets
+from bench.frames import Part, allow_descriptors, reading, streams, subscriber
 from bench.stage import Workers, median, p99, print_table, redis_server, started_web
 from harness.waiting import eventually
 from harness.workers import ROOT
@@ -40,7 +40,7 @@ WARM_UP_READERS = 20
 MESSAGE = b"*3\r\n$7\r\nmessage\r\n"
 FIRST_SEQ = re.compile(rb"\[?([0-9]+)")
 FRAME_SEQ = re.compile(rb'\{"seq":([0-9]+),')
-PING = b"\x89\x00"
+KEEP_ALIVE = re.compile(rb"\x89\x00|: keep-alive\n")
 
 Times = dict[tuple[int, int], float]
 """(place of the job, seq) -> when it arrived."""
@@ -68,10 +68,10 @@ def published_at(parts: Sequence[Part], places: dict[bytes, int]) -> Times:
     return found
 
 
-def received_at(streams: Sequence[Sequence[Part]]) -> Times:
+def received_at(readers: Sequence[Sequence[Part]]) -> Times:
     """Returns when the head of each event's frame had arrived."""
     found: Times = {}
-    for place, parts in enumerate(streams):
+    for place, parts in enumerate(readers):
         rest = b""
         for at, data in parts:
             rest += data
@@ -86,10 +86,6 @@ def received_at(streams: Sequence[Sequence[Part]]) -> Times:
 def submit(client: httpx.Client, count: int) -> list[str]:
     body = {"prompt": "relay these words", "max_tokens": MAX_TOKENS}
     return [str(client.post("/v1/jobs", json=body).raise_for_status().json()["id"]) for _ in range(count)]
-
-
-def stream_path(job: str) -> str:
-    return f"/v1/jobs/{job}/stream?done=short"
 
 
 def measure(options: argparse.Namespace) -> list[tuple[str, str]]:
@@ -113,14 +109,14 @@ def measure(options: argparse.Namespace) -> list[tuple[str, str]]:
         client = stack.enter_context(httpx.Client(base_url=web.url, timeout=60))
         jobs = submit(client, readers)
         [process] = psutil.Process(web.pid).children()
-        with reading(web_sockets(web.url, [stream_path(jobs[0])] * WARM_UP_READERS)):
+        with reading(streams(web.url, jobs[:1] * WARM_UP_READERS, sse=options.sse)):
             pass
         live = jobs[: options.streams]
         eventually(lambda: all(redis.llen(keys.log(job)) > 1 for job in live), timeout=120)
         eventually(lambda: not redis.pubsub_channels(keys.events("*")))
         time.sleep(SETTLE_SECONDS)
         memory = process.memory_info().rss
-        frames = stack.enter_context(reading(web_sockets(web.url, [stream_path(job) for job in jobs])))
+        frames = stack.enter_context(reading(streams(web.url, jobs, sse=options.sse)))
         messages = stack.enter_context(reading([subscriber(url, [keys.events(job) for job in live])]))
         time.sleep(SETTLE_SECONDS)
         subscriptions = len(redis.pubsub_channels(keys.events("*")))
@@ -134,10 +130,10 @@ def measure(options: argparse.Namespace) -> list[tuple[str, str]]:
     sent = published_at(published.parts[0], {keys.events(job).encode(): i for i, job in enumerate(live)})
     arrived = received_at(received.parts)
     lags = [1000 * (arrived[key] - sent[key]) for key in sent.keys() & arrived.keys()]
-    pinged = sum(any(PING in data for _, data in parts) for parts in received.parts)
+    pinged = sum(any(KEEP_ALIVE.search(data) for _, data in parts) for parts in received.parts)
     return [
         ("readers still open", f"{sum(received.open)} of {readers}"),
-        ("readers that got a ping", f"{pinged}"),
+        ("readers that got a keep-alive", f"{pinged}"),
         ("subscriptions", f"{subscriptions}"),
         ("memory per reader, KB", f"{memory / 1024 / readers:.1f}"),
         ("events/s", f"{len(arrived) / options.seconds:.0f}"),
@@ -158,6 +154,7 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=1000, help="jobs that run, with a reader each")
     parser.add_argument("--rate", type=float, default=10, help="tokens a second of each")
     parser.add_argument("--idle", type=int, default=0, help="further readers, of jobs that wait")
+    parser.add_argument("--sse", action="store_true", help="by Server-Sent Events")
     parser.add_argument("--seconds", type=float, default=15, help="of the measurement")
     parser.add_argument("--root", type=Path, default=ROOT, help="the checkout that web and worker run")
     options = parser.parse_args()
