@@ -6,17 +6,20 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 
-from flask import Response
+from flask import Response, request
 
 from web.relay import sse, websocket_frames
-from web.relay.encoders import Encoder
+from web.relay.encoders import ContractEncoder, Encoder
 from web.relay.reader import Reader
+from web.relay.sse import ChunkPush
 from web.serving.disconnects import on_disconnect, request_socket
 
 
 def sse_response(reader: Reader, encode: Encoder) -> Response:
     """Returns the reader's events as Server-Sent Events. The reader must be fresh."""
-    stream = _until_disconnect(reader, encode, request_socket())
+    # gunicorn's rule for a response without a Content-Length, by its default protocol.
+    is_chunked = request.environ["SERVER_PROTOCOL"] == "HTTP/1.1"
+    stream = _until_disconnect(reader, encode, request_socket(), is_chunked=is_chunked)
     return Response(stream, mimetype="text/event-stream", headers=sse.HEADERS)
 
 
@@ -36,8 +39,12 @@ def held_until_closed(place: AbstractContextManager[None]) -> Iterator[Callable[
         yield until_closed
 
 
-def _until_disconnect(reader: Reader, encode: Encoder, client: socket.socket | None) -> Iterator[bytes]:
+def _until_disconnect(
+    reader: Reader, encode: Encoder, client: socket.socket | None, *, is_chunked: bool
+) -> Iterator[bytes]:
     with on_disconnect(client, reader.leave), _limited_sends(client):
+        if client is not None and is_chunked and isinstance(encode, ContractEncoder):
+            reader.sink = ChunkPush(client, reader, encode)
         yield from sse.stream(reader, encode)
 
 

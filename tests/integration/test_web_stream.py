@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -18,10 +19,12 @@ from tests.integration.web_sockets import (
     Socket,
     assert_gapless,
     read,
+    read_all,
     read_to_close,
     same,
     slow_socket,
     sse,
+    sse_events,
     texts,
     websocket,
 )
@@ -227,3 +230,25 @@ def test_keep_alives_come_while_nothing_happens(short_interval_server: Server, c
         received = b""
         while b"\x89\x00" not in received:  # A ping without payload.
             received += opened.recv(4096)
+
+
+def test_a_client_of_http_1_0_gets_the_stream_without_chunks(
+    server: Server, client: httpx.Client, player: Player, web_redis: Redis
+) -> None:
+    """While it waits, others get chunks that are written past gunicorn."""
+    job_id = submit(client)
+    run = player.start(job_id)
+    with socket.create_connection(server.address, TIMEOUT_SECONDS) as old:
+        old.sendall(f"GET /v1/jobs/{job_id}/events HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
+        eventually(lambda: subscribers(web_redis, job_id) == 1)
+        with ThreadPoolExecutor() as pool:
+            chunked = pool.submit(sse, client, job_id)
+            for i in range(30):
+                run.write(f" {i}")
+            run.complete()
+            events = chunked.result(TIMEOUT_SECONDS)
+        head, body = read_all(old).decode().split("\r\n\r\n", 1)
+    assert "chunked" not in head
+    lines = (line for line in body.split("\n") if not line.startswith(":"))
+    assert same(list(sse_events(lines))) == same(events)
+    assert texts(events) == "".join(f" {i}" for i in range(30))

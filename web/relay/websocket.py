@@ -25,13 +25,14 @@ from tasks.errors import InvalidRequestError, JobNotFoundError, TokenrelayError,
 from web.errors import GoingAwayError, TooManyStreamsError
 from web.relay.encoders import ContractEncoder
 from web.relay.events import Batch, Event
+from web.relay.pushing import MAX_PUSHED_BYTES
 from web.relay.reader import Reader
 from web.relay.websocket_frames import FrameSocket, StalledError
 
 MAX_MESSAGE_BYTES = 4096
 """Messages of clients are dropped. A message that is longer than this closes the socket (1009)."""
 
-BYTES_PER_SEND = 16 * 1024
+BYTES_PER_SEND = MAX_PUSHED_BYTES
 """Frames are sent together up to this size, which a writable socket takes whole."""
 
 CLOSE_SECONDS = 2.0
@@ -178,7 +179,7 @@ class Relay:
             frames = self._encode.batch(batch)
         except ValueError:  # The reader's greenlet will meet it again. Here it would end the hub.
             return False
-        if len(frames) > BYTES_PER_SEND or not self._ws.socket.push(frames):
+        if not self._ws.socket.push(frames):
             return False
         if self._ws.socket.has_rest:
             self._reader.wake()

@@ -7,7 +7,6 @@ the close frame.
 
 from __future__ import annotations
 
-import select
 import socket
 import ssl
 from collections.abc import Callable
@@ -15,8 +14,9 @@ from contextlib import suppress
 from typing import Any
 
 from gevent import get_hub
-from gevent.monkey import get_original
 from gevent.socket import wait_read, wait_write
+
+from web.relay.pushing import PushSocket
 
 FINAL_TEXT = b"\x81"
 """RFC 6455, 5.2: a text message in one frame."""
@@ -26,13 +26,6 @@ STALL_SECONDS = 20.0
 
 SEND_BUFFER_BYTES = 64 * 1024
 """How much the kernel buffers for a reader (Linux doubles it). The rest stays in the log, for all readers."""
-
-UNCHECKED_BYTES = 8 * 1024
-"""How much is sent before the socket is asked again whether it is writable. The kernel needs up to three
-times as much for small frames, which is less than a third of its buffer."""
-
-FRAME_OVERHEAD_BYTES = 1024
-"""A frame of a few bytes takes about this much of the kernel's buffer."""
 
 RECEIVE_BYTES = 4096
 READABLE = 1
@@ -57,70 +50,33 @@ class StalledError(OSError):
     """The reader takes no more data."""
 
 
-class FrameSocket:
+class FrameSocket(PushSocket):
     """Wraps a gevent socket. One greenlet uses it, and the hub's greenlet calls `push` while that one waits.
 
-    has_rest: whether `push` has sent a part of a frame. `send` sends the rest.
+    `send` also sends the rest that `push` has left.
     """
 
-    __slots__ = (
-        "_client",
-        "_file",
-        "_is_mid_frame",
-        "_is_stalled",
-        "_poll",
-        "_rest",
-        "_unchecked",
-        "_watcher",
-    )
+    __slots__ = ("_file", "_is_mid_frame", "_is_stalled", "_watcher")
 
     def __init__(self, client: socket.socket) -> None:
-        self._client = client
+        super().__init__(client)
         # Keeps the connection open when gunicorn, whose request ends, closes the socket.
         self._file = client.makefile("rb", buffering=0)
         self._is_stalled = False
         self._is_mid_frame = False
-        self._rest = b""
-        self._unchecked = 0
         self._watcher: Any = None
-        # gevent's poll would run the event loop once for each frame.
-        self._poll: select.poll = get_original("select", "poll")()
-        self._poll.register(client.fileno(), select.POLLOUT)
         client.settimeout(0)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         if client.family in (socket.AF_INET, socket.AF_INET6):
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-    @property
-    def has_rest(self) -> bool:
-        return bool(self._rest)
-
-    def push(self, frames: bytes) -> bool:
-        """Sends small frames without waiting. Returns False, and sends nothing, if that is not possible."""
-        if self._rest:
-            return False
-        if self._unchecked <= 0:
-            if not self._poll.poll(0):
-                return False
-            self._unchecked = UNCHECKED_BYTES
-        self._unchecked -= len(frames) + FRAME_OVERHEAD_BYTES
-        try:
-            sent = self._client.send(frames)
-        except OSError:  # `send` will meet it again.
-            return False
-        if sent < len(frames):
-            self._rest = frames[sent:]
-        return sent > 0
 
     def send(self, frames: bytes = b"") -> None:
         """Sends the rest and all of `frames`, which are complete. Raises StalledError and OSError."""
         if self._is_stalled:
             self._send_last(frames)
             return
-        self._unchecked = 0
         self._is_mid_frame = self.has_rest
-        rest = memoryview(self._rest + frames)
-        self._rest = b""
+        rest = memoryview(self.take_rest() + frames)
         while rest:
             self._wait_writable()
             with suppress(BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
@@ -131,9 +87,10 @@ class FrameSocket:
     def recv(self) -> bytes | None:
         """Returns what has arrived: None for nothing, and no bytes at the end. Raises OSError."""
         try:
-            return self._client.recv(RECEIVE_BYTES)
+            received: bytes = self._client.recv(RECEIVE_BYTES)
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return None
+        return received
 
     def wait_readable(self, seconds: float) -> None:
         """Waits until there is something to receive. Raises TimeoutError."""
@@ -162,7 +119,7 @@ class FrameSocket:
         self._client.close()
 
     def _wait_writable(self) -> None:
-        if not self._poll.poll(0):
+        if not self.is_writable():
             error = StalledError(f"the reader has taken nothing for {STALL_SECONDS} s")
             try:
                 wait_write(self._client.fileno(), STALL_SECONDS, error)
