@@ -88,6 +88,11 @@ def submit(client: httpx.Client, count: int) -> list[str]:
     return [str(client.post("/v1/jobs", json=body).raise_for_status().json()["id"]) for _ in range(count)]
 
 
+def waited_for_core(pid: int) -> float:
+    """Returns how many seconds a process' first thread was ready to run and did not, because others ran."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+
+
 def measure(options: argparse.Namespace) -> list[tuple[str, str]]:
     readers = options.streams + options.idle
     environment = {
@@ -122,9 +127,10 @@ def measure(options: argparse.Namespace) -> list[tuple[str, str]]:
         subscriptions = len(redis.pubsub_channels(keys.events("*")))
         messages.record()
         frames.record()
-        cpu = sum(process.cpu_times()[:2])
+        cpu, waited = sum(process.cpu_times()[:2]), waited_for_core(process.pid)
         time.sleep(options.seconds)
         cpu = sum(process.cpu_times()[:2]) - cpu
+        waited = waited_for_core(process.pid) - waited
         memory = process.memory_info().rss - memory
         received, published = frames.collect(), messages.collect()
     sent = published_at(published.parts[0], {keys.events(job).encode(): i for i, job in enumerate(live)})
@@ -138,6 +144,7 @@ def measure(options: argparse.Namespace) -> list[tuple[str, str]]:
         ("memory per reader, KB", f"{memory / 1024 / readers:.1f}"),
         ("events/s", f"{len(arrived) / options.seconds:.0f}"),
         ("CPU of web, % of a core", f"{100 * cpu / options.seconds:.1f}"),
+        ("web was ready and got no core, %", f"{100 * waited / options.seconds:.1f}"),
         ("CPU of web per event, µs", f"{1e6 * cpu / max(1, len(arrived)):.1f}"),
         *([(f"latency, {name}, ms", f"{value:.1f}") for name, value in spread(lags)] if lags else []),
     ]
