@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 
@@ -43,7 +44,9 @@ def _until_disconnect(
     reader: Reader, encode: Encoder, client: socket.socket | None, *, is_chunked: bool
 ) -> Iterator[bytes]:
     with on_disconnect(client, reader.leave), _limited_sends(client):
-        if client is not None and is_chunked and isinstance(encode, ContractEncoder):
+        # gevent's TLS sockets may wait although they are told not to.
+        can_push = is_chunked and not isinstance(client, ssl.SSLSocket)
+        if client is not None and can_push and isinstance(encode, ContractEncoder):
             reader.sink = ChunkPush(client, reader, encode)
         yield from sse.stream(reader, encode)
 
