@@ -14,12 +14,14 @@ from web.relay.hub import Hub
 from web.relay.job_log import JobLog
 from web.routes import demo, docs, health, jobs, models, site, streams
 from web.services import Services, install
+from web.websockets import NoThread
 
 
 def create_app(settings: Settings | None = None) -> Flask:
     """Returns the WSGI app. It opens no connection before the first request. Raises SettingsError."""
     settings = settings or get_settings()
     app = Flask(__name__, static_folder=site.PAGES, static_url_path="/static")
+    app.config["SOCK_SERVER_OPTIONS"] = {"thread_class": NoThread}
     # A redirect would answer with a page of HTML.
     app.url_map.merge_slashes = False
 

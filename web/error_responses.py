@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from flask import Blueprint, Flask, Response, current_app, request
 from redis.exceptions import RedisError
+from simple_websocket import ConnectionError as HandshakeError
 from werkzeug.exceptions import HTTPException
 from werkzeug.http import HTTP_STATUS_CODES
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
@@ -47,7 +48,7 @@ def register(app: Flask) -> None:
     app.register_error_handler(TokenrelayError, error_response)
     app.register_error_handler(RedisError, _redis_failed)
     app.register_error_handler(HTTPException, _http_error)
-    for error in (RemoteProtocolError, LocalProtocolError):
+    for error in (RemoteProtocolError, LocalProtocolError, HandshakeError):
         app.register_error_handler(error, _bad_handshake)
     app.register_error_handler(Exception, _unexpected)
 

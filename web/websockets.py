@@ -6,15 +6,28 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial, wraps
+from typing import Any
 
-from flask import Response, request
+from simple_websocket import Server
 
 from web.relay import websocket
 from web.relay.encoders import ContractEncoder
 from web.relay.reader import Reader
 from web.relay.websocket import Relay, WebSocket
-from web.serving.disconnects import request_socket
-from web.serving.upgrades import UpgradedResponse
+from web.relay.websocket_frames import FrameSocket
+from web.serving.upgrades import continue_with
+
+
+class NoThread:
+    """Replaces simple-websocket's thread for what clients send, because ours only listen."""
+
+    name = ""
+
+    def __init__(self, **_: Any) -> None:
+        pass
+
+    def start(self) -> None:
+        """Does nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,23 +39,25 @@ class Relayed:
     place: AbstractContextManager[None]
 
 
-def accepts_websocket(view: Callable[..., Relayed]) -> Callable[..., Response]:
-    """Decorates the view of a stream. The WebSocket is accepted first, so a close code tells an error."""
+def relays(view: Callable[..., Relayed]) -> Callable[..., None]:
+    """Decorates a view of flask-sock, which says what is sent. An error of the view becomes a close code.
+
+    The WebSocket goes on when its request has ended. flask-sock and simple-websocket shake hands and no more:
+    with their greenlet and the request, a connection would take three times the memory.
+    """
 
     @wraps(view)
-    def accepted(job_id: str) -> Response:
-        client = request_socket()
-        if client is None:
-            raise RuntimeError("WebSockets need gunicorn")
-        ws = WebSocket.accept(client, request.headers)
+    def relayed(ws: Server, job_id: str) -> None:
+        ws.connected = False  # Otherwise flask-sock would close it when this returns.
+        opened = WebSocket(FrameSocket(ws.sock))
         found: Relayed | Exception
         try:
             found = view(job_id=job_id)
         except Exception as error:  # noqa: BLE001 - `_serve` raises it.
             found = error.with_traceback(None)  # It would keep the request.
-        return UpgradedResponse(partial(_serve, ws, job_id, found))
+        continue_with(ws.sock, partial(_serve, opened, job_id, found))
 
-    return accepted
+    return relayed
 
 
 def _serve(ws: WebSocket, job_id: str, found: Relayed | Exception) -> None:

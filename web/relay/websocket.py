@@ -10,14 +10,12 @@ import logging
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from socket import socket
 
 import gevent
 from redis.exceptions import RedisError
 from wsproto.connection import Connection, ConnectionState, ConnectionType
-from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Ping, TextMessage
+from wsproto.events import BytesMessage, CloseConnection, Ping, TextMessage
 from wsproto.frame_protocol import CloseReason
-from wsproto.handshake import H11Handshake
 from wsproto.utilities import LocalProtocolError
 
 from tasks.connection import is_away
@@ -60,7 +58,7 @@ logger = logging.getLogger(__name__)
 
 
 class WebSocket:
-    """The server's end of a WebSocket whose client only listens."""
+    """The server's end of a WebSocket whose client only listens, from the handshake on."""
 
     __slots__ = ("_protocol", "_received_bytes", "is_open", "socket")
 
@@ -69,18 +67,6 @@ class WebSocket:
         self.is_open = True
         self._protocol: Connection | None = None
         self._received_bytes = 0
-
-    @classmethod
-    def accept(cls, client: socket, headers: Iterable[tuple[str, str]]) -> WebSocket:
-        """Shakes hands. Raises wsproto's RemoteProtocolError if the request is not in order."""
-        lines = ["GET / HTTP/1.1", *(f"{name}: {value}" for name, value in headers), "", ""]
-        handshake = H11Handshake(ConnectionType.SERVER)
-        handshake.receive_data("\r\n".join(lines).encode())
-        # permessage-deflate costs 2.5 times the CPU, and 96 KB a connection instead of 4.
-        answer = handshake.send(AcceptConnection())
-        opened = cls(FrameSocket(client))
-        opened.socket.send(answer)
-        return opened
 
     def receive(self) -> None:
         """Handles what has arrived: answers pings, drops messages and notices that the client leaves."""

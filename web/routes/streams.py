@@ -5,6 +5,7 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 from flask import Blueprint, Response, request
+from flask_sock import Sock
 from werkzeug.routing.exceptions import WebsocketMismatch
 
 from web.answers import EventBody
@@ -16,11 +17,13 @@ from web.relay import sse
 from web.relay.encoders import ContractEncoder
 from web.relay.websocket_frames import text_message
 from web.services import base_url, services
+from web.serving.disconnects import request_socket
 from web.streaming import held_until_closed, sse_response
 from web.waiting import make_reader
-from web.websockets import Relayed, accepts_websocket
+from web.websockets import Relayed, relays
 
 bp = Blueprint("streams", __name__)
+sock = Sock()
 
 
 @bp.get("/v1/jobs/<job_id>/events")
@@ -46,8 +49,8 @@ def events(job_id: str, owner: ReadableOwner, query: StreamParameters) -> Respon
         return until_closed(sse_response(make_reader(job_id, after=query.after), encode))
 
 
-@bp.get("/v1/jobs/<job_id>/stream", websocket=True)
-@accepts_websocket
+@sock.route("/v1/jobs/<job_id>/stream", bp=bp)  # type: ignore[untyped-decorator]
+@relays
 @endpoint(
     "The same events over a WebSocket, one JSON text frame each",
     {
@@ -67,10 +70,15 @@ def stream(job_id: str, owner: ReadableOwner, query: StreamParameters) -> Relaye
 
 
 @bp.before_request
-def refuse_foreign_page() -> None:
-    """Raises ForbiddenOriginError before the handshake."""
-    if request.endpoint == "streams.stream":
-        _refuse_foreign_page()
+def prepare_handshake() -> None:
+    """Does what must happen before simple-websocket shakes hands. Raises ForbiddenOriginError."""
+    if request.endpoint != "streams.stream":
+        return
+    _refuse_foreign_page()
+    if request_socket() is None:
+        raise RuntimeError("WebSockets need gunicorn")
+    # permessage-deflate costs 2.5 times the CPU, and 96 KB a connection instead of 4.
+    request.environ.pop("HTTP_SEC_WEBSOCKET_EXTENSIONS", None)
 
 
 @bp.before_app_request

@@ -18,7 +18,7 @@ from web.services import services_of
 from web.serving.disconnects import notice_silence
 from web.serving.interrupts import Interruptible
 from web.serving.request_bodies import LAST_BODY_SECONDS, ClientBody
-from web.serving.upgrades import Continuation, Upgraded
+from web.serving.upgrades import take_continuation
 
 LAST_CALL_SECONDS = 0.2
 """How long a connection that was just opened may take to send its request while the server stops."""
@@ -41,7 +41,6 @@ class Worker(GeventWorker):  # type: ignore[misc]
         self._idle = Interruptible()
         self._receiving = Interruptible()
         self._has_closed_streams = False
-        self._upgraded: dict[socket.socket, Continuation] = {}
 
     def timeout_ctx(self) -> _Idle:
         """Returns what limits the wait for a connection's next request, headers included."""
@@ -70,18 +69,16 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     def handle(self, listener: Any, client: socket.socket, addr: Any) -> None:
         notice_silence(client)
+        descriptor = client.fileno()  # TLS keeps it, and replaces the socket.
         super().handle(listener, client, addr)
-        if go_on := self._upgraded.pop(client, None):
-            go_on()
+        if continuation := take_continuation(descriptor):
+            continuation()
 
     def handle_request(self, listener_name: Any, req: Any, client: socket.socket, *args: Any) -> Any:
         body = req.body
         req.body = ClientBody(req, self._receiving, is_stopping=not self.alive)
         try:
             return super().handle_request(listener_name, req, client, *args)
-        except Upgraded as upgraded:
-            self._upgraded[client] = upgraded.go_on
-            raise
         except OSError as error:
             # A stalled or vanished reader is no fault of this server. gunicorn logs this kind of error
             # without a traceback.

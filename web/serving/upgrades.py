@@ -7,29 +7,21 @@ is gone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
-
-from flask import Response
+import socket
+from collections.abc import Callable
 
 Continuation = Callable[[], None]
 """Serves the connection until it ends, and closes it. It raises nothing."""
 
-
-class Upgraded(StopIteration):
-    """The connection goes on without its request. gunicorn lets this pass and closes the socket."""
-
-    def __init__(self, go_on: Continuation) -> None:
-        super().__init__("upgraded")
-        self.go_on = go_on
+_continuations: dict[int, Continuation] = {}
+"""By the connection's file descriptor."""
 
 
-class UpgradedResponse(Response):
-    """Ends the request of a connection that was upgraded. Nothing is sent."""
+def continue_with(client: socket.socket, continuation: Continuation) -> None:
+    """Has the connection go on when its request has ended. The continuation keeps it open until then."""
+    _continuations[client.fileno()] = continuation
 
-    def __init__(self, go_on: Continuation) -> None:
-        super().__init__(status=101)
-        self._go_on = go_on
 
-    def __call__(self, *_: Any) -> Iterable[bytes]:
-        raise Upgraded(self._go_on)
+def take_continuation(descriptor: int) -> Continuation | None:
+    """Returns how a connection goes on, once; None where it ends with its request."""
+    return _continuations.pop(descriptor, None)
