@@ -131,19 +131,19 @@ class Bench:
             self.claim(job_id, LEASE_TOKEN)
             found.append(1000 * (self.store.get(job_id).attempts[-1].started_at - lease_end))
             self.heartbeat(0)
-            self.leases.flush([_end(job_id, 2)])
+            self.leases.flush([_end(job_id, 2)], renew=False)
             self.submit()
         self.reaper.stop()
         return found
 
 
 def _token(job_id: str) -> Write:
-    return Write(job_id, LEASE_TOKEN, 1, 4, (TokenEntry(0, (7,), " word"),))
+    return Write(job_id, LEASE_TOKEN, 1, 4, [TokenEntry(0, (7,), " word").encode()])
 
 
 def _end(job_id: str, log_length: int) -> Write:
     entry = TokenEntry(0, (8,), " end", FinishReason.LENGTH)
-    return Write(job_id, LEASE_TOKEN, log_length, 4, (entry,), Outcome(Status.COMPLETED))
+    return Write(job_id, LEASE_TOKEN, log_length, 4, [entry.encode()], Outcome(Status.COMPLETED))
 
 
 def _cells(columns: Sequence[Sequence[float]], places: int) -> list[str]:

@@ -105,14 +105,16 @@ class Bench:
         name = f"flush, {JOBS} jobs"
         with self.figures.rate(f"flushes/s, {JOBS} jobs", FLUSHES):
             for position in range(FLUSHES):
-                entry = TokenEntry(0, (position,), " word")
+                entry = TokenEntry(0, (position,), " word").encode()
                 with self.figures.call(name):
                     self._leases.flush(
-                        [Write(c.job_id, c.lease_token, 1 + position, 4, (entry,)) for c in claims]
+                        [Write(c.job_id, c.lease_token, 1 + position, None, [entry]) for c in claims],
+                        renew=False,
                     )
         self._heartbeat(0)
         done = Outcome(Status.COMPLETED)
-        self._leases.flush([Write(c.job_id, c.lease_token, 1 + FLUSHES, 4, (), done) for c in claims])
+        ends = [Write(c.job_id, c.lease_token, 1 + FLUSHES, outcome=done) for c in claims]
+        self._leases.flush(ends, renew=False)
         self._offers.clear()
 
     def _heartbeat(self, slots: int) -> None:

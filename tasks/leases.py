@@ -12,7 +12,7 @@ from tasks import keys
 from tasks.answers import WorkerBody
 from tasks.errors import UnreadableRecordError
 from tasks.job import JobError, Status
-from tasks.log import STATUS_MARK, TOKEN_MARK, Entry, TokenEntry, parse_entry
+from tasks.log import STATUS_MARK, TOKEN_MARK, Entry, parse_entry
 from tasks.request import RECORD_VERSION, JobRequest
 from tasks.scripts import Scripts
 
@@ -80,32 +80,26 @@ class Outcome:
         return fields
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Write:
-    """One job's part of a flush: entries that follow the first `base` entries of its log, and perhaps its
-    outcome.
+    """One job's part of a flush: encoded entries that follow the first `base` entries of its log, and perhaps
+    its outcome.
 
-    Without either it renews the lease.
+    prompt_tokens: for the record; None where it has them already. Not frozen, because frozen dataclasses take
+    three times as long to make, and a flush makes one for each job.
     """
 
     job_id: str
     lease_token: str
     base: int
-    prompt_tokens: int
-    entries: Sequence[TokenEntry] = ()
+    prompt_tokens: int | None = None
+    entries: Sequence[str] = ()
     outcome: Outcome | None = None
-
-    def to_array(self) -> list[Any]:
-        """Returns what flush.lua takes of it."""
-        entries = [entry.encode() for entry in self.entries]
-        outcome = () if self.outcome is None else (self.outcome.to_fields(),)
-        return [self.job_id, self.lease_token, self.base, self.prompt_tokens, entries, *outcome]
 
 
 class WriteStatus(StrEnum):
-    """What flush.lua did with one job; its head explains each status."""
+    """What flush.lua answers for a job that does not just go on; its head explains each status."""
 
-    OK = "ok"
     CANCEL = "cancel"
     TIMEOUT = "timeout"
     ENDED = "ended"
@@ -151,6 +145,16 @@ class WorkerInfo:
             "max_model_len": self.max_model_len,
         }
         return json.dumps(body)
+
+
+def _details(at: int, write: Write) -> dict[str, Any]:
+    """Returns what only few writes have, in the form that flush.lua takes."""
+    details: dict[str, Any] = {"at": at}
+    if write.prompt_tokens is not None:
+        details["prompt_tokens"] = write.prompt_tokens
+    if write.outcome is not None:
+        details["outcome"] = write.outcome.to_fields()
+    return details
 
 
 class Leases:
@@ -205,13 +209,34 @@ class Leases:
         )
         return answer.status == "taken_back"
 
-    def flush(self, writes: Sequence[Write]) -> list[WriteAnswer]:
-        """Writes for the whole batch. The answers are in the order of the writes."""
-        answers: list[WriteAnswer] = []
-        for start in range(0, len(writes), keys.MAX_JOBS_PER_CALL):
-            part = writes[start : start + keys.MAX_JOBS_PER_CALL]
-            results = self._scripts.call("flush", writes=[write.to_array() for write in part])["results"]
-            answers += [WriteAnswer(WriteStatus(status), length) for status, length in results]
+    def flush(self, writes: Sequence[Write], *, renew: bool) -> dict[int, WriteAnswer]:
+        """Write for the whole batch.
+
+        renew: whether to give every job a whole lease again. Without it, its lease runs on as it is.
+
+        Returns answers by the index of their write. A write without an answer is in the log, and its job goes
+        on: nearly all are like that.
+        """
+        answers: dict[int, WriteAnswer] = {}
+        for start in range(0, len(writes), keys.MAX_JOBS_PER_FLUSH):
+            part = writes[start : start + keys.MAX_JOBS_PER_FLUSH]
+            found = self._scripts.call(
+                "flush",
+                renew=renew,
+                writes=[
+                    value
+                    for one in part
+                    for value in (one.job_id, one.lease_token, one.base, len(one.entries))
+                ],
+                details=[
+                    _details(at, one)
+                    for at, one in enumerate(part, 1)
+                    if one.prompt_tokens is not None or one.outcome is not None
+                ],
+                entries=[entry for one in part for entry in one.entries],
+            )["exceptions"]
+            for at, status, length in found:
+                answers[start + at - 1] = WriteAnswer(WriteStatus(status), length)
         return answers
 
     def release(self, held: Sequence[tuple[str, str]], reason: str) -> int:

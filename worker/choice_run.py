@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tasks.job import FinishReason
-from tasks.log import LoggedLogprobs, TokenEntry
+from tasks.log import LoggedLogprobs, encode_tokens
 from worker.engine.base import DecodeToken, EngineRequest, RequestOutput, TokenLogprobs
 from worker.engine.text.detokenizer import Detokenizer
 
@@ -30,13 +31,34 @@ class ChoiceRun:
     is_end_unlogged: bool = False
     logprobs: list[LoggedLogprobs] = field(default_factory=list)
     """The logprobs of the ids that are not logged yet, if the client asked for them."""
+    whole_texts: Mapping[int, str] = field(default_factory=dict)
+    """See `Detokenizer.whole_texts`. Empty before the first token and after the end."""
 
     @property
     def is_running(self) -> bool:
         return self.finish_reason is None
 
+    def push_whole(self, output: RequestOutput) -> bool:
+        """Take a single token whose text can be shown at once; nearly all are like that.
+
+        Returns False where it is not; then the output is for `push`.
+        """
+        if output.finish_reason is not None or output.logprobs is not None or len(output.token_ids) != 1:
+            return False
+        text = self.whole_texts.get(output.token_ids[0])
+        if text is None:
+            return False
+        self.token_ids += output.token_ids
+        self.completion_tokens += 1
+        self.text += text
+        return True
+
     def push(self, output: RequestOutput) -> None:
-        """Takes what a step added to this choice."""
+        """Take what a step added to this choice."""
+        self._push_each(output)
+        self.whole_texts = self.detokenizer.whole_texts if self.is_running else {}
+
+    def _push_each(self, output: RequestOutput) -> None:
         last = len(output.token_ids) - 1
         for index, token_id in enumerate(output.token_ids):
             self.token_ids.append(token_id)
@@ -58,15 +80,25 @@ class ChoiceRun:
         self.text += self.detokenizer.finish()
         self._finish(FinishReason.STOP if self.detokenizer.stopped else reason)
 
+    def break_off(self) -> None:
+        """End the choice with an error, without the text that was held back: it cannot be decoded."""
+        self._finish(FinishReason.ERROR)
+
     def _finish(self, reason: FinishReason) -> None:
         self.finish_reason, self.is_end_unlogged = reason, True
+        self.whole_texts = {}
 
-    def take_entry(self, index: int) -> TokenEntry | None:
-        """Returns an entry of everything not logged yet. Ids whose text may not be shown yet wait."""
-        if not (self.text or self.is_end_unlogged):
-            return None
-        entry = TokenEntry(index, tuple(self.token_ids), self.text, self.finish_reason, self.logprobs or None)
-        self.token_ids, self.text, self.is_end_unlogged, self.logprobs = [], "", False, []
+    @property
+    def has_entry(self) -> bool:
+        """Whether there is something to log. Ids whose text may not be shown yet wait."""
+        return bool(self.text) or self.is_end_unlogged
+
+    def take_entry(self, index: int) -> str:
+        """Returns an encoded entry of everything that is not logged yet."""
+        entry = encode_tokens(index, self.token_ids, self.text, self.finish_reason, self.logprobs or None)
+        self.token_ids, self.text, self.is_end_unlogged = [], "", False
+        if self.logprobs:
+            self.logprobs = []
         return entry
 
     def _logged(self, token_id: int, logprobs: TokenLogprobs) -> LoggedLogprobs:

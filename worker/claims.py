@@ -86,7 +86,8 @@ class Claims:
         except UnreadableRecordError as error:
             logger.error("%s: %s", job_id, error)
             outcome = Outcome(Status.FAILED, JobError(error.code, error.detail))
-            self._leases.flush([Write(job_id, lease_token, base=0, prompt_tokens=0, outcome=outcome)])
+            write = Write(job_id, lease_token, base=0, prompt_tokens=0, outcome=outcome)
+            self._leases.flush([write], renew=False)
         except RedisError as error:
             if is_away(error):
                 raise

@@ -124,7 +124,7 @@ class Flusher:
     def _run(self) -> None:
         try:
             while not self._is_drained():
-                self._take_events(self._wait_seconds())
+                self._take_events()
                 self._retried_later(self._turn)
             self._retried_later(self._release_rest)
             self._stop_engine()
@@ -136,8 +136,8 @@ class Flusher:
 
     def _turn(self) -> None:
         is_due = time.monotonic() >= self._announcer.due_at
-        if is_due or self._writes.are_due():
-            self._writes.flush()
+        if is_due or self._writes.due_in == 0.0:
+            self._writes.flush(renew=is_due)
         if is_due:
             self._check_engine()
             self._watch_preparer()
@@ -162,15 +162,19 @@ class Flusher:
 
     def _wait_seconds(self) -> float:
         """Returns how long to wait for an event, until there is something to do without one."""
-        if self._writes.are_due():
-            return 0.0
         wake_at = min(self._announcer.due_at, self._drain_deadline or self._announcer.due_at)
         return max(0.0, wake_at - time.monotonic())
 
-    def _take_events(self, wait_seconds: float) -> None:
-        """Waits for an event, then takes all events. If Redis is slow, several steps become one write."""
+    def _take_events(self) -> None:
+        """Wait until there is something to do, then take all events."""
+        flush_in = self._writes.due_in
         try:
-            self._handle_event(self._next_event(wait_seconds))
+            if flush_in is None:
+                self._handle_event(self._next_event(self._wait_seconds()))
+            elif flush_in:
+                # Waking up for each step would take the interpreter away from the engine's thread.
+                with self._activity.idle():
+                    time.sleep(min(flush_in, self._wait_seconds()))
             while True:
                 self._handle_event(self._events.get_nowait())
         except queue.Empty:
@@ -203,9 +207,10 @@ class Flusher:
             return  # The job left while it was prepared.
         if prepared.preparation is None:
             run.fail(prepared.code, prepared.message, FinishReason.ERROR)
-            return
-        for request in run.begin(prepared.preparation):
-            self._loop.add_request(request)
+        else:
+            self._held.begin(run, prepared.preparation)
+        if run.outcome:
+            self._writes.request_flush()
 
     # --- what may end the worker
 
@@ -233,7 +238,7 @@ class Flusher:
         )
         reason = f"the prompt could not be prepared within {seconds:g} s"
         run.fail("engine_error", reason, FinishReason.ERROR)
-        self._writes.flush()
+        self._writes.flush(renew=True)
         self._must_end_process = True
         self._drain_deadline = time.monotonic()
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tasks.leases import Outcome
+from worker.choice_run import ChoiceRun
 from worker.engine.base import RequestOutput
 from worker.engine_loop import EngineLoop
-from worker.job_run import JobRun, lease_token_of
+from worker.job_run import JobRun, Preparation, lease_token_of
 
 
 class Ticket(Protocol):
@@ -39,6 +40,8 @@ class HeldJobs:
         self._max_num_seqs = max_num_seqs
         self._jobs: dict[str, HeldJob] = {}
         """Lease token -> job. The same worker may get the same job again, under another lease token."""
+        self._choices: dict[str, ChoiceRun] = {}
+        """Request id -> choice, of all sequences that the engine got."""
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -54,13 +57,24 @@ class HeldJobs:
         """Returns the job of an engine's output, or None where it left while the step was under way."""
         return self._jobs.get(lease_token_of(output.request_id))
 
+    def choice_of(self, output: RequestOutput) -> ChoiceRun | None:
+        """Returns the choice of an engine's output, as `of_output` does the job."""
+        return self._choices.get(output.request_id)
+
     def add(self, job: HeldJob) -> None:
         self._jobs[job.run.lease_token] = job
+
+    def begin(self, run: JobRun, preparation: Preparation) -> None:
+        """Let the engine run a job's choices."""
+        for request in run.begin(preparation):
+            self._choices[request.request_id] = run.choices[request.sampling.choice]
+            self._loop.add_request(request)
 
     def drop(self, job: HeldJob, outcome: Outcome | None) -> None:
         """Frees the job's lease, sequences and ticket. Every way out leads here."""
         del self._jobs[job.run.lease_token]
         for request_id in job.run.engine_request_ids():
+            self._choices.pop(request_id, None)
             self._loop.abort_request(request_id)
         job.ticket.ended(outcome)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from tasks.errors import PromptTooLongError
 from tasks.job import Choice, FinishReason, JobError, Status
 from tasks.leases import Claim, Outcome, Write
-from tasks.log import TokenEntry, choices
+from tasks.log import choices as logged_choices
 from worker.choice_run import ChoiceRun
 from worker.engine.base import (
     Engine,
@@ -47,7 +47,7 @@ class JobRun:
         self.prompt_tokens = 0
         self._first = len(claim.log)
         """The log's length at the claim, where this attempt's entries begin."""
-        self._entries: list[TokenEntry] = []
+        self._entries: list[str] = []
         self._flushed = 0
         """How many of these entries are in Redis."""
         self._choices: list[ChoiceRun] = []
@@ -64,6 +64,11 @@ class JobRun:
     def slots(self) -> int:
         return self.claim.request.n
 
+    @property
+    def choices(self) -> Sequence[ChoiceRun]:
+        """The job's choices, from `begin` on."""
+        return self._choices
+
     def prepare(self, engine: Engine) -> Preparation:
         """Tokenizes the prompt and decodes the log.
 
@@ -77,7 +82,7 @@ class JobRun:
                 f"the prompt has {prompt_tokens} tokens; the length served is {engine.max_model_len}, "
                 "and one of them must be left for the output"
             )
-        logged = choices(self.claim.entries, self.claim.request.n)
+        logged = logged_choices(self.claim.entries, self.claim.request.n)
         return Preparation(prompt_tokens, [self._choice_run(choice, prompt, budget) for choice in logged])
 
     def begin(self, preparation: Preparation) -> list[EngineRequest]:
@@ -121,7 +126,7 @@ class JobRun:
     def break_off(self, message: str) -> None:
         """Fails a job whose text cannot be decoded. Text that was held back is lost."""
         for choice in self._running():
-            choice.finish_reason, choice.is_end_unlogged = FinishReason.ERROR, True
+            choice.break_off()
         self.outcome = Outcome(Status.FAILED, JobError("engine_error", message))
 
     def engine_request_ids(self) -> list[str]:
@@ -129,22 +134,25 @@ class JobRun:
         return [choice.request.request_id for choice in self._choices]
 
     def has_news(self) -> bool:
-        self._collect()
-        return self._flushed < len(self._entries) or self.outcome is not None
+        """Returns whether there is anything to write, except for a renewal of the lease."""
+        return (
+            self._flushed < len(self._entries)
+            or self.outcome is not None
+            or any(choice.has_entry for choice in self._choices)
+        )
 
     def next_write(self) -> Write:
-        """Returns the entries that Redis lacks. If it lacks none, the write only renews the lease."""
-        self._collect()
+        """Returns the entries that Redis lacks."""
+        for index, choice in enumerate(self._choices):
+            if choice.has_entry:
+                self._entries.append(choice.take_entry(index))
         unflushed = self._entries[self._flushed : self._flushed + MAX_ENTRIES_PER_WRITE]
-        is_last = self._flushed + len(unflushed) == len(self._entries)
-        return Write(
-            self.job_id,
-            self.lease_token,
-            base=self._first + self._flushed,
-            prompt_tokens=self.prompt_tokens,
-            entries=unflushed,
-            outcome=self._counted_outcome() if is_last else None,
-        )
+        write = Write(self.job_id, self.lease_token, self._first + self._flushed, None, unflushed)
+        if not self._flushed and (unflushed or self.outcome):
+            write.prompt_tokens = self.prompt_tokens
+        if self.outcome and self._flushed + len(unflushed) == len(self._entries):
+            write.outcome = self._counted_outcome(self.outcome)
+        return write
 
     def flushed_up_to(self, log_length: int) -> None:
         """Notes how many entries of the log Redis has: more than before, or fewer where it lost some."""
@@ -176,11 +184,11 @@ class JobRun:
             run.end(FinishReason.LENGTH)  # An earlier worker served a greater length.
         return run
 
-    def _counted_outcome(self) -> Outcome | None:
-        if self.outcome is None or not self._choices:
-            return self.outcome
+    def _counted_outcome(self, outcome: Outcome) -> Outcome:
+        if not self._choices:
+            return outcome
         tokens = sum(choice.completion_tokens for choice in self._choices)
-        return replace(self.outcome, completion_tokens=tokens)
+        return replace(outcome, completion_tokens=tokens)
 
     def _running(self) -> Iterator[ChoiceRun]:
         return (choice for choice in self._choices if choice.is_running)
@@ -188,12 +196,6 @@ class JobRun:
     def _conclude(self) -> None:
         if not any(self._running()):
             self.outcome = Outcome(Status.COMPLETED)
-
-    def _collect(self) -> None:
-        for index, choice in enumerate(self._choices):
-            entry = choice.take_entry(index)
-            if entry:
-                self._entries.append(entry)
 
 
 def _request_id(lease_token: str, choice: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 
 from redis.exceptions import RedisError
@@ -10,12 +11,16 @@ from redis.exceptions import RedisError
 from tasks.connection import is_away
 from tasks.errors import first_line
 from tasks.job import FinishReason, Status
-from tasks.leases import Leases, Outcome, WriteAnswer, WriteStatus
+from tasks.leases import Leases, Outcome, Write, WriteAnswer, WriteStatus
 from worker.engine.base import RequestOutput
 from worker.engine_loop import EngineLoop
 from worker.held_jobs import HeldJob, HeldJobs
-from worker.job_run import JobRun
+from worker.job_run import MAX_ENTRIES_PER_WRITE, JobRun
 from worker.watchdog import Activity
+
+FLUSH_SECONDS = 0.005
+"""The time from one flush to the next one at least. Readers do not notice it, and where a model makes several
+tokens meanwhile, they share a call of Redis."""
 
 logger = logging.getLogger(__name__)
 
@@ -40,39 +45,66 @@ class Writes:
         self._activity = activity
         self._worker, self._engine_pool = worker, engine_pool
         self._unflushed_steps = 0
+        self._is_requested = False
+        self._paused_until = 0.0
+        """The monotonic time before which nothing is flushed unless it has to be."""
 
     def take_step(self, outputs: Sequence[RequestOutput]) -> int:
         """Takes a step's outputs into their jobs. Returns how many tokens of held jobs it brought."""
         self._unflushed_steps += 1
-        return sum(self._take(output) for output in outputs)
+        tokens = 0
+        for output in outputs:
+            choice = self._held.choice_of(output)
+            if choice is not None:
+                tokens += len(output.token_ids)
+                if not choice.push_whole(output):
+                    self._take(output)
+        return tokens
 
-    def are_due(self) -> bool:
-        """Returns whether there is anything to write, except for renewals."""
-        return self._unflushed_steps > 0 or any(job.run.has_news() for job in self._held)
+    def request_flush(self) -> None:
+        """Have the jobs written although no step may follow."""
+        self._is_requested = True
 
-    def flush(self) -> None:
-        """Writes all jobs, whether a step brought them text or not: a cancel is to be seen within one step.
+    @property
+    def due_in(self) -> float | None:
+        """Seconds until the next flush is due; None while there is nothing to write, except for renewals."""
+        if not (self._unflushed_steps or self._is_requested):
+            return None
+        return max(0.0, self._paused_until - time.monotonic())
 
-        Raises RedisError where Redis cannot be reached; then it may be repeated.
+    def flush(self, *, renew: bool) -> None:
+        """Write all jobs, whether a step brought them text or not: a cancel is to be seen within one flush.
+
+        renew: whether to renew their leases too. Raises RedisError where Redis cannot be reached; then it may
+        be repeated.
         """
+        self._paused_until = time.monotonic() + FLUSH_SECONDS
         jobs = [*self._held]
+        writes = [job.run.next_write() for job in jobs]
         try:
-            answers = self._leases.flush([job.run.next_write() for job in jobs])
+            answers = self._leases.flush(writes, renew=renew)
         except RedisError as error:
             if is_away(error):
                 raise
-            self._flush_one_by_one(jobs)
-        else:
-            for job, answer in zip(jobs, answers, strict=True):
+            answers = self._flush_one_by_one(jobs, writes, renew=renew)
+        has_more = False
+        for index, (job, write) in enumerate(zip(jobs, writes, strict=True)):
+            answer = answers.get(index)
+            if answer is None:
+                job.run.flushed_up_to(write.base + len(write.entries))
+                has_more |= len(write.entries) == MAX_ENTRIES_PER_WRITE
+            else:
                 self._apply_answer(job, answer)
+                has_more |= job.run in self._held and job.run.has_news()
+        self._is_requested = has_more
         for _ in range(self._unflushed_steps):
             self._loop.step_flushed()
         self._unflushed_steps = 0
 
-    def _take(self, output: RequestOutput) -> int:
+    def _take(self, output: RequestOutput) -> None:
         job = self._held.of_output(output)
         if job is None:
-            return 0
+            return
         try:
             is_over = job.run.push(output)
         except Exception as error:  # Whatever a tokenizer raises concerns this job only.
@@ -83,21 +115,25 @@ class Writes:
         else:
             if is_over:
                 self._loop.abort_request(output.request_id)
-        return len(output.token_ids)
 
-    def _flush_one_by_one(self, jobs: Sequence[HeldJob]) -> None:
+    def _flush_one_by_one(
+        self, jobs: Sequence[HeldJob], writes: Sequence[Write], *, renew: bool
+    ) -> dict[int, WriteAnswer]:
         """One of them, perhaps a damaged record, makes the script fail. It is dropped; others continue."""
-        for job in jobs:
+        answers: dict[int, WriteAnswer] = {}
+        for index, (job, write) in enumerate(zip(jobs, writes, strict=True)):
             self._activity.moved_on()
             try:
-                [answer] = self._leases.flush([job.run.next_write()])
+                found = self._leases.flush([write], renew=renew)
             except RedisError as error:
                 if is_away(error):
                     raise
                 logger.exception("%s cannot be written, dropping it", job.run.job_id)
                 self._held.drop(job, None)
             else:
-                self._apply_answer(job, answer)
+                if found:
+                    answers[index] = found[0]
+        return answers
 
     def _apply_answer(self, job: HeldJob, answer: WriteAnswer) -> None:
         run = job.run
@@ -118,7 +154,7 @@ class Writes:
             case WriteStatus.TIMEOUT if run.can_be_cut_off:
                 run.flushed_up_to(answer.log_length)
                 run.fail("timeout", "the job ran longer than its timeout", FinishReason.TIMEOUT)
-            case WriteStatus.OK | WriteStatus.CANCEL | WriteStatus.TIMEOUT:
+            case WriteStatus.CANCEL | WriteStatus.TIMEOUT:
                 run.flushed_up_to(answer.log_length)
 
     def _take_back(self, run: JobRun, log_length: int) -> bool:

@@ -1,71 +1,109 @@
--- Writes one step of a worker's whole batch: for each job it checks the lease token, appends and publishes entries, renews
--- the lease or ends the job, and reads whether the job is to be cancelled or its time is up.
+-- Writes what a worker's whole batch has gained since the last call: for each job it checks the lease token, appends and
+-- publishes entries, ends the job if it has an outcome, and reads whether the job is to be cancelled or its time is up.
+--
+-- A worker calls it up to two hundred times a second, so it makes three calls of Redis for a job that just goes on:
+-- HMGET, RPUSH and PUBLISH. Whatever needs more is rare.
 --
 -- Needs:   lifecycle, dispatch
--- Reads:   the records, the length of the logs
--- Writes:  logs, leases, records, the end of jobs; then dispatches
+-- Reads:   the records
+-- Writes:  logs, the worker's sign of life, leases if asked to, records, the end of jobs; then dispatches
 -- Arguments:
---   writes: json    for each job [id, lease_token, base, prompt_tokens, entries, outcome]. An array, because objects
---                   cost Redis some per cent more with 32 jobs.
---                   base: length of the log that the entries follow
---                   outcome: absent while the job runs on; otherwise {status, code, message, tokens}. code and message
---                   are its error, if there is one; tokens says how many its choices have, if that is known
+--   renew: flag      whether each job gets a whole lease again
+--   writes: json     four values for each job, one after the other: id, lease token, base, number of entries. base: length
+--                    of the log that the entries follow
+--   details: json    for each job that has any: {at, prompt_tokens, outcome}. at: the job's number in `writes`, from 1.
+--                    prompt_tokens: absent if the record has them. outcome: absent while the job runs on; otherwise
+--                    {status, code, message, tokens}. code and message are its error, if there is one; tokens says how
+--                    many its choices have, if that is known
+--   entries: texts   the entries of all jobs, in the order of `writes`
 -- Answers:
---   ok         results: for each job {status, length of its log}. The status is
---                ok       written, and the lease is renewed
---                cancel   the same, and the job is to be cancelled
---                timeout  the same, and the job's time is up
+--   ok         exceptions: {at, status, length of the log} of each job that does not just go on. The status is
+--                cancel   the entries are written, and the job is to be cancelled
+--                timeout  the entries are written, and the job's time is up
 --                ended    the job has ended under this lease token
 --                fenced   nothing was written: the worker has lost the job
 --                behind   nothing was written, because Redis lost entries: send again from the length given
 write_although_full()
 local time = now()
 local ended_models = {}
+local details_of = {}
+for _, one in ipairs(details) do details_of[one.at] = one end
 
--- Returns the entries that the log lacks. A repeated call brings entries that are in the log already.
-local function missing(entries, base, length)
-  if base == length then return entries end
-  local found = {}
-  for i, entry in ipairs(entries) do
-    if base + i > length then found[#found + 1] = entry end
+-- Appends entries that follow the first `base` of a log, and publishes them. Entries that the log has already, from a call
+-- whose answer was lost, are left out. Returns the length of the log; and true if that is shorter than `base`, so nothing
+-- was appended.
+local function append_after(base, id, first, last)
+  local count = last - first + 1
+  if count == 0 then
+    local length = redis.call('LLEN', key('log', id))
+    return length, length < base
   end
-  return found
+  local length = redis.call('RPUSH', key('log', id), unpack(entries, first, last))
+  if length == base + count then
+    publish(id, base + 1, entries, first, last)
+    return length, false
+  end
+  redis.call('LTRIM', key('log', id), 0, -1 - count)
+  length = length - count
+  if length < base then return length, true end
+  local missing = {}
+  for i = first + length - base, last do missing[#missing + 1] = entries[i] end
+  if #missing > 0 then append(id, missing) end
+  return length + #missing, false
 end
 
-local function write(job, id, length, prompt_tokens, entries, outcome)
-  if #entries > 0 then
-    append(id, entries)
-    redis.call('HSETNX', key('job', id), 'first_token_at', precise(time))
-    redis.call('HSET', key('job', id), 'prompt_tokens', prompt_tokens, 'progress', 1, 'fails', 0)
-    length = length + #entries
-  end
-  if outcome then
-    redis.call('HSET', key('job', id), 'prompt_tokens', prompt_tokens)
-    end_job(job, id, outcome.status, outcome.code, outcome.message, time, outcome.tokens)
-    ended_models[job.model] = true
-    return { 'ended', length + 1 }
-  end
-  redis.call('ZADD', key('leases', job.engine_pool), precise(time + LEASE_SECONDS), id)
-  if redis.call('HEXISTS', key('job', id), 'cancel_requested') == 1 then return { 'cancel', length } end
-  if job.timeout_at and job.timeout_at <= time then return { 'timeout', length } end
-  return { 'ok', length }
+-- Notes in the record that an attempt has made progress, with its first entries.
+local function note_progress(id, prompt_tokens)
+  local record = key('job', id)
+  redis.call('HSETNX', record, 'first_token_at', precise(time))
+  redis.call('HSET', record, 'progress', 1, 'fails', 0)
+  if prompt_tokens then redis.call('HSET', record, 'prompt_tokens', prompt_tokens) end
 end
 
-local results = {}
-for i, one in ipairs(writes) do
-  local id, lease_token, base, prompt_tokens, entries, outcome = unpack(one)
+local function finish(id, outcome, prompt_tokens)
+  if prompt_tokens then redis.call('HSET', key('job', id), 'prompt_tokens', prompt_tokens) end
   local job = load_job(id)
-  local length = redis.call('LLEN', key('log', id))
-  if not job or job.lease_token ~= lease_token then
-    results[i] = { 'fenced', length }
-  elseif job.place == 'ended' then
-    results[i] = { 'ended', length }
-  elseif length < base then
-    results[i] = { 'behind', length }
-  else
-    results[i] = write(job, id, length, prompt_tokens, missing(entries, base, length), outcome)
-  end
+  end_job(job, id, outcome.status, outcome.code, outcome.message, time, outcome.tokens)
+  ended_models[job.model] = true
 end
+
+-- Shows that the worker lives: others would otherwise take a broken connection of its for its death.
+local function show_life(id)
+  local f = redis.call('HMGET', key('job', id), 'pool', 'worker')
+  redis.call('ZADD', key('alive', f[1]), 'XX', precise(time + LEASE_SECONDS), f[2])
+end
+
+-- Returns the status of one job, which is nil if it just goes on, and the length of its log.
+local function write(at, id, lease_token, base, first, last)
+  local f = redis.call('HMGET', key('job', id), 'token', 'place', 'progress', 'cancel_requested', 'timeout_at')
+  if f[1] ~= lease_token then return 'fenced', redis.call('LLEN', key('log', id)) end
+  if f[2] == 'ended' then return 'ended', redis.call('LLEN', key('log', id)) end
+  local length, is_behind = append_after(base, id, first, last)
+  if is_behind then return 'behind', length end
+  local own = details_of[at] or {}
+  if f[3] ~= '1' and last >= first then note_progress(id, own.prompt_tokens) end
+  if own.outcome then
+    finish(id, own.outcome, own.prompt_tokens)
+    return 'ended', length + 1
+  end
+  if renew then
+    redis.call('ZADD', key('leases', redis.call('HGET', key('job', id), 'pool')), precise(time + LEASE_SECONDS), id)
+  end
+  if f[4] then return 'cancel', length end
+  if f[5] and tonumber(f[5]) <= time then return 'timeout', length end
+  return nil, length
+end
+
+local exceptions = {}
+local first, living = 1, nil
+for i = 1, #writes, 4 do
+  local at, id, last = (i + 3) / 4, writes[i], first + writes[i + 3] - 1
+  local status, length = write(at, id, writes[i + 1], writes[i + 2], first, last)
+  if status then exceptions[#exceptions + 1] = { at, status, length } end
+  if status ~= 'fenced' and status ~= 'ended' then living = id end
+  first = last + 1
+end
+if living then show_life(living) end
 
 for model in pairs(ended_models) do dispatch(model, time) end
-return answer('ok', { results = results })
+return answer('ok', { exceptions = exceptions })

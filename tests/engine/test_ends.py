@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 from tasks.errors import EngineError
 from tasks.job import FinishReason
 from tasks.leases import Claim
-from tasks.log import Entry, StatusEntry, TokenEntry, choices
+from tasks.log import Entry, StatusEntry, TokenEntry, choices, parse_entry
 from tasks.request import JobRequest, parse_request
 from tasks.settings import EngineKind
 from tests.engine.tiny import (
@@ -150,7 +150,7 @@ def job_text(kind: EngineKind, folder: Path, logged: Sequence[Entry] = (), **opt
             if run.push(output):
                 engine.abort_request(output.request_id)
     engine.shutdown()
-    [choice] = choices([*run.claim.entries, *run.next_write().entries], 1)
+    [choice] = choices([*run.claim.entries, *map(parse_entry, run.next_write().entries)], 1)
     return choice.text
 
 

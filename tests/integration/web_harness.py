@@ -23,8 +23,9 @@ from redis.retry import Retry
 
 from harness.redis_server import free_port
 from harness.waiting import TIMEOUT_SECONDS, eventually
+from harness.writing import flush, write_of
 from tasks.job import FinishReason, JobError, Status
-from tasks.leases import Claim, Leases, Outcome, WorkerInfo, Write, WriteAnswer, WriteStatus
+from tasks.leases import Claim, Leases, Outcome, WorkerInfo, WriteStatus
 from tasks.log import TokenEntry
 from tasks.scripts import Offer, Scripts
 from tasks.settings import Settings
@@ -191,7 +192,9 @@ class Run:
         self.claim = claim
         self._length = len(claim.entries)
 
-    def write(self, *texts: str, choice: int = 0, finish_reason: FinishReason | None = None) -> WriteAnswer:
+    def write(
+        self, *texts: str, choice: int = 0, finish_reason: FinishReason | None = None
+    ) -> WriteStatus | None:
         """Writes one token entry per text."""
         entries = [TokenEntry(choice, (7,), text) for text in texts]
         if finish_reason:
@@ -205,16 +208,16 @@ class Run:
         self.end(Status.COMPLETED)
 
     def end(self, status: Status, error: JobError | None = None) -> None:
-        assert self._flush([], Outcome(status, error)).status is WriteStatus.ENDED
+        assert self._flush([], Outcome(status, error)) is WriteStatus.ENDED
 
-    def renew(self) -> WriteStatus:
+    def renew(self) -> WriteStatus | None:
         """Renews the lease. The answer says whether the job was cancelled."""
-        return self._flush([]).status
+        return self._flush([])
 
-    def _flush(self, entries: Sequence[TokenEntry], outcome: Outcome | None = None) -> WriteAnswer:
-        write = Write(self.claim.job_id, self.claim.lease_token, self._length, 3, entries, outcome)
-        written = self._leases.flush([write])[0]
-        assert written.status not in (WriteStatus.FENCED, WriteStatus.BEHIND)
+    def _flush(self, entries: Sequence[TokenEntry], outcome: Outcome | None = None) -> WriteStatus | None:
+        write = write_of(self.claim.job_id, self.claim.lease_token, self._length, 3, entries, outcome)
+        [written] = flush(self._leases, [write])
+        assert written not in (WriteStatus.FENCED, WriteStatus.BEHIND)
         self._length += len(entries)
         return written
 

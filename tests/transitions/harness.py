@@ -7,9 +7,10 @@ from typing import Any
 
 from redis import Redis
 
+from harness.writing import flush, write_of
 from tasks import keys
 from tasks.job import Status
-from tasks.leases import Claim, Leases, Outcome, WorkerInfo, Write
+from tasks.leases import Claim, Leases, Outcome, WorkerInfo
 from tasks.reaper import Reaper
 from tasks.request import RECORD_VERSION, parse_request
 from tasks.scripts import Offer, Scripts
@@ -58,7 +59,9 @@ class Harness:
     def complete(self, claim: Claim, base: int | None = None) -> None:
         """base: the length of the log, if tokens were written since the claim."""
         base = len(claim.entries) if base is None else base
-        self.leases.flush([Write(claim.job_id, claim.lease_token, base, 1, (), Outcome(Status.COMPLETED))])
+        flush(
+            self.leases, [write_of(claim.job_id, claim.lease_token, base, 1, (), Outcome(Status.COMPLETED))]
+        )
 
     def make_due(self, index: str, job_id: str) -> None:
         self.redis.zadd(index, {job_id: 0})

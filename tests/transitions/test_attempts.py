@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from redis import Redis
 
+from harness.writing import flush, write_of
 from tasks import keys
 from tasks.job import Status
-from tasks.leases import Outcome, Refusal, Write, WriteStatus
+from tasks.leases import Outcome, Refusal, WriteStatus
 from tasks.log import TokenEntry
 from tasks.settings import Settings
 from tests.transitions.harness import Harness
@@ -30,7 +31,7 @@ def test_a_job_whose_worker_died_goes_to_the_front_and_stays_in_progress(harness
     harness.worker(1)
     job_id = harness.submit()
     claim = harness.claim(job_id)
-    harness.leases.flush([Write(job_id, claim.lease_token, 1, 3, [TokenEntry(0, (7,), " once")])])
+    flush(harness.leases, [write_of(job_id, claim.lease_token, 1, 3, [TokenEntry(0, (7,), " once")])])
     others = [harness.submit() for _ in range(3)]
     harness.worker(0)
     harness.make_due(keys.leases("echo:m"), job_id)
@@ -50,11 +51,11 @@ def test_a_worker_that_lost_its_lease_can_do_nothing_any_more(harness: Harness) 
     current = harness.claim(stale.job_id, "current")
     entry = TokenEntry(0, (1,), "stale")
     writes = [
-        Write(stale.job_id, "stale", 1, 1, [entry]),
-        Write(stale.job_id, "stale", 2, 1, [entry]),
-        Write(stale.job_id, "stale", 2, 1, (), Outcome(Status.COMPLETED)),
+        write_of(stale.job_id, "stale", 1, 1, [entry]),
+        write_of(stale.job_id, "stale", 2, 1, [entry]),
+        write_of(stale.job_id, "stale", 2, 1, (), Outcome(Status.COMPLETED)),
     ]
-    assert {written.status for written in harness.leases.flush(writes)} == {WriteStatus.FENCED}
+    assert set(flush(harness.leases, writes)) == {WriteStatus.FENCED}
     assert harness.leases.release([(stale.job_id, "stale")], "drained") == 0
     assert harness.store.read_log(stale.job_id) == current.entries
     harness.complete(current)
@@ -117,8 +118,9 @@ def test_a_token_clears_the_count_of_deaths(harness: Harness) -> None:
     for death in range(6):
         claim = harness.claim(job_id, f"t{death}")
         if death == 2:
-            harness.leases.flush(
-                [Write(job_id, claim.lease_token, len(claim.entries), 1, [TokenEntry(0, (1,), "a")])]
+            flush(
+                harness.leases,
+                [write_of(job_id, claim.lease_token, len(claim.entries), 1, [TokenEntry(0, (1,), "a")])],
             )
         harness.make_due(keys.leases("echo:m"), job_id)
     assert harness.store.get(job_id).status is Status.IN_PROGRESS
@@ -139,9 +141,9 @@ def test_a_running_job_is_cancelled_by_its_worker(harness: Harness) -> None:
     claim = harness.claim(harness.submit())
     harness.store.cancel(claim.job_id)
     assert harness.store.get(claim.job_id).status is Status.IN_PROGRESS
-    [written] = harness.leases.flush([Write(claim.job_id, "t", 1, 1, (TokenEntry(0, (5,), "w"),))])
-    assert written.status is WriteStatus.CANCEL
-    harness.leases.flush([Write(claim.job_id, "t", 2, 1, (), Outcome(Status.CANCELLED))])
+    [written] = flush(harness.leases, [write_of(claim.job_id, "t", 1, 1, (TokenEntry(0, (5,), "w"),))])
+    assert written is WriteStatus.CANCEL
+    flush(harness.leases, [write_of(claim.job_id, "t", 2, 1, (), Outcome(Status.CANCELLED))])
     job = harness.store.get(claim.job_id)
     assert (job.status, job.output[0].text) == (Status.CANCELLED, "w")
 
@@ -214,7 +216,7 @@ def test_a_worker_knows_whether_the_client_gave_the_seed(harness: Harness) -> No
         assert claim.is_seed_drawn is is_drawn
         assert claim.request.seed is not None, "engines that draw their own noise use it"
         assert harness.claim(job_id, job_id).is_seed_drawn is is_drawn, "a repeated claim has the same answer"
-        harness.leases.flush([Write(job_id, job_id, 1, 1, (), Outcome(Status.FAILED))])
+        flush(harness.leases, [write_of(job_id, job_id, 1, 1, (), Outcome(Status.FAILED))])
         again = harness.store.retry(job_id, "ada").job_id
         assert harness.claim(again, again).is_seed_drawn is is_drawn
         assert harness.store.get(again).request["seed"] == claim.request.seed

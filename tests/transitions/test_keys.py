@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from redis import Redis
 
+from harness.writing import flush, write_of
 from tasks import keys
 from tasks.job import JobError, Status
-from tasks.leases import Leases, Outcome, Write
+from tasks.leases import Leases, Outcome
 from tasks.log import TokenEntry
 from tasks.reaper import Reaper
 from tasks.request import parse_request
@@ -115,16 +116,16 @@ def live_through_everything(harness: WatchedHarness) -> None:
         options = {"prompt": "x" * 5000, "timeout": 60, "expires_in": 60}
         job = harness.store.submit(parse_request(options), "ada", "key").job_id
         claim = harness.claim(job)
-        harness.leases.flush([Write(job, "t", 1, 4, (TokenEntry(0, (1,), "a"),))])
+        flush(harness.leases, [write_of(job, "t", 1, 4, (TokenEntry(0, (1,), "a"),))])
         harness.reap()
         harness.store.cancel(job)
-    harness.leases.flush([Write(job, "t", 2, 4, (), Outcome(Status.CANCELLED))])
+    flush(harness.leases, [write_of(job, "t", 2, 4, (), Outcome(Status.CANCELLED))])
     harness.make_due(keys.PREFIX + "unpacked", job)
 
     for error in (JobError("prompt_too_long", "in words"), None):
         claim = harness.claim(harness.submit(prompt="x" * 5000))
         outcome = Outcome(Status.FAILED, error) if error else Outcome(Status.COMPLETED)
-        harness.leases.flush([Write(claim.job_id, "t", 1, 4, (), outcome)])
+        flush(harness.leases, [write_of(claim.job_id, "t", 1, 4, (), outcome)])
         harness.make_due(keys.PREFIX + "unpacked", claim.job_id)
 
     waiting, lost = harness.submit(n=4, expires_in=60), harness.submit(n=4)

@@ -11,9 +11,10 @@ import pytest
 from redis import Redis
 
 from harness.waiting import eventually
+from harness.writing import flush, write_of
 from tasks import keys
 from tasks.job import Status
-from tasks.leases import Claim, WorkerInfo, Write, WriteStatus
+from tasks.leases import Claim, WorkerInfo, WriteStatus
 from tasks.log import TokenEntry
 from tasks.settings import Settings
 from tests.transitions.harness import Harness
@@ -137,8 +138,10 @@ def test_a_worker_that_writes_is_not_taken_for_dead(harness: Harness, write: str
         pass_time(harness)
         if write == "flush":
             entries = [TokenEntry(0, (base,), "x")]
-            [written] = harness.leases.flush([Write(claim.job_id, claim.lease_token, base + 1, 1, entries)])
-            assert written.status is WriteStatus.OK
+            [written] = flush(
+                harness.leases, [write_of(claim.job_id, claim.lease_token, base + 1, 1, entries)]
+            )
+            assert written is None
         else:
             harness.worker(4, lifeline=channel)
         harness.reap()
@@ -184,10 +187,10 @@ def test_a_living_worker_that_was_taken_for_dead_cannot_write(harness: Harness) 
         claim = running_job(harness)
         harness.reap()
     look_again_later(harness)
-    [written] = harness.leases.flush(
-        [Write(claim.job_id, claim.lease_token, 1, 1, [TokenEntry(0, (1,), "x")])]
+    [written] = flush(
+        harness.leases, [write_of(claim.job_id, claim.lease_token, 1, 1, [TokenEntry(0, (1,), "x")])]
     )
-    assert written.status is WriteStatus.FENCED
+    assert written is WriteStatus.FENCED
 
 
 def test_callers_take_turns(harness: Harness) -> None:

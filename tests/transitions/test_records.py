@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from redis import Redis
 
+from harness.writing import flush, write_of
 from tasks import keys
 from tasks.errors import (
     ConflictError,
@@ -121,9 +122,9 @@ def test_an_ended_jobs_log_is_packed_and_reads_as_before(harness: Harness) -> No
     job_id = harness.submit()
     claim = harness.claim(job_id)
     tokens = [TokenEntry(0, (i,), f"word {i}\n\u2028") for i in range(300)]
-    harness.leases.flush([Write(job_id, claim.lease_token, 1, 1, tokens)])
+    flush(harness.leases, [write_of(job_id, claim.lease_token, 1, 1, tokens)])
     assert not harness.reaper.pack(job_id), "a running job is not packed"
-    harness.leases.flush([Write(job_id, claim.lease_token, 301, 1, (), Outcome(Status.COMPLETED))])
+    flush(harness.leases, [write_of(job_id, claim.lease_token, 301, 1, (), Outcome(Status.COMPLETED))])
     job, log = harness.store.get(job_id), harness.store.read_log(job_id)
     before = memory(keys.job(job_id)) + memory(keys.log(job_id))
 
@@ -142,7 +143,7 @@ def test_a_request_that_can_never_run_is_kept_cut_short(harness: Harness) -> Non
     messages = [{"role": "user", "content": "é" * 100_000}] * 10
     jobs = [harness.submit(prompt="x" * 900_000), harness.submit(prompt=None, messages=messages)]
     for job_id in jobs:
-        harness.leases.flush([_futile(harness.claim(job_id, lease_token=job_id))])
+        flush(harness.leases, [_futile(harness.claim(job_id, lease_token=job_id))])
         assert not harness.store.get(job_id).is_request_truncated
         harness.make_due(keys.PREFIX + "unpacked", job_id)
         assert harness.redis.memory_usage(keys.job(job_id), samples=0) < 8_000
@@ -159,4 +160,4 @@ def test_a_request_that_can_never_run_is_kept_cut_short(harness: Harness) -> Non
 
 def _futile(claim: Claim) -> Write:
     outcome = Outcome(Status.FAILED, JobError("prompt_too_long", "in words"))
-    return Write(claim.job_id, claim.lease_token, len(claim.log), 1, (), outcome)
+    return write_of(claim.job_id, claim.lease_token, len(claim.log), 1, (), outcome)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from redis import Redis
 
+from harness.writing import flush, write_of
 from tasks import keys
 from tasks.job import Status
-from tasks.leases import Claim, Outcome, Refusal, Write, WriteStatus
+from tasks.leases import Claim, Outcome, Refusal, WriteStatus
 from tasks.log import StatusEntry, TokenEntry
 from tasks.settings import Settings
 from tests.transitions.harness import Harness
@@ -38,9 +39,9 @@ def harness(redis: Redis, settings: Settings) -> Harness:
     return harness
 
 
-def flush(harness: Harness, claim: Claim, base: int, tokens: list[TokenEntry]) -> WriteStatus:
-    [written] = harness.leases.flush([Write(claim.job_id, claim.lease_token, base, 1, tokens)])
-    return written.status
+def written(harness: Harness, claim: Claim, base: int, tokens: list[TokenEntry]) -> WriteStatus | None:
+    [status] = flush(harness.leases, [write_of(claim.job_id, claim.lease_token, base, 1, tokens)])
+    return status
 
 
 def log(harness: Harness, job_id: str) -> list[str]:
@@ -60,14 +61,14 @@ def test_a_claim_that_redis_forgot_is_taken_back(harness: Harness, place: str) -
     memory = Memory(harness)
     harness.worker(4)
     claim = harness.claim(job_id)
-    flush(harness, claim, 1, TOKENS[:2])
+    written(harness, claim, 1, TOKENS[:2])
     memory.come_back()
     assert places(harness, job_id) == [place]
-    assert flush(harness, claim, 3, TOKENS[2:]) is WriteStatus.FENCED
+    assert written(harness, claim, 3, TOKENS[2:]) is WriteStatus.FENCED
     for _ in range(2):  # Twice, as after a lost answer.
         assert harness.leases.take_back(claim, "w1", "echo:m")
         assert places(harness, job_id) == ["leases"]
-    assert flush(harness, claim, 1, TOKENS) is WriteStatus.OK
+    assert written(harness, claim, 1, TOKENS) is None
     harness.complete(claim, base=5)
     job = harness.store.get(job_id, "ada")
     assert (job.status, [attempt.number for attempt in job.attempts]) == (Status.COMPLETED, [1])
@@ -78,19 +79,19 @@ def test_taking_back_a_claim_restores_the_entries_of_earlier_attempts(harness: H
     """Another worker claimed the job after a drain. Redis forgot the first attempt's end and the claim."""
     job_id = harness.submit()
     first = harness.claim(job_id, "first")
-    flush(harness, first, 1, TOKENS[:1])
+    written(harness, first, 1, TOKENS[:1])
     memory = Memory(harness)
-    flush(harness, first, 2, TOKENS[1:3])
+    written(harness, first, 2, TOKENS[1:3])
     harness.leases.release([(job_id, "first")], "drained")
     second = harness.claim(job_id, "second")
     assert second.entries == [StatusEntry(1), *TOKENS[:3], StatusEntry(2)]
     memory.come_back()
-    assert flush(harness, second, 5, TOKENS[3:]) is WriteStatus.FENCED
+    assert written(harness, second, 5, TOKENS[3:]) is WriteStatus.FENCED
     for _ in range(2):
         assert harness.leases.take_back(second, "w1", "echo:m")
     assert log(harness, job_id) == [entry.encode() for entry in second.entries]
-    assert flush(harness, first, 4, TOKENS[3:]) is WriteStatus.FENCED
-    assert flush(harness, second, 5, TOKENS[3:]) is WriteStatus.OK
+    assert written(harness, first, 4, TOKENS[3:]) is WriteStatus.FENCED
+    assert written(harness, second, 5, TOKENS[3:]) is None
     harness.complete(second, base=6)
     job = harness.store.get(job_id, "ada")
     assert [(attempt.number, attempt.reason) for attempt in job.attempts] == [
@@ -105,7 +106,7 @@ def test_long_output_comes_back_whole(harness: Harness) -> None:
     job_id = harness.submit()
     memory = Memory(harness)
     first = harness.claim(job_id, "first")
-    flush(harness, first, 1, [TokenEntry(0, (i,), str(i)) for i in range(2500)])
+    written(harness, first, 1, [TokenEntry(0, (i,), str(i)) for i in range(2500)])
     harness.leases.release([(job_id, "first")], "drained")
     second = harness.claim(job_id, "second")
     memory.come_back()
@@ -127,11 +128,11 @@ def test_a_job_with_another_text_is_not_taken_back(harness: Harness) -> None:
     job_id = harness.submit()
     first = harness.claim(job_id, "first")
     memory = Memory(harness)
-    flush(harness, first, 1, TOKENS)
+    written(harness, first, 1, TOKENS)
     harness.leases.release([(job_id, "first")], "drained")
     second = harness.claim(job_id, "second")
     memory.come_back()
-    flush(harness, first, 1, [TokenEntry(0, (1, 2), "t1t2")])
+    written(harness, first, 1, [TokenEntry(0, (1, 2), "t1t2")])
     assert not harness.leases.take_back(second, "w1", "echo:m")
     assert harness.redis.hget(keys.job(job_id), "token") == "first"
 
@@ -166,5 +167,5 @@ def test_nobody_claims_until_a_restarted_redis_has_settled(harness: Harness) -> 
 def test_an_empty_redis_need_not_settle(harness: Harness) -> None:
     assert harness.redis.hget(keys.PREFIX + "run", "id") is None
     claim = harness.claim(harness.submit())
-    harness.leases.flush([Write(claim.job_id, claim.lease_token, 1, 1, (), Outcome(Status.COMPLETED))])
+    flush(harness.leases, [write_of(claim.job_id, claim.lease_token, 1, 1, (), Outcome(Status.COMPLETED))])
     assert harness.redis.hget(keys.PREFIX + "run", "id") == harness.redis.info("server")["run_id"]

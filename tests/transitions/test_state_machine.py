@@ -26,6 +26,7 @@ from hypothesis.stateful import (
 )
 from redis import Redis
 
+from harness.writing import flush, write_of
 from tasks import keys, request
 from tasks.errors import (
     ConflictError,
@@ -35,7 +36,7 @@ from tasks.errors import (
     QueueFullError,
 )
 from tasks.job import TERMINAL_STATUSES, Job, JobError, Status
-from tasks.leases import Claim, Leases, Outcome, WorkerInfo, Write, WriteStatus
+from tasks.leases import Claim, Leases, Outcome, WorkerInfo, WriteStatus
 from tasks.log import DoneEntry, Entry, StatusEntry, TokenEntry
 from tasks.reaper import Reaper
 from tasks.request import RECORD_VERSION, Priority, parse_request
@@ -244,13 +245,14 @@ class Transitions(RuleBasedStateMachine):
         base = len(log) - overlap
         fresh = [TokenEntry(0, (base + i,), f"{claim.lease_token} {base + i} ") for i in range(count)]
         again = [e for e in log[base:] if isinstance(e, TokenEntry)]
-        (written,) = self.leases.flush([Write(claim.job_id, claim.lease_token, base, 1, [*again, *fresh])])
+        (written,) = flush(
+            self.leases, [write_of(claim.job_id, claim.lease_token, base, 1, [*again, *fresh])]
+        )
         if not own:
-            assert written.status in (WriteStatus.FENCED, WriteStatus.ENDED)
+            assert written in (WriteStatus.FENCED, WriteStatus.ENDED)
             return
-        assert written.status in (WriteStatus.OK, WriteStatus.CANCEL)
+        assert written in (None, WriteStatus.CANCEL)
         self.logs[claim.job_id] += fresh
-        assert written.log_length == len(self.logs[claim.job_id])
 
     @rule(claim=claims)
     def flush_beyond_the_log(self, claim: Claim) -> None:
@@ -258,9 +260,11 @@ class Transitions(RuleBasedStateMachine):
         base = len(self.logs.get(claim.job_id, [])) + 2
         outcome = Outcome(Status.COMPLETED)
         entry = TokenEntry(0, (0,), "after the hole")
-        (written,) = self.leases.flush([Write(claim.job_id, claim.lease_token, base, 1, [entry], outcome)])
+        (written,) = flush(
+            self.leases, [write_of(claim.job_id, claim.lease_token, base, 1, [entry], outcome)]
+        )
         own = self.tokens.get(claim.job_id) == claim.lease_token
-        assert written.status in ([WriteStatus.BEHIND] if own else [WriteStatus.FENCED, WriteStatus.ENDED])
+        assert written in ([WriteStatus.BEHIND] if own else [WriteStatus.FENCED, WriteStatus.ENDED])
 
     @rule(claim=claims, failed=st.booleans())
     def complete_or_fail(self, claim: Claim, failed: bool) -> None:
@@ -269,12 +273,12 @@ class Transitions(RuleBasedStateMachine):
             Outcome(Status.FAILED, JobError("engine_error", "no")) if failed else Outcome(Status.COMPLETED)
         )
         base = len(self.logs.get(claim.job_id, claim.entries))
-        (written,) = self.leases.flush([Write(claim.job_id, claim.lease_token, base, 1, (), outcome)])
+        (written,) = flush(self.leases, [write_of(claim.job_id, claim.lease_token, base, 1, (), outcome)])
         if own:
-            assert written.status is WriteStatus.ENDED
+            assert written is WriteStatus.ENDED
             self.end(claim.job_id, outcome.status)
         else:
-            assert written.status in (WriteStatus.FENCED, WriteStatus.ENDED)
+            assert written in (WriteStatus.FENCED, WriteStatus.ENDED)
 
     @rule(claim=claims)
     def release(self, claim: Claim) -> None:

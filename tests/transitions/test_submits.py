@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from redis import Redis
 
+from harness.writing import flush, write_of
 from tasks import keys
 from tasks.errors import (
     ConflictError,
@@ -88,7 +89,7 @@ def test_an_owner_gets_back_what_a_job_did_not_use(harness: Harness) -> None:
     claim = harness.claim(harness.submit("ada", max_tokens=1000))
     others = [harness.submit("bob", max_tokens=100) for _ in range(3)]
     outcome = Outcome(Status.COMPLETED, completion_tokens=50)
-    harness.leases.flush([Write(claim.job_id, claim.lease_token, 1, 1, (), outcome)])
+    flush(harness.leases, [write_of(claim.job_id, claim.lease_token, 1, 1, (), outcome)])
     assert harness.offered[-1] == others[0]
     ada = harness.submit("ada")
     assert line(harness) == [ada, *others[1:]]
@@ -106,7 +107,7 @@ def test_an_owners_jobs_take_no_more_than_their_share_of_the_memory(redis: Redis
             harness.submit(prompt="x" * 900_000)
         harness.submit("bob", prompt="x" * 900_000)
         claim = harness.claim(big)
-        harness.leases.flush([_futile(claim)])
+        flush(harness.leases, [_futile(claim)])
         harness.make_due(keys.PREFIX + "unpacked", big)
         harness.submit(prompt="x" * 900_000)
     finally:
@@ -174,4 +175,4 @@ def test_a_drawn_seed_does_not_show_in_the_request(harness: Harness) -> None:
 
 def _futile(claim: Claim) -> Write:
     outcome = Outcome(Status.FAILED, JobError("prompt_too_long", "in words"))
-    return Write(claim.job_id, claim.lease_token, len(claim.log), 1, (), outcome)
+    return write_of(claim.job_id, claim.lease_token, len(claim.log), 1, (), outcome)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from tasks.errors import PromptTooLongError
 from tasks.job import FinishReason, Status
-from tasks.leases import Claim, Outcome
-from tasks.log import Entry, StatusEntry, TokenEntry
+from tasks.leases import Claim, Outcome, Write
+from tasks.log import Entry, StatusEntry, TokenEntry, parse_entry
 from tasks.request import SamplingOptions, parse_request
 from tasks.settings import EngineKind, Settings
 from worker.engine.base import EngineRequest, RequestOutput
@@ -34,6 +34,12 @@ def step(run: JobRun, engine: EchoEngine) -> list[str]:
     return [output.request_id for output in outputs if run.push(output)]
 
 
+def entries_of(write: Write) -> list[TokenEntry]:
+    entries = [parse_entry(entry) for entry in write.entries]
+    assert all(isinstance(entry, TokenEntry) for entry in entries)
+    return cast("list[TokenEntry]", entries)
+
+
 def start(run: JobRun, engine: EchoEngine) -> list[EngineRequest]:
     requests = run.begin(run.prepare(engine))
     for request in requests:
@@ -47,11 +53,11 @@ def test_each_step_becomes_an_entry(engine: EchoEngine) -> None:
     step(run, engine)
     write = run.next_write()
     assert (write.base, write.prompt_tokens, write.outcome) == (1, 3, None)
-    assert write.entries == [TokenEntry(0, (0,), "a")]
+    assert entries_of(write) == [TokenEntry(0, (0,), "a")]
     run.flushed_up_to(2)
     step(run, engine)
     step(run, engine)
-    assert run.next_write().entries == [TokenEntry(0, (1, 2), " b c")]
+    assert entries_of(run.next_write()) == [TokenEntry(0, (1, 2), " b c")]
 
 
 def test_every_sampling_option_reaches_the_engine(engine: EchoEngine) -> None:
@@ -77,11 +83,11 @@ def test_logprobs_are_logged_with_their_tokens(engine: EchoEngine) -> None:
     start(run, engine)
     step(run, engine)
     step(run, engine)
-    [entry] = run.next_write().entries
+    [entry] = entries_of(run.next_write())
     assert entry.logprobs == [["a", 0.0, [["a", 0.0]]], [" b", 0.0, [[" b", 0.0]]]]
     run.flushed_up_to(2)
     step(run, engine)
-    [entry] = run.next_write().entries
+    [entry] = entries_of(run.next_write())
     assert entry.logprobs == [[" c", 0.0, [[" c", 0.0]]]]
 
 
@@ -89,7 +95,7 @@ def test_logprobs_are_logged_only_on_request(engine: EchoEngine) -> None:
     run = job_run()
     start(run, engine)
     step(run, engine)
-    assert [entry.logprobs for entry in run.next_write().entries] == [None]
+    assert [entry.logprobs for entry in entries_of(run.next_write())] == [None]
 
 
 def test_the_last_entry_carries_the_end(engine: EchoEngine) -> None:
@@ -98,7 +104,7 @@ def test_the_last_entry_carries_the_end(engine: EchoEngine) -> None:
     step(run, engine)
     step(run, engine)
     write = run.next_write()
-    assert write.entries == [TokenEntry(0, (0, 1), "a b", FinishReason.LENGTH)]
+    assert entries_of(write) == [TokenEntry(0, (0, 1), "a b", FinishReason.LENGTH)]
     assert write.outcome == Outcome(Status.COMPLETED, completion_tokens=2)
 
 
@@ -106,7 +112,7 @@ def test_choices_are_sequences_of_their_own(engine: EchoEngine) -> None:
     run = job_run(n=3, max_tokens=1)
     assert [request.sampling.choice for request in start(run, engine)] == [0, 1, 2]
     step(run, engine)
-    assert [entry.choice for entry in run.next_write().entries] == [0, 1, 2]
+    assert [entry.choice for entry in entries_of(run.next_write())] == [0, 1, 2]
 
 
 def test_an_attempt_continues_where_the_log_ends(engine: EchoEngine) -> None:
@@ -118,7 +124,7 @@ def test_an_attempt_continues_where_the_log_ends(engine: EchoEngine) -> None:
     step(run, engine)
     write = run.next_write()
     assert write.base == 3
-    assert write.entries == [TokenEntry(0, (4, 5), " b c", FinishReason.LENGTH)]
+    assert entries_of(write) == [TokenEntry(0, (4, 5), " b c", FinishReason.LENGTH)]
 
 
 def test_ended_choices_of_an_earlier_attempt_do_not_run_again(engine: EchoEngine) -> None:
@@ -132,7 +138,7 @@ def test_a_job_killed_between_its_last_token_and_its_end_only_ends(engine: EchoE
     run = job_run([StatusEntry(1), ended, StatusEntry(2)])
     assert start(run, engine) == []
     write = run.next_write()
-    assert (write.base, write.entries, write.outcome) == (
+    assert (write.base, entries_of(write), write.outcome) == (
         3,
         [],
         Outcome(Status.COMPLETED, completion_tokens=6),
@@ -146,9 +152,9 @@ def test_a_stop_string_ends_the_choice_and_shows_nothing_of_itself(engine: EchoE
     while not run.outcome:
         aborted += step(run, engine)
     assert aborted == [request.request_id]
-    text = "".join(entry.text for entry in run.next_write().entries if isinstance(entry, TokenEntry))
+    text = "".join(entry.text for entry in entries_of(run.next_write()) if isinstance(entry, TokenEntry))
     assert text == "a b"
-    assert run.next_write().entries[-1].finish_reason is FinishReason.STOP
+    assert entries_of(run.next_write())[-1].finish_reason is FinishReason.STOP
 
 
 def test_the_end_of_sequence_is_logged_but_not_shown(engine: EchoEngine) -> None:
@@ -156,7 +162,7 @@ def test_the_end_of_sequence_is_logged_but_not_shown(engine: EchoEngine) -> None
     run = job_run(stop=" b c b")
     (request,) = start(run, engine)
     run.push(RequestOutput(request.request_id, (0, 1, 2), FinishReason.STOP))
-    assert run.next_write().entries == [TokenEntry(0, (0, 1, 2), "a b", FinishReason.STOP)]
+    assert entries_of(run.next_write()) == [TokenEntry(0, (0, 1, 2), "a b", FinishReason.STOP)]
     assert run.outcome == Outcome(Status.COMPLETED)
 
 
@@ -166,16 +172,16 @@ def test_held_back_ids_are_logged_with_the_text_that_follows(engine: EchoEngine)
     entries: list[TokenEntry] = []
     for log_length in range(2, 6):
         step(run, engine)
-        entries = [*run.next_write().entries]
+        entries = [*entries_of(run.next_write())]
         if entries:
             run.flushed_up_to(log_length)
             break
     assert entries == [TokenEntry(0, (0,), "a")]
     for _ in range(2):
         step(run, engine)
-        assert run.next_write().entries == []
+        assert entries_of(run.next_write()) == []
     step(run, engine)
-    assert run.next_write().entries == [TokenEntry(0, (1, 2, 3), " b c a")]
+    assert entries_of(run.next_write()) == [TokenEntry(0, (1, 2, 3), " b c a")]
 
 
 def test_cancel_keeps_the_text_including_held_back_text(engine: EchoEngine) -> None:
@@ -185,7 +191,7 @@ def test_cancel_keeps_the_text_including_held_back_text(engine: EchoEngine) -> N
     step(run, engine)
     run.cut_off(FinishReason.CANCELLED, Outcome(Status.CANCELLED))
     write = run.next_write()
-    assert write.entries == [TokenEntry(0, (0, 1), "a b", FinishReason.CANCELLED)]
+    assert entries_of(write) == [TokenEntry(0, (0, 1), "a b", FinishReason.CANCELLED)]
     assert write.outcome == Outcome(Status.CANCELLED, completion_tokens=2)
     assert step(run, engine) == []
     assert run.next_write() == write
@@ -202,7 +208,7 @@ def test_entries_that_redis_lost_are_sent_again(engine: EchoEngine) -> None:
     run.flushed_up_to(2)
     assert run.has_news()
     write = run.next_write()
-    assert (write.base, [entry.text for entry in write.entries]) == (2, [" b", " c"])
+    assert (write.base, [entry.text for entry in entries_of(write)]) == (2, [" b", " c"])
 
 
 def test_a_long_backlog_is_sent_in_parts_and_the_end_with_the_last(engine: EchoEngine) -> None:
@@ -216,8 +222,8 @@ def test_a_long_backlog_is_sent_in_parts_and_the_end_with_the_last(engine: EchoE
     sizes = []
     while True:
         write = run.next_write()
-        sizes.append(len(write.entries))
-        length += len(write.entries)
+        sizes.append(len(entries_of(write)))
+        length += len(entries_of(write))
         run.flushed_up_to(length)
         if write.outcome:
             break
@@ -250,7 +256,7 @@ def test_another_workers_longer_output_is_not_added_to(engine: EchoEngine) -> No
     run = job_run(log, max_tokens=30)
     assert start(run, engine) == []
     assert run.next_write().outcome == Outcome(Status.COMPLETED, completion_tokens=18)
-    assert run.next_write().entries == [TokenEntry(0, (), "", FinishReason.LENGTH)]
+    assert entries_of(run.next_write()) == [TokenEntry(0, (), "", FinishReason.LENGTH)]
 
 
 def test_a_prompt_that_leaves_no_room_is_refused_with_the_numbers(engine: EchoEngine) -> None:

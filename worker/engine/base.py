@@ -27,6 +27,14 @@ class TextDecoder(Protocol):
     def push(self, token_id: int) -> str:
         """Takes the next id. Returns the text to show now."""
 
+    @property
+    def whole_texts(self) -> Mapping[int, str]:
+        """The text of each id that `push` would show at once as the next one, without a change of its state.
+
+        It may be another one after the next `push`. It is empty where a part of a code point is held back,
+        and in a decoder without a table.
+        """
+
     def finish(self) -> str:
         """Returns what is held back, incomplete code points as U+FFFD."""
 
@@ -96,9 +104,9 @@ class TokenLogprobs:
     top: tuple[tuple[int, float], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RequestOutput:
-    """What one step added to one sequence.
+    """What one step added to one sequence. Not frozen, because frozen ones take three times as long to make.
 
     token_ids: the new ids, an end-of-sequence id included.
     finish_reason: STOP where the last of these ids is an end of sequence, LENGTH at max_tokens, ERROR where

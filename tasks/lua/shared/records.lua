@@ -28,12 +28,15 @@ local function set_status(job, id, from, to)
   redis.call('ZADD', index .. ':' .. to, job.created_at, id)
 end
 
--- Appends entries to the log and publishes them to the readers: the seq of the first one, then the entries, divided by
--- line ends. JSON escapes line ends, so that readers split a message without parsing it.
+-- Tells the readers of a job about entries that its log has now: [first seq, entry, ...]. from, to: their places in `entries`.
+local function publish(id, first_seq, entries, from, to)
+  redis.call('PUBLISH', key('events', id), '[' .. first_seq .. ',' .. table.concat(entries, ',', from, to) .. ']')
+end
+
+-- Appends entries to the log and publishes them.
 local function append(id, entries)
   local length = redis.call('RPUSH', key('log', id), unpack(entries))
-  local first = length - #entries + 1
-  redis.call('PUBLISH', key('events', id), first .. '\n' .. table.concat(entries, '\n'))
+  publish(id, length - #entries + 1, entries, 1, #entries)
 end
 
 -- Adds to the memory that an owner's records are counted to take.

@@ -17,6 +17,8 @@ from typing import Any
 
 from worker.engine.base import Decode
 
+NONE: Mapping[int, str] = {}
+
 SAMPLES, SAMPLE_IDS = 64, 64
 """How many random outputs are decoded both ways before a table is used, and how many ids each has."""
 
@@ -50,6 +52,11 @@ class TableDecoder:
         text = self._utf8.decode(self._data.get(token_id, b""))
         self._is_open = bool(self._utf8.getstate()[0])
         return text
+
+    @property
+    def whole_texts(self) -> Mapping[int, str]:
+        """The text of ids that may be shown at once; see `TextDecoder`."""
+        return NONE if self._is_open else self._texts
 
     def finish(self) -> str:
         """Returns what is held back, incomplete code points as U+FFFD."""

@@ -73,6 +73,17 @@ class Detokenizer:
         return detokenizer
 
     @property
+    def whole_texts(self) -> Mapping[int, str]:
+        """The text of each id that may be shown at once, whatever comes next, and needs no `push`.
+
+        It is empty while text is held back, or where a stop string may come. After the next `push` it may be
+        another one.
+        """
+        if self._to_skip or self._owed or not self._stops.is_empty:
+            return NONE
+        return self._decoder.whole_texts
+
+    @property
     def stopped(self) -> bool:
         """Whether a stop string was found. The text before it has been returned, and no more follows."""
         return self._stops.found
@@ -166,6 +177,11 @@ class IncrementalDecoder:
         if len(self._pending) < MAX_CODE_POINT_IDS:
             return ""
         return self._move_on()
+
+    @property
+    def whole_texts(self) -> Mapping[int, str]:
+        """None: the text of an id depends on its neighbours."""
+        return NONE
 
     def finish(self) -> str:
         """Returns what is held back, incomplete code points as U+FFFD."""

@@ -27,6 +27,8 @@ class OutputStops:
         marked = [_replace_all(one, marks) for one in stop]
         self._marked = StopStrings([one for one in marked if one not in stop])
         self._plain = StopStrings(stop)
+        self.is_empty = not stop
+        """Whether there is nothing to look for."""
 
     @property
     def found(self) -> bool:
