@@ -77,12 +77,12 @@ def encode_tokens(
     logprobs: list[LoggedLogprobs] | None = None,
 ) -> str:
     """Returns an encoded `TokenEntry`, without making one: a worker writes thousands a second."""
+    ids = token_ids[0] if len(token_ids) == 1 else ",".join(map(str, token_ids))
     # Nearly every token has nulls at the end, and the log takes most of a job's memory.
-    rest = "" if logprobs is None and finish_reason is None else "," + _encode(logprobs)
-    if finish_reason is not None:
-        rest += f',"{finish_reason}"'
-    ids = str([*token_ids]).replace(" ", "")
-    return f'["t",{choice},{ids},{encode_basestring(text)}{rest}]'
+    if logprobs is None and finish_reason is None:
+        return f'["t",{choice},[{ids}],{encode_basestring(text)}]'
+    end = "" if finish_reason is None else f',"{finish_reason}"'
+    return f'["t",{choice},[{ids}],{encode_basestring(text)},{_encode(logprobs)}{end}]'
 
 
 def parse_entry(entry: str | list[Any]) -> Entry:

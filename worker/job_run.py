@@ -43,6 +43,7 @@ class JobRun:
 
     def __init__(self, claim: Claim) -> None:
         self.claim = claim
+        self.job_id, self.lease_token = claim.job_id, claim.lease_token
         self.outcome: Outcome | None = None
         self.prompt_tokens = 0
         self._first = len(claim.log)
@@ -51,14 +52,6 @@ class JobRun:
         self._flushed = 0
         """How many of these entries are in Redis."""
         self._choices: list[ChoiceRun] = []
-
-    @property
-    def job_id(self) -> str:
-        return self.claim.job_id
-
-    @property
-    def lease_token(self) -> str:
-        return self.claim.lease_token
 
     @property
     def slots(self) -> int:

@@ -113,10 +113,10 @@ class EchoEngine:
 
     def _advance(self, request_id: str) -> RequestOutput:
         sequence = self._running[request_id]
-        token_id = sequence.next_id()
-        logprobs = _certain(token_id, sequence.sampling)
-        if sequence.position < sequence.sampling.max_tokens:
-            return RequestOutput(request_id, (token_id,), logprobs=logprobs)
+        token_id, sampling = sequence.next_id(), sequence.sampling
+        logprobs = None if sampling.logprobs is None else _certain(token_id, sampling)
+        if sequence.position < sampling.max_tokens:
+            return RequestOutput(request_id, (token_id,), None, None, logprobs)
         del self._running[request_id]
         return RequestOutput(request_id, (token_id,), FinishReason.LENGTH, logprobs=logprobs)
 
@@ -142,8 +142,6 @@ def _prompt_encoder(settings: Settings, max_model_len: int) -> PromptEncoder:
     return PromptEncoder(tokenizer, settings.model, max_model_len)
 
 
-def _certain(token_id: int, sampling: SamplingParams) -> tuple[TokenLogprobs, ...] | None:
+def _certain(token_id: int, sampling: SamplingParams) -> tuple[TokenLogprobs, ...]:
     """Returns logprobs of 0: there is only one token to choose."""
-    if sampling.logprobs is None:
-        return None
     return (TokenLogprobs(0.0, ((token_id, 0.0),) if sampling.logprobs else ()),)
