@@ -1,90 +1,155 @@
 """Compares tokens/s of the whole pipeline and of the engine alone; measures the time to the first token when
 idle.
 
-    make serve                                   in one terminal, on an otherwise idle machine
-    .venv/bin/python -m bench.throughput         in another
+    .venv/bin/python -m bench.throughput --jobs 1 32
+    .venv/bin/python -m bench.throughput --jobs 32 64 --model opt-125m
+    .venv/bin/python -m bench.throughput --jobs 32 --redis-milliseconds 2
 
-Both decode the same requests with the same settings, one after the other in one run.
+It runs a Redis, a worker and web of its own. The engine alone runs in this process, with the same settings
+and the same requests, in turns with the pipeline. The machine should do nothing else.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+import os
 import statistics
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import httpx
 
+from bench.models import MODELS
+from bench.stage import print_table, redis_server, started_web, started_workers
+from harness.proxy import Proxy
 from tasks.request import parse_request
-from tasks.settings import get_settings
+from tasks.settings import Settings
 from worker.engine import load_engine
 from worker.engine.base import Engine, EngineRequest, SamplingParams
 
 PROMPT = "Once upon a time"
-TOKENS = 256
-"""New tokens per job. The end of a tale is ignored, so that all jobs have the same number."""
-
 IDLE_JOBS = 20
 TIMEOUT_SECONDS = 300.0
 
 
-def body() -> dict[str, Any]:
-    return {"prompt": PROMPT, "max_tokens": TOKENS, "temperature": 0, "ignore_eos": True}
+def body(tokens: int) -> dict[str, Any]:
+    """The end of a tale is ignored, so that all jobs have the same number of tokens."""
+    return {"prompt": PROMPT, "max_tokens": tokens, "temperature": 0, "ignore_eos": True}
 
 
-def engine_rate(engine: Engine, jobs: int) -> float:
-    """Returns tokens/s of the engine alone with `jobs` sequences."""
-    prompt_ids = engine.encode(parse_request(body())).token_ids
-    sampling = SamplingParams(max_tokens=TOKENS, temperature=0, ignore_eos=True)
+def engine_seconds(engine: Engine, jobs: int, tokens: int) -> float:
+    """Returns how long the engine alone takes for `jobs` sequences."""
+    prompt_ids = engine.encode(parse_request(body(tokens))).token_ids
+    sampling = SamplingParams(max_tokens=tokens, temperature=0, ignore_eos=True)
     began = time.perf_counter()
     for i in range(jobs):
         engine.add_request(EngineRequest(str(i), prompt_ids, (), sampling))
     while engine.has_unfinished_requests():
         engine.step()
-    return jobs * TOKENS / (time.perf_counter() - began)
+    return time.perf_counter() - began
 
 
-def pipeline_rate(client: httpx.Client, jobs: int) -> float:
-    """Returns tokens/s from the first submit to the last job's end, as a client sees it."""
+def pipeline_seconds(client: httpx.Client, jobs: int, tokens: int) -> float:
+    """Returns the time from the first submit to the last job's end, as a client sees it."""
     began = time.perf_counter()
-    ids = [client.post("/v1/jobs", json=body()).raise_for_status().json()["id"] for _ in range(jobs)]
+    ids = [client.post("/v1/jobs", json=body(tokens)).raise_for_status().json()["id"] for _ in range(jobs)]
     for job_id in ids:
         job = client.get(f"/v1/jobs/{job_id}", params={"wait": 60}).raise_for_status().json()
         assert job["status"] == "completed", job
-    return jobs * TOKENS / (time.perf_counter() - began)
+    return time.perf_counter() - began
 
 
-def first_token_milliseconds(client: httpx.Client) -> float:
+def first_token_seconds(client: httpx.Client) -> float:
     """Returns the time from sending the submit to the first token of the job's event stream."""
     began = time.perf_counter()
-    job = client.post("/v1/jobs", json=body() | {"max_tokens": 2}).raise_for_status().json()
+    job = client.post("/v1/jobs", json=body(2)).raise_for_status().json()
     with client.stream("GET", f"/v1/jobs/{job['id']}/events") as events:
         for line in events.iter_lines():
             if line == "event: token":
-                return 1000 * (time.perf_counter() - began)
+                return time.perf_counter() - began
     raise RuntimeError("the stream ended without a token")
+
+
+def _serve_proxy(redis_url: str, milliseconds: float, urls: Connection) -> None:
+    with Proxy(redis_url) as proxy:
+        proxy.delay(milliseconds / 2000)
+        urls.send(proxy.url)
+        time.sleep(86_400)
+
+
+@contextmanager
+def distant(redis_url: str, milliseconds: float) -> Iterator[str]:
+    """Yields the URL of the same Redis, with this round trip, by a proxy in a process of its own."""
+    if not milliseconds:
+        yield redis_url
+        return
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    proxy = multiprocessing.Process(target=_serve_proxy, args=(redis_url, milliseconds, sender), daemon=True)
+    proxy.start()
+    try:
+        yield receiver.recv()
+    finally:
+        proxy.kill()
+        proxy.join()
+
+
+@contextmanager
+def product(environment: dict[str, str], redis_milliseconds: float) -> Iterator[httpx.Client]:
+    """Runs the product, and yields a client of it."""
+    with ExitStack() as stack:
+        redis_url = stack.enter_context(redis_server())
+        url = stack.enter_context(distant(redis_url, redis_milliseconds))
+        workers = stack.enter_context(started_workers(url, 1, **environment))
+        web = stack.enter_context(started_web(workers))
+        yield stack.enter_context(httpx.Client(base_url=web.url, timeout=TIMEOUT_SECONDS))
+
+
+def measure(engine: Engine, client: httpx.Client, jobs: int, tokens: int, repeats: int) -> list[str]:
+    alone, whole = [], []
+    for _ in range(repeats):
+        alone.append(jobs * tokens / engine_seconds(engine, jobs, tokens))
+        whole.append(jobs * tokens / pipeline_seconds(client, jobs, tokens))
+    ratio = statistics.median(whole) / statistics.median(alone)
+    return [str(jobs), f"{statistics.median(alone):.0f}", f"{statistics.median(whole):.0f}", f"{ratio:.3f}"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--url", default="http://127.0.0.1:8000")
     parser.add_argument("--jobs", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--model", choices=MODELS, default="bundled")
+    parser.add_argument("--tokens", type=int, default=256, help="new tokens of each job")
+    parser.add_argument("--redis-milliseconds", type=float, default=0, help="round trip to Redis")
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
-    engine = load_engine(get_settings())
-    engine.warm_up()
-    with httpx.Client(base_url=options.url, timeout=TIMEOUT_SECONDS) as client:
-        pipeline_rate(client, 1)
-        times = sorted(first_token_milliseconds(client) for _ in range(IDLE_JOBS))
-        print(f"first token when idle: median {statistics.median(times):.1f} ms, worst {times[-1]:.1f} ms")
-        print(f"{'jobs':>5} {'engine alone':>14} {'pipeline':>10} {'ratio':>6}   tokens/s, medians")
-        for jobs in options.jobs:
-            rates = [(engine_rate(engine, jobs), pipeline_rate(client, jobs)) for _ in range(options.repeats)]
-            alone, whole = (statistics.median(column) for column in zip(*rates, strict=True))
-            print(f"{jobs:>5} {alone:>14.0f} {whole:>10.0f} {whole / alone:>6.2f}")
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        model = str(MODELS[options.model](Path(folder)))
+        environment = {
+            "MODEL_ID": model,
+            "SERVED_MODEL_NAME": options.model,
+            "ENGINE": "transformers",
+            "MAX_NUM_SEQS": str(max(options.jobs)),
+        }
+        os.environ.update(environment)
+        engine = load_engine(Settings())
+        engine.warm_up()
+        client = stack.enter_context(product(environment, options.redis_milliseconds))
+        pipeline_seconds(client, 1, options.tokens)
+        alone = statistics.median(engine_seconds(engine, 1, 1) for _ in range(IDLE_JOBS))
+        times = sorted(first_token_seconds(client) for _ in range(IDLE_JOBS))
+        print(
+            f"first token when idle, ms: engine alone {1000 * alone:.1f}, "
+            f"pipeline {1000 * statistics.median(times):.1f}, worst {1000 * times[-1]:.1f}"
+        )
+        rows = [measure(engine, client, jobs, options.tokens, options.repeats) for jobs in options.jobs]
+    print_table(["jobs", "engine alone, tokens/s", "pipeline", "ratio"], rows)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 
 
 class WorkerProcess:
-    """`celery -A APP worker -E -n NAME@test` with its output in a file."""
+    """`celery -A APP worker -n NAME@test` with its output in a file."""
 
     def __init__(
         self,
@@ -26,14 +26,15 @@ class WorkerProcess:
         app: str = "worker.app",
         python: str = sys.executable,
         *,
+        options: Sequence[str] = ("-E",),
         root: Path = ROOT,
     ) -> None:
-        """root: the checkout that it runs."""
+        """options: of `celery worker`. root: the checkout that it runs."""
         self.id = f"{name}@test"
         self._log = log
         with log.open("wb") as output:
             self.process = subprocess.Popen(
-                [python, "-m", "celery", "-A", app, "worker", "-E", "-l", "info", "-n", self.id],
+                [python, "-m", "celery", "-A", app, "worker", "-l", "info", "-n", self.id, *options],
                 cwd=root,
                 env=os.environ | environment,
                 stdout=output,

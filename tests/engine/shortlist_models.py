@@ -58,7 +58,7 @@ class Model:
                 change(model)
         weights = decodable_weights(model)
         assert weights is not None
-        self.decoder = Decoder(weights, library)
+        self.decoder = Decoder(weights, library, 32)
         state = torch.zeros(1, 2, 1, HEAD_DIM, dtype=dtype)
         self._states = RowStates([(state, state)], ROWS, 32)
 

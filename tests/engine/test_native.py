@@ -14,7 +14,16 @@ from transformers import AutoModelForCausalLM
 
 from tests.engine.conftest import ISAS
 from tests.engine.native_engines import engine_on, load
-from tests.engine.tiny import CONFIGS, MORE_CONFIGS, WIDE, Outputs, engine_request, generate, save_model
+from tests.engine.tiny import (
+    CONFIGS,
+    MAX_POSITIONS,
+    MORE_CONFIGS,
+    WIDE,
+    Outputs,
+    engine_request,
+    generate,
+    save_model,
+)
 from worker.engine.base import SamplingParams
 from worker.engine.forward import Answer, Chunk, Draw
 from worker.engine.native.decoder import Decoder
@@ -69,6 +78,23 @@ def test_logits_equal_those_of_transformers(
         start += length
         torch.testing.assert_close(answer.logits[0], expected[start - 1], rtol=0, atol=close)
         assert answer.best == [answer.logits[0].argmax().item()]
+
+
+@pytest.mark.parametrize(
+    ("chunk", "message"),
+    [
+        (Chunk(0, 0, [100_000]), "vocabulary"),
+        (Chunk(0, 0, [-1]), "vocabulary"),
+        (Chunk(0, MAX_POSITIONS, [1]), "position"),
+    ],
+)
+def test_what_lies_outside_of_a_table_is_refused(
+    tmp_path: Path, dtype: torch.dtype, library: NativeLibrary, chunk: Chunk, message: str
+) -> None:
+    """The C code would read memory that belongs to something else."""
+    engine = load(tmp_path, "opt", dtype, library)
+    with pytest.raises(IndexError, match=message):
+        run(engine, chunk)
 
 
 OPTIONS: list[tuple[str, dict[str, Any]]] = [

@@ -29,7 +29,7 @@ def test_the_models_own_weights_are_freed(tmp_path: Path, dtype: torch.dtype, li
     found = decodable_weights(model)
     assert found is not None
     weights_before = sum(p.numel() for p in model.parameters())
-    Decoder(found, library)
+    Decoder(found, library, 32)
     left = {name for name, p in model.named_parameters() if p.numel() and p.ndim > 1}
     assert left == {"model.embed_tokens.weight"}
     assert sum(p.numel() for p in model.parameters()) < weights_before / 2

@@ -20,9 +20,9 @@ class Draw:
     key: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Chunk:
-    """Tokens of one sequence that go through the model together.
+    """Tokens of one sequence that go through the model together. Not frozen, because each step makes many.
 
     row: the sequence's row of the cache, which has its first `start` tokens already.
     wants_logits: whether logits are wanted, beside the next token.

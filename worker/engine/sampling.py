@@ -76,6 +76,11 @@ class Penalties:
         logits[ids] = seen
 
 
+def is_greedy(sampling: SamplingParams) -> bool:
+    """Returns whether the next token is the argmax."""
+    return sampling.temperature < GREEDY_BELOW
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """How one row is sampled.
@@ -89,7 +94,7 @@ class Row:
 
     @property
     def is_greedy(self) -> bool:
-        return self.sampling.temperature < GREEDY_BELOW
+        return is_greedy(self.sampling)
 
     @property
     def is_filtered(self) -> bool:
@@ -123,7 +128,17 @@ Sample = Callable[[Tensor, Sequence[Row]], list[int]]
 
 def noise_key(seed: int, choice: int, position: int) -> int:
     """Returns 64 bits that decide a token's noise. position: how many tokens the output had before."""
-    return _mix_64(_mix_64(_mix_64(seed) + choice) + position)
+    return noise_key_at(position, choice_key(seed, choice))
+
+
+def choice_key(seed: int, choice: int) -> int:
+    """Returns the part of `noise_key` that a choice's tokens share."""
+    return _mix_64(_mix_64(seed) + choice)
+
+
+def noise_key_at(position: int, of_choice: int) -> int:
+    """Returns a token's `noise_key`. of_choice: from `choice_key`."""
+    return _mix_64(of_choice + position)
 
 
 def sample(logits: Tensor, rows: Sequence[Row]) -> list[int]:

@@ -46,6 +46,18 @@ static uint16_t bfloat16_of(float value) {
   return all[0];
 }
 
+// In the type of a model's embeddings.
+static void* random_elements(int64_t count, int64_t type) {
+  char* elements = memory(count * 4);
+  for (int64_t i = 0; i < count; i++) {
+    if (type == BFLOAT16)
+      ((uint16_t*)elements)[i] = bfloat16_of(random_number(1));
+    else
+      ((float*)elements)[i] = random_number(1);
+  }
+  return elements;
+}
+
 static linear random_linear(int64_t out, int64_t in, int64_t type, int has_bias) {
   linear l = {.out = out, .in = in};
   const int64_t neighbours = row_inputs(type), padded_out = panels_of(&l) * PANEL;
@@ -98,6 +110,8 @@ static model random_model(int64_t type, int64_t head_dim, int64_t activation, la
     l->down = random_linear(m.hidden, m.inner, type, !is_llama);
   }
   m.final_norm = random_norm(m.hidden, !is_llama);
+  m.embeddings = random_elements(VOCAB * m.hidden, type);
+  if (!is_llama) m.positions = random_elements(ROOM * m.hidden, type);
   m.head = random_linear(VOCAB, m.hidden, type, 0);
   return m;
 }
@@ -115,10 +129,11 @@ static void print_floats(const char* name, const float* values, int64_t count) {
 // Runs `count` tokens of each row from `start` on. Every second row wants logits, and odd rows draw a token.
 static void run(const model* m, const layer* layers, const row_states* cache, int64_t start, int64_t count) {
   const int64_t tokens = ROWS * count;
-  int32_t rows[tokens], positions[tokens], asked[ROWS], logit_rows[ROWS];
+  int32_t token_ids[tokens], rows[tokens], positions[tokens], asked[ROWS], logit_rows[ROWS];
   noise noises[ROWS] = {0};
   int64_t best[ROWS], answered = 0, layers_done = 0;
   for (int64_t t = 0; t < tokens; t++) {
+    token_ids[t] = random_bits() % VOCAB;
     rows[t] = t / count;
     positions[t] = start + t % count;
   }
@@ -133,14 +148,14 @@ static void run(const model* m, const layer* layers, const row_states* cache, in
       .asked_tokens = ROWS,
       .threads = THREADS,
       .cache = cache,
+      .token_ids = token_ids,
       .rows = rows,
       .positions = positions,
       .asked = asked,
       .logit_rows = logit_rows,
       .noises = noises,
-      .cosines = m->is_rms ? random_numbers(tokens * m->head_dim, 1) : NULL,
-      .sines = m->is_rms ? random_numbers(tokens * m->head_dim, 1) : NULL,
-      .hidden = random_numbers(tokens * m->hidden, 1),
+      .cosines = m->is_rms ? random_numbers(ROOM * m->head_dim, 1) : NULL,
+      .sines = m->is_rms ? random_numbers(ROOM * m->head_dim, 1) : NULL,
       .logits = logits,
       .best = best,
       .answered = &answered,

@@ -41,7 +41,7 @@ def choose_forward(
     weights = None if library is None else _native_weights(model, examination, max_model_len)
     if library is not None and weights is not None:
         # The decoder takes the weights, so the model itself cannot run any more.
-        decoder = Decoder(weights, library, is_int8=is_int8)
+        decoder = Decoder(weights, library, max_model_len, is_int8=is_int8)
         tried = NativeForward(decoder, RowStates(samples, Trial.ROWS, max_model_len))
         if examination.trials[0].is_passed_by(tried, is_int8=is_int8):
             rows = RowStates(samples, settings.max_num_seqs, max_model_len, budget.tokens)

@@ -1,4 +1,4 @@
-// A decoder-only transformer: one call computes the next tokens from the embeddings of a batch of tokens.
+// A decoder-only transformer: one call computes the next tokens of a batch of tokens.
 //
 // The batch has tokens of many sequences: the newest tokens of running ones, and prompts of joining ones.
 // Each token has its own position in its own row of the cache. Sums, norms and the residual stream are
@@ -11,6 +11,21 @@ int64_t scratch_bytes(const model* m, int64_t tokens, int64_t asked, int64_t thr
   return lay_out(&p, tokens, asked, threads, 0);
 }
 
+// Looks up the embeddings of all tokens. Their sum with learnt positions is rounded to the model's type.
+static void embed_all(const pass* p) {
+  const model* m = p->m;
+#pragma omp for schedule(static)
+  for (int64_t t = 0; t < p->tokens; t++) {
+    const int64_t from = p->b->token_ids[t] * m->hidden, place = p->b->positions[t] * m->hidden;
+    for (int64_t i = 0; i < m->hidden; i += LANES) {
+      floats values = load(m->embeddings, from + i, is_bfloat16(m));
+      if (m->positions) values += load(m->positions, place + i, is_bfloat16(m));
+      if (m->positions && is_bfloat16(m)) values = rounded_to_bfloat16(values);
+      *(floats*)(p->hidden + t * m->hidden + i) = values;
+    }
+  }
+}
+
 // --- the phases of a layer. The threads share the work of each phase, and wait for each other at its end.
 
 static void norm_all(const pass* p, const norm* n) {
@@ -18,7 +33,7 @@ static void norm_all(const pass* p, const norm* n) {
 #pragma omp for schedule(static)
   for (int64_t t = 0; t < p->tokens; t++) {
     float normed[m->hidden];
-    normalize(p->b->hidden + t * m->hidden, n, m->hidden, m->is_rms, m->epsilon, normed);
+    normalize(p->hidden + t * m->hidden, n, m->hidden, m->is_rms, m->epsilon, normed);
     for (int64_t i = 0; i < m->hidden; i += LANES)
       store_input(*(floats*)(normed + i), p->inputs, t * widest(m) + i, m->type);
   }
@@ -40,11 +55,12 @@ static void place_all(const pass* p, const layer* l, int64_t layer) {
 #pragma omp for schedule(static)
   for (int64_t t = 0; t < p->tokens; t++) {
     float* heads = p->projected + t * projected_width(m);
+    const int64_t angles = b->positions[t] * head_dim;
     for (int64_t h = 0; h < m->heads + m->kv_heads; h++) {
       float* head = heads + h * head_dim;
       const norm* n = h < m->heads ? &l->query_norm : &l->key_norm;
       if (n->weight) normalize(head, n, head_dim, m->is_rms, m->epsilon, head);
-      if (b->cosines) rotate(head, b->cosines + t * head_dim, b->sines + t * head_dim, head_dim);
+      if (b->cosines) rotate(head, b->cosines + angles, b->sines + angles, head_dim);
     }
     for (int64_t i = 0; i < query_width(m); i += LANES) *(floats*)(heads + i) *= m->scale;
     const float *keys = heads + query_width(m), *values = keys + kv_width(m);
@@ -110,7 +126,7 @@ static void keep_asked(pass* p) {
 #pragma omp single
     for (int64_t i = 0; i < p->b->asked_tokens; i++) {
       const int64_t t = p->b->asked[i];
-      memmove(p->b->hidden + i * m->hidden, p->b->hidden + t * m->hidden, m->hidden * 4);
+      memmove(p->hidden + i * m->hidden, p->hidden + t * m->hidden, m->hidden * 4);
       memmove(input_at(p->outputs, i * widest(m), m->type), input_at(p->outputs, t * widest(m), m->type),
               width);
     }
@@ -209,13 +225,14 @@ void decode(const model* m, const layer* layers, const batch* b) {
     candidate* candidates = p->candidates + omp_get_thread_num() * b->asked_tokens;
     for (int64_t i = 0; i < b->asked_tokens; i++) candidates[i] = (candidate){-INFINITY, -1};
     const product head = {&m->head, 1, NULL, CHOOSE, candidates, 0}, *end = p->listed_count ? NULL : &head;
+    embed_all(p);
     product projection = {layers->projections, 3, NULL, WRITE, p->projected, projected_width(m)};
     for (int64_t i = 0; i < m->layers; i++) {
       const layer* l = &layers[i];
       const int is_last = i + 1 == m->layers;
-      const product attended = {&l->attention_output, 1, NULL, ADD, b->hidden, m->hidden};
+      const product attended = {&l->attention_output, 1, NULL, ADD, p->hidden, m->hidden};
       const product up = {&l->up, 1, l->gate.out ? &l->gate : NULL, ACTIVATE, p->outputs, widest(m)};
-      const product down = {&l->down, 1, NULL, ADD, b->hidden, m->hidden};
+      const product down = {&l->down, 1, NULL, ADD, p->hidden, m->hidden};
       norm_all(p, &l->attention_norm);
       multiply_share(p, &projection, &attended, p->inputs);
       place_all(p, l, i);

@@ -7,6 +7,7 @@ operations cost as much again. See docs/engines.md.
 from __future__ import annotations
 
 import ctypes
+from array import array
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from worker.engine.memory import large_zeros
 from worker.engine.native.attention_kernel import WIDE, AttentionKernel
 from worker.engine.native.library import NativeLibrary
 from worker.engine.native.panels import in_panels
+from worker.engine.native.rotary import RotaryAngles
 from worker.engine.native.rows import RowStates
 from worker.engine.native.shortlist import Shortlists, rounded_weights
 from worker.engine.native.structures import (
@@ -43,17 +45,24 @@ HIGHEST_INT8 = 127
 class Decoder:
     """A model with packed weights. Not for several threads at once."""
 
-    def __init__(self, weights: Weights, library: NativeLibrary, *, is_int8: bool = False) -> None:
+    def __init__(
+        self, weights: Weights, library: NativeLibrary, max_positions: int, *, is_int8: bool = False
+    ) -> None:
         """Takes the weights of linear layers away from their model, which cannot run any more.
 
-        weights: from `decodable_weights`.
+        weights: from `decodable_weights`. max_positions: the greatest length of a sequence.
         is_int8: whether linear layers' weights are held as 8-bit integers with a scale for each output. The
             rest of the model and the cache are float32 then.
         """
         self._library = library
         self._dtype = torch.int8 if is_int8 else weights.head.weight.dtype
-        self._embed, self._rotary = weights.embed, weights.rotary
         self._vocab_size, hidden = weights.head.weight.shape
+        self._no_logits = torch.empty(0, self._vocab_size)
+        self._embeddings = weights.embeddings.tokens.detach().contiguous()
+        learnt = weights.embeddings.positions
+        self._learnt = None if learnt is None else learnt.detach()[weights.embeddings.offset :].contiguous()
+        self._max_positions = max_positions if self._learnt is None else min(max_positions, len(self._learnt))
+        self._angles = None if weights.rotary is None else RotaryAngles(weights.rotary, max_positions)
         self._scratch = torch.empty(0, dtype=torch.uint8)
         self._vectors: list[Tensor] = []
         """Norms, biases and the rounded head. They are kept here because C reads them."""
@@ -87,12 +96,13 @@ class Decoder:
             activation=ACTIVATIONS[weights.activation],
             epsilon=weights.epsilon,
             scale=weights.head_dim**-0.5,
+            embeddings=self._embeddings.data_ptr(),
+            positions=None if self._learnt is None else self._learnt.data_ptr(),
             final_norm=self._norm(weights.final_norm),
             rounded_head=self._rounded(weights.head),
             head=self._linear(weights.head, is_shared=weights.is_tied),
         )
 
-    @torch.inference_mode()
     def __call__(
         self,
         token_ids: Sequence[int],
@@ -113,59 +123,66 @@ class Decoder:
             asked for. wanted: indices, into `asked`, of those whose logits are wanted, in order.
         cache: it needs room for the tokens, which are written there.
         draws: one for each asked token; by default None for all.
+
+        Raises IndexError where there is no such token or position.
         """
-        tokens, threads = len(token_ids), torch.get_num_threads()
-        # [2, tokens]; C's indices have 32 bits.
-        ids, places = torch.tensor([token_ids, positions])
-        hidden = self._embed(ids, places).float().contiguous()
-        indices = torch.tensor([rows, positions], dtype=torch.int32)
-        # [2, asked]
-        answers = torch.full((2, len(asked)), -1, dtype=torch.int32)
-        answers[0] = torch.tensor(asked)
-        answers[1, wanted] = torch.arange(len(wanted), dtype=torch.int32)
-        noises = (NoiseStructure * len(asked))(*map(NoiseStructure.of, draws or [None] * len(asked)))
-        best = torch.empty(len(asked), dtype=torch.long)
-        cosines = sines = None
-        if self._rotary is not None:
-            cosines, sines = (angles.contiguous() for angles in self._rotary(hidden, places[None]))
-        logits = torch.empty(len(wanted), self._vocab_size)
-        scratch = self._scratch_for(tokens, len(asked), threads)
+        self._check(token_ids, positions)
+        # This runs for every step, and making a tensor takes ten times as long as making an array.
+        ids, places, lines, ends = (array("i", numbers) for numbers in (token_ids, positions, rows, asked))
+        logit_rows = array("i", [-1]) * len(asked)
+        for line, index in enumerate(wanted):
+            logit_rows[index] = line
+        noises = (NoiseStructure * len(asked))()
+        for index, draw in enumerate(draws or ()):
+            if draw is not None:
+                noises[index] = NoiseStructure.of(draw)
+        best = array("q", [-1]) * len(asked)
+        logits = torch.empty(len(wanted), self._vocab_size) if wanted else self._no_logits
+        threads = torch.get_num_threads()
         plain = len(asked) - len(wanted)
         has_rounded = self._model.rounded_head.whole.outputs > 0
         may_shortlist = has_rounded and self._shortlists.may_be_made(plain, len(wanted))
         answered = ctypes.c_int64()
+        cosines, sines = self._angles.up_to(max(positions)) if self._angles else (None, None)
         batch = BatchStructure(
-            tokens=tokens,
+            tokens=len(token_ids),
             asked_tokens=len(asked),
             threads=threads,
             may_shortlist=may_shortlist,
             cache=ctypes.addressof(cache.pointers),
-            rows=indices[0].data_ptr(),
-            positions=indices[1].data_ptr(),
-            asked=answers[0].data_ptr(),
-            logit_rows=answers[1].data_ptr(),
+            token_ids=_address(ids),
+            rows=_address(lines),
+            positions=_address(places),
+            asked=_address(ends),
+            logit_rows=_address(logit_rows),
             noises=ctypes.addressof(noises),
-            cosines=None if cosines is None else cosines.data_ptr(),
-            sines=None if sines is None else sines.data_ptr(),
-            hidden=hidden.data_ptr(),
+            cosines=cosines,
+            sines=sines,
             logits=logits.data_ptr(),
-            best=best.data_ptr(),
+            best=_address(best),
             answered=ctypes.addressof(answered),
             layers_done=ctypes.addressof(self._layers_done),
-            scratch=scratch.data_ptr(),
+            scratch=self._scratch_for(len(token_ids), len(asked), threads),
         )
         self._library.decode(ctypes.byref(self._model), self._layers, ctypes.byref(batch))
         if may_shortlist:
             self._shortlists.saw(answered.value, plain - answered.value)
         return best.tolist(), logits
 
+    def _check(self, token_ids: Sequence[int], positions: Sequence[int]) -> None:
+        """C does not look whether it reads outside of a table."""
+        if not 0 <= min(token_ids) <= max(token_ids) < self._embeddings.shape[0]:
+            raise IndexError(f"a token id lies outside of the vocabulary of {self._embeddings.shape[0]}")
+        if not 0 <= min(positions) <= max(positions) < self._max_positions:
+            raise IndexError(f"a position lies outside of the model's {self._max_positions}")
+
     @property
     def layers_done(self) -> int:
         """How many layers have run so far, in all passes. For any thread, also in the middle of a pass."""
         return self._layers_done.value
 
-    def _scratch_for(self, *sizes: int) -> Tensor:
-        """Returns memory for a call.
+    def _scratch_for(self, *sizes: int) -> int:
+        """Returns the address of memory for a call.
 
         It is kept, because the system would fill new memory with zeros each time.
 
@@ -174,7 +191,7 @@ class Decoder:
         needed: int = self._library.scratch_bytes(ctypes.byref(self._model), *sizes)
         if self._scratch.nbytes < needed:
             self._scratch = large_zeros(needed, dtype=torch.uint8)
-        return self._scratch
+        return self._scratch.data_ptr()
 
     def _padded_size(self, weight: Tensor) -> int:
         """Returns how many weights the layer's panels hold, padding included."""
@@ -227,6 +244,10 @@ class Decoder:
         return self._vectors[-1].data_ptr()
 
 
+def _address(numbers: array[int]) -> int:
+    return numbers.buffer_info()[0]
+
+
 @torch.inference_mode()
 def quantized(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Returns a weight [out, in] as int8, and the float32 scales [out] that its outputs are multiplied by."""
@@ -245,7 +266,7 @@ def decodable_weights(model: Any) -> Weights | None:
 
 def _fits(weights: Weights) -> bool:
     """Whether decoder.c takes all sizes and types."""
-    layer, dtype = weights.layers[0], weights.head.weight.dtype
+    layer, dtype, embeddings = weights.layers[0], weights.head.weight.dtype, weights.embeddings
     widths = [weights.head.weight.shape[1], layer.up.weight.shape[0], layer.attention_output.weight.shape[1]]
     return (
         weights.activation in ACTIVATIONS
@@ -253,4 +274,5 @@ def _fits(weights: Weights) -> bool:
         and weights.heads % weights.kv_heads == 0
         and all(width % WIDE == 0 for width in widths)
         and all(linear.weight.dtype == dtype for linear in (layer.up, *layer.projections))
+        and all(table is None or table.dtype == dtype for table in (embeddings.tokens, embeddings.positions))
     )

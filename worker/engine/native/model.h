@@ -15,9 +15,13 @@ typedef struct {
 } layer;
 
 // type: a weight_type. scale: a factor of the queries.
+//
+// embeddings: elements [vocab, hidden]. positions: elements [positions, hidden], which are added to them; NULL
+// if positions are rotary.
 typedef struct {
   int64_t layers, hidden, heads, kv_heads, head_dim, inner, type, is_rms, activation;
   float epsilon, scale;
+  const void *embeddings, *positions;
   norm final_norm;
   linear head;
   rounded_weights rounded_head;
@@ -31,7 +35,7 @@ typedef struct {
 
 // cache: all rows; they have room for the tokens.
 //
-// rows, positions: each token's row and position. Tokens of one row are side by side, in order.
+// token_ids, rows, positions: each token's id, row and position. Tokens of one row are side by side, in order.
 //
 // asked: the tokens whose next token is asked for, in order. noises: how each of these is drawn.
 //
@@ -43,9 +47,7 @@ typedef struct {
 // may_shortlist: whether `rounded_head` may be used to avoid the head's product for tokens without wanted
 // logits. answered: for how many tokens that worked.
 //
-// cosines, sines: [tokens, head_dim]; NULL if positions are part of the embeddings.
-//
-// hidden: float32 [tokens, hidden], the embeddings. They are overwritten.
+// cosines, sines: of all positions, [positions, head_dim]; NULL if positions are part of the embeddings.
 //
 // layers_done: a count of layers, which shows other threads that the pass makes progress.
 //
@@ -53,10 +55,10 @@ typedef struct {
 typedef struct {
   int64_t tokens, asked_tokens, threads, may_shortlist;
   const row_states* cache;
-  const int32_t *rows, *positions, *asked, *logit_rows;
+  const int32_t *token_ids, *rows, *positions, *asked, *logit_rows;
   const noise* noises;
   const float *cosines, *sines;
-  float *hidden, *logits;
+  float* logits;
   int64_t *best, *answered, *layers_done;
   char* scratch;
 } batch;
@@ -81,6 +83,7 @@ typedef struct {
   const model* m;
   const batch* b;
   int64_t tokens;
+  float* hidden;          // [tokens][hidden]: the residual stream
   float* projected;       // [tokens][projected_width]: query, key, value
   void* inputs;           // [tokens][widest]: inputs of the next product, see `store_input`
   void* outputs;          // [tokens][widest]: outputs of attention, or of the MLP's first product
@@ -104,6 +107,7 @@ INLINED void* taken(uintptr_t* scratch, int64_t bytes) {
 
 // Divides a batch's scratch memory. Returns where it ends.
 static uintptr_t lay_out(pass* p, int64_t tokens, int64_t asked, int64_t threads, uintptr_t scratch) {
+  p->hidden = taken(&scratch, tokens * p->m->hidden * 4);
   p->projected = taken(&scratch, tokens * projected_width(p->m) * 4);
   p->inputs = taken(&scratch, tokens * widest(p->m) * 4);
   p->outputs = taken(&scratch, tokens * widest(p->m) * 4);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 from worker.engine.forward import Answer, Chunk
 from worker.engine.native.decoder import Decoder
@@ -33,19 +34,18 @@ class NativeForward:
         self._states.release(rows)
 
     def run(self, chunks: Sequence[Chunk]) -> Answer:
-        token_ids: list[int] = []
-        rows: list[int] = []
-        positions: list[int] = []
-        ends: list[int] = []
-        for chunk in chunks:
-            token_ids.extend(chunk.token_ids)
-            rows.extend([chunk.row] * len(chunk.token_ids))
-            positions.extend(range(chunk.start, chunk.end))
-            ends.append(len(token_ids) - 1)
-            self._states.ensure(chunk.row, chunk.end)
-        wanted = [index for index, chunk in enumerate(chunks) if chunk.wants_logits]
-        draws = [chunk.draw for chunk in chunks]
-        best, logits = self._decoder(token_ids, rows, positions, ends, wanted, self._states, draws)
+        lengths = [len(chunk.token_ids) for chunk in chunks]
+        for chunk, length in zip(chunks, lengths, strict=True):
+            self._states.ensure(chunk.row, chunk.start + length)
+        best, logits = self._decoder(
+            token_ids=[token_id for chunk in chunks for token_id in chunk.token_ids],
+            rows=[chunk.row for chunk in chunks for _ in chunk.token_ids],
+            positions=[position for chunk in chunks for position in range(chunk.start, chunk.end)],
+            asked=[end - 1 for end in accumulate(lengths)],
+            wanted=[index for index, chunk in enumerate(chunks) if chunk.wants_logits],
+            cache=self._states,
+            draws=[chunk.draw for chunk in chunks],
+        )
         return Answer(best, logits)
 
     def move(self, source: int, target: int, tokens: int) -> None:  # noqa: ARG002  # Rows move as a whole.

@@ -41,6 +41,8 @@ class ModelStructure(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("type", "is_rms", "activation")),
         ("epsilon", ctypes.c_float),
         ("scale", ctypes.c_float),
+        ("embeddings", Address),
+        ("positions", Address),
         ("final_norm", NormStructure),
         ("head", LinearStructure),
         ("rounded_head", RoundedWeightsStructure),
@@ -66,6 +68,7 @@ class BatchStructure(ctypes.Structure):
             (name, Address)
             for name in (
                 "cache",
+                "token_ids",
                 "rows",
                 "positions",
                 "asked",
@@ -75,5 +78,5 @@ class BatchStructure(ctypes.Structure):
                 "sines",
             )
         ),
-        *((name, Address) for name in ("hidden", "logits", "best", "answered", "layers_done", "scratch")),
+        *((name, Address) for name in ("logits", "best", "answered", "layers_done", "scratch")),
     )

@@ -10,9 +10,6 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-Embed = Callable[[Tensor, Tensor], Tensor]
-"""token_ids, positions: [tokens] -> [tokens, hidden]."""
-
 Rotary = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """A tensor of the wanted type, positions [1, tokens] -> cosines, sines [1, tokens, head_dim]."""
 
@@ -46,6 +43,18 @@ class Linear:
     def release(self) -> None:
         """Frees the weight's memory. The layer cannot be used any more."""
         self.module.weight.data = torch.empty(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """A token's embedding is tokens[id], and where there are learnt positions + positions[position + offset].
+
+    tokens: [vocab, hidden]. positions: [positions, hidden]; None where positions are rotary.
+    """
+
+    tokens: Tensor
+    positions: Tensor | None = None
+    offset: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +101,7 @@ class Weights:
     final_norm: Norm
     head: Linear
     is_tied: bool
-    embed: Embed
+    embeddings: Embeddings
     rotary: Rotary | None
     activation: str
     is_rms: bool
@@ -146,7 +155,7 @@ def _llama(model: Any) -> Weights | None:
         final_norm=_norm(inner.norm),
         head=Linear(model.lm_head),
         is_tied=model.lm_head.weight is model.get_input_embeddings().weight,
-        embed=lambda token_ids, _positions: nn.functional.embedding(token_ids, inner.embed_tokens.weight),
+        embeddings=Embeddings(inner.embed_tokens.weight),
         rotary=inner.rotary_emb,
         activation=config.hidden_act,
         is_rms=True,
@@ -183,7 +192,7 @@ def _opt(model: Any) -> Weights | None:
         final_norm=_norm(inner.final_layer_norm),
         head=Linear(model.lm_head),
         is_tied=model.lm_head.weight is model.get_input_embeddings().weight,
-        embed=_with_positions(inner.embed_tokens.weight, positions.weight, positions.offset),
+        embeddings=Embeddings(inner.embed_tokens.weight, positions.weight, positions.offset),
         rotary=None,
         activation=config.activation_function,
         is_rms=False,
@@ -214,7 +223,7 @@ def _gpt2(model: Any) -> Weights | None:
         final_norm=_norm(inner.ln_f),
         head=Linear(model.lm_head),
         is_tied=model.lm_head.weight is model.get_input_embeddings().weight,
-        embed=_with_positions(inner.wte.weight, inner.wpe.weight, 0),
+        embeddings=Embeddings(inner.wte.weight, inner.wpe.weight),
         rotary=None,
         activation=config.activation_function,
         is_rms=False,
@@ -235,12 +244,3 @@ READERS: dict[str, Callable[[Any], Weights | None]] = {
 
 def _norm(module: Any) -> Norm:
     return Norm(module.weight, getattr(module, "bias", None))
-
-
-def _with_positions(tokens: Tensor, learnt: Tensor, offset: int) -> Embed:
-    def embed(token_ids: Tensor, positions: Tensor) -> Tensor:
-        return nn.functional.embedding(token_ids, tokens) + nn.functional.embedding(
-            positions + offset, learnt
-        )
-
-    return embed

@@ -142,10 +142,12 @@ class TransformersEngine:
         sequences = list(self._scheduler.running)
         tokens = next_tokens(sequences, answers, self._sample)
         outputs = [self._advance(*one) for one in zip(sequences, tokens, strict=True)]
+        leaving = []
         for row, output in enumerate(outputs):
-            if output.finish_reason is FinishReason.ERROR:
-                self._forward.clear(row)
-        leaving = [s for s, output in zip(sequences, outputs, strict=True) if output.finish_reason]
+            if output.finish_reason is not None:
+                leaving.append(sequences[row])
+                if output.finish_reason is FinishReason.ERROR:
+                    self._forward.clear(row)
         self._scheduler.finish(leaving)
         return outputs
 
@@ -157,13 +159,10 @@ class TransformersEngine:
         sequence.token_ids.append(token_id)
         if sequence.penalties is not None:
             sequence.penalties.count(token_id)
-        reason = self._finish_reason(sequence)
+        reason = None
+        if token_id in self._eos_ids and not sequence.sampling.ignore_eos:
+            reason = FinishReason.STOP
+        elif len(sequence.token_ids) >= min(sequence.max_tokens, self._max_model_len):
+            reason = FinishReason.LENGTH
         reported = None if logprobs is None else (logprobs,)
-        return RequestOutput(sequence.request_id, (token_id,), reason, logprobs=reported)
-
-    def _finish_reason(self, sequence: SequenceState) -> FinishReason | None:
-        if sequence.token_ids[-1] in self._eos_ids and not sequence.sampling.ignore_eos:
-            return FinishReason.STOP
-        if sequence.output_tokens >= sequence.sampling.max_tokens:
-            return FinishReason.LENGTH
-        return FinishReason.LENGTH if len(sequence.token_ids) >= self._max_model_len else None
+        return RequestOutput(sequence.request_id, (token_id,), reason, None, reported)

@@ -32,6 +32,8 @@ def next_tokens(
 ) -> list[NextToken]:
     """Returns one for each sequence. answers: those to all of them, in their order."""
     tokens: list[NextToken] = [(token_id, None) for answer in answers for token_id in answer.best]
+    if not any(len(answer.logits) for answer in answers):
+        return tokens
     wanting = iter([index for index, sequence in enumerate(sequences) if sequence.wants_logits])
     for answer in answers:
         indices = [next(wanting) for _ in range(len(answer.logits))]

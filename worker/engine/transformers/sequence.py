@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tasks.job import FinishReason
 from worker.engine.base import RequestOutput, SamplingParams
 from worker.engine.forward import Chunk, Draw
-from worker.engine.sampling import Penalties, Row, noise_key
+from worker.engine.sampling import Penalties, Row, choice_key, is_greedy, noise_key_at
 
 
 @dataclass(slots=True, eq=False)
@@ -28,15 +28,20 @@ class SequenceState:
     penalties: Penalties | None = None
     prefilled: int = 0
     arrival: int = 0
+    max_tokens: int = field(init=False)
+    """The most tokens that prompt and output may have."""
+    is_greedy: bool = field(init=False)
+    choice_key: int = field(init=False)
+    """The part of the noise that all its tokens share."""
+
+    def __post_init__(self) -> None:
+        self.max_tokens = self.prompt_tokens + self.sampling.max_tokens
+        self.is_greedy = is_greedy(self.sampling)
+        self.choice_key = choice_key(self.sampling.seed, self.sampling.choice)
 
     @property
     def output_tokens(self) -> int:
         return len(self.token_ids) - self.prompt_tokens
-
-    @property
-    def max_tokens(self) -> int:
-        """The most tokens that prompt and output may have."""
-        return self.prompt_tokens + self.sampling.max_tokens
 
     def last(self, row: int) -> Chunk:
         """Returns its newest token, to run in its row of the cache."""
@@ -49,13 +54,11 @@ class SequenceState:
 
     def draw(self) -> Draw | None:
         """Returns how the forward pass draws its next token; None where it takes the argmax."""
-        return None if self.wants_logits else self.row().draw
+        return None if self.wants_logits or self.is_greedy else self.row().draw
 
     def row(self) -> Row:
         """Returns how its next token is sampled."""
-        sampling = self.sampling
-        key = noise_key(sampling.seed, sampling.choice, self.output_tokens)
-        return Row(sampling, key, self.penalties)
+        return Row(self.sampling, noise_key_at(self.output_tokens, self.choice_key), self.penalties)
 
     def failure(self, reason: str) -> RequestOutput:
         """Returns the last output of a sequence that cannot go on."""
