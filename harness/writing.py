@@ -20,7 +20,7 @@ def write_of(
     return Write(job_id, lease_token, base, prompt_tokens, [entry.encode() for entry in entries], outcome)
 
 
-def flush(leases: Leases, writes: Sequence[Write]) -> list[WriteStatus | None]:
-    """Flushes, renews the leases, and returns a status for each write: None if its job goes on."""
-    answers = leases.flush(writes, renew=True)
+def flush(leases: Leases, writes: Sequence[Write], *, renew: bool = True) -> list[WriteStatus | None]:
+    """Flushes and returns a status for each write: None if its job goes on."""
+    answers = leases.flush(writes, renew=renew)
     return [answers[index].status if index in answers else None for index in range(len(writes))]

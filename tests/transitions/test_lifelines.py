@@ -138,10 +138,8 @@ def test_a_worker_that_writes_is_not_taken_for_dead(harness: Harness, write: str
         pass_time(harness)
         if write == "flush":
             entries = [TokenEntry(0, (base,), "x")]
-            [written] = flush(
-                harness.leases, [write_of(claim.job_id, claim.lease_token, base + 1, 1, entries)]
-            )
-            assert written is None
+            written = write_of(claim.job_id, claim.lease_token, base + 1, 1, entries)
+            assert flush(harness.leases, [written], renew=False) == [None]
         else:
             harness.worker(4, lifeline=channel)
         harness.reap()
