@@ -13,6 +13,9 @@ from harness.product import Web
 from harness.redis_server import start_redis
 from harness.workers import ROOT, WorkerProcess
 
+START_SECONDS = 180.0
+"""How long a worker may take to load its model."""
+
 
 @contextmanager
 def redis_server(*options: str, folder: Path | None = None) -> Iterator[str]:
@@ -42,7 +45,7 @@ class Workers:
         """Starts `count` more workers, and returns when they are ready."""
         new = [self._start_one() for _ in range(count)]
         for worker in new:
-            worker.wait_until_ready()
+            worker.wait_until_ready(START_SECONDS)
 
     def stop(self) -> None:
         for worker in self.running:

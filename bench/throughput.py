@@ -12,6 +12,7 @@ and the same requests, in turns with the pipeline. The machine should do nothing
 from __future__ import annotations
 
 import argparse
+import itertools
 import multiprocessing
 import os
 import statistics
@@ -24,10 +25,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from redis import Redis
 
 from bench.models import MODELS
 from bench.stage import print_table, redis_server, started_web, started_workers
 from harness.proxy import Proxy
+from tasks import keys
 from tasks.request import parse_request
 from tasks.settings import Settings
 from worker.engine import load_engine
@@ -65,15 +68,17 @@ def pipeline_seconds(client: httpx.Client, jobs: int, tokens: int) -> float:
     return time.perf_counter() - began
 
 
-def first_token_seconds(client: httpx.Client) -> float:
-    """Returns the time from sending the submit to the first token of the job's event stream."""
-    began = time.perf_counter()
+def first_token_parts(client: httpx.Client, redis: Redis) -> list[float]:
+    """Returns the seconds from sending a submit to its record, from there to the claim, to the first token in
+    Redis, and to the token in the job's event stream; and their sum.
+    """
+    began = time.time()
     job = client.post("/v1/jobs", json=body(2)).raise_for_status().json()
     with client.stream("GET", f"/v1/jobs/{job['id']}/events") as events:
-        for line in events.iter_lines():
-            if line == "event: token":
-                return time.perf_counter() - began
-    raise RuntimeError("the stream ended without a token")
+        arrived = next(time.time() for line in events.iter_lines() if line == "event: token")
+    times = redis.hmget(keys.job(job["id"]), ["created_at", "started_at", "first_token_at"])
+    moments = [began, *map(float, times), arrived]
+    return [*(after - before for before, after in itertools.pairwise(moments)), arrived - began]
 
 
 def _serve_proxy(redis_url: str, milliseconds: float, urls: Connection) -> None:
@@ -100,14 +105,15 @@ def distant(redis_url: str, milliseconds: float) -> Iterator[str]:
 
 
 @contextmanager
-def product(environment: dict[str, str], redis_milliseconds: float) -> Iterator[httpx.Client]:
-    """Runs the product, and yields a client of it."""
+def product(environment: dict[str, str], redis_milliseconds: float) -> Iterator[tuple[httpx.Client, Redis]]:
+    """Runs the product, and yields clients of its web and its Redis."""
     with ExitStack() as stack:
         redis_url = stack.enter_context(redis_server())
         url = stack.enter_context(distant(redis_url, redis_milliseconds))
         workers = stack.enter_context(started_workers(url, 1, **environment))
         web = stack.enter_context(started_web(workers))
-        yield stack.enter_context(httpx.Client(base_url=web.url, timeout=TIMEOUT_SECONDS))
+        redis = stack.enter_context(Redis.from_url(redis_url, decode_responses=True))
+        yield stack.enter_context(httpx.Client(base_url=web.url, timeout=TIMEOUT_SECONDS)), redis
 
 
 def measure(engine: Engine, client: httpx.Client, jobs: int, tokens: int, repeats: int) -> list[str]:
@@ -140,14 +146,13 @@ def main() -> None:
         os.environ.update(environment)
         engine = load_engine(Settings())
         engine.warm_up()
-        client = stack.enter_context(product(environment, options.redis_milliseconds))
+        client, redis = stack.enter_context(product(environment, options.redis_milliseconds))
         pipeline_seconds(client, 1, options.tokens)
         alone = statistics.median(engine_seconds(engine, 1, 1) for _ in range(IDLE_JOBS))
-        times = sorted(first_token_seconds(client) for _ in range(IDLE_JOBS))
-        print(
-            f"first token when idle, ms: engine alone {1000 * alone:.1f}, "
-            f"pipeline {1000 * statistics.median(times):.1f}, worst {1000 * times[-1]:.1f}"
-        )
+        parts = zip(*(first_token_parts(client, redis) for _ in range(IDLE_JOBS)), strict=True)
+        names = ("to the record", "to the claim", "to the first token", "to its reader", "in all")
+        figures = [("engine alone", alone), *zip(names, map(statistics.median, parts), strict=True)]
+        print("first token when idle, ms:", ", ".join(f"{name} {1000 * took:.1f}" for name, took in figures))
         rows = [measure(engine, client, jobs, options.tokens, options.repeats) for jobs in options.jobs]
     print_table(["jobs", "engine alone, tokens/s", "pipeline", "ratio"], rows)
 
