@@ -77,7 +77,7 @@ def first_token_parts(client: httpx.Client, redis: Redis) -> list[float]:
     with client.stream("GET", f"/v1/jobs/{job['id']}/events") as events:
         arrived = next(time.time() for line in events.iter_lines() if line == "event: token")
     times = redis.hmget(keys.job(job["id"]), ["created_at", "started_at", "first_token_at"])
-    moments = [began, *map(float, times), arrived]
+    moments = [began, *(float(str(one)) for one in times), arrived]
     return [*(after - before for before, after in itertools.pairwise(moments)), arrived - began]
 
 

@@ -210,7 +210,7 @@ class Leases:
         return answer.status == "taken_back"
 
     def flush(self, writes: Sequence[Write], *, renew: bool) -> dict[int, WriteAnswer]:
-        """Write for the whole batch.
+        """Writes for the whole batch.
 
         renew: whether to give every job a whole lease again. Without it, its lease runs on as it is.
 

@@ -39,7 +39,7 @@ class ChoiceRun:
         return self.finish_reason is None
 
     def push_whole(self, output: RequestOutput) -> bool:
-        """Take a single token whose text can be shown at once; nearly all are like that.
+        """Takes a single token whose text can be shown at once; nearly all are like that.
 
         Returns False where it is not; then the output is for `push`.
         """
@@ -54,7 +54,7 @@ class ChoiceRun:
         return True
 
     def push(self, output: RequestOutput) -> None:
-        """Take what a step added to this choice."""
+        """Takes what a step added to this choice."""
         self._push_each(output)
         self.whole_texts = self.detokenizer.whole_texts if self.is_running else {}
 
@@ -81,7 +81,7 @@ class ChoiceRun:
         self._finish(FinishReason.STOP if self.detokenizer.stopped else reason)
 
     def break_off(self) -> None:
-        """End the choice with an error, without the text that was held back: it cannot be decoded."""
+        """Ends the choice with an error, without the text that was held back: it cannot be decoded."""
         self._finish(FinishReason.ERROR)
 
     def _finish(self, reason: FinishReason) -> None:

@@ -166,7 +166,7 @@ class Flusher:
         return max(0.0, wake_at - time.monotonic())
 
     def _take_events(self) -> None:
-        """Wait until there is something to do, then take all events."""
+        """Waits until there is something to do, then takes all events."""
         flush_in = self._writes.due_in
         try:
             if flush_in is None:

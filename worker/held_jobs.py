@@ -65,7 +65,7 @@ class HeldJobs:
         self._jobs[job.run.lease_token] = job
 
     def begin(self, run: JobRun, preparation: Preparation) -> None:
-        """Let the engine run a job's choices."""
+        """Lets the engine run a job's choices."""
         for request in run.begin(preparation):
             self._choices[request.request_id] = run.choices[request.sampling.choice]
             self._loop.add_request(request)

@@ -62,7 +62,7 @@ class Writes:
         return tokens
 
     def request_flush(self) -> None:
-        """Have the jobs written although no step may follow."""
+        """Asks for a flush although no step may follow."""
         self._is_requested = True
 
     @property
@@ -73,7 +73,7 @@ class Writes:
         return max(0.0, self._paused_until - time.monotonic())
 
     def flush(self, *, renew: bool) -> None:
-        """Write all jobs, whether a step brought them text or not: a cancel is to be seen within one flush.
+        """Writes all jobs, whether a step brought them text or not: a cancel is to be seen within one flush.
 
         renew: whether to renew their leases too. Raises RedisError where Redis cannot be reached; then it may
         be repeated.

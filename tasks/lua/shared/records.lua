@@ -28,9 +28,10 @@ local function set_status(job, id, from, to)
   redis.call('ZADD', index .. ':' .. to, job.created_at, id)
 end
 
--- Tells the readers of a job about entries that its log has now: [first seq, entry, ...]. from, to: their places in `entries`.
+-- Tells the readers of a job about entries that its log has now, in lines: first seq, entry, entry, ... No entry has a line
+-- end, because JSON escapes it. from, to: the entries' places in `entries`.
 local function publish(id, first_seq, entries, from, to)
-  redis.call('PUBLISH', key('events', id), '[' .. first_seq .. ',' .. table.concat(entries, ',', from, to) .. ']')
+  redis.call('PUBLISH', key('events', id), first_seq .. '\n' .. table.concat(entries, '\n', from, to))
 end
 
 -- Appends entries to the log and publishes them.
