@@ -138,12 +138,12 @@ class Bench:
 
 
 def _token(job_id: str) -> Write:
-    return Write(job_id, LEASE_TOKEN, 1, 4, [TokenEntry(0, (7,), " word").encode()])
+    return Write(job_id, LEASE_TOKEN, 1, [TokenEntry(0, (7,), " word").encode()], 4)
 
 
 def _end(job_id: str, log_length: int) -> Write:
     entry = TokenEntry(0, (8,), " end", FinishReason.LENGTH)
-    return Write(job_id, LEASE_TOKEN, log_length, 4, [entry.encode()], Outcome(Status.COMPLETED))
+    return Write(job_id, LEASE_TOKEN, log_length, [entry.encode()], 4, Outcome(Status.COMPLETED))
 
 
 def _cells(columns: Sequence[Sequence[float]], places: int) -> list[str]:

@@ -108,7 +108,7 @@ class Bench:
                 entry = TokenEntry(0, (position,), " word").encode()
                 with self.figures.call(name):
                     self._leases.flush(
-                        [Write(c.job_id, c.lease_token, 1 + position, None, [entry]) for c in claims],
+                        [Write(c.job_id, c.lease_token, 1 + position, [entry]) for c in claims],
                         renew=False,
                     )
         self._heartbeat(0)

@@ -17,7 +17,7 @@ def write_of(
     outcome: Outcome | None = None,
 ) -> Write:
     """Returns a write of entries that are not encoded yet."""
-    return Write(job_id, lease_token, base, prompt_tokens, [entry.encode() for entry in entries], outcome)
+    return Write(job_id, lease_token, base, [entry.encode() for entry in entries], prompt_tokens, outcome)
 
 
 def flush(leases: Leases, writes: Sequence[Write], *, renew: bool = True) -> list[WriteStatus | None]:

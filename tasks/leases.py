@@ -14,6 +14,7 @@ from tasks.errors import UnreadableRecordError
 from tasks.job import JobError, Status
 from tasks.log import STATUS_MARK, TOKEN_MARK, Entry, parse_entry
 from tasks.request import RECORD_VERSION, JobRequest
+from tasks.script_source import EncodedJson, encode_json
 from tasks.scripts import Scripts
 
 
@@ -92,8 +93,8 @@ class Write:
     job_id: str
     lease_token: str
     base: int
-    prompt_tokens: int | None = None
     entries: Sequence[str] = ()
+    prompt_tokens: int | None = None
     outcome: Outcome | None = None
 
 
@@ -162,6 +163,8 @@ class Leases:
 
     def __init__(self, scripts: Scripts) -> None:
         self._scripts = scripts
+        self._roster: list[str] = []
+        self._roster_json = encode_json([])
 
     def claim(
         self, job_id: str, lease_token: str, worker: str, engine_pool: str, free_slots: int, held: int
@@ -223,11 +226,8 @@ class Leases:
             found = self._scripts.call(
                 "flush",
                 renew=renew,
-                writes=[
-                    value
-                    for one in part
-                    for value in (one.job_id, one.lease_token, one.base, len(one.entries))
-                ],
+                roster=self._encoded_roster(part),
+                spans=[number for one in part for number in (one.base, len(one.entries))],
                 details=[
                     _details(at, one)
                     for at, one in enumerate(part, 1)
@@ -238,6 +238,13 @@ class Leases:
             for at, status, length in found:
                 answers[start + at - 1] = WriteAnswer(WriteStatus(status), length)
         return answers
+
+    def _encoded_roster(self, writes: Sequence[Write]) -> EncodedJson:
+        """Returns the jobs and lease tokens. They are encoded once while a batch stays together."""
+        roster = [name for one in writes for name in (one.job_id, one.lease_token)]
+        if roster != self._roster:
+            self._roster, self._roster_json = roster, encode_json(roster)
+        return self._roster_json
 
     def release(self, held: Sequence[tuple[str, str]], reason: str) -> int:
         """Puts jobs, as (job id, lease token), back at the front of the line.

@@ -29,6 +29,8 @@ LUA = Path(__file__).parent / "lua"
 
 Encoded = str | int | float
 
+_encode_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
 NEEDS = re.compile(r"^-- Needs: +(.+)$", re.MULTILINE)
 ARGUMENTS = re.compile(r"^-- Arguments:\n((?:--   .*\n)+)", re.MULTILINE)
 ARGUMENT = re.compile(r"^--   (\w+): (\w+)", re.MULTILINE)
@@ -42,6 +44,16 @@ LOCALS = {
     "texts": "local {name} = {{}}\nfor i = {at}, #ARGV do {name}[#{name} + 1] = ARGV[i] end\n",
 }
 """Type -> the statement that makes a local variable of the argument at a position in ARGV."""
+
+
+class EncodedJson(str):
+    """A value of the type json that is encoded already, because it is passed many times."""
+
+    __slots__ = ()
+
+
+def encode_json(value: Any) -> EncodedJson:
+    return EncodedJson(_encode_json(value))
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +114,7 @@ def _encode(kind: str, value: Any) -> Sequence[Encoded]:
         case "flag":
             return [int(value)]
         case "json":
-            return [json.dumps(value, ensure_ascii=False, separators=(",", ":"))]
+            return [value if isinstance(value, EncodedJson) else encode_json(value)]
         case "texts":
             return list(value)
         case _:

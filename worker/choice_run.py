@@ -88,17 +88,14 @@ class ChoiceRun:
         self.finish_reason, self.is_end_unlogged = reason, True
         self.whole_texts = {}
 
-    @property
-    def has_entry(self) -> bool:
-        """Whether there is something to log. Ids whose text may not be shown yet wait."""
-        return bool(self.text) or self.is_end_unlogged
+    def take_entry(self) -> str:
+        """Returns an encoded entry of everything that is not logged yet.
 
-    def take_entry(self, index: int) -> str:
-        """Returns an encoded entry of everything that is not logged yet."""
+        There is one to make if there is text or an unlogged end. Ids whose text may not be shown yet wait.
+        """
+        index = self.request.sampling.choice
         entry = encode_tokens(index, self.token_ids, self.text, self.finish_reason, self.logprobs or None)
-        self.token_ids, self.text, self.is_end_unlogged = [], "", False
-        if self.logprobs:
-            self.logprobs = []
+        self.token_ids, self.text, self.is_end_unlogged, self.logprobs = [], "", False, []
         return entry
 
     def _logged(self, token_id: int, logprobs: TokenLogprobs) -> LoggedLogprobs:

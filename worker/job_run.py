@@ -41,6 +41,18 @@ class JobRun:
     entries are sent again.
     """
 
+    __slots__ = (
+        "_choices",
+        "_entries",
+        "_first",
+        "_flushed",
+        "claim",
+        "job_id",
+        "lease_token",
+        "outcome",
+        "prompt_tokens",
+    )
+
     def __init__(self, claim: Claim) -> None:
         self.claim = claim
         self.job_id, self.lease_token = claim.job_id, claim.lease_token
@@ -131,20 +143,21 @@ class JobRun:
         return (
             self._flushed < len(self._entries)
             or self.outcome is not None
-            or any(choice.has_entry for choice in self._choices)
+            or any(choice.text or choice.is_end_unlogged for choice in self._choices)
         )
 
     def next_write(self) -> Write:
         """Returns the entries that Redis lacks."""
-        for index, choice in enumerate(self._choices):
-            if choice.has_entry:
-                self._entries.append(choice.take_entry(index))
-        unflushed = self._entries[self._flushed : self._flushed + MAX_ENTRIES_PER_WRITE]
-        write = Write(self.job_id, self.lease_token, self._first + self._flushed, None, unflushed)
-        if not self._flushed and (unflushed or self.outcome):
+        entries, flushed, outcome = self._entries, self._flushed, self.outcome
+        for choice in self._choices:
+            if choice.text or choice.is_end_unlogged:
+                entries.append(choice.take_entry())
+        unflushed = entries[flushed : flushed + MAX_ENTRIES_PER_WRITE]
+        write = Write(self.job_id, self.lease_token, self._first + flushed, unflushed)
+        if not flushed and (unflushed or outcome):
             write.prompt_tokens = self.prompt_tokens
-        if self.outcome and self._flushed + len(unflushed) == len(self._entries):
-            write.outcome = self._counted_outcome(self.outcome)
+        if outcome and flushed + len(unflushed) == len(entries):
+            write.outcome = self._counted_outcome(outcome)
         return write
 
     def flushed_up_to(self, log_length: int) -> None:

@@ -9,13 +9,14 @@
 -- Writes:  logs, the worker's sign of life, leases if asked to, records, the end of jobs; then dispatches
 -- Arguments:
 --   renew: flag      whether each job gets a whole lease again
---   writes: json     four values for each job, one after the other: id, lease token, base, number of entries. base: length
---                    of the log that the entries follow
---   details: json    for each job that has any: {at, prompt_tokens, outcome}. at: the job's number in `writes`, from 1.
+--   roster: json     two values for each job, one after the other: id, lease token. They are the same for many calls
+--   spans: json      two numbers for each job: base, which is the length of the log that its entries follow, and how many
+--                    entries it has
+--   details: json    for each job that has any: {at, prompt_tokens, outcome}. at: the job's number in the roster, from 1.
 --                    prompt_tokens: absent if the record has them. outcome: absent while the job runs on; otherwise
 --                    {status, code, message, tokens}. code and message are its error, if there is one; tokens says how
 --                    many its choices have, if that is known
---   entries: texts   the entries of all jobs, in the order of `writes`
+--   entries: texts   the entries of all jobs, in the order of the roster
 -- Answers:
 --   ok         exceptions: {at, status, length of the log} of each job that does not just go on. The status is
 --                cancel   the entries are written, and the job is to be cancelled
@@ -96,9 +97,9 @@ end
 
 local exceptions = {}
 local first, living = 1, nil
-for i = 1, #writes, 4 do
-  local at, id, last = (i + 3) / 4, writes[i], first + writes[i + 3] - 1
-  local status, length = write(at, id, writes[i + 1], writes[i + 2], first, last)
+for i = 1, #roster, 2 do
+  local at, id, last = (i + 1) / 2, roster[i], first + spans[i + 1] - 1
+  local status, length = write(at, id, roster[i + 1], spans[i], first, last)
   if status then exceptions[#exceptions + 1] = { at, status, length } end
   if status ~= 'fenced' and status ~= 'ended' then living = id end
   first = last + 1
