@@ -90,7 +90,6 @@ class JobApp(Celery):
             result_backend_thread_safe=True,
             accept_content=["json"],
             task_track_started=True,
-            task_send_sent_event=True,
             broker_connection_retry_on_startup=True,
             broker_connection_max_retries=None,
             broker_use_ssl=tls or False,

@@ -18,9 +18,12 @@ from worker.held_jobs import HeldJob, HeldJobs
 from worker.job_run import MAX_ENTRIES_PER_WRITE, JobRun
 from worker.watchdog import Activity
 
-FLUSH_SECONDS = 0.005
-"""The time from one flush to the next one at least. Readers do not notice it, and where a model makes several
-tokens meanwhile, they share a call of Redis."""
+SHORTEST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.005, 0.015
+"""The least time from one flush to the next one. Readers do not notice it, and where a model makes several
+tokens meanwhile, they share a call of Redis. It is longer where flushes take long."""
+
+FLUSHING_SHARE = 0.1
+"""The share of the time that flushes may take before they become less frequent, down to the longest pause."""
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +81,8 @@ class Writes:
         renew: whether to renew their leases too. Raises RedisError where Redis cannot be reached; then it may
         be repeated.
         """
-        self._paused_until = time.monotonic() + FLUSH_SECONDS
+        began = time.monotonic()
+        self._paused_until = began + SHORTEST_PAUSE_SECONDS
         jobs = [*self._held]
         writes = [job.run.next_write() for job in jobs]
         try:
@@ -100,6 +104,8 @@ class Writes:
         for _ in range(self._unflushed_steps):
             self._loop.step_flushed()
         self._unflushed_steps = 0
+        pause = (time.monotonic() - began) / FLUSHING_SHARE
+        self._paused_until = began + min(max(SHORTEST_PAUSE_SECONDS, pause), LONGEST_PAUSE_SECONDS)
 
     def _take(self, output: RequestOutput) -> None:
         job = self._held.of_output(output)

@@ -90,7 +90,9 @@ class Reader:
     def __iter__(self) -> Iterator[list[Event]]:
         with self._hub.subscribe(self._job_id) as subscription:
             self._subscription = subscription
-            if self.sink:
+            if self._last == LOG_END:
+                subscription.receive = _is_no_end
+            elif self.sink:
                 subscription.receive = self._receive
             last_at_keep_alive = self._last
             while not self._is_over():
@@ -174,3 +176,8 @@ class Reader:
     def _read_later(self, error: RedisError) -> None:
         logger.debug("%s: the log cannot be read at present: %s", self._job_id, error)
         self._read_log_at = time.monotonic() + RETRY_SECONDS
+
+
+def _is_no_end(batch: Batch) -> bool:
+    """Receives all batches but the last one, and drops them: who waits for the end does not wake up."""
+    return not batch.ends_job
