@@ -111,6 +111,7 @@ class JobApp(Celery):
         for worker, job_id in offers:
             try:
                 queue: Any = celery_queue(worker)  # Celery's stub knows names only.
-                self.send_task(TASK, (job_id,), task_id=job_id, queue=queue, retry=False)
+                # Nothing is declared, because a list in Redis needs no declaration, and it takes time.
+                self.send_task(TASK, (job_id,), task_id=job_id, queue=queue, retry=False, declare=[])
             except OperationalError as error:
                 logger.warning("could not send %s to Celery, the reaper will: %s", job_id, error)

@@ -87,7 +87,9 @@ class Flusher:
         names = {"worker": worker, "engine_pool": self._announcer.engine_pool}
         self._held = HeldJobs(self._loop, engine.max_num_seqs)
         self._claims = Claims(leases, self._held, self._preparer, self._activity, **names)
-        self._writes = Writes(leases, self._held, self._loop, self._activity, **names)
+        self._writes = Writes(
+            leases, self._held, self._loop, self._activity, **names, lease_seconds=settings.lease_seconds
+        )
         self._watchdog = self._made_watchdog()
         self._drain_deadline: float | None = None
         self._must_end_process = False
@@ -137,13 +139,15 @@ class Flusher:
     def _turn(self) -> None:
         is_due = time.monotonic() >= self._announcer.due_at
         if is_due or self._writes.due_in == 0.0:
-            self._writes.flush(renew=is_due)
+            self._writes.flush()
         if is_due:
             self._check_engine()
             self._watch_preparer()
             self._watch_delivery()
             slots = 0 if self._is_draining() else self._max_num_seqs
             self._announcer.beat(slots, self._held.used_slots)
+            if self._writes.is_renewal_due:
+                self._writes.flush()  # Redis is slow, and claims will take their time too.
         self._claims.claim_waiting(until=self._announcer.due_at)
 
     def _retried_later(self, work: Callable[[], None]) -> None:
@@ -238,7 +242,7 @@ class Flusher:
         )
         reason = f"the prompt could not be prepared within {seconds:g} s"
         run.fail("engine_error", reason, FinishReason.ERROR)
-        self._writes.flush(renew=True)
+        self._writes.flush()
         self._must_end_process = True
         self._drain_deadline = time.monotonic()
 

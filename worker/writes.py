@@ -22,6 +22,9 @@ SHORTEST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.005, 0.015
 """The least time from one flush to the next one. Readers do not notice it, and where a model makes several
 tokens meanwhile, they share a call of Redis. It is longer where flushes take long."""
 
+RENEWALS_PER_LEASE = 6
+"""More than heartbeats, so that each flush of a heartbeat renews, and others too if Redis is slow."""
+
 FLUSHING_SHARE = 0.1
 """The share of the time that flushes may take before they become less frequent, down to the longest pause."""
 
@@ -40,6 +43,7 @@ class Writes:
         *,
         worker: str,
         engine_pool: str,
+        lease_seconds: float,
     ) -> None:
         """worker, engine_pool: the names under which jobs were claimed. activity: the flusher thread's."""
         self._leases = leases
@@ -49,6 +53,8 @@ class Writes:
         self._worker, self._engine_pool = worker, engine_pool
         self._unflushed_steps = 0
         self._is_requested = False
+        self._renewal_seconds = lease_seconds / RENEWALS_PER_LEASE
+        self._renew_at = 0.0
         self._paused_until = 0.0
         """The monotonic time before which nothing is flushed unless it has to be."""
 
@@ -75,13 +81,18 @@ class Writes:
             return None
         return max(0.0, self._paused_until - time.monotonic())
 
-    def flush(self, *, renew: bool) -> None:
+    @property
+    def is_renewal_due(self) -> bool:
+        return bool(len(self._held)) and time.monotonic() >= self._renew_at
+
+    def flush(self) -> None:
         """Writes all jobs, whether a step brought them text or not: a cancel is to be seen within one flush.
 
-        renew: whether to renew their leases too. Raises RedisError where Redis cannot be reached; then it may
-        be repeated.
+        From time to time it renews their leases too. Raises RedisError where Redis cannot be reached; then it
+        may be repeated.
         """
         began = time.monotonic()
+        renew = began >= self._renew_at
         self._paused_until = began + SHORTEST_PAUSE_SECONDS
         jobs = [*self._held]
         writes = [job.run.next_write() for job in jobs]
@@ -101,6 +112,8 @@ class Writes:
                 self._apply_answer(job, answer)
                 has_more |= job.run in self._held and job.run.has_news()
         self._is_requested = has_more
+        if renew:
+            self._renew_at = began + self._renewal_seconds
         for _ in range(self._unflushed_steps):
             self._loop.step_flushed()
         self._unflushed_steps = 0
