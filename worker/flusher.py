@@ -143,12 +143,15 @@ class Flusher:
         if is_due:
             self._check_engine()
             self._watch_preparer()
-            self._watch_delivery()
-            slots = 0 if self._is_draining() else self._max_num_seqs
-            self._announcer.beat(slots, self._held.used_slots)
-            if self._writes.is_renewal_due:
-                self._writes.flush()  # Redis is slow, and claims will take their time too.
+            for call in (self._watch_delivery, self._beat):
+                call()
+                if self._writes.is_renewal_due:
+                    self._writes.flush()  # Redis is slow, and what follows will take its time too.
         self._claims.claim_waiting(until=self._announcer.due_at)
+
+    def _beat(self) -> None:
+        slots = 0 if self._is_draining() else self._max_num_seqs
+        self._announcer.beat(slots, self._held.used_slots)
 
     def _retried_later(self, work: Callable[[], None]) -> None:
         """Does work that may be repeated, so that a Redis that cannot be reached costs nothing but time."""
