@@ -4,7 +4,7 @@
 
 Both run on the same kind of Redis, with one worker of the same concurrency, and are submitted by one Python
 process, which then waits for all results. Celery's worker uses its pool of threads, and
-sends no events for monitors; ours does.
+sends no events for monitors; ours does, and with --events both do.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ def main() -> None:
     )
     parser.add_argument("--jobs", type=int, default=1000)
     parser.add_argument("--slots", type=int, default=32, help="slots of our worker, threads of Celery's")
+    parser.add_argument("--events", action="store_true", help="let Celery's worker send events as well")
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     with ExitStack() as stack:
@@ -70,7 +71,7 @@ def main() -> None:
             {"REDIS_URL": bare_url},
             folder / "bare.log",
             "bench.bare_celery",
-            options=("-P", "threads", "-c", str(options.slots)),
+            options=("-P", "threads", "-c", str(options.slots), *(["-E"] if options.events else [])),
         )
         stack.callback(bare.process.kill)
         bare.wait_until_ready()
