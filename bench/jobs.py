@@ -3,8 +3,8 @@
     .venv/bin/python -m bench.jobs
 
 Both run on the same kind of Redis, with one worker of the same concurrency, and are submitted by one Python
-process, which then waits for all results. Celery's worker uses its pool of threads, and
-sends no events for monitors; ours does, and with --events both do.
+process, which then waits for all results. Celery's worker uses its pool of threads and sends no events for
+monitors; ours does, and with --events both do.
 """
 
 from __future__ import annotations

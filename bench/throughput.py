@@ -17,12 +17,13 @@ import multiprocessing
 import os
 import statistics
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 from redis import Redis
@@ -76,8 +77,9 @@ def first_token_parts(client: httpx.Client, redis: Redis) -> list[float]:
     job = client.post("/v1/jobs", json=body(2)).raise_for_status().json()
     with client.stream("GET", f"/v1/jobs/{job['id']}/events") as events:
         arrived = next(time.time() for line in events.iter_lines() if line == "event: token")
-    times = redis.hmget(keys.job(job["id"]), ["created_at", "started_at", "first_token_at"])
-    moments = [began, *(float(str(one)) for one in times), arrived]
+    record = cast("dict[str, str]", redis.hgetall(keys.job(job["id"])))
+    noted = (float(record[name]) for name in ("created_at", "started_at", "first_token_at"))
+    moments = [began, *noted, arrived]
     return [*(after - before for before, after in itertools.pairwise(moments)), arrived - began]
 
 
@@ -85,7 +87,7 @@ def _serve_proxy(redis_url: str, milliseconds: float, urls: Connection) -> None:
     with Proxy(redis_url) as proxy:
         proxy.delay(milliseconds / 2000)
         urls.send(proxy.url)
-        time.sleep(86_400)
+        threading.Event().wait()  # Until the process is killed.
 
 
 @contextmanager

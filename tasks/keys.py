@@ -30,7 +30,7 @@ MAX_JOBS_PER_CALL = 128
 """The most jobs in one call of a script: Redis is single-threaded, and 128 jobs hold it for about 2 ms."""
 
 MAX_JOBS_PER_FLUSH = 256
-"""The most jobs in one call of flush.lua, which hold Redis for about 1.5 ms."""
+"""The most jobs in one call of flush.lua, which hold Redis for one to four milliseconds."""
 
 LONG_ANSWER_BYTES = 1024 * 1024
 """A script that reads jobs stops after the job that brings its answer to this size. One job may be about as

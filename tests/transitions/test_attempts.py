@@ -227,3 +227,15 @@ def test_a_record_of_an_earlier_version_counts_as_one_with_the_clients_seed(harn
     job_id = harness.submit()
     harness.redis.hdel(keys.job(job_id), "seed_drawn")
     assert not harness.claim(job_id).is_seed_drawn
+
+
+def test_a_flush_of_more_jobs_than_a_call_takes_answers_for_the_right_ones(harness: Harness) -> None:
+    harness.worker(1)
+    claim = harness.claim(harness.submit())
+    unknown = [write_of(f"job_{i}", "t", 0, 1) for i in range(2 * keys.MAX_JOBS_PER_FLUSH)]
+    own = keys.MAX_JOBS_PER_FLUSH + 7
+    entry = TokenEntry(0, (1,), "a")
+    writes = [*unknown[:own], write_of(claim.job_id, claim.lease_token, 1, 1, [entry]), *unknown[own:]]
+    found = flush(harness.leases, writes)
+    assert [index for index, status in enumerate(found) if status is None] == [own]
+    assert harness.store.read_log(claim.job_id) == [*claim.entries, entry]
