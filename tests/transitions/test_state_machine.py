@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
     RuleBasedStateMachine,
+    initialize,
     invariant,
     multiple,
     rule,
@@ -99,6 +100,15 @@ class Transitions(RuleBasedStateMachine):
             assert record["queue"] in (keys.queue(MODEL), engine_pool)
             assert (record["pool"], record["worker"]) == (engine_pool, worker)
             assert int(record["version"]) <= self.versions[worker]
+
+    @initialize(target=claims, count=st.integers(1, 3))
+    def begin(self, count: int) -> Any:
+        """Lets a worker hold jobs from the start. Few runs would get so far by themselves."""
+        submissions = self.store.submit_all([parse_request({"prompt": "x", "seed": 1})] * count, "ada", None)
+        self.logs = {submission.job_id: [] for submission in submissions}
+        return multiple(
+            *(self._claimed(job_id, str(self.redis.hget(keys.job(job_id), "worker"))) for job_id in self.logs)
+        )
 
     # --- what clients do
 
@@ -206,7 +216,12 @@ class Transitions(RuleBasedStateMachine):
         """Claims any job, offered to this worker or not, because messages may be repeated, late or lost."""
         if not self.logs:
             return multiple()
-        job_id = data.draw(st.sampled_from(sorted(self.logs)))
+        jobs = sorted(self.logs)
+        # Every second claim is of a job on offer, if there is one. Otherwise few runs would get any further.
+        offered = [job_id for job_id in jobs if self.is_offered(job_id, worker)]
+        return self._claimed(data.draw(st.sampled_from(offered or jobs) | st.sampled_from(jobs)), worker)
+
+    def _claimed(self, job_id: str, worker: str) -> Any:
         engine_pool = keys.engine_pool(MODEL, WORKERS[worker])
         on_offer = self.is_offered(job_id, worker)
         self.claim_number += 1
