@@ -85,6 +85,8 @@ class Takeover:
     lease_end: float
     claim: float
     token: float
+    prefilled: int
+    """Tokens of the worker's first stream at the kill. The other worker computes them again."""
 
 
 def take_over(client: Client, workers: Workers, jobs: int) -> list[Takeover]:
@@ -103,8 +105,9 @@ def take_over(client: Client, workers: Workers, jobs: int) -> list[Takeover]:
     victim.process.kill()
     victim.process.wait()
     workers.running.remove(victim)
+    prefilled = client.get(followers[0].job_id).fields["usage"]["completion_tokens"]
     eventually(lambda: all(f.first_token_at(attempt=2) for f in followers), TIMEOUT_SECONDS)
-    takeovers = [_takeover(client, follower, killed_at) for follower in followers]
+    takeovers = [_takeover(client, follower, killed_at, prefilled) for follower in followers]
     for follower in followers:
         client.cancel(follower.job_id)
         follower.join()
@@ -116,7 +119,7 @@ def _worker_of(client: Client, job: Job, workers: Workers) -> WorkerProcess:
     return next(worker for worker in workers.running if worker.id == attempt["worker"])
 
 
-def _takeover(client: Client, follower: Follower, killed_at: float) -> Takeover:
+def _takeover(client: Client, follower: Follower, killed_at: float, prefilled: int) -> Takeover:
     first, second = client.get(follower.job_id).fields["attempts"][:2]
     token_at = follower.first_token_at(attempt=2)
     assert token_at is not None
@@ -124,6 +127,7 @@ def _takeover(client: Client, follower: Follower, killed_at: float) -> Takeover:
         _seconds(first["ended_at"]) - killed_at,
         _seconds(second["started_at"]) - killed_at,
         token_at - killed_at,
+        prefilled,
     )
 
 
@@ -215,10 +219,12 @@ def main() -> None:
             [t.claim for t in takeovers],
             [t.token for t in takeovers],
         )
-        rows.append([f"{jobs}", *(cell for column in columns for cell in _cells(column))])
+        prefilled = [t.prefilled for t in takeovers]
+        tokens = f"{median(prefilled):.0f} / {max(prefilled)}"
+        rows.append([f"{jobs}", tokens, *(cell for column in columns for cell in _cells(column))])
     if rows:
         print(f"kill -9, {options.repeats} times, LEASE_SECONDS={LEASE_SECONDS}; median / worst, s")
-        print_table(["jobs", "lease end", "claim", "next token"], rows)
+        print_table(["jobs", "tokens before", "lease end", "claim", "next token"], rows)
     if options.streams:
         pauses = measure_upgrades(options.streams, options.repeats)
         print(

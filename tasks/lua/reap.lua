@@ -20,6 +20,7 @@
 local MAX_FAILS, MAX_ATTEMPTS = 4, 20
 local HIGH_WATER = 0.85
 local WATCH_SECONDS = 0.05 -- The time between two looks at the lifelines, whichever processes look.
+local LONGEST_TURN_SECONDS = 1 -- Callers come at least this often anyway, so no turn is later.
 write_although_full()
 local time = now()
 local dead = {}
@@ -153,12 +154,15 @@ local function next_call(engine_pools)
   look_at(PREFIX .. 'deadlines', 0)
   look_at(PREFIX .. 'ended', RETENTION_SECONDS)
   look_at(PREFIX .. 'unpacked', 0)
-  -- Callers take turns, so that somebody looks at the lifelines every WATCH_SECONDS, however many callers there are.
+  -- Callers take turns, so that somebody looks at the lifelines every WATCH_SECONDS, however many callers there are. A
+  -- caller that has to come back earlier takes no turn: nobody would come at that time.
   if has_leases then
     local last_turn = tonumber(redis.call('GET', PREFIX .. 'watched_at') or 0)
-    local turn = math.min(math.max(time, last_turn) + WATCH_SECONDS, time + LEASE_SECONDS)
-    redis.call('SET', PREFIX .. 'watched_at', precise(turn))
-    next_due = math.min(next_due, turn)
+    local turn = math.min(math.max(time, last_turn) + WATCH_SECONDS, time + LONGEST_TURN_SECONDS)
+    if turn < next_due then
+      redis.call('SET', PREFIX .. 'watched_at', precise(turn))
+      next_due = turn
+    end
   end
   return next_due
 end

@@ -203,6 +203,18 @@ def test_callers_take_turns(harness: Harness) -> None:
         assert harness.reaper.reap() <= harness.settings.lease_seconds
 
 
+def test_a_caller_that_comes_earlier_takes_no_turn(harness: Harness) -> None:
+    """Otherwise a second of frequent calls would leave a second in which nobody looks at the lifelines."""
+    harness.worker(4)
+    running_job(harness)
+    deadlines = keys.PREFIX + "deadlines"
+    for _ in range(100):
+        harness.redis.zadd(deadlines, {"job": harness.now() + 0.04})
+        assert harness.reaper.reap() < 0.04
+    harness.redis.zrem(deadlines, "job")
+    assert harness.reaper.reap() < 0.11
+
+
 def test_a_worker_deregisters(harness: Harness) -> None:
     with lifeline(harness, "w1") as channel:
         harness.worker(4, lifeline=channel)
