@@ -76,6 +76,13 @@ class Harness:
         seconds, micros = self.redis.time()
         return float(seconds + micros / 1e6)
 
+    def line(self) -> list[str]:
+        """Returns the jobs of all widths that wait for any engine pool of the model, in their order."""
+        tags: dict[str, float] = {}
+        for width in range(1, 9):
+            tags |= self.redis.zrange(keys.line("any:m", width), 0, -1, withscores=True)
+        return sorted(tags, key=lambda job_id: (tags[job_id], job_id))
+
     def slots_taken(self) -> dict[str, int]:
         """Returns worker -> the slots of it that are taken."""
         return {worker: int(slots) for worker, slots in self.redis.hgetall(keys.slots("echo:m")).items()}

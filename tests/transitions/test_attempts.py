@@ -3,28 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from redis import Redis
 
 from harness.writing import flush, write_of
 from tasks import keys
 from tasks.job import Status
 from tasks.leases import Outcome, Refusal, WriteStatus
 from tasks.log import TokenEntry
-from tasks.settings import Settings
 from tests.transitions.harness import Harness
-
-
-@pytest.fixture
-def harness(redis: Redis, settings: Settings) -> Harness:
-    return Harness(redis, settings)
-
-
-def line(harness: Harness) -> list[str]:
-    """Returns the waiting jobs of all widths, in their order."""
-    tags: dict[str, float] = {}
-    for width in range(1, 9):
-        tags |= harness.redis.zrange(keys.line("any:m", width), 0, -1, withscores=True)
-    return sorted(tags, key=lambda job_id: (tags[job_id], job_id))
 
 
 def test_a_job_whose_worker_died_goes_to_the_front_and_stays_in_progress(harness: Harness) -> None:
@@ -35,7 +20,7 @@ def test_a_job_whose_worker_died_goes_to_the_front_and_stays_in_progress(harness
     others = [harness.submit() for _ in range(3)]
     harness.worker(0)
     harness.make_due(keys.leases("echo:m"), job_id)
-    assert line(harness) == [job_id, *others]
+    assert harness.line() == [job_id, *others]
     job = harness.store.get(job_id)
     assert (job.status, job.output[0].text) == (Status.IN_PROGRESS, " once")
     assert job.attempts[0].reason == "lease expired"

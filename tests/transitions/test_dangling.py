@@ -5,19 +5,12 @@ from __future__ import annotations
 import logging
 
 import pytest
-from redis import Redis
 
 from harness.writing import flush, write_of
 from tasks import keys
 from tasks.errors import JobNotFoundError
 from tasks.leases import WriteStatus
-from tasks.settings import Settings
 from tests.transitions.harness import Harness
-
-
-@pytest.fixture
-def harness(redis: Redis, settings: Settings) -> Harness:
-    return Harness(redis, settings)
 
 
 @pytest.mark.parametrize("damage", ["all of it", "n", "owner", "score", "place", "fails"])

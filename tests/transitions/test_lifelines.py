@@ -8,7 +8,6 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from redis import Redis
 
 from harness.waiting import eventually
 from harness.writing import flush, write_of
@@ -16,17 +15,11 @@ from tasks import keys
 from tasks.job import Status
 from tasks.leases import Claim, WorkerInfo, WriteStatus
 from tasks.log import TokenEntry
-from tasks.settings import Settings
 from tests.transitions.harness import Harness
 
 SEVERED = keys.PREFIX + "severed"
 PASSED_SECONDS = 0.3
 """Longer than a lifeline may be missing, but much shorter than a lease."""
-
-
-@pytest.fixture
-def harness(redis: Redis, settings: Settings) -> Harness:
-    return Harness(redis, settings)
 
 
 @contextmanager

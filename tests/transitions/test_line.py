@@ -3,40 +3,25 @@
 from __future__ import annotations
 
 import pytest
-from redis import Redis
 
 from tasks import keys
 from tasks.errors import (
     InvalidRequestError,
 )
 from tasks.leases import Claim, Refusal, WorkerInfo
-from tasks.settings import Settings
 from tests.transitions.harness import Harness
-
-
-@pytest.fixture
-def harness(redis: Redis, settings: Settings) -> Harness:
-    return Harness(redis, settings)
-
-
-def line(harness: Harness) -> list[str]:
-    """Returns the waiting jobs of all widths, in their order."""
-    tags: dict[str, float] = {}
-    for width in range(1, 9):
-        tags |= harness.redis.zrange(keys.line("any:m", width), 0, -1, withscores=True)
-    return sorted(tags, key=lambda job_id: (tags[job_id], job_id))
 
 
 def test_a_single_job_passes_another_owners_backlog(harness: Harness) -> None:
     backlog = [harness.submit("ada") for _ in range(5)]
     single = harness.submit("bob")
-    assert line(harness) == [backlog[0], single, *backlog[1:]]
+    assert harness.line() == [backlog[0], single, *backlog[1:]]
 
 
 def test_shares_are_by_tokens_not_by_jobs(harness: Harness) -> None:
     wide = [harness.submit("ada", max_tokens=100, n=2) for _ in range(2)]
     narrow = [harness.submit("bob", max_tokens=50) for _ in range(5)]
-    assert line(harness) == [wide[0], *narrow[:4], wide[1], narrow[4]]
+    assert harness.line() == [wide[0], *narrow[:4], wide[1], narrow[4]]
 
 
 def test_an_owner_who_comes_back_after_a_pause_starts_where_the_others_are(harness: Harness) -> None:
@@ -48,7 +33,7 @@ def test_an_owner_who_comes_back_after_a_pause_starts_where_the_others_are(harne
     ada = harness.submit("ada")
     bob = [harness.submit("bob") for _ in range(3)]
     assert harness.offered[-1] == running
-    assert line(harness) == [bob[0], ada, *bob[1:]]
+    assert harness.line() == [bob[0], ada, *bob[1:]]
 
 
 def test_a_cancelled_job_gives_its_turn_back(harness: Harness) -> None:
@@ -57,13 +42,13 @@ def test_a_cancelled_job_gives_its_turn_back(harness: Harness) -> None:
     for job_id in cancelled:
         harness.store.cancel(job_id)
     late = harness.submit("ada")
-    assert line(harness) == [other[0], late, other[1]]
+    assert harness.line() == [other[0], late, other[1]]
 
 
 def test_priority_is_a_bounded_head_start(harness: Harness) -> None:
     low, normal = harness.submit(priority="low"), harness.submit()
     high = [harness.submit(priority="high", max_tokens=16_384) for _ in range(3)]
-    order = line(harness)
+    order = harness.line()
     assert order.index(normal) < order.index(high[2]), "the head start is bounded"
     assert order.index(high[0]) < order.index(normal) < order.index(low)
 
@@ -77,7 +62,7 @@ def test_a_prioritized_job_does_not_move_new_owners_after_its_owners_backlog(har
     harness.complete(harness.claim(running))
     assert harness.offered == [running, high]
     newcomer = harness.submit("bob")
-    assert line(harness) == [newcomer, *backlog]
+    assert harness.line() == [newcomer, *backlog]
 
 
 def test_no_more_is_offered_than_there_are_free_slots(harness: Harness) -> None:

@@ -16,11 +16,6 @@ SLOW, FAST = ENGINE_POOLS
 """Two workers, each the only one of its engine pool."""
 
 
-@pytest.fixture
-def harness(redis: Redis, settings: Settings) -> Harness:
-    return Harness(redis, settings)
-
-
 def worker(harness: Harness, engine: EngineKind, slots: int, model: str = "m") -> WorkerInfo:
     name = FAST if engine is EngineKind.VLLM else SLOW
     info = WorkerInfo(name, model, engine, slots, 0, 0.0)

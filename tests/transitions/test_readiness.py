@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
-from redis import Redis
-
 from tasks import keys
 from tasks.registry import Readiness
-from tasks.settings import Settings
 from tests.transitions.harness import Harness
 
 RUN = keys.PREFIX + "run"
-
-
-@pytest.fixture
-def harness(redis: Redis, settings: Settings) -> Harness:
-    return Harness(redis, settings)
 
 
 def restart_redis(harness: Harness) -> None:

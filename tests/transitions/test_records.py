@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from redis import Redis
 
 from harness.writing import flush, write_of
 from tasks import keys
@@ -18,13 +17,7 @@ from tasks.job import JobError, Status
 from tasks.leases import Claim, Outcome, Write
 from tasks.log import TokenEntry
 from tasks.request import parse_request
-from tasks.settings import Settings
 from tests.transitions.harness import Harness
-
-
-@pytest.fixture
-def harness(redis: Redis, settings: Settings) -> Harness:
-    return Harness(redis, settings)
 
 
 def test_positions_and_reasons(harness: Harness) -> None:

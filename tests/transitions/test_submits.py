@@ -23,19 +23,6 @@ from tasks.settings import Settings
 from tests.transitions.harness import Harness
 
 
-@pytest.fixture
-def harness(redis: Redis, settings: Settings) -> Harness:
-    return Harness(redis, settings)
-
-
-def line(harness: Harness) -> list[str]:
-    """Returns the waiting jobs of all widths, in their order."""
-    tags: dict[str, float] = {}
-    for width in range(1, 9):
-        tags |= harness.redis.zrange(keys.line("any:m", width), 0, -1, withscores=True)
-    return sorted(tags, key=lambda job_id: (tags[job_id], job_id))
-
-
 def test_an_idempotency_key_leads_to_the_same_job(harness: Harness) -> None:
     request = parse_request({"prompt": "x"})
     first = harness.store.submit(request, "ada", "key")
@@ -81,7 +68,7 @@ def test_a_job_is_not_charged_for_more_than_the_models_length(harness: Harness) 
     later = harness.submit("ada")
     others = [harness.submit("bob", max_tokens=64) for _ in range(3)]
     assert harness.offered == [in_service]
-    assert line(harness) == [others[0], greedy, others[1], others[2], later]
+    assert harness.line() == [others[0], greedy, others[1], others[2], later]
 
 
 def test_an_owner_gets_back_what_a_job_did_not_use(harness: Harness) -> None:
@@ -92,7 +79,7 @@ def test_an_owner_gets_back_what_a_job_did_not_use(harness: Harness) -> None:
     flush(harness.leases, [write_of(claim.job_id, claim.lease_token, 1, 1, (), outcome)])
     assert harness.offered[-1] == others[0]
     ada = harness.submit("ada")
-    assert line(harness) == [ada, *others[1:]]
+    assert harness.line() == [ada, *others[1:]]
 
 
 def test_an_owners_jobs_take_no_more_than_their_share_of_the_memory(redis: Redis, settings: Settings) -> None:
