@@ -163,8 +163,8 @@ class Leases:
 
     def __init__(self, scripts: Scripts) -> None:
         self._scripts = scripts
-        self._roster: list[str] = []
-        self._roster_json = encode_json([])
+        self._rosters: dict[int, tuple[list[str], EncodedJson]] = {}
+        """The roster of each call of a flush, by the index of its first job, and how it is encoded."""
 
     def claim(
         self, job_id: str, lease_token: str, worker: str, engine_pool: str, free_slots: int, held: int
@@ -226,7 +226,7 @@ class Leases:
             found = self._scripts.call(
                 "flush",
                 renew=renew,
-                roster=self._encoded_roster(part),
+                roster=self._encoded_roster(start, part),
                 spans=[number for one in part for number in (one.base, len(one.entries))],
                 details=[
                     _details(at, one)
@@ -239,12 +239,14 @@ class Leases:
                 answers[start + at - 1] = WriteAnswer(WriteStatus(status), length)
         return answers
 
-    def _encoded_roster(self, writes: Sequence[Write]) -> EncodedJson:
+    def _encoded_roster(self, start: int, part: Sequence[Write]) -> EncodedJson:
         """Returns the jobs and lease tokens. They are encoded once while a batch stays together."""
-        roster = [name for one in writes for name in (one.job_id, one.lease_token)]
-        if roster != self._roster:
-            self._roster, self._roster_json = roster, encode_json(roster)
-        return self._roster_json
+        roster = [name for one in part for name in (one.job_id, one.lease_token)]
+        known, encoded = self._rosters.get(start, ([], None))
+        if encoded is None or roster != known:
+            encoded = encode_json(roster)
+            self._rosters[start] = roster, encoded
+        return encoded
 
     def release(self, held: Sequence[tuple[str, str]], reason: str) -> int:
         """Puts jobs, as (job id, lease token), back at the front of the line.

@@ -9,6 +9,7 @@ import gc
 import logging
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -40,7 +41,7 @@ class EngineStep(bootsteps.StartStopStep):
         redis = connect(settings)
         with _stopped_at_once():
             _check_redis(redis)
-            engine = _load(settings)
+            engine = load(settings)
         leases = Leases(worker.app.scripts(redis))
         probe = DeliveryProbe(worker.app, worker.hostname, settings.step_timeout_seconds)
         lifeline = Lifeline(connect(settings), worker.hostname)
@@ -79,11 +80,15 @@ def _check_redis(redis: Redis) -> None:
         raise SystemExit(1) from None
 
 
-def _load(settings: Settings) -> Engine:
+def load(settings: Settings) -> Engine:
+    """Returns the engine, warmed up. Ends the process with an error if the model cannot be served."""
     logger.info("loading %s with the %s engine", settings.model, settings.engine)
     try:
-        engine = load_engine(settings)
-        engine.warm_up()
+        # In a thread that ends. OpenMP keeps threads for each thread that has computed, until that one ends.
+        # If it keeps more than there are cores, they no longer spin while they wait for one another, and
+        # each of the thirty waits of a step becomes a system call.
+        with ThreadPoolExecutor(1, "loader") as loader:
+            engine = loader.submit(_warm_engine, settings).result()
     except TokenrelayError as error:
         logger.critical("%s", error)
         raise SystemExit(1) from None
@@ -91,4 +96,10 @@ def _load(settings: Settings) -> Engine:
     # stops every thread for 0.3 s, in the middle of all streams. It skips what is frozen.
     gc.collect()
     gc.freeze()
+    return engine
+
+
+def _warm_engine(settings: Settings) -> Engine:
+    engine = load_engine(settings)
+    engine.warm_up()
     return engine
