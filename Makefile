@@ -68,7 +68,7 @@ serve: $(SERVE_STAMPS)
 
 flower: $(LIGHT_STAMP)
 	@REDIS_URL="$${REDIS_URL:-$$(cat '$(DATA_DIR)/redis.url')}" \
-		$(BIN)/celery -A worker.app flower --address=127.0.0.1 --port=$(FLOWER_PORT)
+		exec $(BIN)/celery -A worker.app flower --address=127.0.0.1 --port=$(FLOWER_PORT)
 
 check: lint types unit
 

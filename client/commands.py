@@ -17,7 +17,7 @@ from datetime import datetime
 from typing import TypeAlias
 
 from client.api import DEFAULT_URL, Client
-from client.errors import ClientError, WaitTimeoutError
+from client.errors import ClientError, UnreachableError, WaitTimeoutError
 from client.job import Job, JobSummary
 from client.notices import Notices, say
 
@@ -79,6 +79,9 @@ def _run(command: Command, options: argparse.Namespace) -> int:
     try:
         with Client(options.url, options.api_key, on_retry=notices.retrying) as client:
             return command(client, notices, options)
+    except UnreachableError as error:
+        say(f"{error}; is the server running? --url or TOKENRELAY_URL names another one")
+        return 1
     except ClientError as error:
         say(str(error))
         return 1
@@ -101,8 +104,7 @@ def run_submit(client: Client, notices: Notices, options: argparse.Namespace) ->
         say(f"\n{job.id} is {job.status}")
         return 1
     except BrokenPipeError:
-        # Nobody reads the text any more. Python would complain again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _stop_printing()
         with notices.expecting():
             client.cancel(job.id)
         return 1
@@ -111,7 +113,11 @@ def run_submit(client: Client, notices: Notices, options: argparse.Namespace) ->
 def run_watch(client: Client, notices: Notices, options: argparse.Namespace) -> int:
     with notices.expecting():
         job = client.get(options.id)
-    return _print_text(client, notices, job)
+    try:
+        return _print_text(client, notices, job)
+    except BrokenPipeError:
+        _stop_printing()
+        return 1
 
 
 def run_jobs(client: Client, notices: Notices, options: argparse.Namespace) -> int:
@@ -127,6 +133,11 @@ def run_jobs(client: Client, notices: Notices, options: argparse.Namespace) -> i
 def run_cancel(client: Client, notices: Notices, options: argparse.Namespace) -> int:
     print(_cancelled(client, notices, options.id).status)
     return 0
+
+
+def _stop_printing() -> None:
+    """Nobody reads the text any more. Python would complain again when it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _cancelled(client: Client, notices: Notices, job_id: str, silence: str | None = None) -> Job:

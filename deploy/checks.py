@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -50,7 +51,9 @@ def check_port(host: str, port: int) -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
     except OSError as error:
-        raise SettingsError(f"PORT={port}: cannot listen on HOST={host}: {error.strerror}") from None
+        remedy = "; set another PORT" if error.errno == errno.EADDRINUSE else ""
+        message = f"PORT={port}: cannot listen on HOST={host}: {error.strerror}{remedy}"
+        raise SettingsError(message) from None
 
 
 def check_model(model_id: str) -> None:

@@ -16,6 +16,7 @@ key=walkthrough-$$
 body='{"prompt": "Once upon a time there was", "max_tokens": 12, "temperature": 0.7, "seed": 1}'
 submit() { curl -sS "$server/v1/jobs" -H 'Content-Type: application/json' -H "Idempotency-Key: $key" -d "$body"; }
 id=$(submit | job_id)
+test -n "$id" || { echo "no job was accepted; is a server running at $server?" >&2; exit 1; }
 echo "job $id"
 
 echo "2. Submit the same again. It is the same job, not a second one."

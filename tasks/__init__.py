@@ -44,11 +44,13 @@ def submit(
 ) -> str:
     """Submits a job from any Python process. Returns its id, which `celery.result.AsyncResult` takes.
 
-    `options` are the other fields of the submit body. Raises InvalidRequestError, QueueFullError,
+    `options` are the other fields of the submit body. Raises InvalidRequestError (also where the settings of
+    this process name a model that no worker announced, and workers announced others), QueueFullError,
     IdempotencyConflictError, SettingsError and redis.exceptions.RedisError.
     """
     body = options if prompt is None else {"prompt": prompt, **options}
-    return get_store().submit(parse_request(body), owner, idempotency_key).job_id
+    request = parse_request(body)
+    return get_store().submit(request, owner, idempotency_key, trusts_settings=False).job_id
 
 
 def _default_app() -> Celery:

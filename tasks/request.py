@@ -17,16 +17,14 @@ from pydantic import (
     model_validator,
 )
 
-from tasks.errors import FieldError, InvalidRequestError
+from tasks.errors import InvalidRequestError
 from tasks.settings import EngineKind
+from tasks.validation import PARTS, STRING, field_errors, require_object
 
 MAX_SEED = 2**63 - 1
 
 LEAST_REPETITION_PENALTY = 1e-6
 """Logits are divided by it; with a much smaller one the quotient would exceed a float32."""
-
-STRING, PARTS = "[string]", "[parts]"
-"""The two forms of a message's content, as pydantic names them in an error's location."""
 
 STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 """Unknown fields and wrong types are refused."""
@@ -82,7 +80,7 @@ Content = Annotated[
     Discriminator(
         _content_kind,
         custom_error_type="content_type",
-        custom_error_message="Input should be a string or a list of text parts",
+        custom_error_message="must be a string or a list of text parts",
     ),
 ]
 
@@ -252,38 +250,3 @@ def parse_request(body: Any) -> JobRequest:
         return JobRequest.model_validate(body)
     except ValidationError as error:
         raise InvalidRequestError(field_errors(error)) from None
-
-
-def require_object(body: Any) -> None:
-    """Raises InvalidRequestError for a body that is not a JSON object."""
-    if not isinstance(body, dict):
-        raise InvalidRequestError([FieldError("", "the body must be a JSON object")])
-
-
-PLAIN_WORDS = {
-    "extra_forbidden": "there is no such field",
-    "missing": "is required",
-    "model_type": "must be a JSON object",
-    "dict_type": "must be a JSON object",
-    "string_unicode": "must be text without halves of surrogate pairs",
-}
-"""Pydantic's type of an error -> our message, where its own speaks of Python."""
-
-
-def field_errors(error: ValidationError) -> list[FieldError]:
-    """Returns pydantic's errors in the contract's form, one per bad field."""
-    return [
-        FieldError(_path(item["loc"]), PLAIN_WORDS.get(item["type"]) or _plain(item["msg"]))
-        for item in error.errors(include_url=False, include_context=False, include_input=False)
-    ]
-
-
-def _plain(message: str) -> str:
-    return message.removeprefix("Value error, ").replace(" after validation", "")
-
-
-def _path(location: tuple[int | str, ...]) -> str:
-    """Returns a path like `messages.0.role`. Only the error about prompt and messages has no location."""
-    # Pydantic adds a part of its own to mark a bad key of a mapping, or one of several allowed forms.
-    marks = ("[key]", STRING, PARTS)
-    return ".".join(str(part)[:80] for part in location if part not in marks) or "prompt"

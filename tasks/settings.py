@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from tasks.errors import SettingsError
 from tasks.redis_url import checked_url
+from tasks.validation import plain
 
 ANONYMOUS = "anonymous"
 """The owner of every job while API_KEYS is unset."""
@@ -253,7 +254,7 @@ def get_settings() -> Settings:
 
 
 def _describe(error: Any) -> str:
-    message = str(error["msg"]).removeprefix("Value error, ")
+    message = plain(error["type"], error["msg"])
     if not error["loc"]:
         return message
     name = str(error["loc"][0])

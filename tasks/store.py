@@ -19,17 +19,33 @@ from tasks.submission import Draft, Submission, accepted, hashed, submit
 class Store(JobReader):
     """Reads and changes jobs. Every method may raise redis.exceptions.RedisError."""
 
-    def submit(self, request: JobRequest, owner: str, idempotency_key: str | None = None) -> Submission:
+    def submit(
+        self,
+        request: JobRequest,
+        owner: str,
+        idempotency_key: str | None = None,
+        *,
+        trusts_settings: bool = True,
+    ) -> Submission:
         """Accepts a job. Once this returns, the job is stored in Redis and always reaches a final state.
 
         Raises InvalidRequestError (a model that no worker ever announced, or not with this engine; n beyond
         its slots), IdempotencyConflictError, QueueFullError, OverShareError, UnavailableError (nothing was
         accepted: Redis cannot be reached, or is nearly full) and OutcomeUnknownError (the answer was lost).
+
+        trusts_settings: this process has the settings of the workers, so it accepts jobs for its own model
+            and engine before a worker has announced them. Without it, it does so only if no worker has ever
+            announced anything.
         """
-        return self.submit_all([request], owner, idempotency_key)[0]
+        return self.submit_all([request], owner, idempotency_key, trusts_settings=trusts_settings)[0]
 
     def submit_all(
-        self, requests: Sequence[JobRequest], owner: str, idempotency_key: str | None = None
+        self,
+        requests: Sequence[JobRequest],
+        owner: str,
+        idempotency_key: str | None = None,
+        *,
+        trusts_settings: bool = True,
     ) -> list[Submission]:
         """Accepts all of the jobs or none. They name the same model and engine.
 
@@ -37,7 +53,9 @@ class Store(JobReader):
         """
         bodies = [accepted(request, self.scripts.settings) for request in requests]
         drafts = [Draft.of(body) for body in bodies]
-        return submit(self.scripts, drafts, hashed(bodies), owner, idempotency_key)
+        return submit(
+            self.scripts, drafts, hashed(bodies), owner, idempotency_key, trusts_settings=trusts_settings
+        )
 
     def retry(self, job_id: str, owner: str, idempotency_key: str | None = None) -> Submission:
         """Submits a new job with the request of an ended job that did not complete.

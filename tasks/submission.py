@@ -41,6 +41,9 @@ SHORT_REQUEST_CHARACTERS = 2_000
 """Lists read a request whole if its JSON is at most this long. For a longer one the start of its prompt is
 stored once more, for lists alone."""
 
+NAMED_MODELS = 5
+"""How many models a refusal names."""
+
 MAX_DRAWN_SEED = 2**53
 """JavaScript's numbers are exact up to here, so a client can send a drawn seed back."""
 
@@ -115,7 +118,13 @@ def accepted(request: JobRequest, settings: Settings) -> dict[str, Any]:
 
 
 def submit(
-    scripts: Scripts, drafts: Sequence[Draft], body_hash: str, owner: str, idempotency_key: str | None
+    scripts: Scripts,
+    drafts: Sequence[Draft],
+    body_hash: str,
+    owner: str,
+    idempotency_key: str | None,
+    *,
+    trusts_settings: bool = True,
 ) -> list[Submission]:
     """Stores all of the jobs or none. They name one model and engine. Raises what `Store.submit` does."""
     settings = scripts.settings
@@ -130,6 +139,7 @@ def submit(
         body_hash=body_hash,
         max_queued=settings.max_queued_jobs,
         is_own_model=model == settings.model and engine in (None, settings.engine),
+        trusts_settings=trusts_settings,
         memory_share=settings.owner_memory_share if settings.api_keys else 1,
         jobs=[draft.fields(encoded) for draft, encoded in zip(drafts, requests, strict=True)],
         requests=requests,
@@ -184,12 +194,21 @@ def _refusal(answer: Answer, model: str, engine: str | None, settings: Settings)
             message = f"no worker ever announced '{model}' with this engine"
             return InvalidRequestError([FieldError("engine", message)])
         case "unknown":
-            return InvalidRequestError([FieldError("model", f"no worker ever announced '{model}'")])
+            message = f"no worker ever announced '{model}'{_names(json.loads(answer['models']))}"
+            return InvalidRequestError([FieldError("model", message)])
         case "too_wide":
             message = f"exceeds the {answer['widest']} slots of the widest worker of this model"
             return InvalidRequestError([FieldError("n", message)])
         case _:
             raise AssertionError(f"submit.lua answered {answer.status!r}")
+
+
+def _names(models: Mapping[str, Any] | Sequence[str]) -> str:
+    """Returns the end of a sentence that names models that do exist, the first ones of many."""
+    if not models:  # Lua's empty table is an empty object.
+        return ""
+    known = ", ".join(f"'{name}'" for name in sorted(models)[:NAMED_MODELS])
+    return f"; workers announced {known}{' and others' if len(models) > NAMED_MODELS else ''}"
 
 
 def _new_job_id() -> str:

@@ -20,6 +20,7 @@ from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 from tasks.connection import REDIS_RETRY_SECONDS, is_away
 from tasks.errors import FieldError, InvalidRequestError, TokenrelayError, UnavailableError
 from web.answers import ProblemBody
+from web.json_body import MAX_BODY_BYTES
 from web.render import to_json
 
 logger = logging.getLogger(__name__)
@@ -121,7 +122,19 @@ def _http_error(error: HTTPException) -> Response:
     title = HTTP_STATUS_CODES.get(status, "Error")
     code = title.lower().replace(" ", "_")
     headers = {name: value for name, value in error.get_headers() if name in ("Allow", "Retry-After")}
-    return _encoded(ErrorReport(status, code, title, error.description or title, headers=headers))
+    return _encoded(ErrorReport(status, code, title, _detail(error, headers), headers=headers))
+
+
+def _detail(error: HTTPException, headers: Mapping[str, str]) -> str:
+    """Returns what to do about an error of Flask's, where its own words do not say that."""
+    match error.code:
+        case 404:
+            return f"there is no {request.path}; /docs lists all routes"
+        case 405:
+            return f"{request.path} does not take {request.method}, only {headers['Allow']}"
+        case 413:
+            return f"the body is longer than {MAX_BODY_BYTES} bytes"
+    return error.description or error.name
 
 
 def _bad_handshake(error: Exception) -> Response:

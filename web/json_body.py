@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from tasks.errors import InvalidRequestError, MalformedRequestError
-from tasks.request import field_errors, require_object
+from tasks.validation import field_errors, require_object
 from web.endpoints import BAD_FIELD, Input
 from web.errors import UnsupportedMediaTypeError
 

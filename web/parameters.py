@@ -12,7 +12,7 @@ from werkzeug.http import parse_dict_header
 
 from tasks.errors import FieldError, InvalidRequestError
 from tasks.job import Status
-from tasks.request import field_errors
+from tasks.validation import field_errors
 from web.endpoints import BAD_FIELD, Input
 
 MAX_WAIT_SECONDS = 60

@@ -1,6 +1,6 @@
 """A Celery pool without a thread for each job, because the engine decodes all tasks in one batch.
 
-A task from Celery becomes a ticket for the flusher. When its job has ended, the task's body runs on Celery's
+A task from Celery becomes a handle for the flusher. When its job has ended, the task's body runs on Celery's
 own thread, through Celery's tracer, and returns or raises the job's outcome.
 """
 
@@ -30,7 +30,7 @@ DRAIN_POLL_SECONDS = 0.1
 Callback = Callable[..., None]
 
 
-class TaskTicket:
+class CeleryTaskHandle:
     """Celery's handle of a task in the pool. The flusher tells Celery through it what became of the task."""
 
     def __init__(
@@ -79,8 +79,8 @@ class BatchPool(BasePool):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._tickets: set[TaskTicket] = set()
-        """Keeps the tickets alive, as Celery has only weak references to them."""
+        self._tasks: set[CeleryTaskHandle] = set()
+        """Keeps the tasks alive, as Celery has only weak references to them."""
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._hub: Any = None
         self._flusher: Flusher | None = None
@@ -111,17 +111,17 @@ class BatchPool(BasePool):
         callback: Callback,
         accept_callback: Callback,
         **_: Any,
-    ) -> TaskTicket:
+    ) -> CeleryTaskHandle:
         if self._flusher is None:
             raise RuntimeError("a task came before the model was loaded")
         # args: name, uuid, request, body, content type, encoding. The task's id is the job's.
-        ticket = TaskTicket(self, args[1], lambda: target(*args), callback, accept_callback)
-        self._tickets.add(ticket)
-        self._flusher.submit(ticket)
-        return ticket
+        task = CeleryTaskHandle(self, args[1], lambda: target(*args), callback, accept_callback)
+        self._tasks.add(task)
+        self._flusher.submit(task)
+        return task
 
-    def forget(self, ticket: TaskTicket) -> None:
-        self._tickets.discard(ticket)
+    def forget(self, task: CeleryTaskHandle) -> None:
+        self._tasks.discard(task)
 
     def on_celery_thread(self, call: Callable[[], None]) -> None:
         """Runs `call` on Celery's own thread, which owns Celery's state. For any thread."""

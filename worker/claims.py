@@ -13,7 +13,7 @@ from tasks.connection import is_away
 from tasks.errors import UnreadableRecordError
 from tasks.job import JobError, Status
 from tasks.leases import Claim, Leases, Outcome, Refusal, Write
-from worker.held_jobs import HeldJob, HeldJobs, Ticket
+from worker.held_jobs import HeldJob, HeldJobs, TaskHandle
 from worker.job_run import JobRun
 from worker.preparer import Preparer
 from worker.watchdog import Activity
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 class Claims:
-    """Claims jobs for tickets, which wait for slots in the order of arrival. For the flusher thread alone."""
+    """Claims the jobs of tasks, which wait for slots in order of arrival. For the flusher thread alone."""
 
     def __init__(
         self,
@@ -40,17 +40,17 @@ class Claims:
         self._preparer = preparer
         self._activity = activity
         self._worker, self._engine_pool = worker, engine_pool
-        self._waiting: deque[tuple[Ticket, str]] = deque()
-        """Tickets with lease tokens. After a lost answer, the claim is repeated with the same lease token."""
+        self._waiting: deque[tuple[TaskHandle, str]] = deque()
+        """Tasks with lease tokens. After a lost answer, the claim is repeated with the same lease token."""
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, ticket: Ticket) -> None:
-        self._waiting.append((ticket, secrets.token_hex(8)))
+    def add(self, task: TaskHandle) -> None:
+        self._waiting.append((task, secrets.token_hex(8)))
 
     def refuse_all(self) -> None:
-        """Refuses all tickets, because the worker stops."""
+        """Refuses all tasks, because the worker stops."""
         while self._waiting:
             self._waiting.popleft()[0].ended(None)
 
@@ -61,18 +61,18 @@ class Claims:
             the time. Raises RedisError where Redis cannot be reached.
         """
         while self._waiting and (free_slots := self._held.claimable_slots):
-            ticket, lease_token = self._waiting[0]
-            claim = self._claim(ticket.job_id, lease_token, free_slots)
+            task, lease_token = self._waiting[0]
+            claim = self._claim(task.job_id, lease_token, free_slots)
             if claim is Refusal.SETTLING or (claim is Refusal.BUSY and self._held):
                 return
             self._waiting.popleft()
             if isinstance(claim, Claim):
-                ticket.accepted()
+                task.accepted()
                 run = JobRun(claim)
-                self._held.add(HeldJob(ticket, run))
+                self._held.add(HeldJob(task, run))
                 self._preparer.prepare(run)
             else:
-                ticket.ended(None)
+                task.ended(None)
             if time.monotonic() >= until:
                 return
 

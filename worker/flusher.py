@@ -25,7 +25,7 @@ from worker.claims import Claims
 from worker.ending import end_process
 from worker.engine.base import Engine, RequestOutput
 from worker.engine_loop import EngineLoop
-from worker.held_jobs import HeldJobs, Ticket
+from worker.held_jobs import HeldJobs, TaskHandle
 from worker.preparer import Prepared, Preparer
 from worker.watchdog import Activity, Watchdog, Watched
 from worker.writes import Writes
@@ -58,7 +58,7 @@ class Drain:
     deadline: float
 
 
-FlusherEvent = Ticket | Step | Prepared | Drain
+FlusherEvent = TaskHandle | Step | Prepared | Drain
 
 
 class Flusher:
@@ -103,9 +103,9 @@ class Flusher:
         self._thread.start()
         self._watchdog.start()
 
-    def submit(self, ticket: Ticket) -> None:
-        """Claims the ticket's job as soon as slots are free."""
-        self._events.put(ticket)
+    def submit(self, task: TaskHandle) -> None:
+        """Claims the task's job as soon as slots are free."""
+        self._events.put(task)
 
     def drain(self, seconds: float) -> None:
         """Claims nothing more, lets jobs run on for so long, then gives back what is left and ends.

@@ -13,7 +13,7 @@ from worker.engine_loop import EngineLoop
 from worker.job_run import JobRun, Preparation, lease_token_of
 
 
-class Ticket(Protocol):
+class TaskHandle(Protocol):
     """A Celery task that waits in the pool for its job's end. Its methods may be called on any thread."""
 
     @property
@@ -28,7 +28,7 @@ class Ticket(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class HeldJob:
-    ticket: Ticket
+    task: TaskHandle
     run: JobRun
 
 
@@ -71,12 +71,12 @@ class HeldJobs:
             self._loop.add_request(request)
 
     def drop(self, job: HeldJob, outcome: Outcome | None) -> None:
-        """Frees the job's lease, sequences and ticket. Every way out leads here."""
+        """Frees the job's lease, sequences and task. Every way out leads here."""
         del self._jobs[job.run.lease_token]
         for request_id in job.run.engine_request_ids():
             self._choices.pop(request_id, None)
             self._loop.abort_request(request_id)
-        job.ticket.ended(outcome)
+        job.task.ended(outcome)
 
     @property
     def used_slots(self) -> int:

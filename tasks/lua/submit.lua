@@ -10,7 +10,8 @@
 --   idempotency_key: text    empty for none
 --   body_hash: text          of the request's body
 --   max_queued: number       jobs that may wait
---   is_own_model: flag       the model is this server's own
+--   is_own_model: flag       the caller's settings name this model
+--   trusts_settings: flag    these settings are those of the workers, which may not have started yet
 --   memory_share: number     of Redis' memory that an owner may take
 --   jobs: json               for each job {id, version (of its record), n, max_tokens (of a choice), bonus (head start in
 --                            tokens), expires_in, timeout (both absent for none), is_seed_drawn, prompt_start (of a
@@ -23,7 +24,7 @@
 --   full          retry_after: seconds until a place should be free
 --   over_share    the owner's jobs take too much memory
 --   nearly_full   Redis' memory is nearly full
---   unknown       no worker ever served this queue
+--   unknown       no worker ever served this queue. models: JSON, the models that any worker ever announced
 --   too_wide      widest: slots of the widest worker
 local RECORD_BYTES = 2500 -- The memory of a usual job without its request: indexes, attempts and a short log.
 local UNKNOWN_LENGTH = 8192 -- The assumed length of a model that no worker has announced yet.
@@ -53,12 +54,16 @@ local own_bytes = tonumber(redis.call('HGET', PREFIX .. 'bytes', owner) or 0)
 if most_bytes > 0 and own_bytes + bytes > most_bytes then return answer('over_share') end
 
 local function is_known()
-  if is_own_model then return true end -- Even before its first worker has started.
+  -- Even before its first worker has started. Settings that are not the workers' are believed only while no worker says
+  -- anything else.
+  if is_own_model and (trusts_settings or redis.call('HLEN', PREFIX .. 'models_since') == 0) then return true end
   if queue == 'any:' .. model then return redis.call('HEXISTS', PREFIX .. 'models_since', model) == 1 end
   return redis.call('SISMEMBER', key('pools', model), queue) == 1
 end
 
-if not is_known() then return answer('unknown') end
+if not is_known() then
+  return answer('unknown', { models = cjson.encode(redis.call('HKEYS', PREFIX .. 'models_since')) })
+end
 local time = now()
 local live, widest = slots_of(workers_of(model, queue, time))
 -- While no worker lives, the one that was seen last counts. If there never was one, the job waits for the first.

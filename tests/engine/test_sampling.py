@@ -17,7 +17,6 @@ from worker.engine.base import SamplingParams
 from worker.engine.sampling import (
     LEAST_LOGPROB,
     NO_TOKEN,
-    Penalties,
     Row,
     _filter,
     noise_key,
@@ -37,10 +36,9 @@ def row(
     top_k: int = 0,
     top_p: float = 1.0,
     min_p: float = 0.0,
-    penalties: Penalties | None = None,
 ) -> Row:
     sampling = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
-    return Row(sampling, noise_key(seed, choice, position), penalties)
+    return Row(sampling, noise_key(seed, choice, position), None)
 
 
 def random_logits(rows: int, seed: int = 1) -> Tensor:
@@ -86,7 +84,7 @@ def test_tokens_are_drawn_with_the_probabilities_of_softmax(temperature: float) 
 def test_noise_is_independent_along_each_of_its_coordinates(varied: str) -> None:
     """Pairs of neighbouring draws from a uniform vocabulary are uniform."""
     logits, count = torch.zeros(4), 16_000
-    rows = [row(**{**{"seed": 9}, varied: value}) for value in range(count)]  # type: ignore[arg-type]
+    rows = [row(**{**{"seed": 9}, varied: value}) for value in range(count)]
     token_ids = sample(logits.expand(count, -1), rows)
     pairs = Counter(4 * a + b for a, b in zip(token_ids[::2], token_ids[1::2], strict=True))
     # The limit for 15 degrees of freedom, which one in a thousand seeds exceeds.
@@ -125,56 +123,6 @@ def test_min_p_and_top_k_both_hold() -> None:
     assert set(draws(logits, 500, min_p=0.5)) == {0, 1, 2}
     assert set(draws(logits, 500, min_p=0.5, top_k=2)) == {0, 1}
     assert set(draws(logits, 500, min_p=0.95, top_k=3)) == {0}
-
-
-def penalized(logits: list[float], prompt: list[int], output: list[int], **options: float) -> list[float]:
-    """Implements the penalties plainly, token by token."""
-    sampling = SamplingParams(max_tokens=1, **options)
-    answer = list(logits)
-    for token_id in {*prompt, *output}:
-        r = sampling.repetition_penalty
-        answer[token_id] = answer[token_id] / r if answer[token_id] > 0 else answer[token_id] * r
-    for token_id in set(output):
-        answer[token_id] -= sampling.presence_penalty
-        answer[token_id] -= sampling.frequency_penalty * output.count(token_id)
-    return answer
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"repetition_penalty": 1.7},
-        {"repetition_penalty": 0.5},
-        {"presence_penalty": 1.5},
-        {"frequency_penalty": -0.5},
-        {"repetition_penalty": 1.2, "presence_penalty": -0.3, "frequency_penalty": 0.8},
-    ],
-)
-def test_penalties_equal_those_of_a_plain_implementation(options: dict[str, float]) -> None:
-    prompt, output = [1, 2, 3, 3], [3, 7, 7, 9]
-    logits = random_logits(1)[0]
-    expected = torch.tensor(penalized(logits.tolist(), prompt, output, **options))
-    sampling = SamplingParams(max_tokens=9, **options)
-    penalties = Penalties(sampling, prompt, output[:2])
-    for token_id in output[2:]:
-        penalties.count(token_id)
-    actual = logits.clone()
-    penalties.apply(actual)
-    torch.testing.assert_close(actual, expected)
-
-
-def test_penalties_change_their_own_row_only_and_not_the_given_logits() -> None:
-    logits = torch.tensor([[2.0, 1.9, 0.0]]).expand(3, -1).contiguous()
-    before = logits.clone()
-    penalties = Penalties(SamplingParams(max_tokens=1, presence_penalty=1.0), [], [0])
-    rows = [row(temperature=0), row(temperature=0, penalties=penalties), row(temperature=0)]
-    assert sample(logits, rows) == [0, 1, 0]
-    assert torch.equal(logits, before)
-
-
-def test_penalties_that_are_off_cost_nothing() -> None:
-    assert Penalties.of(SamplingParams(max_tokens=1), [1], [2]) is None
-    assert Penalties.of(SamplingParams(max_tokens=1, frequency_penalty=0.1), [1], [2]) is not None
 
 
 def test_logprobs_are_the_models_own() -> None:

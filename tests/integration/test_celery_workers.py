@@ -138,7 +138,7 @@ def test_workers_of_one_host_have_different_names(redis_url: str, store: Store) 
     ("variable", "value", "line"),
     [
         ("MODEL_ID", "/no/such/folder", "MODEL_ID=/no/such/folder"),
-        ("MAX_NUM_SEQS", "none", "MAX_NUM_SEQS='none': Input should be a valid integer"),
+        ("MAX_NUM_SEQS", "none", "MAX_NUM_SEQS='none': must be a whole number"),
         ("ENGINE", "vllm", "ENGINE=vllm: vLLM is not installed here"),
     ],
 )

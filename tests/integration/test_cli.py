@@ -138,6 +138,20 @@ def test_a_job_that_fails_says_why(product: Web) -> None:
     assert "prompt_too_long" in said
 
 
+def test_a_watcher_that_leaves_cancels_nothing(product: Web) -> None:
+    _, job_id, _ = run(product.url, "submit", "tick", "--max-tokens", "4000", "--detach")
+    with command(product.url, "watch", job_id.strip()) as process:
+        assert process.stdout is not None
+        process.stdout.read(4)
+        process.stdout.close()
+        assert process.wait(TIMEOUT_SECONDS) == 1
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+    with Client(product.url) as client:
+        assert client.get(job_id.strip()).status == "in_progress"
+        client.cancel(job_id.strip())
+
+
 def test_a_refused_request_says_why(product: Web) -> None:
     code, printed, said = run(product.url, "submit", "hello", "--max-tokens", "0")
     assert (code, printed) == (1, "")

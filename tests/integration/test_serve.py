@@ -133,7 +133,10 @@ def test_a_port_in_use_is_named_before_anything_starts(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         said = refusal(tmp_path, PORT=str(port))
-    assert said == f"serve: PORT={port}: cannot listen on HOST=127.0.0.1: Address already in use\n"
+    assert (
+        said
+        == f"serve: PORT={port}: cannot listen on HOST=127.0.0.1: Address already in use; set another PORT\n"
+    )
 
 
 @pytest.mark.parametrize(

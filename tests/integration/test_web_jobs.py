@@ -20,9 +20,12 @@ pytest_plugins = ["tests.integration.web_fixtures"]
 def test_unknown_routes_and_methods_are_problems(client: httpx.Client) -> None:
     assert_problem(client.get("/v2/jobs"), 404)
     assert_problem(client.post("/nowhere"), 404)
-    assert_problem(client.get("/v1/jobs/"), 404)
+    answer = client.get("/v1/jobs/")
+    assert_problem(answer, 404)
+    assert answer.json()["detail"] == "there is no /v1/jobs/; /docs lists all routes"
     answer = client.put("/v1/jobs")
     assert_problem(answer, 405)
+    assert answer.json()["detail"] == f"/v1/jobs does not take PUT, only {answer.headers['Allow']}"
     assert set(answer.headers["Allow"].split(", ")) >= {"GET", "POST"}
 
 

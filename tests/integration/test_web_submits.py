@@ -101,7 +101,9 @@ def test_another_content_type_is_415(client: httpx.Client, content_type: str) ->
 
 def test_a_body_beyond_a_mebibyte_is_413(client: httpx.Client) -> None:
     prompt = "x" * 1024 * 1024
-    assert_problem(client.post("/v1/jobs", json={"prompt": prompt}), 413)
+    answer = client.post("/v1/jobs", json={"prompt": prompt})
+    assert_problem(answer, 413)
+    assert answer.json()["detail"] == "the body is longer than 1048576 bytes"
 
     def chunks() -> Any:
         yield b'{"prompt": "'

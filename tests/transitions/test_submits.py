@@ -142,6 +142,24 @@ def test_unknown_models_and_too_many_choices_are_refused(harness: Harness) -> No
     )
 
 
+def test_settings_that_are_not_the_workers_are_believed_until_a_worker_announces_itself(
+    harness: Harness,
+) -> None:
+    """A program that submits through Redis may lack MODEL_ID. Its jobs must not wait forever."""
+    request = parse_request({"prompt": "x"})
+    harness.store.submit(request, "ada", trusts_settings=False)
+    for number in range(6):
+        harness.leases.heartbeat(WorkerInfo("w", f"other{number}", "echo", 8, 0, 0.0))
+    known = "'other0', 'other1', 'other2', 'other3', 'other4' and others"
+    with pytest.raises(
+        InvalidRequestError, match=f"model: no worker ever announced 'm'; workers announced {known}"
+    ):
+        harness.store.submit(request, "ada", trusts_settings=False)
+    harness.store.submit(request, "ada")
+    harness.worker(4)
+    harness.store.submit(request, "ada", trusts_settings=False)
+
+
 def test_retry_is_a_new_job_with_the_same_request(harness: Harness) -> None:
     job_id = harness.submit(temperature=0.5, metadata={"k": "v"})
     with pytest.raises(ConflictError):

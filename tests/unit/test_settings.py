@@ -24,13 +24,13 @@ def only_these_variables(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("PORT", "99999", "PORT='99999': Input should be less than or equal to 65535"),
-        ("ENGINE", "llama", "ENGINE='llama': Input should be 'transformers', 'vllm' or 'echo'"),
+        ("PORT", "99999", "PORT='99999': must be less than or equal to 65535"),
+        ("ENGINE", "llama", "ENGINE='llama': must be 'transformers', 'vllm' or 'echo'"),
         ("DEVICE", "gpu", "DEVICE='gpu': accepts `auto`, `cpu`, `cuda` and `cuda:N`"),
         (
             "DTYPE",
             "int4",
-            "DTYPE='int4': Input should be 'auto', 'float32', 'bfloat16', 'float16' or 'int8'",
+            "DTYPE='int4': must be 'auto', 'float32', 'bfloat16', 'float16' or 'int8'",
         ),
         ("NATIVE_ISA", "sse", "'auto', 'avx512_bf16', 'avx512', 'avx2', 'neon' or 'none'"),
         ("REDIS_MAXMEMORY", "1 GB", "accepts a number of bytes, or with a unit as in `512mb` and `1gb`"),

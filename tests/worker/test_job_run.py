@@ -62,12 +62,25 @@ def test_each_step_becomes_an_entry(engine: EchoEngine) -> None:
 
 def test_every_sampling_option_reaches_the_engine(engine: EchoEngine) -> None:
     """Options are passed on by their names, and no code on the way lists them."""
-    options = {"max_tokens": 9, "temperature": 0.5, "top_k": 3, "min_p": 0.1, "seed": 5, "logprobs": 2}
-    request = parse_request({"prompt": "a", "presence_penalty": 0.5, "ignore_eos": True, **options})
-    run = JobRun(Claim("job_1", "token", request, False, ['["s",1]']))
+    options: dict[str, Any] = {
+        "n": 1,
+        "max_tokens": 9,
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "top_k": 3,
+        "min_p": 0.1,
+        "repetition_penalty": 1.1,
+        "presence_penalty": 0.5,
+        "frequency_penalty": 0.25,
+        "stop": ["z"],
+        "seed": 5,
+        "logprobs": 2,
+        "ignore_eos": True,
+    }
+    assert options.keys() == SamplingOptions.model_fields.keys(), "give a new option a value here"
+    run = JobRun(Claim("job_1", "token", parse_request({"prompt": "a", **options}), False, ['["s",1]']))
     [sequence] = run.begin(run.prepare(engine))
-    for name in SamplingOptions.model_fields:
-        assert getattr(sequence.sampling, name) == getattr(request, name), name
+    assert {name: getattr(sequence.sampling, name) for name in options} == options
 
 
 @pytest.mark.parametrize("is_drawn", [False, True])

@@ -65,7 +65,7 @@ class Penalties:
         self._output_counts[token_id] = self._output_counts.get(token_id, 0) + 1
 
     def apply(self, logits: Tensor) -> None:
-        """Applys the penalties to logits, float32 [vocab], in place."""
+        """Applies the penalties to logits, float32 [vocab], in place."""
         ids = torch.tensor([*self._output_counts], dtype=torch.long, device=logits.device)
         counts = torch.tensor([*self._output_counts.values()], dtype=logits.dtype, device=logits.device)
         sampling = self._sampling

@@ -1,0 +1,63 @@
+"""Turns pydantic's errors into ours: each names a field, and says in plain words what it must be."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from pydantic import ValidationError
+
+from tasks.errors import FieldError, InvalidRequestError
+
+STRING, PARTS = "[string]", "[parts]"
+"""The two forms of a message's content, as pydantic names them in an error's location."""
+
+PLAIN_WORDS = {
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "dict_type": "must be a JSON object",
+    "extra_forbidden": "there is no such field",
+    "float_parsing": "must be a number",
+    "float_type": "must be a number",
+    "int_parsing": "must be a whole number",
+    "int_type": "must be a whole number",
+    "list_type": "must be a list",
+    "missing": "is required",
+    "model_type": "must be a JSON object",
+    "string_type": "must be a string",
+    "string_unicode": "must be text without halves of surrogate pairs",
+}
+"""Pydantic's type of an error -> our message, where its own speaks of Python."""
+
+SUBJECT = re.compile(r"^(?:Input|String|List|Dictionary) should ")
+
+
+def require_object(body: Any) -> None:
+    """Raises InvalidRequestError for a body that is not a JSON object."""
+    if not isinstance(body, dict):
+        raise InvalidRequestError([FieldError("", "the body must be a JSON object")])
+
+
+def field_errors(error: ValidationError) -> list[FieldError]:
+    """Returns pydantic's errors in the contract's form, one per bad field."""
+    return [
+        FieldError(_path(item["loc"]), plain(item["type"], item["msg"]))
+        for item in error.errors(include_url=False, include_context=False, include_input=False)
+    ]
+
+
+def plain(kind: str, message: str) -> str:
+    """Returns what follows a field's name: `must be less than or equal to 8`.
+
+    kind, message: `type` and `msg` of an error of pydantic.
+    """
+    if kind in PLAIN_WORDS:
+        return PLAIN_WORDS[kind]
+    return SUBJECT.sub("must ", message.removeprefix("Value error, ")).replace(" after validation", "")
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    """Returns a path like `messages.0.role`. Only the error about prompt and messages has no location."""
+    # Pydantic adds a part of its own to mark a bad key of a mapping, or one of several allowed forms.
+    marks = ("[key]", STRING, PARTS)
+    return ".".join(str(part)[:80] for part in location if part not in marks) or "prompt"
