@@ -201,6 +201,21 @@ MUTANTS = [
         LIFELINES + "test_a_dead_workers_jobs_continue_at_once",
     ),
     Mutant(
+        "a caller that comes earlier takes no turn at the lifelines",
+        LUA + "reap.lua",
+        "if turn < next_due then",
+        "if true then",
+        LIFELINES + "test_a_caller_that_comes_earlier_takes_no_turn",
+    ),
+    Mutant(
+        "settings that are not the workers' are not believed",
+        LUA + "submit.lua",
+        "if is_own_model and (trusts_settings or redis.call('HLEN', PREFIX .. 'models_since') == 0) then",
+        "if is_own_model then",
+        "tests/transitions/test_submits.py"
+        "::test_settings_that_are_not_the_workers_are_believed_until_a_worker_announces_itself",
+    ),
+    Mutant(
         "a lifeline that was never seen is not missed",
         LUA + "shared/lifelines.lua",
         "elseif redis.call('SISMEMBER', PREFIX .. 'lifelines_seen', lifeline) == 1 then",
