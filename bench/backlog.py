@@ -104,8 +104,10 @@ class Bench:
         self._count("dispatch (heartbeat, a slot is free)", partial(self.heartbeat, 1))
         job_id = self.offers.get()
         self._count("claim", partial(self.claim, job_id, LEASE_TOKEN))
-        self._count("flush (one token)", partial(self.leases.flush, [_token(job_id)]))
-        self._count("flush (the end, and dispatch)", partial(self.leases.flush, [_end(job_id, 2)]))
+        self._count("flush (one token)", partial(self.leases.flush, [_token(job_id)], renew=True))
+        self._count(
+            "flush (the end, and dispatch)", partial(self.leases.flush, [_end(job_id, 2)], renew=True)
+        )
         self.heartbeat(0)
         self._count("cancel", partial(self.store.cancel, self.offers.get()))
         self._count("submit", self.submit)

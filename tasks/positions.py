@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Self
 
 from tasks.job import Job, Status
-from tasks.scripts import Scripts
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """A waiting job's place, as positions.lua answers."""
+    """A waiting job's place."""
 
     ahead: int
     """The number of jobs that come before it; -1 if it is on offer to a worker."""
@@ -25,6 +25,18 @@ class Position:
     """Workers live, but their releases do not understand its record."""
     is_settling: bool
     """Redis has just come back, and nobody claims jobs yet."""
+
+    @classmethod
+    def parse(cls, standing: Sequence[Any], *, is_settling: bool = False) -> Self | None:
+        """Returns a position from what `standing_of` answers (lua/shared/standing.lua).
+
+        None for a job that does not wait.
+        """
+        if not standing:
+            return None
+        ahead, live_slots, widest, slot_seconds, is_too_new = standing
+        seconds = float(slot_seconds) if slot_seconds else None
+        return cls(ahead, live_slots, widest, seconds, bool(is_too_new), is_settling)
 
     @property
     def queue_position(self) -> int:
@@ -55,22 +67,3 @@ class Position:
         if self.ahead == 0:
             return "next in line"
         return f"{self.ahead} job{'s' if self.ahead > 1 else ''} ahead"
-
-
-def positions(scripts: Scripts, waiting: Sequence[str]) -> dict[str, Position]:
-    """Returns where waiting jobs stand, by id. Raises redis.exceptions.RedisError."""
-    if not waiting:
-        return {}
-    answer = scripts.call("positions", ids=waiting)
-    is_settling = bool(answer["is_settling"])
-    return {
-        job_id: _parsed(*row, is_settling=is_settling)
-        for job_id, row in zip(waiting, answer["positions"], strict=True)
-    }
-
-
-def _parsed(
-    ahead: int, live_slots: int, widest: int, slot_seconds: str, is_too_new: int, *, is_settling: bool
-) -> Position:
-    seconds = float(slot_seconds) if slot_seconds else None
-    return Position(ahead, live_slots, widest, seconds, bool(is_too_new), is_settling)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 from tasks import keys
 from tasks.errors import FieldError, InvalidRequestError, JobNotFoundError
 from tasks.job import TERMINAL_STATUSES, Job, JobSummary, Status
 from tasks.log import Entry, parse_entry, unpack
-from tasks.positions import positions
+from tasks.positions import Position
 from tasks.record import job_from_record, prompt_start
 from tasks.scripts import Answer, Scripts
 
@@ -97,33 +97,24 @@ class JobReader:
         rest = list(job_ids)
         while rest:
             answer = self.scripts.call("read", long_enough=keys.LONG_ANSWER_BYTES, ids=rest)
-            found = answer["jobs"]
-            del rest[: len(found)]
-            records = [(dict(zip(fields[::2], fields[1::2], strict=True)), log) for fields, log in found]
-            jobs = [job_from_record(record, log, float(answer["time"])) for record, log in records if record]
-            yield self._with_positions(jobs)
+            read_at, is_settling = float(answer["time"]), bool(answer["is_settling"])
+            del rest[: len(answer["jobs"])]
+            jobs = []
+            for fields, log, standing in answer["jobs"]:
+                if fields:
+                    record = dict(zip(fields[::2], fields[1::2], strict=True))
+                    job = job_from_record(record, log, read_at)
+                    position = Position.parse(standing, is_settling=is_settling)
+                    jobs.append(position.applied_to(job) if position else job)
+            yield jobs
 
     def summaries(self, job_ids: Sequence[str]) -> list[JobSummary]:
         """Returns the summaries of the jobs that exist, in the order given."""
-        rows: list[Sequence[str]] = []
+        rows: list[Sequence[Any]] = []
         while len(rows) < len(job_ids):
             rest = job_ids[len(rows) :]
             rows += self.scripts.call("summaries", long_enough=keys.LONG_ANSWER_BYTES, ids=rest)["rows"]
-        found = [(job_id, row) for job_id, row in zip(job_ids, rows, strict=True) if row[0]]
-        found_positions = positions(
-            self.scripts, [job_id for job_id, row in found if row[0] == Status.QUEUED]
-        )
-        return [
-            JobSummary(
-                job_id,
-                Status(status),
-                model,
-                float(created_at),
-                found_positions[job_id].queue_position if job_id in found_positions else None,
-                start or prompt_start(json.loads(request)),
-            )
-            for job_id, (status, model, created_at, start, request) in found
-        ]
+        return [_summary(job_id, *row) for job_id, row in zip(job_ids, rows, strict=True) if row[0]]
 
     def header(self, job_id: str, owner: str | None = None) -> JobHeader:
         """Returns a job's header. `owner` None reads anybody's. Raises JobNotFoundError."""
@@ -153,14 +144,23 @@ class JobReader:
     def _log_page(self, job_id: str, first: str = "", last: str = "") -> Answer:
         return self.scripts.call("log_page", id=job_id, first=first, last=last)
 
-    def _with_positions(self, jobs: Sequence[Job]) -> list[Job]:
-        """Returns the same jobs; those that wait know where they stand and why they wait."""
-        found = positions(self.scripts, [job.id for job in jobs if job.is_waiting])
-        return [found[job.id].applied_to(job) if job.is_waiting else job for job in jobs]
-
     def _creation_score(self, owner: str, job_id: str) -> str:
         # Redis' clock gives no two jobs the same microsecond, so the score alone is a cursor.
         score = self.redis.zscore(keys.owner_jobs(owner), job_id)
         if score is None:
             raise InvalidRequestError([FieldError("after", f"there is no job {job_id}")])
         return f"{score:.6f}"
+
+
+def _summary(
+    job_id: str, status: str, model: str, created_at: str, start: str, request: str, standing: Sequence[Any]
+) -> JobSummary:
+    position = Position.parse(standing) if status == Status.QUEUED else None
+    return JobSummary(
+        job_id,
+        Status(status),
+        model,
+        float(created_at),
+        position.queue_position if position else None,
+        start or prompt_start(json.loads(request)),
+    )

@@ -66,9 +66,9 @@ def test_a_job_is_not_charged_for_more_than_the_models_length(harness: Harness) 
     in_service = harness.submit("ada")
     greedy = harness.submit("ada", max_tokens=2**31 - 1)
     later = harness.submit("ada")
-    others = [harness.submit("bob", max_tokens=64) for _ in range(3)]
+    others = [harness.submit("bob", max_tokens=64) for _ in range(4)]
     assert harness.offered == [in_service]
-    assert harness.line() == [others[0], greedy, others[1], others[2], later]
+    assert harness.line() == [others[0], greedy, others[1], others[2], later, others[3]]
 
 
 def test_an_owner_gets_back_what_a_job_did_not_use(harness: Harness) -> None:
