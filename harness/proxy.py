@@ -86,6 +86,9 @@ class Proxy:
         except OSError:
             client.close()
             return
+        for one in (client, redis):
+            # Otherwise the kernel holds small messages back until earlier ones are acknowledged: up to 40 ms.
+            one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with self._lock:
             self._sockets |= {client, redis}
         answers = threading.Thread(target=self._pump, args=(redis, client, self._answers_pass), daemon=True)
