@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import httpx
 import pytest
 from redis import Redis
 
 from harness.waiting import eventually
+from tasks import keys
 from tests.integration.web_channels import no_channels
-from tests.integration.web_harness import Player, Server, assert_problem, submit
+from tests.integration.web_harness import Player, RedisServer, Server, assert_problem, serving, submit
 from tests.integration.web_sockets import (
     HANDSHAKE,
     assert_gapless,
@@ -44,6 +46,24 @@ def test_a_bad_after_is_4400_or_422(server: Server, client: httpx.Client, after:
 def test_an_unknown_job_is_4404_or_404(server: Server, client: httpx.Client) -> None:
     assert close_code(server, "job_nope") == 4404
     assert client.get("/v1/jobs/job_nope/events").status_code == 404
+
+
+def test_a_call_that_redis_refuses_is_no_outage(
+    web_redis: Redis, redis_of_web: RedisServer, tmp_path: Path
+) -> None:
+    """A client must not try again and again what can never succeed. The log has the traceback."""
+    with (
+        serving(redis_of_web.url, tmp_path, expected_error="WRONGTYPE") as server,
+        httpx.Client(base_url=server.url) as client,
+    ):
+        job_id = submit(client)
+        web_redis.set(keys.log(job_id), "a string, where a list belongs")
+        for path in ("", "/events"):
+            answer = client.get(f"/v1/jobs/{job_id}{path}")
+            assert_problem(answer, 500)
+            assert answer.json()["code"] == "internal_error"
+            assert "Retry-After" not in answer.headers
+        assert close_code(server, job_id) == 1011
 
 
 def test_a_plain_request_for_the_websocket_is_a_problem(client: httpx.Client) -> None:

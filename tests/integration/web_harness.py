@@ -92,7 +92,10 @@ class Server:
 
 
 @contextmanager
-def serving(redis_url: str, folder: Path, **environment: str) -> Iterator[Server]:
+def serving(
+    redis_url: str, folder: Path, expected_error: str | None = None, **environment: str
+) -> Iterator[Server]:
+    """expected_error: what a traceback in the log has to name. By default there may be none."""
     port = free_port()
     log = folder / f"web-{port}.log"
     factory = "tests.integration.web_harness:timed_app()"
@@ -112,7 +115,12 @@ def serving(redis_url: str, folder: Path, **environment: str) -> Iterator[Server
     finally:
         if process.poll() is None:
             server.stop()
-    assert "Traceback" not in log.read_text(), log.read_text()
+    said = log.read_text()
+    if expected_error is None:
+        assert "Traceback" not in said, said
+    else:
+        assert "Traceback" in said, said
+        assert expected_error in said, said
 
 
 NEVER_SECONDS = 3600.0
