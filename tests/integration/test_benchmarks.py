@@ -15,11 +15,9 @@ from harness.workers import ROOT
     [
         ("backlog --backlogs 10 --repeats 1 --takeovers 1", "takeover, ms"),
         ("cost --streams 2 --seconds 1 --readers 1", "2 "),
-        ("fsync --repeats 1", "submits/s"),
         ("jobs --jobs 20 --repeats 1", "jobs / tasks"),
         ("relay --streams 2 --rate 20 --seconds 1", "events/s"),
         ("simulation --streams 2 --seconds 1", "tokens/s"),
-        ("failover --jobs --streams 2 --repeats 1", "2 "),
     ],
 )
 def test_a_benchmark_prints_its_table(command: str, row: str) -> None:
