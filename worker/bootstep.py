@@ -23,7 +23,7 @@ from tasks.durability import check_durability
 from tasks.errors import SettingsError, TokenrelayError
 from tasks.leases import Leases
 from tasks.reaper import Reaper
-from tasks.settings import Settings
+from tasks.settings import EngineKind, Settings
 from worker.delivery_probe import DeliveryProbe
 from worker.engine import load_engine
 from worker.engine.base import Engine
@@ -84,11 +84,7 @@ def load(settings: Settings) -> Engine:
     """Returns the engine, warmed up. Ends the process with an error if the model cannot be served."""
     logger.info("loading %s with the %s engine", settings.model, settings.engine)
     try:
-        # In a thread that ends. OpenMP keeps threads for each thread that has computed, until that one ends.
-        # If it keeps more than there are cores, they no longer spin while they wait for one another, and
-        # each of the thirty waits of a step becomes a system call.
-        with ThreadPoolExecutor(1, "loader") as loader:
-            engine = loader.submit(_warm_engine, settings).result()
+        engine = _warm_engine(settings)
     except TokenrelayError as error:
         logger.critical("%s", error)
         raise SystemExit(1) from None
@@ -100,6 +96,17 @@ def load(settings: Settings) -> Engine:
 
 
 def _warm_engine(settings: Settings) -> Engine:
+    if settings.engine is not EngineKind.TRANSFORMERS:
+        # vLLM's processes die with the thread that started them (`worker.engine.vllm.core_process`).
+        return _load_and_warm_up(settings)
+    # In a thread that ends. OpenMP keeps threads for each thread that has computed, until that one ends. If
+    # it keeps more than there are cores, they no longer spin while they wait for one another, and each of
+    # the thirty waits of a step becomes a system call.
+    with ThreadPoolExecutor(1, "loader") as loader:
+        return loader.submit(_load_and_warm_up, settings).result()
+
+
+def _load_and_warm_up(settings: Settings) -> Engine:
     engine = load_engine(settings)
     engine.warm_up()
     return engine
