@@ -97,7 +97,7 @@ def load(settings: Settings) -> Engine:
 
 def _warm_engine(settings: Settings) -> Engine:
     if settings.engine is not EngineKind.TRANSFORMERS:
-        # vLLM's processes die with the thread that started them (`worker.engine.vllm.core_process`).
+        # vLLM's processes die with the thread that started them (`worker.engine.vllm.bound`).
         return _load_and_warm_up(settings)
     # In a thread that ends. OpenMP keeps threads for each thread that has computed, until that one ends. If
     # it keeps more than there are cores, they no longer spin while they wait for one another, and each of
