@@ -23,7 +23,7 @@ from redis import Redis
 
 from bench.frames import allow_descriptors, reading
 from bench.frames import streams as greetings
-from bench.stage import Workers, print_table, redis_server, started_web
+from bench.stage import Workers, cpu_seconds, print_table, redis_server, started_web, submit
 from harness.product import Web
 from harness.waiting import eventually
 from harness.workers import ROOT
@@ -58,10 +58,7 @@ def read(redis: Redis, jobs: Sequence[str], processes: dict[str, list[psutil.Pro
     for job in jobs:
         pipe.llen(keys.log(job))
     tokens = sum(pipe.execute())
-    seconds = {
-        name: sum(sum(process.cpu_times()[:2]) for process in them) for name, them in processes.items()
-    }
-    return Reading(tokens, seconds)
+    return Reading(tokens, {name: cpu_seconds(them) for name, them in processes.items()})
 
 
 @contextmanager
@@ -95,9 +92,7 @@ def measure(
         redis = stack.enter_context(Redis.from_url(url, decode_responses=True))
         client = stack.enter_context(httpx.Client(base_url=web.url))
         body = {"prompt": PROMPT, "max_tokens": MAX_TOKENS}
-        jobs = [
-            str(client.post("/v1/jobs", json=body).raise_for_status().json()["id"]) for _ in range(streams)
-        ]
+        jobs = submit(client, streams, body)
         stack.enter_context(followed(web, jobs, readers))
         eventually(lambda: all(redis.llen(keys.log(job)) > 1 for job in jobs))
         time.sleep(SETTLE_SECONDS)

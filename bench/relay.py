@@ -25,12 +25,23 @@ import psutil
 from redis import Redis
 
 from bench.frames import Part, allow_descriptors, reading, streams, subscriber
-from bench.stage import Workers, median, p99, print_table, redis_server, started_web
+from bench.stage import (
+    Workers,
+    cpu_seconds,
+    median,
+    p99,
+    print_table,
+    redis_server,
+    started_web,
+    submit,
+    waited_seconds,
+)
 from harness.waiting import eventually
 from harness.workers import ROOT
 from tasks import keys
 
 MAX_TOKENS = 100_000
+BODY = {"prompt": "relay these words", "max_tokens": MAX_TOKENS}
 SETTLE_SECONDS = 2.0
 """Between the last reader's connection and the first reading."""
 
@@ -83,16 +94,6 @@ def received_at(readers: Sequence[Sequence[Part]]) -> Times:
     return found
 
 
-def submit(client: httpx.Client, count: int) -> list[str]:
-    body = {"prompt": "relay these words", "max_tokens": MAX_TOKENS}
-    return [str(client.post("/v1/jobs", json=body).raise_for_status().json()["id"]) for _ in range(count)]
-
-
-def waited_for_core(pid: int) -> float:
-    """Returns how many seconds a process' first thread was ready to run and did not, because others ran."""
-    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
-
-
 def measure(options: argparse.Namespace) -> list[tuple[str, str]]:
     readers = options.streams + options.idle
     environment = {
@@ -112,7 +113,7 @@ def measure(options: argparse.Namespace) -> list[tuple[str, str]]:
         web = stack.enter_context(started_web(workers))
         redis = stack.enter_context(Redis.from_url(url, decode_responses=True))
         client = stack.enter_context(httpx.Client(base_url=web.url, timeout=60))
-        jobs = submit(client, readers)
+        jobs = submit(client, readers, BODY)
         [process] = psutil.Process(web.pid).children()
         with reading(streams(web.url, jobs[:1] * WARM_UP_READERS, sse=options.sse)):
             pass
@@ -127,10 +128,10 @@ def measure(options: argparse.Namespace) -> list[tuple[str, str]]:
         subscriptions = len(redis.pubsub_channels(keys.events("*")))
         messages.record()
         frames.record()
-        cpu, waited = sum(process.cpu_times()[:2]), waited_for_core(process.pid)
+        cpu, waited = cpu_seconds([process]), waited_seconds([process])
         time.sleep(options.seconds)
-        cpu = sum(process.cpu_times()[:2]) - cpu
-        waited = waited_for_core(process.pid) - waited
+        cpu = cpu_seconds([process]) - cpu
+        waited = waited_seconds([process]) - waited
         memory = process.memory_info().rss - memory
         received, published = frames.collect(), messages.collect()
     sent = published_at(published.parts[0], {keys.events(job).encode(): i for i, job in enumerate(live)})

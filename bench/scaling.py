@@ -22,7 +22,7 @@ import psutil
 from redis import Redis
 
 from bench.cost import MAX_TOKENS, PROMPT
-from bench.stage import Workers, print_table, redis_server, started_web
+from bench.stage import Workers, cpu_seconds, print_table, redis_server, started_web, submit
 from harness.waiting import eventually
 from tasks import keys
 from tasks.log import TokenEntry, parse_entry
@@ -57,10 +57,6 @@ def count(redis: Redis, jobs: Sequence[str]) -> tuple[int, int]:
     return sum(lengths), len(lengths)
 
 
-def cpu_seconds(processes: Sequence[psutil.Process]) -> float:
-    return sum(sum(process.cpu_times()[:2]) for process in processes)
-
-
 def measure(workers: int, streams: int, steps_per_second: float, seconds: float) -> Load:
     """Runs `streams` streams on each worker."""
     environment = {
@@ -80,10 +76,7 @@ def measure(workers: int, streams: int, steps_per_second: float, seconds: float)
         redis = stack.enter_context(Redis.from_url(url, decode_responses=True))
         with started_web(running) as web, httpx.Client(base_url=web.url, timeout=60) as client:
             body = {"prompt": PROMPT, "max_tokens": MAX_TOKENS}
-            jobs = [
-                str(client.post("/v1/jobs", json=body).raise_for_status().json()["id"])
-                for _ in range(workers * streams)
-            ]
+            jobs = submit(client, workers * streams, body)
         eventually(lambda: all(redis.llen(keys.log(job)) > 1 for job in jobs), timeout=120)
         time.sleep(SETTLE_SECONDS)
         sample = jobs[:: max(1, len(jobs) // SAMPLED_JOBS)]

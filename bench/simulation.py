@@ -26,14 +26,23 @@ import httpx
 import psutil
 from redis import Redis
 
-from bench.cost import PROMPT
+from bench.cost import MAX_TOKENS, PROMPT
 from bench.frames import Part, allow_descriptors, reading, streams
 from bench.models import MODELS
-from bench.stage import Workers, median, p99, print_table, redis_server, started_web
+from bench.stage import (
+    Workers,
+    cpu_seconds,
+    median,
+    p99,
+    print_table,
+    redis_server,
+    started_web,
+    submit,
+    waited_seconds,
+)
 from harness.workers import ROOT
 from worker.engine.text.tokenizer import load_tokenizer
 
-MAX_TOKENS = 100_000
 SETTLE_SECONDS = 3.0
 """The time after the worker's start that is not counted: prompts are tokenized, connections warm up."""
 
@@ -49,13 +58,7 @@ class Usage:
 
     @classmethod
     def of(cls, processes: Sequence[psutil.Process]) -> Usage:
-        used = waited = 0.0
-        for process in processes:
-            used += sum(process.cpu_times()[:2])
-            for thread in process.threads():
-                schedstat = Path(f"/proc/{process.pid}/task/{thread.id}/schedstat").read_text()
-                waited += int(schedstat.split()[1]) / 1e9
-        return cls(used, waited)
+        return cls(cpu_seconds(processes), waited_seconds(processes))
 
 
 class Cycle:
@@ -92,11 +95,6 @@ def lateness(stream: Sequence[tuple[float, int]], step_seconds: float) -> list[f
     return [delay - fastest for delay in delays]
 
 
-def submit(client: httpx.Client, count: int) -> list[str]:
-    body = {"prompt": PROMPT, "max_tokens": MAX_TOKENS}
-    return [str(client.post("/v1/jobs", json=body).raise_for_status().json()["id"]) for _ in range(count)]
-
-
 def measure(options: argparse.Namespace) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
     environment = {
         "ENGINE": "echo",
@@ -120,7 +118,7 @@ def measure(options: argparse.Namespace) -> tuple[list[tuple[str, ...]], list[tu
         workers.running.clear()
         redis = stack.enter_context(Redis.from_url(url, decode_responses=True))
         client = stack.enter_context(httpx.Client(base_url=web.url, timeout=60))
-        jobs = submit(client, options.streams)
+        jobs = submit(client, options.streams, {"prompt": PROMPT, "max_tokens": MAX_TOKENS})
         before = {*psutil.Process().children()}
         reader = stack.enter_context(reading(streams(web.url, jobs)))
         reader.record()

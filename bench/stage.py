@@ -8,6 +8,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
 
 from harness.product import Web
 from harness.redis_server import start_redis
@@ -81,6 +85,24 @@ def started_web(workers: Workers) -> Iterator[Web]:
         yield web
     finally:
         web.kill()
+
+
+def submit(client: httpx.Client, count: int, body: dict[str, Any]) -> list[str]:
+    """Submits the same job `count` times, one after the other. Returns the ids."""
+    return [str(client.post("/v1/jobs", json=body).raise_for_status().json()["id"]) for _ in range(count)]
+
+
+def cpu_seconds(processes: Sequence[psutil.Process]) -> float:
+    """Returns the CPU time of processes so far, that of the system for them included."""
+    return sum(sum(process.cpu_times()[:2]) for process in processes)
+
+
+def waited_seconds(processes: Sequence[psutil.Process]) -> float:
+    """Returns how long threads of the processes were ready to run and did not, because others ran."""
+    files = [
+        Path(f"/proc/{one.pid}/task/{thread.id}/schedstat") for one in processes for thread in one.threads()
+    ]
+    return sum(int(file.read_text().split()[1]) for file in files) / 1e9
 
 
 def median(values: Sequence[float]) -> float:

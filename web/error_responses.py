@@ -20,7 +20,6 @@ from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 from tasks.connection import REDIS_RETRY_SECONDS, is_away
 from tasks.errors import FieldError, InvalidRequestError, TokenrelayError, UnavailableError
 from web.answers import ProblemBody
-from web.json_body import MAX_BODY_BYTES
 from web.render import to_json
 
 logger = logging.getLogger(__name__)
@@ -132,8 +131,6 @@ def _detail(error: HTTPException, headers: Mapping[str, str]) -> str:
             return f"there is no {request.path}; /docs lists all routes"
         case 405:
             return f"{request.path} does not take {request.method}, only {headers['Allow']}"
-        case 413:
-            return f"the body is longer than {MAX_BODY_BYTES} bytes"
     return error.description or error.name
 
 

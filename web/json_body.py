@@ -67,9 +67,13 @@ def read_json() -> Any:
 def _read() -> bytes:
     # Werkzeug silently cuts a chunked body off at its limit, so the limit given to it is one byte larger.
     request.max_content_length = MAX_BODY_BYTES + 1
-    body = request.get_data(cache=False)
+    too_large = RequestEntityTooLarge(f"the body is longer than {MAX_BODY_BYTES} bytes")
+    try:
+        body = request.get_data(cache=False)
+    except RequestEntityTooLarge:
+        raise too_large from None
     if len(body) > MAX_BODY_BYTES:
-        raise RequestEntityTooLarge
+        raise too_large
     return body
 
 
