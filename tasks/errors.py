@@ -154,6 +154,14 @@ class PromptTooLongError(EngineError):
     code = "prompt_too_long"
 
 
+class InvalidPromptError(EngineError):
+    """The prompt has token ids that the model does not have."""
+
+    status = 400
+    code = "invalid_prompt"
+    title = "Invalid prompt"
+
+
 class InvalidMessagesError(EngineError):
     """The model's chat template cannot render these messages."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -32,6 +33,10 @@ class FinishReason(StrEnum):
     CANCELLED = "cancelled"
     TIMEOUT = "timeout"
     ERROR = "error"
+
+
+Origin = Mapping[str, Any]
+"""What made a job, if it was not the native API: `api`, and what that API needs to show the job. JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +103,7 @@ class Job:
     """The version of its record, which a worker must understand to run it."""
     is_waiting: bool = False
     """It waits for a worker: before its first attempt, or between two attempts."""
+    origin: Origin | None = None
     queue_position: int | None = None
     eta_seconds: float | None = None
     reason: str | None = None

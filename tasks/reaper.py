@@ -23,7 +23,7 @@ MAX_JOBS_PER_CALL = 100
 MIN_PAUSE_SECONDS = 0.05
 """The least pause of a process between two calls, however much is due."""
 
-FUTILE_ERROR_CODES = {"prompt_too_long", "invalid_messages"}
+FUTILE_ERROR_CODES = {"prompt_too_long", "invalid_messages", "invalid_prompt"}
 """A job that ended with one of these would end in the same way again."""
 
 KEPT_CHARACTERS = 200
@@ -95,6 +95,8 @@ def shortened(request: str) -> str:
     fields = json.loads(request)
     if "prompt" in fields:
         fields["prompt"] = fields["prompt"][:KEPT_CHARACTERS]
+    elif "prompt_token_ids" in fields:
+        fields["prompt_token_ids"] = fields["prompt_token_ids"][:KEPT_CHARACTERS]
     else:
         messages = [Message.model_validate(message) for message in fields["messages"][:KEPT_MESSAGES]]
         fields["messages"] = [

@@ -43,6 +43,7 @@ def job_from_record(record: Mapping[str, str], log: Sequence[str], read_at: floa
         is_request_truncated="request_truncated" in record,
         version=int(record["version"]),
         is_waiting=record["place"] in ("line", "offered"),
+        origin=json.loads(record["origin"]) if "origin" in record else None,
     )
 
 
@@ -50,6 +51,8 @@ def prompt_start(request: Mapping[str, Any]) -> str:
     """Returns the first SUMMARY_CHARACTERS of a request's prompt, or of its messages, one line for each."""
     if request.get("prompt") is not None:
         return str(request["prompt"])[:SUMMARY_CHARACTERS]
+    if request.get("prompt_token_ids") is not None:
+        return " ".join(map(str, request["prompt_token_ids"][:SUMMARY_CHARACTERS]))[:SUMMARY_CHARACTERS]
     texts = "\n".join(_message_text(message["content"]) for message in request["messages"])
     return texts[:SUMMARY_CHARACTERS]
 

@@ -40,6 +40,7 @@ Text = Annotated[str, Field(min_length=0)]
 """Any text without lone surrogates. Pydantic looks for these only if it has a length to check."""
 StopString = Annotated[str, Field(min_length=1, max_length=64)]
 StopInput = StopString | Annotated[list[StopString], Field(max_length=4)] | None
+TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 MetadataKey = Annotated[str, Field(max_length=64)]
 MetadataValue = Annotated[str, Field(max_length=512)]
 
@@ -108,8 +109,11 @@ class _Task(BaseModel):
     prompt: str | None = Field(
         None,
         min_length=1,
-        description="the text to continue; either this or `messages`",
+        description="the text to continue; either this, `prompt_token_ids` or `messages`",
         examples=["Once upon a time"],
+    )
+    prompt_token_ids: list[TokenId] | None = Field(
+        None, min_length=1, description="the tokens to continue, as the model's own ids"
     )
     messages: list[Message] | None = Field(
         None, min_length=1, description="a conversation, rendered by the model's chat template"
@@ -222,12 +226,12 @@ class JobRequest(SamplingOptions, _Task):
 
     @model_validator(mode="after")
     def _prompt_or_messages(self) -> Self:
-        if (self.prompt is None) == (self.messages is None):
-            raise ValueError("exactly one of prompt and messages is required")
+        if sum(given is not None for given in (self.prompt, self.prompt_token_ids, self.messages)) != 1:
+            raise ValueError("exactly one of prompt, prompt_token_ids and messages is required")
         return self
 
 
-SINCE_VERSION: Mapping[str, int] = {}
+SINCE_VERSION: Mapping[str, int] = {"prompt_token_ids": 2}
 """Request fields that came after the first release: field -> the version of the record that brought it.
 
 A new field is None, and so absent from the record, unless the client asks for it. The first new field after a

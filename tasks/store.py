@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from tasks.answers import WorkerBody
 from tasks.errors import ConflictError, JobNotFoundError
-from tasks.job import Status
+from tasks.job import Origin, Status
 from tasks.reading import JobReader
 from tasks.registry import Model, Readiness, known_models, live_workers, readiness
 from tasks.request import JobRequest
@@ -45,16 +45,20 @@ class Store(JobReader):
         owner: str,
         idempotency_key: str | None = None,
         *,
+        origin: Origin | None = None,
         trusts_settings: bool = True,
     ) -> list[Submission]:
         """Accepts all of the jobs or none. They name the same model and engine.
 
         A key leads back to all jobs of the earlier call. Raises what `submit` raises.
+
+        origin: of all of the jobs, see `Job.origin`.
         """
         bodies = [accepted(request, self.scripts.settings) for request in requests]
-        drafts = [Draft.of(body) for body in bodies]
+        drafts = [Draft.of(body, origin) for body in bodies]
+        body_hash = hashed([*bodies, origin] if origin else bodies)
         return submit(
-            self.scripts, drafts, hashed(bodies), owner, idempotency_key, trusts_settings=trusts_settings
+            self.scripts, drafts, body_hash, owner, idempotency_key, trusts_settings=trusts_settings
         )
 
     def retry(self, job_id: str, owner: str, idempotency_key: str | None = None) -> Submission:
@@ -70,7 +74,7 @@ class Store(JobReader):
         if job.is_request_truncated:
             code = job.error.code if job.error else job.status
             raise ConflictError(f"the job failed with {code}, so its whole request was not kept")
-        draft = Draft(job.request, job.version, job.is_seed_drawn)
+        draft = Draft(job.request, job.version, job.is_seed_drawn, job.origin)
         return submit(self.scripts, [draft], hashed({"retry": job_id}), owner, idempotency_key)[0]
 
     def cancel(self, job_id: str, owner: str | None = None) -> None:

@@ -24,7 +24,7 @@ from tasks.errors import (
     TokenrelayError,
     UnavailableError,
 )
-from tasks.job import Choice, Job, Status
+from tasks.job import Choice, Job, Origin, Status
 from tasks.record import prompt_start
 from tasks.request import JobRequest, Priority, version_of
 from tasks.scripts import Answer, Scripts
@@ -62,16 +62,21 @@ class Submission:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A job before it is stored. request: as accepted, with its defaults and a seed."""
+    """A job before it is stored.
+
+    request: as accepted, with its defaults and a seed.
+    origin: see `Job.origin`.
+    """
 
     request: dict[str, Any]
     version: int
     is_seed_drawn: bool
+    origin: Origin | None = None
 
     @classmethod
-    def of(cls, accepted: Mapping[str, Any]) -> Draft:
+    def of(cls, accepted: Mapping[str, Any], origin: Origin | None = None) -> Draft:
         seed = {} if "seed" in accepted else {"seed": secrets.randbelow(MAX_DRAWN_SEED)}
-        return cls({**accepted, **seed}, version_of(accepted), is_seed_drawn=bool(seed))
+        return cls({**accepted, **seed}, version_of(accepted), bool(seed), origin)
 
     def job(self, job_id: str, owner: str, created_at: float) -> Job:
         """Returns the job as submit.lua stored it."""
@@ -93,6 +98,7 @@ class Draft:
             is_seed_drawn=self.is_seed_drawn,
             version=self.version,
             is_waiting=True,
+            origin=self.origin,
         )
 
     def fields(self, encoded: str) -> dict[str, Any]:
@@ -108,6 +114,7 @@ class Draft:
             "timeout": request.get("timeout"),
             "is_seed_drawn": self.is_seed_drawn,
             "prompt_start": prompt_start(request) if len(encoded) > SHORT_REQUEST_CHARACTERS else None,
+            "origin": json.dumps(self.origin, ensure_ascii=False) if self.origin else None,
         }
         return {name: value for name, value in fields.items() if value not in (None, "")}
 

@@ -15,7 +15,7 @@
 --   memory_share: number     of Redis' memory that an owner may take
 --   jobs: json               for each job {id, version (of its record), n, max_tokens (of a choice), bonus (head start in
 --                            tokens), expires_in, timeout (both absent for none), is_seed_drawn, prompt_start (of a
---                            long prompt; absent for a short one)}
+--                            long prompt; absent for a short one), origin (JSON; absent for none)}
 --   requests: texts          for each job, as JSON
 -- Answers:
 --   created       ids (with commas), created_at
@@ -32,7 +32,7 @@ local UNKNOWN_LENGTH = 8192 -- The assumed length of a model that no worker has 
 local ids, widest_job, bytes = {}, 0, 0
 for i, job in ipairs(jobs) do
   job.owner, job.queue, job.model, job.request = owner, queue, model, requests[i]
-  job.bytes = #requests[i] + RECORD_BYTES
+  job.bytes = #requests[i] + #(job.origin or '') + RECORD_BYTES
   ids[i] = job.id
   widest_job, bytes = math.max(widest_job, job.n), bytes + job.bytes
 end
@@ -108,6 +108,7 @@ local function create(job, created_at)
   if job.is_seed_drawn then redis.call('HSET', record, 'seed_drawn', 1) end
   -- For lists: they need not read all of the prompt.
   if job.prompt_start then redis.call('HSET', record, 'prompt_start', job.prompt_start) end
+  if job.origin then redis.call('HSET', record, 'origin', job.origin) end
   if idempotency_key ~= '' then redis.call('HSET', record, 'idempotency_key', idempotency_key) end
   if job.expires_in then
     job.expires_at = time + job.expires_in

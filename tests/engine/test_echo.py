@@ -118,3 +118,8 @@ def test_it_needs_neither_torch_nor_transformers() -> None:
 def test_an_engine_that_is_not_installed_is_refused_by_name() -> None:
     with pytest.raises(SettingsError, match="ENGINE=vllm: vLLM is not installed here"):
         load_engine(Settings(engine=EngineKind.VLLM))
+
+
+def test_without_a_tokenizer_the_words_of_token_ids_are_their_numbers() -> None:
+    prompt = echo().encode(JobRequest(prompt_token_ids=[7, 8]))
+    assert text_of(prompt, [0, 1, 2]) == "7 8 7"

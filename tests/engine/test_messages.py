@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tasks.errors import InvalidMessagesError
+from tasks.errors import InvalidMessagesError, InvalidPromptError
 from tasks.request import JobRequest
 from tests.engine.tiny import save_model
 from worker.engine.base import Prompt
@@ -109,3 +109,14 @@ def test_a_templates_date_is_that_of_the_jobs_first_start(tmp_path: Path) -> Non
     assert text_of(model.encode(request, now=86_399.5)) == "1970-01-01 23:59 a fox"
     assert text_of(model.encode(request, now=86_400.5)) == "1970-01-02 00:00 a fox"
     assert text_of(model.encode(request)).startswith(f"{datetime.now(UTC):%Y}")
+
+
+def test_token_ids_are_fed_as_they_are_given(tmp_path: Path) -> None:
+    model = encoder(tmp_path, None)
+    given = model.encode(JobRequest(prompt="a fox")).token_ids
+    assert model.encode(JobRequest(prompt_token_ids=list(given[1:]))).token_ids == given[1:]
+
+
+def test_a_token_id_that_the_model_lacks_is_refused_by_its_place(tmp_path: Path) -> None:
+    with pytest.raises(InvalidPromptError, match=r"prompt_token_ids\.1: 2000000 is no token of my-model"):
+        encoder(tmp_path, None).encode(JobRequest(prompt_token_ids=[3, 2_000_000]))

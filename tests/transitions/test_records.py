@@ -80,6 +80,13 @@ def test_summaries_bring_no_long_prompts_along(harness: Harness) -> None:
     assert len(harness.scripts.call("summaries", long_enough=400_000, ids=jobs)["rows"]) == 1
 
 
+def test_lists_show_the_numbers_of_a_prompt_of_token_ids(harness: Harness) -> None:
+    token_ids = list(range(1000, 1400))
+    long = harness.store.submit(parse_request({"prompt_token_ids": token_ids}), "ada").job_id
+    [summary] = harness.store.summaries([long])
+    assert summary.prompt == " ".join(map(str, token_ids))[:200]
+
+
 def test_retention_removes_every_trace(harness: Harness) -> None:
     harness.worker(1)
     job_id = harness.store.submit(parse_request({"prompt": "x"}), "ada", "key").job_id

@@ -33,6 +33,19 @@ def test_an_idempotency_key_leads_to_the_same_job(harness: Harness) -> None:
         harness.store.submit(parse_request({"prompt": "y"}), "ada", "key")
 
 
+def test_what_made_a_job_stays_with_it_and_is_part_of_its_body(harness: Harness) -> None:
+    request, origin = parse_request({"prompt": "x"}), {"api": "chat", "user": "é"}
+    [made] = harness.store.submit_all([request], "ada", "key", origin=origin)
+    assert made.job is not None and made.job.origin == origin
+    assert harness.store.get(made.job_id).origin == origin
+    assert harness.store.get(harness.submit()).origin is None
+    with pytest.raises(IdempotencyConflictError):
+        harness.store.submit_all([request], "ada", "key", origin={"api": "other"})
+    harness.store.cancel(made.job_id)
+    again = harness.store.retry(made.job_id, "ada")
+    assert harness.store.get(again.job_id).origin == origin
+
+
 def test_several_jobs_are_accepted_together_or_not_at_all(redis: Redis, settings: Settings) -> None:
     harness = Harness(redis, settings.model_copy(update={"max_queued_jobs": 3}))
     requests = [parse_request({"prompt": prompt}) for prompt in "ab"]

@@ -21,6 +21,10 @@ def refused_fields(**body: Any) -> list[str]:
     [
         ({}, ["prompt"]),
         ({"prompt": "a", "messages": [{"role": "user", "content": "a"}]}, ["prompt"]),
+        ({"prompt": "a", "prompt_token_ids": [1]}, ["prompt"]),
+        ({"prompt_token_ids": []}, ["prompt_token_ids"]),
+        ({"prompt_token_ids": [1, -1]}, ["prompt_token_ids.1"]),
+        ({"prompt_token_ids": "12"}, ["prompt_token_ids"]),
         ({"prompt": ""}, ["prompt"]),
         ({"prompt": 5}, ["prompt"]),
         ({"prompt": "half a pair \ud83d"}, ["prompt"]),

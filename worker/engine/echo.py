@@ -65,11 +65,13 @@ class EchoEngine:
         return self._max_model_len
 
     def encode(self, request: JobRequest, now: float | None = None) -> Prompt:
-        """Returns the words of the prompt or of all messages. White space alone is one empty word."""
+        """Returns the words of the prompt or of all messages. White space alone is one empty word.
+
+        Without a tokenizer, token ids have no text. Their numbers are the words.
+        """
         if self._prompts is not None:
             return self._prompts.encode(request, now)
-        text = request.prompt or " ".join(message.text for message in request.messages or ())
-        words = text.split() or [""]
+        words = _text(request).split() or [""]
 
         def decode(token_ids: Sequence[int]) -> str:
             # The space belongs to the word after it, and id 0 begins every output. So any window of ids
@@ -127,6 +129,12 @@ class EchoEngine:
             time.sleep(self._next_step_at - now)
         # A late step moves the schedule: an idle engine must not catch up with a burst.
         self._next_step_at = max(self._next_step_at, now) + self._step_seconds
+
+
+def _text(request: JobRequest) -> str:
+    if request.prompt_token_ids is not None:
+        return " ".join(map(str, request.prompt_token_ids))
+    return request.prompt or " ".join(message.text for message in request.messages or ())
 
 
 def _prompt_encoder(settings: Settings, max_model_len: int) -> PromptEncoder:

@@ -8,7 +8,13 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from tasks.errors import EngineError, InvalidMessagesError, PromptTooLongError, first_line
+from tasks.errors import (
+    EngineError,
+    InvalidMessagesError,
+    InvalidPromptError,
+    PromptTooLongError,
+    first_line,
+)
 from tasks.request import JobRequest, Message
 from worker.engine.base import Prompt
 from worker.engine.text.byte_table import TableDecoder, byte_table
@@ -45,7 +51,9 @@ class PromptEncoder:
 
         Raises PromptTooLongError where the text's length alone shows it: tokenizing it could take seconds.
         """
-        if request.messages is None:
+        if request.prompt_token_ids is not None:
+            token_ids = self._known_ids(request.prompt_token_ids)
+        elif request.messages is None:
             token_ids = self._tokenize(request.prompt or "", with_special_tokens=True)
         else:
             # A template writes all special tokens itself.
@@ -66,6 +74,16 @@ class PromptEncoder:
         # Not verbose: it would warn of a length that the worker checks anyway.
         encoded = self._tokenizer(text, add_special_tokens=with_special_tokens, verbose=False)
         token_ids: list[int] = encoded["input_ids"]
+        return token_ids
+
+    def _known_ids(self, token_ids: list[int]) -> list[int]:
+        """Returns the ids. Raises InvalidPromptError where the tokenizer does not have one of them."""
+        count = len(self._tokenizer)
+        for index, token_id in enumerate(token_ids):
+            if token_id >= count:
+                raise InvalidPromptError(
+                    f"prompt_token_ids.{index}: {token_id} is no token of {self._model}, which has {count}"
+                )
         return token_ids
 
     def _check_length(self, text: str) -> None:
