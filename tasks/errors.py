@@ -49,6 +49,13 @@ class InvalidRequestError(TokenrelayError):
         super().__init__(detail or "; ".join(named))
 
 
+class UnknownModelError(InvalidRequestError):
+    """No worker ever announced the model of the request."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__([FieldError("model", message)])
+
+
 class IdempotencyConflictError(InvalidRequestError):
     """This Idempotency-Key was used with another request body."""
 

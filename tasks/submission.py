@@ -23,6 +23,7 @@ from tasks.errors import (
     QueueFullError,
     TokenrelayError,
     UnavailableError,
+    UnknownModelError,
 )
 from tasks.job import Choice, Job, Origin, Status
 from tasks.record import prompt_start
@@ -202,7 +203,7 @@ def _refusal(answer: Answer, model: str, engine: str | None, settings: Settings)
             return InvalidRequestError([FieldError("engine", message)])
         case "unknown":
             message = f"no worker ever announced '{model}'{_names(json.loads(answer['models']))}"
-            return InvalidRequestError([FieldError("model", message)])
+            return UnknownModelError(message)
         case "too_wide":
             message = f"exceeds the {answer['widest']} slots of the widest worker of this model"
             return InvalidRequestError([FieldError("n", message)])

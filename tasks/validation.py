@@ -9,8 +9,8 @@ from pydantic import ValidationError
 
 from tasks.errors import FieldError, InvalidRequestError
 
-STRING, PARTS = "[string]", "[parts]"
-"""The two forms of a message's content, as pydantic names them in an error's location."""
+STRING, PARTS, TOKEN_IDS = "[string]", "[parts]", "[token ids]"
+"""The forms of a message's content and of a prompt, as pydantic names them in an error's location."""
 
 PLAIN_WORDS = {
     "bool_parsing": "must be true or false",
@@ -59,5 +59,5 @@ def plain(kind: str, message: str) -> str:
 def _path(location: tuple[int | str, ...]) -> str:
     """Returns a path like `messages.0.role`. Only the error about prompt and messages has no location."""
     # Pydantic adds a part of its own to mark a bad key of a mapping, or one of several allowed forms.
-    marks = ("[key]", STRING, PARTS)
+    marks = ("[key]", STRING, PARTS, TOKEN_IDS)
     return ".".join(str(part)[:80] for part in location if part not in marks) or "prompt"

@@ -9,10 +9,11 @@ from tasks.reading import JobReader
 from tasks.settings import Settings, get_settings
 from web import auth, error_responses, hosts
 from web.caps import StreamCap
+from web.openai import errors as openai_errors
 from web.relay import job_log
 from web.relay.hub import Hub
 from web.relay.job_log import JobLog
-from web.routes import demo, docs, health, jobs, models, site, streams
+from web.routes import demo, docs, health, jobs, models, openai, site, streams
 from web.services import Services, install
 from web.websockets import NoThread
 
@@ -34,8 +35,11 @@ def create_app(settings: Settings | None = None) -> Flask:
     hosts.register(app)
     auth.register(app)
     app.after_request(_no_sniffing)
-    for blueprint in (jobs.bp, streams.bp, models.bp, demo.bp, health.bp, docs.bp, site.bp):
+    for blueprint in (jobs.bp, streams.bp, demo.bp, health.bp, docs.bp, site.bp):
         app.register_blueprint(blueprint)
+    for blueprint in (models.bp, openai.completions, openai.chat):
+        app.register_blueprint(blueprint)
+        error_responses.shape_errors(app, blueprint, openai_errors.SHAPE)
     return app
 
 

@@ -59,12 +59,14 @@ class Endpoint:
     inputs: by argument, in the order in which they are read.
     answers: status -> meaning, without the refusals of the inputs.
     gives: the type of each answer with a body that is no error, except those in `gives_else` (by status).
+    streams: the type of each event, if a 200 may also be a stream.
     """
 
     summary: str
     answers: Mapping[int, str]
     gives: Any
     gives_else: Mapping[int, Any]
+    streams: Any
     content: str
     inputs: Mapping[str, Input]
 
@@ -91,6 +93,7 @@ def endpoint(
     *,
     gives: Any = None,
     gives_else: Mapping[int, Any] | None = None,
+    streams: Any = None,
     content: str = JSON,
 ) -> Callable[[Callable[..., R]], Callable[..., R]]:
     """Describes a view, and gives it its inputs as keyword arguments, read in the order of its signature."""
@@ -105,7 +108,8 @@ def endpoint(
                 kwargs[name] = read()
             return view(*args, **kwargs)
 
-        setattr(with_inputs, _ATTRIBUTE, Endpoint(summary, answers, gives, gives_else or {}, content, inputs))
+        described = Endpoint(summary, answers, gives, gives_else or {}, streams, content, inputs)
+        setattr(with_inputs, _ATTRIBUTE, described)
         return with_inputs
 
     return decorate

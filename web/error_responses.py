@@ -1,7 +1,7 @@
 """How errors are answered: always as JSON, never as HTML, never with a stack trace.
 
-Native routes answer RFC 9457 problems. A blueprint may have an encoder of its own (`encode_errors`), which
-also answers errors below the blueprint's URL prefix for which there is no view: 404, 405 and the like.
+Native routes answer RFC 9457 problems. A blueprint may have a shape of its own (`shape_errors`), which also
+holds for errors below the blueprint's URL prefix for which there is no view: 404, 405 and the like.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from flask import Blueprint, Flask, Response, current_app, request
 from redis.exceptions import RedisError
@@ -24,7 +25,7 @@ from web.render import to_json
 
 logger = logging.getLogger(__name__)
 
-_EXTENSION = "tokenrelay.error_encoders"
+_EXTENSION = "tokenrelay.error_shapes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +40,19 @@ class ErrorReport:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-Encoder = Callable[[ErrorReport], Response]
-"""Returns the error's status and body. Its headers are added afterwards."""
+@dataclass(frozen=True, slots=True)
+class ErrorShape:
+    """How the errors of some routes look.
+
+    encode: returns the error's body with its media type and its status. Its headers are added afterwards.
+    body, media_type: what `encode` gives, for the documentation.
+    status_of: returns the HTTP status that stands for one of ours.
+    """
+
+    encode: Callable[[ErrorReport], Response]
+    body: Any
+    media_type: str
+    status_of: Callable[[int], int] = int
 
 
 def register(app: Flask) -> None:
@@ -53,9 +65,14 @@ def register(app: Flask) -> None:
     app.register_error_handler(Exception, _unexpected)
 
 
-def encode_errors(app: Flask, blueprint: Blueprint, encode: Encoder) -> None:
+def shape_errors(app: Flask, blueprint: Blueprint, shape: ErrorShape) -> None:
     """Gives the errors of a blueprint, and of those nested in it, a shape of their own."""
-    app.extensions[_EXTENSION][blueprint.name] = encode
+    app.extensions[_EXTENSION][blueprint.name] = shape
+
+
+def shape_of(app: Flask, endpoint: str) -> ErrorShape:
+    """Returns the shape of a view's errors. endpoint: Flask's name of the view."""
+    return _shape(app, endpoint.split(".")[-2::-1])
 
 
 def problem(report: ErrorReport) -> Response:
@@ -72,6 +89,9 @@ def problem(report: ErrorReport) -> Response:
     return Response(to_json(body), report.status, mimetype="application/problem+json")
 
 
+PROBLEM = ErrorShape(problem, ProblemBody, "application/problem+json")
+
+
 def error_response(error: TokenrelayError) -> Response:
     """Returns the answer for an error of ours, in the shape of the request's blueprint."""
     fields = error.errors if isinstance(error, InvalidRequestError) else ()
@@ -84,11 +104,14 @@ def error_response(error: TokenrelayError) -> Response:
 
 
 def _encoded(report: ErrorReport) -> Response:
-    encoders: dict[str, Encoder] = current_app.extensions[_EXTENSION]
-    encode = next((encoders[name] for name in _blueprint_names() if name in encoders), problem)
-    response = encode(report)
+    response = _shape(current_app, _blueprint_names()).encode(report)
     response.headers.update(report.headers)
     return response
+
+
+def _shape(app: Flask, blueprint_names: Sequence[str]) -> ErrorShape:
+    shapes: dict[str, ErrorShape] = app.extensions[_EXTENSION]
+    return next((shapes[name] for name in blueprint_names if name in shapes), PROBLEM)
 
 
 def _blueprint_names() -> Sequence[str]:
@@ -130,7 +153,8 @@ def _detail(error: HTTPException, headers: Mapping[str, str]) -> str:
         case 404:
             return f"there is no {request.path}; /docs lists all routes"
         case 405:
-            return f"{request.path} does not take {request.method}, only {headers['Allow']}"
+            methods = ", ".join(sorted(headers["Allow"].split(", ")))
+            return f"{request.path} does not take {request.method}, only {methods}"
     return error.description or error.name
 
 

@@ -10,13 +10,14 @@ from typing import Any, Literal
 from flask import Flask
 from pydantic import BaseModel, TypeAdapter
 
-from web.answers import EventBody, ProblemBody
+from web.answers import EventBody
 from web.auth import PUBLIC_ENDPOINTS
 from web.endpoints import EVENT_STREAM, JSON, Endpoint, endpoint_of
+from web.error_responses import ErrorShape, shape_of
 
 SCHEMAS = "#/components/schemas/"
 
-PROBLEM_STATUSES = {400, 401, 403, 404, 405, 408, 409, 413, 415, 422, 429, 500, 502, 503, 504}
+ERROR_STATUSES = {400, 401, 403, 404, 405, 408, 409, 413, 415, 422, 429, 500, 502, 503, 504}
 
 NAMES: tuple[tuple[Any, str], ...] = ((EventBody, "Event"),)
 """Unions that get a schema of their own; models and typed dicts have one under their own name."""
@@ -47,6 +48,7 @@ class Route:
     is_websocket: bool
     needs_key: bool
     endpoint: Endpoint
+    errors: ErrorShape
 
     @property
     def answers(self) -> dict[int, str]:
@@ -54,8 +56,10 @@ class Route:
         common = COMMON_ANSWERS if self.needs_key else {}
         # A WebSocket is refused by a close code.
         refusals = {} if self.is_websocket else self.endpoint.refusals
-        found = {**common, **refusals, **self.endpoint.answers}
-        return {status: found[status] for status in sorted(found)}
+        found: dict[int, list[str]] = {}
+        for status, meaning in {**common, **refusals, **self.endpoint.answers}.items():
+            found.setdefault(self.errors.status_of(status), []).append(meaning)
+        return {status: "; ".join(found[status]) for status in sorted(found)}
 
 
 def routes_of(app: Flask) -> list[Route]:
@@ -67,13 +71,14 @@ def routes_of(app: Flask) -> list[Route]:
             path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)
             needs_key = rule.endpoint not in PUBLIC_ENDPOINTS
             for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):
-                found.append(Route(method.lower(), path, rule.websocket, needs_key, endpoint))
+                errors = shape_of(app, rule.endpoint)
+                found.append(Route(method.lower(), path, rule.websocket, needs_key, endpoint, errors))
     return found
 
 
 def make_document(routes: Sequence[Route]) -> dict[str, Any]:
     """Returns the document in OpenAPI 3.1."""
-    schemas = _Schemas([route.endpoint for route in routes])
+    schemas = _Schemas(routes)
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
         paths.setdefault(route.path, {})[route.method] = _operation(route, schemas)
@@ -91,10 +96,12 @@ def make_document(routes: Sequence[Route]) -> dict[str, Any]:
 class _Schemas:
     """The JSON schemas of all types that endpoints name."""
 
-    def __init__(self, endpoints: Sequence[Endpoint]) -> None:
-        types: list[Any] = [ProblemBody, *(kind for kind, _ in NAMES)]
+    def __init__(self, routes: Sequence[Route]) -> None:
+        endpoints = [route.endpoint for route in routes]
+        types: list[Any] = [*(route.errors.body for route in routes), *(kind for kind, _ in NAMES)]
         for endpoint in endpoints:
-            named = (endpoint.body, *endpoint.query, endpoint.gives, *endpoint.gives_else.values())
+            given = (endpoint.gives, *endpoint.gives_else.values(), endpoint.streams)
+            named = (endpoint.body, *endpoint.query, *given)
             types += [kind for kind in named if kind is not None]
         self._types = [kind for index, kind in enumerate(types) if kind not in types[:index]]
         inputs: list[tuple[int, Literal["validation"], TypeAdapter[Any]]] = [
@@ -125,9 +132,7 @@ def _operation(route: Route, schemas: _Schemas) -> dict[str, Any]:
         "summary": route.endpoint.summary,
         "operationId": re.sub(r"\W+", "_", f"{route.method}{route.path}").strip("_"),
         "parameters": _parameters(route, schemas),
-        "responses": {
-            str(status): _answer(route.endpoint, status, answers[status], schemas) for status in answers
-        },
+        "responses": {str(status): _answer(route, status, answers[status], schemas) for status in answers},
         "security": [{"key": []}] if route.needs_key else [],
     }
     if route.endpoint.body:
@@ -150,17 +155,24 @@ def _parameters(route: Route, schemas: _Schemas) -> list[dict[str, Any]]:
     return found
 
 
-def _answer(endpoint: Endpoint, status: int, meaning: str, schemas: _Schemas) -> dict[str, Any]:
+def _answer(route: Route, status: int, meaning: str, schemas: _Schemas) -> dict[str, Any]:
+    endpoint = route.endpoint
     answer: dict[str, Any] = {"description": meaning}
     if status in HEADERS_BY_STATUS:
         headers = HEADERS_BY_STATUS[status].items()
         answer["headers"] = {name: {"description": text, "schema": STRING} for name, text in headers}
-    if status in PROBLEM_STATUSES:
-        answer["content"] = {"application/problem+json": {"schema": schemas.of(ProblemBody)}}
+    if status in ERROR_STATUSES:
+        answer["content"] = {route.errors.media_type: {"schema": schemas.of(route.errors.body)}}
     elif (given := endpoint.gives_else.get(status, endpoint.gives)) is not None and status != 204:
         schema = schemas.of(given)
-        if endpoint.content == EVENT_STREAM:
-            # OpenAPI 3.1 cannot describe a stream. JSON Schema can describe the content of a string.
-            schema = {"type": "string", "description": "the `data` of each event", "contentSchema": schema}
-        answer["content"] = {endpoint.content: {"schema": schema}}
+        answer["content"] = {
+            endpoint.content: {"schema": _streamed(schema) if endpoint.content == EVENT_STREAM else schema}
+        }
+    if status == 200 and endpoint.streams is not None:
+        answer["content"][EVENT_STREAM] = {"schema": _streamed(schemas.of(endpoint.streams))}
     return answer
+
+
+def _streamed(event: dict[str, Any]) -> dict[str, Any]:
+    """Returns the schema of a stream. OpenAPI has none, but JSON Schema can describe a string's content."""
+    return {"type": "string", "description": "the `data` of each event", "contentSchema": event}

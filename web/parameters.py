@@ -57,13 +57,25 @@ def _form(text: str) -> str:
     return text
 
 
-class StreamQuery(_Query):
+class ResumeQuery(_Query):
     after: Annotated[int, BeforeValidator(_seq)] = Field(
         0, ge=0, description="seq of the last event already seen"
     )
+
+
+class StreamQuery(ResumeQuery):
     done: Annotated[Literal["full", "short"], BeforeValidator(_form)] = Field(
         "full", description="`short`: the job in the `done` event lacks `request` and `output`"
     )
+
+
+class CompletionQuery(ResumeQuery):
+    stream: bool = Field(False, description="answer with its chunks; so does `after`")
+    include_usage: bool = Field(False, description="as `stream_options.include_usage`")
+
+    @property
+    def is_stream(self) -> bool:
+        return self.stream or self.after > 0
 
 
 class TicketQuery(_Query):
@@ -86,13 +98,19 @@ def parse_query(model: type[Model], **changed: str) -> Model:
         raise InvalidRequestError(field_errors(error)) from None
 
 
-def _parse_stream_query() -> StreamQuery:
+def resumable(model: type[ResumeQuery]) -> Input:
+    """Returns an input that validates the query of a stream, which may be resumed by a header as well."""
+    headers = {LAST_EVENT_ID: "resume after this event"}
+    return Input(partial(_parse_resumable, model), query=model, headers=headers, refusals=BAD_QUERY)
+
+
+def _parse_resumable(model: type[Model]) -> Model:
     # An EventSource that connects again repeats its URL and adds the header, so the header is newer.
     header = request.headers.get(LAST_EVENT_ID, "")
     if not header:
-        return parse_query(StreamQuery)
+        return parse_query(model)
     try:
-        return parse_query(StreamQuery, after=str(_seq(header)))
+        return parse_query(model, after=str(_seq(header)))
     except ValueError as error:
         raise InvalidRequestError([FieldError(LAST_EVENT_ID, str(error))]) from None
 
@@ -118,16 +136,11 @@ def _idempotency_key() -> str | None:
     return key
 
 
-StreamParameters = Annotated[
-    StreamQuery,
-    Input(
-        _parse_stream_query,
-        query=StreamQuery,
-        headers={LAST_EVENT_ID: "resume after this event"},
-        refusals=BAD_QUERY,
-    ),
-]
+StreamParameters = Annotated[StreamQuery, resumable]
 """Where a stream begins and how it ends."""
+
+CompletionParameters = Annotated[CompletionQuery, resumable]
+"""Whether a completion is shown as a stream, and where that begins."""
 
 PreferredWait = Annotated[
     int | None,

@@ -43,7 +43,7 @@ def held_until_closed(place: AbstractContextManager[None]) -> Iterator[Callable[
 def _until_disconnect(
     reader: Reader, encode: Encoder, client: socket.socket | None, *, is_chunked: bool
 ) -> Iterator[bytes]:
-    with on_disconnect(client, reader.leave), _limited_sends(client):
+    with on_disconnect(client, reader.leave), limited_sends(client):
         # gevent's TLS sockets may wait although they are told not to.
         can_push = is_chunked and not isinstance(client, ssl.SSLSocket)
         if client is not None and can_push and isinstance(encode, ContractEncoder):
@@ -52,7 +52,7 @@ def _until_disconnect(
 
 
 @contextmanager
-def _limited_sends(client: socket.socket | None) -> Iterator[None]:
+def limited_sends(client: socket.socket | None) -> Iterator[None]:
     """Makes gunicorn's sends raise TimeoutError if the client takes no data for STALL_SECONDS."""
     if client is None:
         yield

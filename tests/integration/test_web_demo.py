@@ -17,8 +17,8 @@ from harness.waiting import TIMEOUT_SECONDS, eventually
 from tasks import keys
 from tasks.job import JobError, Status
 from tests.integration.web_harness import Player, Server, assert_problem
+from web.calls import MAX_IDS_IN_HEADER
 from web.routes.demo import MAX_PROMPTS
-from web.routes.demo_jobs import MAX_IDS_IN_HEADER
 
 pytest_plugins = ["tests.integration.web_fixtures"]
 

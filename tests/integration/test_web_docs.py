@@ -20,7 +20,7 @@ from harness.product import Web
 from harness.waiting import TIMEOUT_SECONDS
 from tasks.job import FinishReason, JobError, Status
 from tests.integration.web_harness import Player, Server
-from web.routes.demo_jobs import MAX_IDS_IN_HEADER
+from web.calls import MAX_IDS_IN_HEADER
 
 pytest_plugins = ["tests.integration.web_fixtures", "tests.integration.product_fixtures"]
 

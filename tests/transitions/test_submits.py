@@ -36,7 +36,8 @@ def test_an_idempotency_key_leads_to_the_same_job(harness: Harness) -> None:
 def test_what_made_a_job_stays_with_it_and_is_part_of_its_body(harness: Harness) -> None:
     request, origin = parse_request({"prompt": "x"}), {"api": "chat", "user": "é"}
     [made] = harness.store.submit_all([request], "ada", "key", origin=origin)
-    assert made.job is not None and made.job.origin == origin
+    assert made.job is not None
+    assert made.job.origin == origin
     assert harness.store.get(made.job_id).origin == origin
     assert harness.store.get(harness.submit()).origin is None
     with pytest.raises(IdempotencyConflictError):

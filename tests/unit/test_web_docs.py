@@ -144,7 +144,7 @@ def test_the_page_needs_nothing_from_elsewhere(client: FlaskClient, document: di
 
 def test_descriptions_are_shown_as_text_with_names_as_code(client: FlaskClient) -> None:
     page = client.get("/docs").text
-    assert "either this or <code>messages</code>" in page
+    assert "either this, <code>prompt_token_ids</code> or <code>messages</code>" in page
     assert "`" not in page
 
 

@@ -12,7 +12,7 @@ import web
 from tasks.errors import FieldError, InvalidRequestError, UnavailableError
 from tasks.settings import Settings
 from web import error_responses
-from web.error_responses import ErrorReport
+from web.error_responses import ErrorReport, ErrorShape
 
 KEY = {"Authorization": "Bearer key"}
 
@@ -42,7 +42,7 @@ def client() -> FlaskClient:
     app = web.create_app(Settings(redis_url="redis://nobody", api_keys={"key": "name"}))
     other.register_blueprint(nested)
     app.register_blueprint(other)
-    error_responses.encode_errors(app, other, flat)
+    error_responses.shape_errors(app, other, ErrorShape(flat, dict, "application/json"))
     return app.test_client()
 
 

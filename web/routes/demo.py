@@ -15,7 +15,7 @@ from tasks.job import Job, Status
 from tasks.log import TokenEntry
 from tasks.request import JobRequest, parse_request
 from tasks.settings import EngineKind
-from web import auth
+from web import auth, calls
 from web.answers import (
     DemoEvent,
     DemoFailure,
@@ -24,13 +24,12 @@ from web.answers import (
     GeneratedTextsBody,
     NotAwaitedBody,
 )
+from web.calls import MAX_IDS_IN_HEADER
 from web.endpoints import EVENT_STREAM, QUEUE_REFUSALS, endpoint
 from web.json_body import from_body
 from web.parameters import IdempotencyKey
 from web.relay.events import Event
 from web.render import to_json
-from web.routes import demo_jobs
-from web.routes.demo_jobs import MAX_IDS_IN_HEADER, Texts
 from web.services import services
 from web.streaming import held_until_closed, sse_response
 from web.waiting import make_reader
@@ -92,13 +91,13 @@ class PromptsBody(_Options):
     gives_else={202: NotAwaitedBody},
 )
 def basic_generate(body: Annotated[PromptBody, from_body], key: IdempotencyKey) -> Response:
-    return demo_jobs.answer([body.job_request(body.prompt, temperature=0)], key, _generated_text)
+    return calls.answer([body.job_request(body.prompt, temperature=0)], key, _generated_text)
 
 
 @bp.post("/generate")
 @endpoint("Several prompts", TEXTS, gives=GeneratedTextsBody, gives_else={202: NotAwaitedBody})
 def generate(body: Annotated[PromptsBody, from_body], key: IdempotencyKey) -> Response:
-    return demo_jobs.answer([body.job_request(prompt) for prompt in body.prompts], key, _generated_texts)
+    return calls.answer([body.job_request(prompt) for prompt in body.prompts], key, _generated_texts)
 
 
 @bp.post("/generate_vllm")
@@ -111,7 +110,7 @@ def generate(body: Annotated[PromptsBody, from_body], key: IdempotencyKey) -> Re
 def generate_vllm(body: Annotated[PromptsBody, from_body], key: IdempotencyKey) -> Response:
     options = {"model": _vllm_model(), "engine": EngineKind.VLLM}
     requests = [body.job_request(prompt, **options) for prompt in body.prompts]
-    return demo_jobs.answer(requests, key, _generated_texts)
+    return calls.answer(requests, key, _generated_texts)
 
 
 @bp.post("/generate_stream")
@@ -123,7 +122,7 @@ def generate_vllm(body: Annotated[PromptsBody, from_body], key: IdempotencyKey) 
 )
 def generate_stream(body: Annotated[PromptBody, from_body], key: IdempotencyKey) -> Response:
     with held_until_closed(services().streams.hold(auth.owner())) as until_closed:
-        jobs = demo_jobs.submit([body.job_request(body.prompt)], key)
+        jobs = calls.submit([body.job_request(body.prompt)], key)
         reader = make_reader(jobs.ids[0], survives_shutdown=True)
         response = until_closed(sse_response(reader, token_message))
     # A no-op if the job has ended; it has not if the client left first.
@@ -131,12 +130,12 @@ def generate_stream(body: Annotated[PromptBody, from_body], key: IdempotencyKey)
     return jobs.named_in(response)
 
 
-def _generated_text(texts: Texts) -> GeneratedTextBody:
-    return {"generated_text": texts[0]}
+def _generated_text(jobs: list[Job]) -> GeneratedTextBody:
+    return {"generated_text": jobs[0].output[0].text}
 
 
-def _generated_texts(texts: Texts) -> GeneratedTextsBody:
-    return {"generated_texts": texts}
+def _generated_texts(jobs: list[Job]) -> GeneratedTextsBody:
+    return {"generated_texts": [job.output[0].text for job in jobs]}
 
 
 def _vllm_model() -> str:

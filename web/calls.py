@@ -1,4 +1,7 @@
-"""Runs the jobs of one request to the demo's routes, waits for them, and names them in the answer."""
+"""Calls that wait: they run the jobs of one request, answer when these have ended, and name them.
+
+A client that leaves before that cancels the jobs that its call made.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from redis.exceptions import RedisError
 
 from tasks.connection import is_away
 from tasks.errors import JobNotFoundError, TokenrelayError
-from tasks.job import Job, Status
+from tasks.job import Job, Origin, Status
 from tasks.request import JobRequest
 from tasks.store import Store
 from web import auth
@@ -25,13 +28,21 @@ from web.waiting import wait_for_all
 MAX_IDS_IN_HEADER = 64
 """The most ids in X-Job-ID: 2 KiB. By default nginx accepts 4 KiB of headers, and answers 502 to more."""
 
-STATUS_BY_ERROR_CODE = {"prompt_too_long": 422, "timeout": 504, "expired": 504, "model_not_available": 503}
+STATUS_BY_ERROR_CODE = {
+    "prompt_too_long": 422,
+    "invalid_messages": 422,
+    "invalid_prompt": 422,
+    "timeout": 504,
+    "expired": 504,
+    "model_not_available": 503,
+}
 """HTTP statuses for a job's error codes. The others are 502: the worker's fault, not this server's."""
 
 CLIENT_LEFT = 499
 """nginx's status for its logs. No client reads the answer."""
 
-Texts = list[str]
+Render = Callable[[list[Job]], object]
+"""Returns the body of the answer, from the completed jobs in the order of their requests."""
 
 logger = logging.getLogger(__name__)
 
@@ -47,27 +58,30 @@ class JobFailedError(TokenrelayError):
         super().__init__(f"{job.id}: {job.error.message if job.error else f'the job was {job.status}'}")
 
 
-class DemoJobs:
+class CallJobs:
     """The jobs of one request."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, earlier: Sequence[str] = ()) -> None:
+        """earlier: ids of jobs that an earlier request made."""
         self._store = store
         self._created: list[str] = []
-        self.ids: list[str] = []
+        self.ids = list(earlier)
 
-    def submit(self, requests: Sequence[JobRequest], owner: str, key: str | None) -> None:
+    def submit(
+        self, requests: Sequence[JobRequest], owner: str, key: str | None, origin: Origin | None
+    ) -> None:
         """Submits all of them or none. Raises what Store.submit raises."""
-        submissions = self._store.submit_all(requests, owner, key)
+        submissions = self._store.submit_all(requests, owner, key, origin=origin)
         self.ids = [submission.job_id for submission in submissions]
         self._created = [submission.job_id for submission in submissions if submission.created]
 
-    def results(self) -> Texts:
-        """Returns the texts. Raises JobFailedError for the first job that did not complete."""
+    def results(self) -> list[Job]:
+        """Returns the jobs. Raises JobFailedError for the first one that did not complete."""
         ended = [self._store.get(job_id) for job_id in self.ids]
         for job in ended:
             if job.status is not Status.COMPLETED:
                 raise JobFailedError(job)
-        return [job.output[0].text for job in ended]
+        return ended
 
     def cancel(self) -> None:
         """Cancels the jobs that this request made. Another client may wait for the others."""
@@ -92,21 +106,31 @@ class DemoJobs:
         return response
 
 
-def submit(requests: Sequence[JobRequest], key: str | None) -> DemoJobs:
-    """Submits the jobs of the current request; `key` is its Idempotency-Key."""
-    jobs = DemoJobs(services().store)
-    jobs.submit(requests, auth.owner(), key)
+def submit(requests: Sequence[JobRequest], key: str | None, origin: Origin | None = None) -> CallJobs:
+    """Submits the jobs of the current request.
+
+    key: its Idempotency-Key. origin: see `Job.origin`.
+    """
+    jobs = CallJobs(services().store)
+    jobs.submit(requests, auth.owner(), key, origin)
     return jobs
 
 
-def answer(requests: Sequence[JobRequest], key: str | None, render: Callable[[Texts], object]) -> Response:
-    """Runs the jobs and answers with their texts, or with the error of the first that did not complete."""
+def answer(
+    requests: Sequence[JobRequest], key: str | None, render: Render, origin: Origin | None = None
+) -> Response:
+    """Runs the jobs and answers with their results, or with the error of the first that did not complete."""
     with services().streams.hold(auth.owner()):
-        return _run(requests, key, render)
+        return _run(submit(requests, key, origin), render)
 
 
-def _run(requests: Sequence[JobRequest], key: str | None, render: Callable[[Texts], object]) -> Response:
-    jobs = submit(requests, key)
+def answer_again(job_ids: Sequence[str], render: Render) -> Response:
+    """Waits for jobs of an earlier request, and answers as it would. A client that leaves cancels nothing."""
+    with services().streams.hold(auth.owner()):
+        return _run(CallJobs(services().store, job_ids), render)
+
+
+def _run(jobs: CallJobs, render: Render) -> Response:
     try:
         if not wait_for_all(jobs.ids):
             jobs.cancel()

@@ -1,0 +1,141 @@
+"""Streams of completions, as OpenAI's own SDK and plain HTTP clients see them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from openai.types.chat import ChatCompletionChunk
+
+from harness.waiting import TIMEOUT_SECONDS, eventually
+from tasks.job import FinishReason, JobError, Status
+from tests.integration.openai_harness import HELLO, Calls
+
+pytest_plugins = ["tests.integration.web_fixtures", "tests.integration.openai_fixtures"]
+
+
+def test_a_stream_has_the_role_the_text_the_reason_and_the_usage(sdk_calls: Calls) -> None:
+    reply = sdk_calls.call(
+        lambda: list(
+            sdk_calls.sdk.chat.completions.create(
+                model="m", messages=HELLO, n=2, stream=True, stream_options={"include_usage": True}
+            )
+        )
+    )
+    [run] = sdk_calls.start()
+    run.write(" a", "", " b", choice=0, finish_reason=FinishReason.STOP)
+    run.write('"\n\u2028', choice=1, finish_reason=FinishReason.LENGTH)
+    run.end(Status.COMPLETED)
+    *chunks, last = reply.result(TIMEOUT_SECONDS)
+    seen = [(c.choices[0].index, c.choices[0].delta.role, c.choices[0].delta.content) for c in chunks]
+    assert seen == [
+        (0, "assistant", ""),
+        (1, "assistant", ""),
+        (0, None, " a"),
+        (0, None, " b"),
+        (0, None, None),
+        (1, None, '"\n\u2028'),
+        (1, None, None),
+    ]
+    assert [c.choices[0].finish_reason for c in chunks if c.choices[0].finish_reason] == ["stop", "length"]
+    assert all(chunk.usage is None for chunk in chunks)
+    assert last.choices == []
+    assert last.usage is not None
+    assert last.usage.total_tokens == 7
+
+
+def test_a_stream_of_several_prompts_has_the_chunks_of_all_as_they_come(sdk_calls: Calls) -> None:
+    stream = sdk_calls.sdk.completions.create(model="m", prompt=["a", "b"], stream=True)
+    first, second = sdk_calls.start(2)
+    chunks = iter(stream)
+
+    def next_text() -> tuple[int, str]:
+        choice = next(chunks).choices[0]
+        return choice.index, choice.text
+
+    second.write(" of b")
+    assert next_text() == (1, " of b")
+    first.write(" of a")
+    assert next_text() == (0, " of a")
+    second.complete(" end")
+    assert [next_text(), next_text()] == [(1, " end"), (1, "")]
+    first.complete(" end")
+    assert [(c.choices[0].index, c.choices[0].text) for c in chunks] == [(0, " end"), (0, "")]
+
+
+def test_a_job_that_fails_in_its_stream_raises_in_the_stream(sdk_calls: Calls) -> None:
+    stream = sdk_calls.sdk.chat.completions.create(model="m", messages=HELLO, stream=True)
+    [run] = sdk_calls.start()
+    run.write("a")
+    chunks = iter(stream)
+    assert [next(chunks).choices[0].delta.content for _ in range(2)] == ["", "a"]
+    run.end(Status.FAILED, JobError("engine_error", "broken"))
+    with pytest.raises(openai.APIError, match=f"{run.claim.job_id}: broken"):
+        list(chunks)
+
+
+def test_an_idempotency_key_attaches_to_the_running_stream(sdk_calls: Calls) -> None:
+    options: dict[str, Any] = {
+        "model": "m",
+        "messages": HELLO,
+        "stream": True,
+        "extra_headers": {"Idempotency-Key": "k"},
+    }
+    first = iter(sdk_calls.sdk.chat.completions.create(**options))
+    [run] = sdk_calls.start()
+    run.write("a")
+    assert [next(first).choices[0].delta.content for _ in range(2)] == ["", "a"]
+    second = iter(sdk_calls.sdk.chat.completions.create(**options))
+    assert [next(second).choices[0].delta.content for _ in range(2)] == ["", "a"]
+    run.complete("b")
+    assert [c.choices[0].delta.content for c in first] == ["b", None]
+    assert [c.choices[0].delta.content for c in second] == ["b", None]
+
+
+def messages_of(text: str) -> list[tuple[int | None, str]]:
+    """Returns the id and the data of each Server-Sent Event."""
+    found = []
+    for block in text.split("\n\n"):
+        lines = dict(line.split(": ", 1) for line in block.splitlines() if not line.startswith(":"))
+        if "data" in lines:
+            found.append((int(lines["id"]) if "id" in lines else None, lines["data"]))
+    return found
+
+
+def test_a_stream_is_resumed_after_any_of_its_chunks(sdk_calls: Calls, client: httpx.Client) -> None:
+    body = {
+        "model": "m",
+        "messages": HELLO,
+        "stream": True,
+        "n": 2,
+        "stream_options": {"include_usage": True},
+    }
+    reply = sdk_calls.call(client.post, "/v1/chat/completions", json=body)
+    [run] = sdk_calls.start()
+    run.write("a", "b", finish_reason=FinishReason.STOP)
+    run.write("c", choice=1, finish_reason=FinishReason.STOP)
+    run.end(Status.COMPLETED)
+    whole = messages_of(reply.result(TIMEOUT_SECONDS).text)
+    assert whole[-1] == (5, "[DONE]")
+    completion = json.loads(whole[0][1])["id"]
+    url = f"/v1/chat/completions/{completion}"
+    for place, (seq, _) in enumerate(whole):
+        if seq is not None and seq < 5:
+            rest = client.get(url, params={"include_usage": "1"}, headers={"Last-Event-ID": str(seq)})
+            assert messages_of(rest.text) == whole[place + 1 :]
+    assert client.get(url, headers={"Last-Event-ID": "5"}).status_code == 204
+    assert messages_of(client.get(url, params={"stream": "1", "include_usage": "1"}).text) == whole
+    chunk = ChatCompletionChunk.model_validate_json(whole[2][1])
+    assert chunk.id == completion
+
+
+def test_a_stream_that_nobody_resumes_is_cancelled(sdk_calls: Calls) -> None:
+    stream = sdk_calls.sdk.chat.completions.create(model="m", messages=HELLO, stream=True)
+    [run] = sdk_calls.start()
+    run.write("a")
+    assert next(iter(stream)).choices[0].delta.role == "assistant"
+    stream.close()
+    eventually(lambda: run.renew() is not None)

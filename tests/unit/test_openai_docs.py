@@ -1,0 +1,58 @@
+"""The table of fields in docs/openai.md is true: it has each field, and what it calls refused is refused."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from web.openai.parameters import ChatParameters, CompletionParameters
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "openai.md"
+HELLO = [{"role": "user", "content": "hello"}]
+ROUTES: Any = pytest.mark.parametrize(
+    ("model", "column", "task"),
+    [(CompletionParameters, 1, {"prompt": "x"}), (ChatParameters, 2, {"messages": HELLO})],
+)
+
+
+def documented(column: int) -> dict[str, str]:
+    """Returns what a column of the table says of each field. A dash says that its route has no such field."""
+    found = {}
+    for line in DOCUMENT.read_text().partition("## Fields")[2].splitlines():
+        cells = [cell.strip() for cell in line.split("|")[1:-1]]
+        if len(cells) == 3 and re.search(r"\w", cells[column]):
+            found |= dict.fromkeys(re.findall("`(.+?)`", cells[0]), cells[column])
+    return found
+
+
+@ROUTES
+def test_each_field_has_its_row(model: type[BaseModel], column: int, task: dict[str, Any]) -> None:
+    assert documented(column).keys() == model.model_fields.keys()
+    assert model.model_validate(task)
+
+
+@ROUTES
+def test_what_is_called_refused_is_refused_by_name(
+    model: type[BaseModel], column: int, task: dict[str, Any]
+) -> None:
+    refused = [field for field, meaning in documented(column).items() if meaning == "refused"]
+    assert refused
+    for field in refused:
+        assert model.model_validate({**task, field: None}), "null counts as absent"
+        with pytest.raises(ValidationError) as caught:
+            model.model_validate({**task, field: "anything"})
+        assert caught.value.errors()[0]["loc"] == (field,)
+
+
+@ROUTES
+def test_a_field_that_is_not_refused_says_nothing_else(
+    model: type[BaseModel], column: int, task: dict[str, Any]
+) -> None:
+    assert task
+    for field, meaning in documented(column).items():
+        is_refused = (model.model_fields[field].description or "").startswith("not supported")
+        assert is_refused <= meaning.startswith(("refused", "only")), field
