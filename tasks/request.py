@@ -14,11 +14,14 @@ from pydantic import (
     Field,
     Tag,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 
 from tasks.errors import InvalidRequestError
 from tasks.settings import EngineKind
+from tasks.tools import Tool, ToolCall
 from tasks.validation import PARTS, STRING, field_errors, require_object
 
 MAX_SEED = 2**63 - 1
@@ -95,6 +98,12 @@ class Message(BaseModel):
         description="who speaks", examples=["user"]
     )
     content: Content = Field(description="a string, or a list of text parts", examples=["Tell me a tale."])
+    tool_calls: list[ToolCall] | None = Field(
+        None, min_length=1, description="with the role `assistant`: the calls of tools in this turn"
+    )
+    tool_call_id: str | None = Field(
+        None, min_length=1, description="with the role `tool`: the call that this is the result of"
+    )
 
     @property
     def text(self) -> str:
@@ -117,6 +126,13 @@ class _Task(BaseModel):
     )
     messages: list[Message] | None = Field(
         None, min_length=1, description="a conversation, rendered by the model's chat template"
+    )
+    tools: list[Tool] | None = Field(
+        None,
+        min_length=1,
+        max_length=128,
+        description="only with `messages`: what the model may call. The output has the model's own form of a "
+        "call; `/v1/chat/completions` turns it into OpenAI's",
     )
     model: str | None = Field(
         None,
@@ -230,9 +246,17 @@ class JobRequest(SamplingOptions, _Task):
             raise ValueError("exactly one of prompt, prompt_token_ids and messages is required")
         return self
 
+    @field_validator("tools")
+    @classmethod
+    def _tools_need_messages(cls, tools: list[Tool] | None, info: ValidationInfo) -> list[Tool] | None:
+        if tools is not None and info.data.get("messages") is None:
+            raise ValueError("is only accepted with messages")
+        return tools
 
-SINCE_VERSION: Mapping[str, int] = {"prompt_token_ids": 2}
-"""Request fields that came after the first release: field -> the version of the record that brought it.
+
+SINCE_VERSION: Mapping[str, int] = {"prompt_token_ids": 2, "tools": 2, "tool_calls": 2, "tool_call_id": 2}
+"""Fields of requests and messages that came after the first release: field -> the version of the record that
+brought it.
 
 A new field is None, and so absent from the record, unless the client asks for it. The first new field after a
 release has the next version, and the others have the same.
@@ -244,7 +268,8 @@ RECORD_VERSION = max(SINCE_VERSION.values(), default=1)
 
 def version_of(accepted: Mapping[str, Any]) -> int:
     """Returns the record version that a worker must understand to run this request (docs/upgrades.md)."""
-    return max((SINCE_VERSION.get(field, 1) for field in accepted), default=1)
+    fields = {*accepted, *(field for message in accepted.get("messages") or () for field in message)}
+    return max((SINCE_VERSION.get(field, 1) for field in fields), default=1)
 
 
 def parse_request(body: Any) -> JobRequest:

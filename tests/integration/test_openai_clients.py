@@ -16,6 +16,8 @@ pytest_plugins = ["tests.integration.product_fixtures"]
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-clients/bin/python"
 PROGRAMS = Path(__file__).parent / "openai_programs"
+CALL = '<tool_call>{"name":"weather", "arguments": {"city": "Oslo"}}</tool_call>'
+"""Four words, which the programs' max_tokens allows."""
 
 
 @pytest.fixture(autouse=True)
@@ -27,9 +29,9 @@ def installed() -> None:
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("program", ["with_langchain.py", "with_litellm.py"])
-def test_a_conversation_and_a_stream(product: Web, program: str, tmp_path: Path) -> None:
+def test_a_conversation_a_stream_and_a_call_of_a_tool(product: Web, program: str, tmp_path: Path) -> None:
     done = subprocess.run(
-        [PYTHON, PROGRAMS / program, f"{product.url}/v1"],
+        [PYTHON, PROGRAMS / program, f"{product.url}/v1", CALL],
         cwd=tmp_path,
         env=os.environ | {"NO_PROXY": "*", "LANGSMITH_TRACING": "false"},
         capture_output=True,
@@ -42,4 +44,5 @@ def test_a_conversation_and_a_stream(product: Web, program: str, tmp_path: Path)
         "usage": 4,
         "reason": "length",
         "stream": "once upon a time",
+        "calls": [["weather", {"city": "Oslo"}]],
     }

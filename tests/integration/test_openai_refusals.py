@@ -16,7 +16,8 @@ from pydantic import BaseModel
 from harness.waiting import TIMEOUT_SECONDS
 from tasks.job import JobError, Status
 from tests.integration.openai_harness import HELLO, Calls
-from web.openai.parameters import MAX_PROMPTS, ChatParameters, CompletionParameters
+from web.openai.chat_parameters import ChatParameters
+from web.openai.parameters import MAX_PROMPTS, CompletionParameters
 
 pytest_plugins = ["tests.integration.web_fixtures", "tests.integration.openai_fixtures"]
 

@@ -11,11 +11,12 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 LIGHT, TOOLS, WHOLE = "deploy/requirements.txt", "tests/requirements.txt", "requirements.txt"
+CLIENTS = "tests/requirements-clients.txt"
 
 
 def installed(venv: Path, *words: str) -> list[str]:
-    """Returns the requirements files that `make WORDS` installs into `venv`."""
-    command = ["make", "--dry-run", f"VENV={venv}", *words]
+    """Returns the requirements files that `make WORDS` installs, into `venv` or below it."""
+    command = ["make", "--dry-run", f"VENV={venv}", f"CLIENTS_VENV={venv}/clients", *words]
     # The tests themselves may be run by make, with variables.
     environment = {"PATH": os.environ["PATH"]}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
@@ -49,7 +50,7 @@ def test_everything_else_installs_both_parts(tmp_path: Path, words: tuple[str, .
 
 
 def test_all_tests_need_everything(tmp_path: Path) -> None:
-    assert installed(tmp_path, "test") == [LIGHT, TOOLS, WHOLE]
+    assert installed(tmp_path, "test") == [LIGHT, TOOLS, WHOLE, CLIENTS]
 
 
 def test_another_engine_completes_a_light_environment(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from web.openai.parameters import ChatParameters, CompletionParameters
+from web.openai.chat_parameters import ChatParameters
+from web.openai.parameters import CompletionParameters
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "openai.md"
 HELLO = [{"role": "user", "content": "hello"}]

@@ -21,6 +21,7 @@ def refused_fields(**body: Any) -> list[str]:
     [
         ({}, ["prompt"]),
         ({"prompt": "a", "messages": [{"role": "user", "content": "a"}]}, ["prompt"]),
+        ({"prompt": "a", "tools": [{"type": "function", "function": {"name": "f"}}]}, ["tools"]),
         ({"prompt": "a", "prompt_token_ids": [1]}, ["prompt"]),
         ({"prompt_token_ids": []}, ["prompt_token_ids"]),
         ({"prompt_token_ids": [1, -1]}, ["prompt_token_ids.1"]),
@@ -139,7 +140,8 @@ def test_content_is_a_string_or_text_parts() -> None:
     body = {"messages": [{"role": "user", "content": parts}, {"role": "assistant", "content": ""}]}
     request = parse_request(body)
     assert [message.text for message in request.messages or ()] == ["a fox", ""]
-    assert request.model_dump()["messages"] == body["messages"], "messages are stored as they were sent"
+    stored = request.model_dump(exclude_none=True)
+    assert stored["messages"] == body["messages"], "messages are stored as they were sent"
     assert JobRequest.model_validate_json(request.model_dump_json()) == request
 
 

@@ -11,6 +11,7 @@ from typing_extensions import TypedDict
 from tasks.answers import TokenLogprobs
 from tasks.job import Choice, FinishReason, Job
 from web.openai.ids import CHAT, TEXT, completion_id
+from web.openai.tool_output import ToolCallBody, ToolOutput
 
 REPLACEMENT = "\ufffd"
 """Stands for a part of a code point in a token's text, so the token's bytes are not known."""
@@ -20,6 +21,10 @@ Byte = Annotated[int, Field(ge=0, le=255)]
 
 Reason = Annotated[
     Literal["stop", "length"], Field(description="`stop`: the model or a stop string ended it")
+]
+ChatReason = Annotated[
+    Literal["stop", "length", "tool_calls"],
+    Field(description="`stop`: the model or a stop string ended it; `tool_calls`: it calls tools"),
 ]
 Created = Annotated[int, Field(ge=0, description="Unix time at which the job was accepted, in seconds")]
 
@@ -98,8 +103,11 @@ class AssistantMessageBody(TypedDict):
     """What the model answers."""
 
     role: Annotated[Literal["assistant"], Field(description="always `assistant`")]
-    content: Annotated[str, Field(description="its text")]
+    content: Annotated[str | None, Field(description="its text; null if it only calls tools")]
     refusal: Annotated[None, Field(description="always null")]
+    tool_calls: NotRequired[
+        Annotated[list[ToolCallBody], Field(description="what it calls; absent if it calls nothing")]
+    ]
 
 
 class ChatChoiceBody(TypedDict):
@@ -108,7 +116,7 @@ class ChatChoiceBody(TypedDict):
     index: Annotated[int, Field(ge=0, description="0 to n - 1")]
     message: Annotated[AssistantMessageBody, Field(description="the answer")]
     logprobs: Annotated[ChatLogprobsBody | None, Field(description="null unless asked for")]
-    finish_reason: Reason
+    finish_reason: ChatReason
 
 
 class ChatCompletionBody(TypedDict):
@@ -161,17 +169,30 @@ def chat_completion(job: Job) -> ChatCompletionBody:
         "object": "chat.completion",
         "created": int(job.created_at),
         "model": job.model,
-        "choices": [
-            {
-                "index": choice.index,
-                "message": {"role": "assistant", "content": choice.text, "refusal": None},
-                "logprobs": chat_logprobs(choice.logprobs) if _wants_logprobs(job) else None,
-                "finish_reason": finish_reason(choice),
-            }
-            for choice in job.output
-        ],
+        "choices": [_chat_choice(job, choice) for choice in job.output],
         "usage": usage([job]),
         "metadata": job.request["metadata"],
+    }
+
+
+def _chat_choice(job: Job, choice: Choice) -> ChatChoiceBody:
+    output = ToolOutput.of(job, choice.index)
+    parts = [choice.text] if output is None else [*output.push(choice.text), *output.finish()]
+    calls = [part for part in parts if not isinstance(part, str)]
+    text = "".join(part for part in parts if isinstance(part, str))
+    message: AssistantMessageBody = {
+        "role": "assistant",
+        "content": text if text or not calls else None,
+        "refusal": None,
+    }
+    if calls:
+        message["tool_calls"] = calls
+    reason = finish_reason(choice)
+    return {
+        "index": choice.index,
+        "message": message,
+        "logprobs": chat_logprobs(choice.logprobs) if _wants_logprobs(job) else None,
+        "finish_reason": "tool_calls" if calls and reason == "stop" else reason,
     }
 
 

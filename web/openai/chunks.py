@@ -17,6 +17,7 @@ from tasks.log import StatusEntry, TokenEntry, logprobs_body
 from web.calls import JobFailedError
 from web.openai.bodies import (
     ChatLogprobsBody,
+    ChatReason,
     Created,
     Reason,
     TextLogprobsBody,
@@ -27,10 +28,17 @@ from web.openai.bodies import (
 )
 from web.openai.errors import ErrorBody, error_body
 from web.openai.ids import CHAT, TEXT, completion_id
+from web.openai.tool_output import ToolCallBody, ToolOutput
 from web.relay.events import Event
 from web.render import to_json
 
 DONE = b"data: [DONE]\n\n"
+
+
+class ToolCallDeltaBody(ToolCallBody):
+    """A whole call of a tool."""
+
+    index: Annotated[int, Field(ge=0, description="the number of the call in its choice, from 0 on")]
 
 
 class DeltaBody(TypedDict):
@@ -40,6 +48,7 @@ class DeltaBody(TypedDict):
         Annotated[Literal["assistant"], Field(description="only in the first chunk of a choice")]
     ]
     content: NotRequired[Annotated[str, Field(description="text")]]
+    tool_calls: NotRequired[Annotated[list[ToolCallDeltaBody], Field(description="one whole call of a tool")]]
 
 
 class ChatChunkChoiceBody(TypedDict):
@@ -48,7 +57,7 @@ class ChatChunkChoiceBody(TypedDict):
     index: Annotated[int, Field(ge=0, description="0 to n - 1")]
     delta: Annotated[DeltaBody, Field(description="what it adds to the message")]
     logprobs: Annotated[ChatLogprobsBody | None, Field(description="of these tokens; null unless asked for")]
-    finish_reason: Annotated[Reason | None, Field(description="null until the choice ends")]
+    finish_reason: Annotated[ChatReason | None, Field(description="null until the choice ends")]
 
 
 class ChatChunkBody(TypedDict):
@@ -131,10 +140,10 @@ class Chunks:
         if not isinstance(entry, TokenEntry):
             return []
         # The text of a token may be held back. Its logprobs come at once.
-        found = [self._chunk(self._tokens(entry))] if entry.text or entry.logprobs else []
+        found = self._tokens(entry) if entry.text or entry.logprobs else []
         if entry.finish_reason in (FinishReason.STOP, FinishReason.LENGTH):
-            found.append(self._chunk(self._end(entry.choice, str(entry.finish_reason))))
-        return found
+            found += self._end(entry.choice, str(entry.finish_reason))
+        return [self._chunk(choice) for choice in found]
 
     def usage(self, jobs: Sequence[Job]) -> str:
         """Returns the chunk with the usage of all the completion's jobs."""
@@ -143,10 +152,10 @@ class Chunks:
     def _opening(self) -> list[str]:
         return []
 
-    def _tokens(self, entry: TokenEntry) -> dict[str, Any]:
+    def _tokens(self, entry: TokenEntry) -> list[dict[str, Any]]:
         raise NotImplementedError
 
-    def _end(self, choice: int, reason: str) -> dict[str, Any]:
+    def _end(self, choice: int, reason: str) -> list[dict[str, Any]]:
         raise NotImplementedError
 
     def _chunk(self, choice: dict[str, Any]) -> str:
@@ -159,20 +168,46 @@ class ChatChunks(Chunks):
 
     prefix, kind = CHAT, "chat.completion.chunk"
 
+    def __init__(self, job: Job, *, first: Job, place: int, includes_usage: bool) -> None:
+        super().__init__(job, first=first, place=place, includes_usage=includes_usage)
+        self._tools = [ToolOutput.of(job, choice) for choice in range(self._n)]
+
     def _opening(self) -> list[str]:
         return [
             self._chunk(_delta(index, {"role": "assistant", "content": ""}, None, None))
             for index in range(self._n)
         ]
 
-    def _tokens(self, entry: TokenEntry) -> dict[str, Any]:
-        found = logprobs_body(entry.logprobs)
-        return _delta(
-            entry.choice, {"content": entry.text}, None if found is None else chat_logprobs(found), None
-        )
+    def _tokens(self, entry: TokenEntry) -> list[dict[str, Any]]:
+        logged = logprobs_body(entry.logprobs)
+        logprobs = None if logged is None else chat_logprobs(logged)
+        tools = self._tools[entry.choice]
+        if tools is None:
+            return [_delta(entry.choice, {"content": entry.text}, logprobs, None)]
+        first, parts = tools.count, tools.push(entry.text)
+        if logprobs is not None:  # Its text may be held back, as a part of a call.
+            return [_delta(entry.choice, {}, logprobs, None), *self._parts(entry.choice, first, parts)]
+        return self._parts(entry.choice, first, parts)
 
-    def _end(self, choice: int, reason: str) -> dict[str, Any]:
-        return _delta(choice, {}, None, reason)
+    def _end(self, choice: int, reason: str) -> list[dict[str, Any]]:
+        tools = self._tools[choice]
+        if tools is None:
+            return [_delta(choice, {}, None, reason)]
+        first, parts = tools.count, tools.finish()
+        if tools.count and reason == FinishReason.STOP:
+            reason = "tool_calls"
+        return [*self._parts(choice, first, parts), _delta(choice, {}, None, reason)]
+
+    def _parts(self, choice: int, first: int, parts: Sequence[str | ToolCallBody]) -> list[dict[str, Any]]:
+        """Returns the choices of chunks with texts and calls. first: the number of the first call."""
+        found = []
+        for part in parts:
+            if isinstance(part, str):
+                found.append(_delta(choice, {"content": part}, None, None))
+            else:
+                found.append(_delta(choice, {"tool_calls": [{"index": first, **part}]}, None, None))
+                first += 1
+        return found
 
 
 class TextChunks(Chunks):
@@ -184,16 +219,16 @@ class TextChunks(Chunks):
         super().__init__(job, first=first, place=place, includes_usage=includes_usage)
         self._offsets = [0] * self._n
 
-    def _tokens(self, entry: TokenEntry) -> dict[str, Any]:
+    def _tokens(self, entry: TokenEntry) -> list[dict[str, Any]]:
         found = logprobs_body(entry.logprobs)
         if found is None:
-            return _text(entry.choice, entry.text, None, None)
+            return [_text(entry.choice, entry.text, None, None)]
         logprobs = text_logprobs(found, self._offsets[entry.choice])
         self._offsets[entry.choice] += sum(map(len, logprobs["tokens"]))
-        return _text(entry.choice, entry.text, logprobs, None)
+        return [_text(entry.choice, entry.text, logprobs, None)]
 
-    def _end(self, choice: int, reason: str) -> dict[str, Any]:
-        return _text(choice, "", None, reason)
+    def _end(self, choice: int, reason: str) -> list[dict[str, Any]]:
+        return [_text(choice, "", None, reason)]
 
 
 def failure(job: Job) -> ErrorBody:
@@ -207,7 +242,7 @@ def message(data: str, seq: int | None = None) -> bytes:
     return (f"id: {seq}\n" if seq is not None else "").encode() + f"data: {data}\n\n".encode()
 
 
-def _delta(index: int, delta: dict[str, str], logprobs: object, reason: str | None) -> dict[str, Any]:
+def _delta(index: int, delta: dict[str, Any], logprobs: object, reason: str | None) -> dict[str, Any]:
     return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import (
     BaseModel,
@@ -23,9 +23,6 @@ from pydantic import (
 from tasks.request import (
     STRICT,
     JobRequest,
-    Message,
-    MetadataKey,
-    MetadataValue,
     Priority,
     SamplingOptions,
     TokenId,
@@ -33,20 +30,19 @@ from tasks.request import (
 )
 from tasks.validation import STRING, TOKEN_IDS
 
+TEXT_API, CHAT_API = "completions", "chat.completions"
+"""The values of `api` in the origins of jobs."""
+
 MAX_PROMPTS = 256
 """The most prompts of a request. Each is a job of its own."""
 
 COMPLETION_TOKENS = 16
 """OpenAI's default for completions."""
 
-UNLIMITED_TOKENS = 2**31 - 1
-"""Chat completions go on to the end of the model's length by default."""
-
-MAX_TOP_LOGPROBS = 5
 USER_CHARACTERS = 512
 
 
-def _without_nulls(fields: Any) -> Any:
+def without_nulls(fields: Any) -> Any:
     """Returns an object without its null fields: to OpenAI, null asks for the default."""
     if not isinstance(fields, dict):
         return fields
@@ -81,10 +77,10 @@ class StreamOptions(BaseModel):
         False, description="not supported: only `false` is accepted"
     )
 
-    _nulls = model_validator(mode="before")(_without_nulls)
+    _nulls = model_validator(mode="before")(without_nulls)
 
 
-class _Parameters(SamplingOptions):
+class Parameters(SamplingOptions):
     """What both kinds of completions take: OpenAI's fields, ours for sampling, and some of a job's."""
 
     model: str | None = Field(
@@ -117,7 +113,7 @@ class _Parameters(SamplingOptions):
         default_factory=dict, description="not supported: only `{}` is accepted"
     )
 
-    _nulls = model_validator(mode="before")(_without_nulls)
+    _nulls = model_validator(mode="before")(without_nulls)
 
     @field_validator("stream_options")
     @classmethod
@@ -130,7 +126,7 @@ class _Parameters(SamplingOptions):
     def includes_usage(self) -> bool:
         return self.stream_options is not None and self.stream_options.include_usage
 
-    def _job(self, task: Mapping[str, Any], **changed: Any) -> JobRequest:
+    def job_request(self, task: Mapping[str, Any], **changed: Any) -> JobRequest:
         """Returns the request of a job. task: its prompt or messages. Raises InvalidRequestError."""
         options = {name: getattr(self, name) for name in SamplingOptions.model_fields}
         own = {name: getattr(self, name) for name in ("model", "priority", "expires_in", "timeout")}
@@ -166,7 +162,7 @@ Prompt = Annotated[
 ]
 
 
-class CompletionParameters(_Parameters):
+class CompletionParameters(Parameters):
     """The body of a completion."""
 
     prompt: Annotated[
@@ -195,90 +191,7 @@ class CompletionParameters(_Parameters):
 
     def jobs(self) -> list[JobRequest]:
         """Returns a job for each prompt. Raises InvalidRequestError."""
-        return [self._job(_as_task(prompt)) for prompt in self.prompt]
-
-
-class ResponseFormat(BaseModel):
-    """The form of the output."""
-
-    model_config = STRICT
-
-    type: Literal["text"] = Field(description="only `text` is supported")
-
-
-class ChatMessage(Message):
-    """One turn of a conversation. Null fields, as in messages that a model gave, count as absent."""
-
-    _nulls = model_validator(mode="before")(_without_nulls)
-
-
-class ChatParameters(_Parameters):
-    """The body of a chat completion."""
-
-    messages: list[ChatMessage] = Field(
-        min_length=1, description="a conversation, rendered by the model's chat template"
-    )
-    max_tokens: int = Field(
-        UNLIMITED_TOKENS,
-        ge=1,
-        le=2**31 - 1,
-        description="tokens to generate at most, for each choice; by default up to the model's length",
-    )
-    max_completion_tokens: int | None = Field(
-        None, ge=1, le=2**31 - 1, description="another name of `max_tokens`; it wins if both are given"
-    )
-    # OpenAI's chat completions ask for log probabilities in another way than jobs and completions.
-    logprobs: bool = Field(False, description="log probabilities of the tokens")
-    top_logprobs: int | None = Field(
-        None,
-        ge=0,
-        le=MAX_TOP_LOGPROBS,
-        description="with `logprobs`: those of this many of the likeliest tokens beside each",
-    )
-    metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] = Field(
-        default_factory=dict, description="comes back with the completion, and with the job"
-    )
-    response_format: ResponseFormat | None = Field(None, description="the form of the output")
-    modalities: Annotated[list[str], only(["text"])] = Field(
-        ["text"], description='not supported: only `["text"]` is accepted'
-    )
-    store: Annotated[bool, only(True)] = Field(
-        True, description="only `true` is accepted: each completion is kept as long as its job"
-    )
-    service_tier: Annotated[str, only("auto", "default")] = Field(
-        "auto", description="not supported: only `auto` and `default` are accepted; see `priority`"
-    )
-    audio: NotSupported = NOT_SUPPORTED
-    function_call: NotSupported = NOT_SUPPORTED
-    functions: NotSupported = NOT_SUPPORTED
-    moderation: NotSupported = NOT_SUPPORTED
-    parallel_tool_calls: NotSupported = NOT_SUPPORTED
-    prediction: NotSupported = NOT_SUPPORTED
-    prompt_cache_key: NotSupported = NOT_SUPPORTED
-    prompt_cache_options: NotSupported = NOT_SUPPORTED
-    prompt_cache_retention: NotSupported = NOT_SUPPORTED
-    reasoning_effort: NotSupported = NOT_SUPPORTED
-    safety_identifier: NotSupported = NOT_SUPPORTED
-    tool_choice: NotSupported = NOT_SUPPORTED
-    tools: NotSupported = NOT_SUPPORTED
-    verbosity: NotSupported = NOT_SUPPORTED
-    web_search_options: NotSupported = NOT_SUPPORTED
-
-    @field_validator("top_logprobs")
-    @classmethod
-    def _needs_logprobs(cls, count: int | None, info: ValidationInfo) -> int | None:
-        if not info.data.get("logprobs"):
-            raise ValueError("is only accepted with `logprobs`")
-        return count
-
-    def job(self) -> JobRequest:
-        """Returns the job. Raises InvalidRequestError."""
-        request = self._job(
-            {"messages": [message.model_dump() for message in self.messages]},
-            max_tokens=self.max_completion_tokens or self.max_tokens,
-            logprobs=(self.top_logprobs or 0) if self.logprobs else None,
-        )
-        return request.model_copy(update={"metadata": {**request.metadata, **self.metadata}})
+        return [self.job_request(_as_task(prompt)) for prompt in self.prompt]
 
 
 def _as_task(prompt: str | list[int]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Annotated
 from flask import Blueprint, Response, request
 
 from tasks.errors import JobNotFoundError
-from tasks.job import Job, Origin
+from tasks.job import Job
 from web import auth, calls
 from web.answers import NotAwaitedBody
 from web.endpoints import EVENT_STREAM, NO_JOB, QUEUE_REFUSALS, TOO_MANY_STREAMS, endpoint
@@ -23,18 +23,17 @@ from web.openai.bodies import (
     chat_completion,
     completion,
 )
+from web.openai.chat_parameters import ChatParameters
 from web.openai.chunks import ChatChunk, ChatChunks, TextChunk, TextChunks
 from web.openai.errors import models_not_found
 from web.openai.ids import CHAT, TEXT, job_id_of
-from web.openai.parameters import ChatParameters, CompletionParameters
+from web.openai.parameters import CHAT_API, TEXT_API, CompletionParameters
 from web.openai.streams import Completion
 from web.parameters import CompletionParameters as Shown
 from web.parameters import IdempotencyKey
 from web.relay import sse
 from web.render import json_response
 from web.services import services
-
-TEXT_API, CHAT_API = "completions", "chat.completions"
 
 completions = Blueprint(TEXT_API, __name__, url_prefix="/v1/completions")
 chat = Blueprint("chat", __name__, url_prefix="/v1/chat")
@@ -80,7 +79,7 @@ def complete(body: Annotated[CompletionParameters, from_body], key: IdempotencyK
 @completions.get("/<completion_id>")
 @endpoint("A completion of one prompt", STORED, gives=CompletionBody, streams=TextChunk)
 def text(completion_id: str, query: Shown) -> Response:
-    job = _job(TEXT, completion_id, {"api": TEXT_API, "prompts": 1})
+    job = _job(TEXT, completion_id, TEXT_API)
     if query.is_stream:
         return _stream(Completion([job], TextChunks, query.include_usage, query.after))
     return calls.answer_again([job.id], completion)
@@ -95,7 +94,7 @@ def text(completion_id: str, query: Shown) -> Response:
     streams=ChatChunk,
 )
 def answer(body: Annotated[ChatParameters, from_body], key: IdempotencyKey) -> Response:
-    jobs, origin = [body.job()], {"api": CHAT_API}
+    jobs, origin = [body.job()], body.origin
     with models_not_found():
         if body.stream:
             call = calls.submit(jobs, key, origin)
@@ -106,7 +105,7 @@ def answer(body: Annotated[ChatParameters, from_body], key: IdempotencyKey) -> R
 @chat.get("/completions/<completion_id>")
 @endpoint("A chat completion", STORED, gives=ChatCompletionBody, streams=ChatChunk)
 def chat_answer(completion_id: str, query: Shown) -> Response:
-    job = _job(CHAT, completion_id, {"api": CHAT_API})
+    job = _job(CHAT, completion_id, CHAT_API)
     if query.is_stream:
         return _stream(Completion([job], ChatChunks, query.include_usage, query.after))
     return calls.answer_again([job.id], _chat_completion)
@@ -119,7 +118,7 @@ def chat_answer(completion_id: str, query: Shown) -> Response:
     gives=DeletedBody,
 )
 def delete(completion_id: str) -> Response:
-    job = _job(CHAT, completion_id, {"api": CHAT_API})
+    job = _job(CHAT, completion_id, CHAT_API)
     services().store.delete(job.id, auth.owner())
     body: DeletedBody = {"id": completion_id, "object": "chat.completion.deleted", "deleted": True}
     return json_response(body)
@@ -129,12 +128,13 @@ def _chat_completion(jobs: list[Job]) -> ChatCompletionBody:
     return chat_completion(jobs[0])
 
 
-def _job(prefix: str, completion_id: str, origin: Origin) -> Job:
-    """Returns the job of a completion with this origin. Raises JobNotFoundError."""
+def _job(prefix: str, completion_id: str, api: str) -> Job:
+    """Returns the job of a completion of one prompt. Raises JobNotFoundError."""
     job_id = job_id_of(prefix, completion_id)
     if job_id is not None:
         job = services().store.get(job_id, auth.owner())
-        if job.origin == origin:
+        origin = job.origin or {}
+        if origin.get("api") == api and origin.get("prompts", 1) == 1:
             return job
     raise JobNotFoundError(f"there is no completion {completion_id} of one prompt")
 

@@ -1,4 +1,7 @@
-"""A conversation and a stream through LiteLLM. Prints what they gave as JSON. Run it with the base URL."""
+"""A conversation, a stream and a call of a tool through LiteLLM. Prints what they gave as JSON.
+
+Run it with the base URL, and with a prompt that an echo answers with a call.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,9 @@ def main() -> None:
     answer = litellm.completion(messages=talk, **options)
     told = [{"role": "user", "content": "once upon a time there was"}]
     streamed = list(litellm.completion(messages=told, stream=True, **options))
+    tool = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+    asked = [{"role": "user", "content": sys.argv[2]}]
+    called = litellm.completion(messages=asked, tools=[tool], **options).choices[0].message
     print(
         json.dumps(
             {
@@ -30,6 +36,9 @@ def main() -> None:
                 "usage": answer.usage.completion_tokens,
                 "reason": answer.choices[0].finish_reason,
                 "stream": "".join(chunk.choices[0].delta.content or "" for chunk in streamed),
+                "calls": [
+                    [call.function.name, json.loads(call.function.arguments)] for call in called.tool_calls
+                ],
             }
         )
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -16,9 +17,11 @@ from tasks.errors import (
     first_line,
 )
 from tasks.request import JobRequest, Message
+from tasks.tools import Tool
 from worker.engine.base import Prompt
 from worker.engine.text.byte_table import TableDecoder, byte_table
 from worker.engine.text.longest_token import longest_token_bytes
+from worker.engine.text.tool_marks import decode_with, tool_marks
 
 PROBE = "tokenrelay probe"
 """Content that no template has a reason to change."""
@@ -57,7 +60,8 @@ class PromptEncoder:
             token_ids = self._tokenize(request.prompt or "", with_special_tokens=True)
         else:
             # A template writes all special tokens itself.
-            token_ids = self._tokenize(self._render(request.messages, now), with_special_tokens=False)
+            text = self._render(request.messages, request.tools, now)
+            token_ids = self._tokenize(text, with_special_tokens=False)
         if not token_ids:
             bos = self._tokenizer.bos_token_id
             if bos is None and request.messages is not None:
@@ -65,6 +69,12 @@ class PromptEncoder:
             if bos is None:
                 raise EngineError("the prompt holds no token")
             token_ids = [bos]
+        if request.tools is not None and (marks := tool_marks(self._special_tokens)):
+            hidden = {
+                token_id: text for token_id, text in self._special_tokens.items() if token_id not in marks
+            }
+            decode = decode_with(marks, self._decode_text)
+            return Prompt(tuple(token_ids), decode, self._decode_token, hidden)
         return Prompt(
             tuple(token_ids), self._decode_text, self._decode_token, self._special_tokens, self._new_decoder
         )
@@ -97,24 +107,35 @@ class PromptEncoder:
                 "and one of them must be left for the output"
             )
 
-    def _render(self, messages: Sequence[Message], now: float | None) -> str:
+    def _render(self, messages: Sequence[Message], tools: Sequence[Tool] | None, now: float | None) -> str:
         """Returns a conversation as the model reads it. Raises InvalidMessagesError where it is refused."""
         if self._tokenizer.chat_template is None:
             raise InvalidMessagesError(f"the model {self._model} has no chat template; send `prompt`")
         to_content = _parts if self._wants_parts() else str
-        turns = [{"role": message.role, "content": to_content(message.text)} for message in messages]
+        turns = [_turn(message, to_content) for message in messages]
+        shown = [tool.model_dump(exclude_none=True) for tool in tools or ()]
         try:
-            return self._apply_template(turns, now)
+            text = self._apply_template(turns, shown, now)
+            is_ignored = bool(shown) and text == self._apply_template(turns, (), now)
         except Exception as error:
             # A template is a program: it refuses by raising, and its bugs may raise anything.
             reason = f"the model's chat template refuses these messages: {first_line(error)}"
             raise InvalidMessagesError(reason) from error
+        if is_ignored:
+            raise InvalidMessagesError(f"the chat template of the model {self._model} shows no tools")
+        return text
 
-    def _apply_template(self, turns: Sequence[dict[str, Any]], now: float | None = None) -> str:
+    def _apply_template(
+        self, turns: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] = (), now: float | None = None
+    ) -> str:
         """Applies the chat template. Some templates write today's date with transformers' `strftime_now`."""
         moment = datetime.now(UTC) if now is None else datetime.fromtimestamp(now, UTC)
         text: str = self._tokenizer.apply_chat_template(
-            turns, add_generation_prompt=True, tokenize=False, strftime_now=moment.strftime
+            turns,
+            tools=list(tools) or None,
+            add_generation_prompt=True,
+            tokenize=False,
+            strftime_now=moment.strftime,
         )
         return text
 
@@ -174,6 +195,26 @@ class PromptEncoder:
             else:
                 self._known[token_id] = True
         return self._known[token_id]
+
+
+def _turn(message: Message, to_content: Callable[[str], Any]) -> dict[str, Any]:
+    """Returns a message as templates expect it: the arguments of calls as objects."""
+    turn: dict[str, Any] = {"role": message.role, "content": to_content(message.text)}
+    if message.tool_call_id is not None:
+        turn["tool_call_id"] = message.tool_call_id
+    if message.tool_calls is not None:
+        turn["tool_calls"] = [call.model_dump() for call in message.tool_calls]
+        for call in turn["tool_calls"]:
+            call["function"]["arguments"] = _arguments(call["function"]["arguments"])
+    return turn
+
+
+def _arguments(text: str) -> Any:
+    """Returns a call's arguments; as text where a model wrote something that is no JSON."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def _parts(text: str) -> list[dict[str, str]]:

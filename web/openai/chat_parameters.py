@@ -1,0 +1,119 @@
+"""The body of a chat completion, validated, and the job that it stands for."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, ValidationInfo, field_validator, model_validator
+
+from tasks.job import Origin
+from tasks.request import STRICT, JobRequest, Message, MetadataKey, MetadataValue
+from tasks.tools import Tool
+from web.openai.parameters import CHAT_API, NOT_SUPPORTED, NotSupported, Parameters, only, without_nulls
+
+UNLIMITED_TOKENS = 2**31 - 1
+"""Chat completions go on to the end of the model's length by default."""
+
+MAX_TOP_LOGPROBS = 5
+
+
+class ResponseFormat(BaseModel):
+    """The form of the output."""
+
+    model_config = STRICT
+
+    type: Literal["text"] = Field(description="only `text` is supported")
+
+
+def _complete_turn(message: Any) -> Any:
+    """Returns a message without null fields. An assistant that only called tools gets an empty content."""
+    given = without_nulls(message)
+    if isinstance(given, dict) and "content" not in given and given.get("tool_calls"):
+        return {**given, "content": ""}
+    return given
+
+
+class ChatMessage(Message):
+    """One turn of a conversation. Null fields, as in messages that a model gave, count as absent."""
+
+    _turn = model_validator(mode="before")(_complete_turn)
+
+
+class ChatParameters(Parameters):
+    """The body of a chat completion."""
+
+    messages: list[ChatMessage] = Field(
+        min_length=1, description="a conversation, rendered by the model's chat template"
+    )
+    max_tokens: int = Field(
+        UNLIMITED_TOKENS,
+        ge=1,
+        le=2**31 - 1,
+        description="tokens to generate at most, for each choice; by default up to the model's length",
+    )
+    max_completion_tokens: int | None = Field(
+        None, ge=1, le=2**31 - 1, description="another name of `max_tokens`; it wins if both are given"
+    )
+    # OpenAI's chat completions ask for log probabilities in another way than jobs and completions.
+    logprobs: bool = Field(False, description="log probabilities of the tokens")
+    top_logprobs: int | None = Field(
+        None,
+        ge=0,
+        le=MAX_TOP_LOGPROBS,
+        description="with `logprobs`: those of this many of the likeliest tokens beside each",
+    )
+    metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] = Field(
+        default_factory=dict, description="comes back with the completion, and with the job"
+    )
+    tools: list[Tool] | None = Field(
+        None, max_length=128, description="functions that the model may call, if its chat template shows them"
+    )
+    tool_choice: Annotated[str, only("auto", "none")] = Field(
+        "auto", description="`none` does not show the tools to the model; others are not supported"
+    )
+    parallel_tool_calls: bool = Field(True, description="false: all calls but the first one are dropped")
+    response_format: ResponseFormat | None = Field(None, description="the form of the output")
+    modalities: Annotated[list[str], only(["text"])] = Field(
+        ["text"], description='not supported: only `["text"]` is accepted'
+    )
+    store: Annotated[bool, only(True)] = Field(
+        True, description="only `true` is accepted: each completion is kept as long as its job"
+    )
+    service_tier: Annotated[str, only("auto", "default")] = Field(
+        "auto", description="not supported: only `auto` and `default` are accepted; see `priority`"
+    )
+    audio: NotSupported = NOT_SUPPORTED
+    function_call: NotSupported = NOT_SUPPORTED
+    functions: NotSupported = NOT_SUPPORTED
+    moderation: NotSupported = NOT_SUPPORTED
+    prediction: NotSupported = NOT_SUPPORTED
+    prompt_cache_key: NotSupported = NOT_SUPPORTED
+    prompt_cache_options: NotSupported = NOT_SUPPORTED
+    prompt_cache_retention: NotSupported = NOT_SUPPORTED
+    reasoning_effort: NotSupported = NOT_SUPPORTED
+    safety_identifier: NotSupported = NOT_SUPPORTED
+    verbosity: NotSupported = NOT_SUPPORTED
+    web_search_options: NotSupported = NOT_SUPPORTED
+
+    @field_validator("top_logprobs")
+    @classmethod
+    def _needs_logprobs(cls, count: int | None, info: ValidationInfo) -> int | None:
+        if not info.data.get("logprobs"):
+            raise ValueError("is only accepted with `logprobs`")
+        return count
+
+    @property
+    def origin(self) -> Origin:
+        """What is kept of these parameters with the job, beside its request."""
+        parallel = {} if self.parallel_tool_calls else {"parallel_tool_calls": False}
+        return {"api": CHAT_API, **parallel}
+
+    def job(self) -> JobRequest:
+        """Returns the job. Raises InvalidRequestError."""
+        tools = [tool.model_dump() for tool in self.tools or ()] if self.tool_choice != "none" else []
+        request = self.job_request(
+            {"messages": [message.model_dump() for message in self.messages], "tools": tools or None},
+            max_tokens=self.max_completion_tokens or self.max_tokens,
+            logprobs=(self.top_logprobs or 0) if self.logprobs else None,
+        )
+        return request.model_copy(update={"metadata": {**request.metadata, **self.metadata}})
