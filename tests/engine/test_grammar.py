@@ -4,104 +4,22 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders
 
-from tasks.errors import EngineError, InvalidGrammarError
+from tasks.errors import InvalidGrammarError
 from tasks.job import FinishReason
 from tasks.request import JobRequest
-from tasks.settings import Settings
-from tests.engine.test_tokenizers import LLAMA_LIKE, save_sentencepiece
+from tests.engine.grammar_models import CASES, ENGINES, PERSON, Restricted, loaded
 from tests.engine.tiny import WIDE, Outputs, generate, save_model, settings_for
-from tests.unit.small_tokenizers import TOKENIZERS
-from worker.engine import load_engine
 from worker.engine.base import Engine, EngineRequest, SamplingParams
-from worker.engine.grammar import matcher as matcher_module
 from worker.engine.native.library import NativeLibrary
 from worker.engine.native.sampler import NativeSampler
 from worker.engine.sampling import Row, noise_key, sample
-from worker.engine.text.detokenizer import Detokenizer
 from worker.engine.transformers.engine import TransformersEngine
-
-PERSON: dict[str, Any] = {
-    "type": "object",
-    "properties": {
-        "name": {"type": "string", "minLength": 2, "maxLength": 6},
-        "age": {"type": "integer", "minimum": 0, "maximum": 120},
-        "tags": {"type": "array", "items": {"enum": ["é", "\U0001f600", 'a"b']}, "maxItems": 2},
-    },
-    "required": ["name", "age", "tags"],
-    "additionalProperties": False,
-}
-NESTED: dict[str, Any] = {
-    "$defs": {"leaf": {"anyOf": [{"type": "null"}, {"type": "boolean"}, {"const": {"x": None}}]}},
-    "type": "array",
-    "prefixItems": [{"$ref": "#/$defs/leaf"}, {"$ref": "#/$defs/leaf"}],
-    "items": False,
-    "minItems": 2,
-}
-CHOICES = ["yes", "no", "perhaps, «naïve»", '\U0001f98a\n\t"\\', "yes and no"]
-BALANCED = 'start: s\ns: "(" s ")" | "[]" | /[0-9]{1,3}/'
-
-
-def accepts_json(schema: Any) -> Callable[[str], bool]:
-    def check(text: str) -> bool:
-        jsonschema.validate(json.loads(text), schema)
-        return True
-
-    return check
-
-
-def matches(pattern: str) -> Callable[[str], bool]:
-    return lambda text: re.fullmatch(pattern, text) is not None
-
-
-def is_balanced(text: str) -> bool:
-    inner = text.strip("()")
-    depth = len(text) - len(text.lstrip("("))
-    return text == "(" * depth + inner + ")" * depth and bool(re.fullmatch(r"\[\]|[0-9]{1,3}", inner))
-
-
-UNICODE = "[\u0430-\u044f\u0451]{2,4}(é|\U0001f600)/"
-
-CASES: dict[str, tuple[dict[str, Any], Callable[[str], bool]]] = {
-    "person": ({"json": PERSON}, accepts_json(PERSON)),
-    "schema as a string": ({"json": json.dumps(NESTED)}, accepts_json(NESTED)),
-    "regex": ({"regex": r"^[a-c]{2,5} \d{3}$"}, matches(r"[a-c]{2,5} \d{3}")),
-    "unicode": ({"regex": UNICODE}, matches(UNICODE)),
-    "choice": ({"choice": CHOICES}, CHOICES.__contains__),
-    "lark": ({"grammar": BALANCED}, is_balanced),
-}
-
-ENGINES = ["bundled", "bundled by torch", "byte level", "straddling", "byte fallback", "sentencepiece"]
-
-
-def loaded(name: str, folder: Path) -> Engine:
-    match name:
-        case "bundled":
-            return load_engine(Settings(max_num_seqs=4, device="cpu"))
-        case "bundled by torch":
-            return load_engine(Settings(max_num_seqs=4, device="cpu", native_isa="none"))
-        case "byte level":
-            save_model(folder, "llama", **WIDE["llama"])
-        case "sentencepiece":
-            save_sentencepiece(folder, model_type="bpe", **LLAMA_LIKE)
-        case _:
-            save_with(folder, TOKENIZERS[name.replace(" ", "-")])
-    return TransformersEngine(settings_for(folder))
-
-
-def save_with(folder: Path, tokenizer: Tokenizer) -> None:
-    save_model(folder, "llama", **WIDE["llama"], vocab_size=tokenizer.get_vocab_size() + 5, template=False)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    config = json.loads((folder / "tokenizer_config.json").read_text())
-    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "pad_token": None}))
 
 
 @pytest.fixture(scope="module", params=ENGINES)
@@ -112,32 +30,6 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture(scope="module")
 def bundled() -> Engine:
     return loaded("bundled", Path())
-
-
-class Restricted:
-    """A prompt and a compiled grammar, of which sequences are made."""
-
-    def __init__(self, engine: Engine, outputs: dict[str, Any], prompt: str = "a fox") -> None:
-        self.engine = engine
-        self.grammar = engine.compile(outputs)  # type: ignore[arg-type]
-        self.prompt = engine.encode(JobRequest(prompt=prompt))
-
-    def request(self, request_id: str = "one", logged: tuple[int, ...] = (), **options: Any) -> EngineRequest:
-        sampling = SamplingParams(**{"max_tokens": 70, "temperature": 0.0, **options})
-        matcher = self.grammar.matcher(logged)
-        return EngineRequest(request_id, self.prompt.token_ids, logged, sampling, matcher)
-
-    def run(self, **options: Any) -> tuple[list[int], FinishReason]:
-        self.engine.add_request(self.request(**options))
-        outputs = Outputs(self.engine).run()
-        assert outputs.errors["one"] is None
-        return outputs.token_ids["one"], outputs.finished["one"]
-
-    def text(self, token_ids: list[int]) -> str:
-        """Returns the text that a client gets, except for an end of sequence."""
-        prompt = self.prompt
-        detokenizer = Detokenizer(prompt.token_ids, prompt.decode, [], prompt.special_tokens)
-        return detokenizer.push(token_ids) + detokenizer.finish()
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -253,64 +145,6 @@ def test_an_ordinary_token_that_ends_sequences_ends_no_output_in_its_middle(tmp_
     token_ids, reason = restricted.run()
     assert reason is FinishReason.STOP
     assert re.fullmatch("b{6}c*a?", restricted.text(token_ids))
-
-
-def test_a_mask_that_cannot_be_computed_fails_its_sequence_alone(engine: Engine) -> None:
-    prompt_ids = engine.encode(JobRequest(prompt="once upon")).token_ids
-    free = EngineRequest(
-        "free", prompt_ids, (), SamplingParams(temperature=0, max_tokens=20, ignore_eos=True)
-    )
-    [expected] = generate(engine, free)
-    properties = {f"p{index}": {"type": "string"} for index in range(1500)}
-    hostile = Restricted(engine, {"json": {"type": "object", "properties": properties}})
-    for request in (hostile.request(), free):
-        engine.add_request(request)
-    outputs = Outputs(engine).run()
-    assert outputs.token_ids["free"] == expected
-    assert outputs.finished["one"] is FinishReason.ERROR
-    assert str(outputs.errors["one"]).startswith("structured_outputs: Parser Error: Current row has ")
-
-
-def test_masks_that_take_too_long_fail_their_sequence(
-    bundled: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    restricted = Restricted(bundled, {"regex": "[a-z ]*"})
-    monkeypatch.setattr(matcher_module, "BURST_SECONDS", 1e-9)
-    bundled.add_request(restricted.request())
-    outputs = Outputs(bundled).run()
-    assert outputs.finished["one"] is FinishReason.ERROR
-    assert str(outputs.errors["one"]).startswith("structured_outputs: the grammar is too costly")
-
-
-def test_an_output_that_does_not_fit_the_grammar_cannot_be_continued(bundled: Engine) -> None:
-    restricted = Restricted(bundled, {"regex": "[0-9]*"})
-    letters = bundled.encode(JobRequest(prompt="fox")).token_ids
-    with pytest.raises(EngineError, match="token 1 of the earlier attempts' output does not fit the grammar"):
-        restricted.grammar.matcher(letters)
-
-
-@pytest.mark.parametrize(
-    ("outputs", "message"),
-    [
-        ({"json": {"type": "integer", "multipleOf": 9_999_991}}, "takes longer than 2 s to compile"),
-        ({"grammar": "start: " + "".join(f"r{i}\nr{i}: " for i in range(4800)) + '"a"'}, "is too complex"),
-    ],
-)
-def test_a_hostile_grammar_is_refused(bundled: Engine, outputs: dict[str, Any], message: str) -> None:
-    """The first one would be compiled for hours, the second one overflows the stack."""
-    with pytest.raises(InvalidGrammarError, match=message):
-        bundled.compile(outputs)  # type: ignore[arg-type]
-
-
-def test_a_tokenizer_whose_tokens_change_their_neighbours_is_refused(tmp_path: Path) -> None:
-    tokenizer = Tokenizer.from_str(TOKENIZERS["byte-fallback"].to_str())
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Fuse(), decoders.Replace("▁", " "), decoders.Replace("  ", "_")]
-    )
-    save_with(tmp_path, tokenizer)
-    engine = TransformersEngine(settings_for(tmp_path))
-    with pytest.raises(EngineError, match="changes a token's text with its neighbours"):
-        engine.compile({"regex": "a"})
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from worker.engine.text.detokenizer import REPLACEMENT
 BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 """The name of an id that stands for one byte (byte fallback)."""
 
-SAMPLES, SAMPLE_IDS = 32, 16
+SAMPLES, SAMPLE_IDS = 64, 32
 """How many random outputs are compared with their bytes, and how many ids each has."""
 
 
