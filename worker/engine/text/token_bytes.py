@@ -19,6 +19,11 @@ from worker.engine.text.detokenizer import REPLACEMENT
 BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 """The name of an id that stands for one byte (byte fallback)."""
 
+NEIGHBOURS = (
+    "structured_outputs: this model's tokenizer changes a token's text with its neighbours, so outputs "
+    "cannot be restricted"
+)
+
 SAMPLES, SAMPLE_IDS = 64, 32
 """How many random outputs are compared with their bytes, and how many ids each has."""
 
@@ -55,7 +60,7 @@ def _context(tokenizer: Any, decode: Decode, vocab_size: int) -> int:
 def _bytes_after(context: int, token_id: int, tokenizer: Any, decode: Decode) -> bytes:
     before, text = decode((context,)), decode((context, token_id))
     if not text.startswith(before):
-        return b""
+        raise EngineError(NEIGHBOURS)
     text = text[len(before) :]
     if REPLACEMENT not in text:
         return text.encode()
@@ -69,7 +74,10 @@ def _byte_of(token_id: int, tokenizer: Any) -> bytes | None:
 
 
 def _check(context: int, found: dict[int, bytes], decode: Decode) -> None:
-    """Raises EngineError where random outputs have another text than their bytes."""
+    """Raises EngineError where random outputs have another text than their bytes.
+
+    found: the bytes of each id after `context`.
+    """
     whole = [token_id for token_id, data in found.items() if data and _is_text(data)]
     drawn = random.Random(0)
     before = decode((context,))
@@ -77,10 +85,7 @@ def _check(context: int, found: dict[int, bytes], decode: Decode) -> None:
         sample: Sequence[int] = drawn.choices(whole, k=SAMPLE_IDS)
         expected = before + b"".join(found[token_id] for token_id in sample).decode()
         if decode((context, *sample)) != expected:
-            raise EngineError(
-                "structured_outputs: this model's tokenizer changes a token's text with its neighbours, "
-                "so outputs cannot be restricted"
-            )
+            raise EngineError(NEIGHBOURS)
 
 
 def _is_text(data: bytes) -> bool:
