@@ -12,7 +12,7 @@ from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema
 from typing_extensions import TypedDict
 
 MAX_GRAMMAR_CHARACTERS = 65_536
-"""Of a schema as compact JSON, of a Lark grammar, and of all choices together."""
+"""The most characters of a schema as compact JSON, of a Lark grammar, or of all choices together."""
 
 MAX_REGEX_CHARACTERS = 4_096
 """The cost of a mask grows with the length of a regular expression."""

@@ -106,7 +106,7 @@ def save_with(folder: Path, tokenizer: Tokenizer) -> None:
 
 
 class Restricted:
-    """A prompt and a compiled grammar, of which sequences are made."""
+    """Makes sequences of a prompt and a compiled grammar, and runs them."""
 
     def __init__(self, engine: Engine, outputs: dict[str, Any], prompt: str = "a fox") -> None:
         self.engine = engine

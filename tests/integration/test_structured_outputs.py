@@ -1,4 +1,4 @@
-"""Structured outputs from the submit to the text, on real web servers and workers, one of which is killed."""
+"""Structured outputs from the submit to the text, on real web servers and on workers that are killed."""
 
 from __future__ import annotations
 
