@@ -29,8 +29,8 @@ class GrammarCompiler:
         """vocab_size: how many ids the model has. eos_ids: each of them ends a sequence.
 
         special_tokens: the text of ids that no text contains, which a grammar may name.
-        find_bytes: returns the bytes of each id below a number; see `token_bytes`. It is called when the first grammar
-            is compiled, because it takes about a second for a large vocabulary.
+        find_bytes: returns the bytes of each id below a number; see `token_bytes`. It is called when the
+            first grammar is compiled, because it takes about a second for a large vocabulary.
         """
         self._vocab_size = vocab_size
         self._eos_ids = frozenset(eos_ids)
