@@ -177,6 +177,20 @@ class InvalidMessagesError(EngineError):
     title = "Invalid messages"
 
 
+class InvalidGrammarError(EngineError):
+    """The grammar of `structured_outputs` cannot be used."""
+
+    status = 422
+    code = "invalid_grammar"
+    title = "Invalid grammar"
+
+    def __init__(self, kind: str, problem: str) -> None:
+        """kind: the field of `structured_outputs`. problem: what follows the field's name."""
+        self.field = f"structured_outputs.{kind}"
+        self.problem = problem
+        super().__init__(f"{self.field}: {problem}")
+
+
 def first_line(error: BaseException) -> str:
     """Returns the first line of an exception's text, to be part of one line of ours."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -66,7 +66,8 @@ class ChoiceRun:
             if output.logprobs is not None:
                 self.logprobs.append(self._logged(token_id, output.logprobs[index]))
             # The end of sequence is not text, even where a model uses an ordinary token for it.
-            is_end = index == last and output.finish_reason is FinishReason.STOP
+            has_stopped = output.finish_reason is FinishReason.STOP and not output.ends_with_text
+            is_end = index == last and has_stopped
             detokenizer = self.detokenizer
             self.text += detokenizer.push_end(token_id) if is_end else detokenizer.push((token_id,))
             if self.detokenizer.stopped:

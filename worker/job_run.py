@@ -13,6 +13,7 @@ from worker.choice_run import ChoiceRun
 from worker.engine.base import (
     Engine,
     EngineRequest,
+    Grammar,
     Prompt,
     RequestOutput,
     SamplingParams,
@@ -75,7 +76,7 @@ class JobRun:
         return self._choices
 
     def prepare(self, engine: Engine) -> Preparation:
-        """Tokenizes the prompt and decodes the log.
+        """Tokenizes the prompt, compiles the grammar if there is one, and decodes the log.
 
         Raises PromptTooLongError, EngineError, UnreadableRecordError and whatever a tokenizer raises.
         """
@@ -87,8 +88,11 @@ class JobRun:
                 f"the prompt has {prompt_tokens} tokens; the length served is {engine.max_model_len}, "
                 "and one of them must be left for the output"
             )
+        outputs = self.claim.request.structured_outputs
+        grammar = None if outputs is None else engine.compile(outputs)
         logged = logged_choices(self.claim.entries, self.claim.request.n)
-        return Preparation(prompt_tokens, [self._choice_run(choice, prompt, budget) for choice in logged])
+        choices = [self._choice_run(choice, prompt, budget, grammar) for choice in logged]
+        return Preparation(prompt_tokens, choices)
 
     def begin(self, preparation: Preparation) -> list[EngineRequest]:
         """Returns the sequences that the engine is to run: none where the job has ended meanwhile."""
@@ -164,7 +168,7 @@ class JobRun:
         """Notes how many entries of the log Redis has: more than before, or fewer where it lost some."""
         self._flushed = log_length - self._first
 
-    def _choice_run(self, choice: Choice, prompt: Prompt, budget: int) -> ChoiceRun:
+    def _choice_run(self, choice: Choice, prompt: Prompt, budget: int, grammar: Grammar | None) -> ChoiceRun:
         request = self.claim.request
         sampling = SamplingParams.of(
             request,
@@ -182,11 +186,15 @@ class JobRun:
             prompt.special_tokens,
             prompt.new_decoder() if prompt.new_decoder else None,
         )
+        has_ended = choice.finish_reason is not None
+        matcher = None if grammar is None or has_ended else grammar.matcher(output_ids)
         sequence = EngineRequest(
-            _request_id(self.lease_token, choice.index), prompt.token_ids, output_ids, sampling
+            _request_id(self.lease_token, choice.index), prompt.token_ids, output_ids, sampling, matcher
         )
         run = ChoiceRun(sequence, detokenizer, prompt.decode_token, choice.finish_reason, len(output_ids))
-        if run.is_running and len(output_ids) >= sampling.max_tokens:
+        if matcher is not None and matcher.is_complete:
+            run.end(FinishReason.STOP)
+        elif run.is_running and len(output_ids) >= sampling.max_tokens:
             run.end(FinishReason.LENGTH)  # An earlier worker served a greater length.
         return run
 

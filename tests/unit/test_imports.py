@@ -105,7 +105,8 @@ def test_answers_errors_and_json_know_nothing_else_of_the_web_server() -> None:
         ("native", set()),
         ("torch", {"native"}),
         ("loading", {"native", "torch", "text"}),
-        ("transformers", {"native", "torch", "text", "loading"}),
+        ("grammar", set()),
+        ("transformers", {"native", "torch", "text", "loading", "grammar"}),
         ("vllm", {"text", "loading"}),
     ],
 )

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tasks.errors import EngineError
 from tasks.job import FinishReason
 from tasks.request import JobRequest, SamplingOptions
+from tasks.structured_outputs import StructuredOutputs
+
+if TYPE_CHECKING:
+    from torch import Tensor  # Not every engine needs torch.
 
 Decode = Callable[[Sequence[int]], str]
 """Token ids -> text, special tokens left out, spaces exactly as the model wrote them."""
@@ -80,17 +84,51 @@ class SamplingParams(SamplingOptions):
         return cls.model_construct(**{**fields, "seed": options.seed or 0, **known})
 
 
+class Matcher(Protocol):
+    """Follows the output of one sequence through a grammar. For one thread at a time."""
+
+    @property
+    def failure(self) -> str | None:
+        """Why the sequence cannot go on; None while it can."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing more may come, not even where an end of sequence is ignored."""
+
+    def allowed(self, *, may_end: bool) -> Tensor | None:
+        """Returns whether each token may come next, bool [vocab], on the CPU.
+
+        Returns None where none may: then either `is_complete` or `failure` is set. may_end: whether an end of
+        sequence may come where the output may end.
+        """
+
+    def accept(self, token_id: int) -> None:
+        """Takes the token that came, which is no end of sequence. May set `is_complete` or `failure`."""
+
+
+class Grammar(Protocol):
+    """A compiled `structured_outputs`."""
+
+    def matcher(self, output_ids: Sequence[int]) -> Matcher:
+        """Returns a new matcher after the ids that earlier attempts generated for a choice.
+
+        Raises EngineError where they do not fit the grammar.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class EngineRequest:
     """One sequence for the batch.
 
     output_ids: what earlier attempts generated; the engine continues after them.
+    matcher: stands after these ids; None where the output is not restricted.
     """
 
     request_id: str
     prompt_ids: tuple[int, ...]
     output_ids: tuple[int, ...]
     sampling: SamplingParams
+    matcher: Matcher | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +147,12 @@ class RequestOutput:
     """What one step added to one sequence. Not frozen, because frozen ones take three times as long to make.
 
     token_ids: the new ids, an end-of-sequence id included.
-    finish_reason: STOP where the last of these ids is an end of sequence, LENGTH at max_tokens, ERROR where
-        this sequence cannot go on, else None. Where it is set, the sequence has left the batch.
+    finish_reason: STOP where the last of these ids is an end of sequence or the grammar allows no more,
+        LENGTH at max_tokens, ERROR where this sequence cannot go on, else None. Where it is set, the sequence
+        has left the batch.
     error: the reason for ERROR.
     logprobs: those of each new id, where they were asked for.
+    ends_with_text: with STOP, that no end of sequence came: the last id is text as the others are.
     """
 
     request_id: str
@@ -120,6 +160,7 @@ class RequestOutput:
     finish_reason: FinishReason | None = None
     error: str | None = None
     logprobs: tuple[TokenLogprobs, ...] | None = None
+    ends_with_text: bool = False
 
 
 class Engine(Protocol):
@@ -149,6 +190,14 @@ class Engine(Protocol):
         Called from another thread than `step`. Raises InvalidMessagesError where the model has no chat
         template, or its template refuses the messages. May raise PromptTooLongError; the caller checks the
         length anyway.
+        """
+
+    def compile(self, outputs: StructuredOutputs) -> Grammar:
+        """Compiles a grammar for this engine's model, which may take seconds.
+
+        Called from one thread at a time, another one than `step`. Raises InvalidGrammarError where the
+        grammar cannot be compiled or takes too long, and EngineError where the engine cannot restrict its
+        output.
         """
 
     def warm_up(self) -> None:

@@ -15,11 +15,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tasks.errors import SettingsError
+from tasks.errors import EngineError, SettingsError
 from tasks.job import FinishReason
 from tasks.request import JobRequest
 from tasks.settings import Settings
-from worker.engine.base import EngineRequest, Prompt, RequestOutput, SamplingParams, TokenLogprobs
+from tasks.structured_outputs import StructuredOutputs
+from worker.engine.base import (
+    EngineRequest,
+    Grammar,
+    Prompt,
+    RequestOutput,
+    SamplingParams,
+    TokenLogprobs,
+)
 
 if TYPE_CHECKING:
     from worker.engine.text.prompts import PromptEncoder
@@ -79,6 +87,10 @@ class EchoEngine:
             return "".join((" " if i else "") + words[i % len(words)] for i in token_ids)
 
         return Prompt(tuple(range(len(words))), decode, lambda token_id: decode((token_id,)))
+
+    def compile(self, outputs: StructuredOutputs) -> Grammar:  # noqa: ARG002
+        """Raises EngineError. outputs: of any kind."""
+        raise EngineError("structured_outputs: the echo engine has no model whose tokens it could restrict")
 
     def warm_up(self) -> None:
         """Does nothing: no step is slow the first time."""

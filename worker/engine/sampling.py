@@ -86,11 +86,13 @@ class Row:
     """How one row is sampled.
 
     key: the row's noise, see `noise_key`. penalties: None where all are off.
+    allowed: whether each token may be drawn, bool [vocab]; None where all may.
     """
 
     sampling: SamplingParams
     key: int
     penalties: Penalties | None = None
+    allowed: Tensor | None = None
 
     @property
     def is_greedy(self) -> bool:
@@ -112,14 +114,16 @@ class Row:
         return None if self.is_greedy else Draw(1 / self.sampling.temperature, self.key)
 
 
-def wants_logits(sampling: SamplingParams, penalties: Penalties | None, *, draws: bool) -> bool:
+def wants_logits(
+    sampling: SamplingParams, penalties: Penalties | None, *, is_restricted: bool, draws: bool
+) -> bool:
     """Whether a sequence's logits are needed: its next token takes more than argmax or `Draw`.
 
-    draws: whether the forward pass takes a `Draw`.
+    is_restricted: whether a grammar allows only some tokens. draws: whether the forward pass takes a `Draw`.
     """
     row = Row(sampling, 0)
     is_given = row.is_greedy or (row.is_plain and draws)
-    return not is_given or penalties is not None or sampling.logprobs is not None
+    return not is_given or is_restricted or penalties is not None or sampling.logprobs is not None
 
 
 Sample = Callable[[Tensor, Sequence[Row]], list[int]]
@@ -143,7 +147,7 @@ def noise_key_at(position: int, of_choice: int) -> int:
 
 def sample(logits: Tensor, rows: Sequence[Row]) -> list[int]:
     """Returns one token id for each row of logits [rows, vocab], or NO_TOKEN."""
-    logits = penalized(logits.float(), rows)
+    logits = adjusted(logits.float(), rows)
     token_ids = best_tokens(logits)
     drawn = [index for index, row in enumerate(rows) if not row.is_greedy]
     if drawn:
@@ -184,14 +188,26 @@ def top_logprobs(
     return answer
 
 
-def penalized(logits: Tensor, rows: Sequence[Row]) -> Tensor:
-    """Returns logits [rows, vocab] after each row's penalties."""
-    penalized = [(index, row.penalties) for index, row in enumerate(rows) if row.penalties is not None]
-    if penalized:
+def adjusted(logits: Tensor, rows: Sequence[Row]) -> Tensor:
+    """Returns logits [rows, vocab] after each row's mask of allowed tokens and its penalties."""
+    changing = [
+        index for index, row in enumerate(rows) if row.allowed is not None or row.penalties is not None
+    ]
+    if changing:
         logits = logits.clone()
-        for index, penalties in penalized:
-            penalties.apply(logits[index])
+        for index in changing:
+            _adjust(logits[index], rows[index])
     return logits
+
+
+def _adjust(logits: Tensor, row: Row) -> None:
+    """Changes one row's logits, [vocab], in place."""
+    if row.allowed is not None:
+        allowed = row.allowed.to(logits.device)
+        logits[len(allowed) :] = -torch.inf
+        logits[: len(allowed)].masked_fill_(~allowed[: len(logits)], -torch.inf)
+    if row.penalties is not None:
+        row.penalties.apply(logits)
 
 
 def _draw(logits: Tensor, rows: Sequence[Row]) -> Tensor:

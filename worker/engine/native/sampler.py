@@ -10,7 +10,7 @@ from torch import Tensor
 
 from worker.engine.native.library import NativeLibrary
 from worker.engine.native.structures import NoiseStructure
-from worker.engine.sampling import Row, penalized
+from worker.engine.sampling import Row, adjusted
 
 
 class _RowOptions(ctypes.Structure):
@@ -31,7 +31,7 @@ class NativeSampler:
 
     def __call__(self, logits: Tensor, rows: Sequence[Row]) -> list[int]:
         """Returns one token id for each row of float32 logits [rows, vocab], or NO_TOKEN."""
-        logits = penalized(logits, rows).contiguous()
+        logits = adjusted(logits, rows).contiguous()
         count, vocab_size = logits.shape
         threads = torch.get_num_threads()
         needed = self._library.draw_scratch_bytes(vocab_size, threads)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -21,6 +21,7 @@ from tasks.tools import Tool
 from worker.engine.base import Prompt
 from worker.engine.text.byte_table import TableDecoder, byte_table
 from worker.engine.text.longest_token import longest_token_bytes
+from worker.engine.text.token_bytes import token_bytes
 from worker.engine.text.tool_marks import decode_with, tool_marks
 
 PROBE = "tokenrelay probe"
@@ -46,8 +47,19 @@ class PromptEncoder:
         self._known: dict[int, bool] = {}
         """Whether an id has a text, for those that were decoded."""
         self._special_tokens = self._find_special_tokens()
-        table = byte_table(tokenizer, self._decode_text)
-        self._new_decoder = None if table is None else partial(TableDecoder, table)
+        self._table = byte_table(tokenizer, self._decode_text)
+        self._new_decoder = None if self._table is None else partial(TableDecoder, self._table)
+
+    @property
+    def special_tokens(self) -> Mapping[int, str]:
+        """The text of each id that outputs leave out."""
+        return self._special_tokens
+
+    def token_bytes(self, vocab_size: int) -> list[bytes]:
+        """Returns the bytes of each id in an output's text, see `token_bytes`."""
+        return token_bytes(
+            self._tokenizer, self._decode_text, self._table, self._special_tokens.keys(), vocab_size
+        )
 
     def encode(self, request: JobRequest, now: float | None = None) -> Prompt:
         """See `Engine.encode`. Also raises EngineError where the prompt has no token.

@@ -18,13 +18,17 @@ from tasks.errors import EngineError
 from tasks.job import FinishReason
 from tasks.request import JobRequest
 from tasks.settings import Settings
+from tasks.structured_outputs import StructuredOutputs
 from worker.engine.base import (
     EngineRequest,
+    Grammar,
+    Matcher,
     Prompt,
     RequestOutput,
     decode_once,
 )
 from worker.engine.forward import Answer
+from worker.engine.grammar.compiler import GrammarCompiler
 from worker.engine.loading.model import load_model
 from worker.engine.sampling import Penalties, wants_logits
 from worker.engine.text.prompts import PromptEncoder
@@ -53,6 +57,9 @@ class TransformersEngine:
         self._max_model_len = loaded.max_model_len
         self._eos_ids = loaded.eos_ids
         self._prompts = PromptEncoder(loaded.tokenizer, settings.model, loaded.max_model_len)
+        self._grammars = GrammarCompiler(
+            loaded.vocab_size, loaded.eos_ids, self._prompts.special_tokens, self._prompts.token_bytes
+        )
         self._forward = loaded.forward
         self._sample = loaded.sample
         self._scheduler = Scheduler(
@@ -76,6 +83,9 @@ class TransformersEngine:
 
     def encode(self, request: JobRequest, now: float | None = None) -> Prompt:
         return self._prompts.encode(request, now)
+
+    def compile(self, outputs: StructuredOutputs) -> Grammar:
+        return self._grammars.compile(outputs)
 
     def warm_up(self) -> None:
         """Decodes, and measures the speed of prompts. Raises EngineError where the model does not run."""
@@ -106,8 +116,14 @@ class TransformersEngine:
                 [*request.prompt_ids, *request.output_ids],
                 len(request.prompt_ids),
                 request.sampling,
-                wants_logits(request.sampling, penalties, draws=self._forward.draws),
+                wants_logits(
+                    request.sampling,
+                    penalties,
+                    is_restricted=request.matcher is not None,
+                    draws=self._forward.draws,
+                ),
                 penalties,
+                matcher=request.matcher,
             )
         )
 
@@ -154,15 +170,28 @@ class TransformersEngine:
     def _advance(self, sequence: SequenceState, token: NextToken) -> RequestOutput:
         """Takes a token into its sequence."""
         token_id, logprobs = token
+        matcher = sequence.matcher
+        if matcher is not None and matcher.failure is not None:
+            return sequence.failure(matcher.failure)
+        if matcher is not None and matcher.is_complete:
+            return RequestOutput(sequence.request_id, (), FinishReason.STOP)
         if token_id in REASONS:
             return sequence.failure(REASONS[token_id])
         sequence.token_ids.append(token_id)
         if sequence.penalties is not None:
             sequence.penalties.count(token_id)
-        reason = None
+        reason, is_complete = None, False
         if token_id in self._eos_ids and not sequence.sampling.ignore_eos:
             reason = FinishReason.STOP
+        elif matcher is not None and _completes(matcher, token_id):
+            reason, is_complete = FinishReason.STOP, True
         elif len(sequence.token_ids) >= min(sequence.max_tokens, self._max_model_len):
             reason = FinishReason.LENGTH
         reported = None if logprobs is None else (logprobs,)
-        return RequestOutput(sequence.request_id, (token_id,), reason, None, reported)
+        return RequestOutput(sequence.request_id, (token_id,), reason, None, reported, is_complete)
+
+
+def _completes(matcher: Matcher, token_id: int) -> bool:
+    """Takes a token into its grammar. Returns whether the output is complete with it."""
+    matcher.accept(token_id)
+    return matcher.is_complete

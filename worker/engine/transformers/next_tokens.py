@@ -9,7 +9,7 @@ from torch import Tensor
 from worker.engine.base import TokenLogprobs
 from worker.engine.forward import Answer
 from worker.engine.memory import memory_errors
-from worker.engine.sampling import NO_TOKEN, Sample, top_logprobs
+from worker.engine.sampling import NO_TOKEN, Row, Sample, top_logprobs
 from worker.engine.transformers.sequence import SequenceState
 
 OUT_OF_MEMORY = "memory did not suffice for this sequence: {}"
@@ -37,24 +37,25 @@ def next_tokens(
     wanting = iter([index for index, sequence in enumerate(sequences) if sequence.wants_logits])
     for answer in answers:
         indices = [next(wanting) for _ in range(len(answer.logits))]
-        drawn = _drawn([sequences[index] for index in indices], answer.logits, sample)
+        rows = [sequences[index].row(sequences[index].allowed()) for index in indices]
+        drawn = _drawn(rows, answer.logits, sample)
         for index, token in zip(indices, drawn, strict=True):
             tokens[index] = token
     return tokens
 
 
-def _drawn(sequences: Sequence[SequenceState], logits: Tensor, sample: Sample) -> list[NextToken]:
-    """Draws from logits [sequences, vocab]. Where memory does not suffice, draws for halves of them."""
-    if not sequences:
+def _drawn(rows: Sequence[Row], logits: Tensor, sample: Sample) -> list[NextToken]:
+    """Draws from logits [rows, vocab]. Where memory does not suffice, draws for halves of them."""
+    if not rows:
         return []
     try:
         with memory_errors():
-            token_ids = sample(logits, [sequence.row() for sequence in sequences])
-            counts = [sequence.sampling.logprobs for sequence in sequences]
+            token_ids = sample(logits, rows)
+            counts = [row.sampling.logprobs for row in rows]
             return list(zip(token_ids, top_logprobs(logits, token_ids, counts), strict=True))
     except MemoryError:
-        if len(sequences) == 1:
+        if len(rows) == 1:
             return [(NO_MEMORY, None)]
-    half = len(sequences) // 2
-    first = _drawn(sequences[:half], logits[:half], sample)
-    return [*first, *_drawn(sequences[half:], logits[half:], sample)]
+    half = len(rows) // 2
+    first = _drawn(rows[:half], logits[:half], sample)
+    return [*first, *_drawn(rows[half:], logits[half:], sample)]

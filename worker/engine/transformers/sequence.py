@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
 from tasks.job import FinishReason
-from worker.engine.base import RequestOutput, SamplingParams
+from worker.engine.base import Matcher, RequestOutput, SamplingParams
 from worker.engine.forward import Chunk, Draw
 from worker.engine.sampling import Penalties, Row, choice_key, is_greedy, noise_key_at
 
@@ -18,6 +20,7 @@ class SequenceState:
     prefilled: how many are in the cache while it joins; 0 while it waits.
     wants_logits: whether its next tokens are sampled from logits, and not by the forward pass.
     arrival: its number in the order of arrival.
+    matcher: of the grammar that restricts its output; None where none does.
     """
 
     request_id: str
@@ -28,6 +31,7 @@ class SequenceState:
     penalties: Penalties | None = None
     prefilled: int = 0
     arrival: int = 0
+    matcher: Matcher | None = None
     max_tokens: int = field(init=False)
     """The most tokens that prompt and output may have."""
     is_greedy: bool = field(init=False)
@@ -56,9 +60,13 @@ class SequenceState:
         """Returns how the forward pass draws its next token; None where it takes the argmax."""
         return None if self.wants_logits or self.is_greedy else self.row().draw
 
-    def row(self) -> Row:
-        """Returns how its next token is sampled."""
-        return Row(self.sampling, noise_key_at(self.output_tokens, self.choice_key), self.penalties)
+    def row(self, allowed: Tensor | None = None) -> Row:
+        """Returns how its next token is sampled. allowed: see `Row`."""
+        return Row(self.sampling, noise_key_at(self.output_tokens, self.choice_key), self.penalties, allowed)
+
+    def allowed(self) -> Tensor | None:
+        """Returns which tokens its grammar allows next; None where there is no grammar, or it has ended."""
+        return None if self.matcher is None else self.matcher.allowed(may_end=not self.sampling.ignore_eos)
 
     def failure(self, reason: str) -> RequestOutput:
         """Returns the last output of a sequence that cannot go on."""

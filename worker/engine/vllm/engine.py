@@ -35,9 +35,11 @@ from tasks.errors import EngineError, SettingsError, first_line
 from tasks.job import FinishReason
 from tasks.request import JobRequest, SamplingOptions
 from tasks.settings import Settings
+from tasks.structured_outputs import StructuredOutputs
 from worker.cores import variables_for_vllm
 from worker.engine.base import (
     EngineRequest,
+    Grammar,
     Prompt,
     RequestOutput,
     SamplingParams,
@@ -116,6 +118,10 @@ class VllmEngine:
         """See `Engine.encode`. Also raises EngineError where the request has an option that vLLM lacks."""
         refuse_lacking(request, VLLM_FIELDS)
         return self._prompts.encode(request, now)
+
+    def compile(self, outputs: StructuredOutputs) -> Grammar:  # noqa: ARG002
+        """Raises EngineError. outputs: of any kind."""
+        raise EngineError("structured_outputs: the vLLM engine does not have this option yet")
 
     def warm_up(self) -> None:
         """Decodes once: with vLLM's CPU build the first tokens take seconds."""

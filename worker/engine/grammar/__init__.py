@@ -1,0 +1,1 @@
+"""Restricts the output of a sequence to a grammar."""
