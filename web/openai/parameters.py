@@ -6,7 +6,8 @@ A field that the server does not honour is refused by its name. `docs/openai.md`
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 from pydantic import (
@@ -20,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from tasks.errors import FieldError, InvalidRequestError
 from tasks.request import (
     STRICT,
     JobRequest,
@@ -28,6 +30,7 @@ from tasks.request import (
     TokenId,
     parse_request,
 )
+from tasks.structured_outputs import StructuredOutputs
 from tasks.validation import STRING, TOKEN_IDS
 
 TEXT_API, CHAT_API = "completions", "chat.completions"
@@ -40,6 +43,9 @@ COMPLETION_TOKENS = 16
 """OpenAI's default for completions."""
 
 USER_CHARACTERS = 512
+
+OWN_FIELDS = ("model", "priority", "expires_in", "timeout", "structured_outputs")
+"""Fields that mean the same in a job, beside the options for sampling."""
 
 
 def without_nulls(fields: Any) -> Any:
@@ -63,6 +69,16 @@ def only(*neutral: Any) -> BeforeValidator:
 
 NotSupported = Annotated[None, only()]
 NOT_SUPPORTED = Field(None, description="not supported: only null is accepted")
+
+
+@contextmanager
+def renamed_fields(names: Mapping[str, str]) -> Iterator[None]:
+    """Renames the fields of an InvalidRequestError: that of the job -> that of this body."""
+    try:
+        yield
+    except InvalidRequestError as error:
+        found = [FieldError(names.get(one.field, one.field), one.message) for one in error.errors]
+        raise InvalidRequestError(found) from None
 
 
 class StreamOptions(BaseModel):
@@ -109,6 +125,9 @@ class Parameters(SamplingOptions):
     timeout: float | None = Field(
         None, gt=0, le=31_536_000, description="as in a job: seconds that it may run"
     )
+    structured_outputs: StructuredOutputs | None = Field(
+        None, description="as in a job: the output matches a schema, an expression, choices or a grammar"
+    )
     logit_bias: Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], only({})] = Field(
         default_factory=dict, description="not supported: only `{}` is accepted"
     )
@@ -129,7 +148,7 @@ class Parameters(SamplingOptions):
     def job_request(self, task: Mapping[str, Any], **changed: Any) -> JobRequest:
         """Returns the request of a job. task: its prompt or messages. Raises InvalidRequestError."""
         options = {name: getattr(self, name) for name in SamplingOptions.model_fields}
-        own = {name: getattr(self, name) for name in ("model", "priority", "expires_in", "timeout")}
+        own = {name: getattr(self, name) for name in OWN_FIELDS}
         metadata = {"user": self.user} if self.user is not None else {}
         return parse_request({**options, **own, "metadata": metadata, **task, **changed})
 

@@ -1,0 +1,176 @@
+"""Outputs in a form that OpenAI's clients ask for, on the bundled model, whose worker is killed meanwhile."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pytest
+from openai import BadRequestError, OpenAI
+from pydantic import BaseModel
+
+from harness.product import Web
+from harness.redis_server import start_redis
+from harness.waiting import TIMEOUT_SECONDS
+from harness.workers import ROOT, WorkerProcess, start_workers
+from tasks.app import JobApp
+from tasks.settings import Settings
+from tasks.store import Store
+from tests.integration.jobs import started
+
+BUNDLED = ROOT / "worker/models/bundled"
+MODEL = "model"
+"""The name of a model in a folder is the folder's."""
+
+HELLO: Any = [{"role": "user", "content": "Tell me a tale."}]
+WEATHER: Any = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"$ref": "#/$defs/City"}},
+            "required": ["city"],
+            "additionalProperties": False,
+            "$defs": {"City": {"enum": ["Oslo", "Rome"]}},
+        },
+    },
+}
+TIME: Any = {
+    "type": "function",
+    "function": {"name": "time", "parameters": {"type": "object", "maxProperties": 0}},
+}
+
+
+class Animal(BaseModel):
+    kind: Literal["fox", "sheep"]
+    legs: Literal[3, 4]
+
+
+class Tale(BaseModel):
+    title: str
+    heroes: list[Animal]
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """Two workers of one model. model: its folder."""
+
+    model: str
+    workers: list[WorkerProcess]
+    store: Store
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """Workers of the bundled model, with a chat template that shows tools."""
+    folder = tmp_path_factory.mktemp("workers")
+    model = shutil.copytree(BUNDLED, folder / "model", symlinks=True)
+    template = model / "chat_template.jinja"
+    shown = "{% for tool in tools or [] %}{{ tool.function.name }} {% endfor %}"
+    template.write_text(shown + template.read_text())
+    redis, url = start_redis(folder)
+    variables = {"REDIS_URL": url, "LEASE_SECONDS": "1", "OMP_NUM_THREADS": "1", "DTYPE": "float32"}
+    try:
+        with start_workers("one", "two", folder=folder, MODEL_ID=str(model), **variables) as running:
+            yield Fleet(str(model), running, Store(JobApp(Settings(redis_url=url)).scripts()))
+    finally:
+        redis.kill()
+        redis.wait()
+
+
+@pytest.fixture(scope="module")
+def sdk(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenAI]:
+    environment = {"ENGINE": "transformers", "MODEL_ID": fleet.model}
+    web = Web(fleet.store.scripts.settings.required_redis_url, tmp_path_factory.mktemp("web"), environment)
+    with web.started():
+        yield OpenAI(base_url=f"{web.url}/v1", api_key="any", max_retries=0, timeout=TIMEOUT_SECONDS)
+
+
+def test_a_pydantic_model_is_parsed(sdk: OpenAI) -> None:
+    for seed in range(3):
+        answer = sdk.chat.completions.parse(
+            model=MODEL, messages=HELLO, response_format=Tale, seed=seed, max_tokens=300
+        )
+        assert isinstance(answer.choices[0].message.parsed, Tale)
+
+
+def test_any_json_object(sdk: OpenAI) -> None:
+    answer = sdk.chat.completions.create(
+        model=MODEL,
+        messages=HELLO,
+        response_format={"type": "json_object"},
+        seed=4,
+        max_tokens=400,
+    )
+    content = answer.choices[0].message.content or ""
+    assert content.startswith("{")
+    assert answer.choices[0].finish_reason == "length" or isinstance(json.loads(content), dict)
+
+
+def test_a_completion_takes_jobs_structured_outputs(sdk: OpenAI) -> None:
+    outputs = {"structured_outputs": {"choice": ["a fox", "a sheep"]}}
+    answer = sdk.completions.create(model=MODEL, prompt="It was", extra_body=outputs, max_tokens=20)
+    assert answer.choices[0].text in ("a fox", "a sheep")
+
+
+@pytest.mark.parametrize(
+    ("choice", "names"),
+    [("required", {"weather", "time"}), ({"type": "function", "function": {"name": "weather"}}, {"weather"})],
+)
+def test_a_required_call_matches_its_schema(sdk: OpenAI, choice: Any, names: set[str]) -> None:
+    tools = [WEATHER, TIME]
+    for seed in range(3):
+        done = sdk.chat.completions.create(
+            model=MODEL,
+            messages=HELLO,
+            tools=tools,
+            tool_choice=choice,
+            parallel_tool_calls=False,
+            seed=seed,
+            max_tokens=200,
+        ).choices[0]
+        assert done.finish_reason == "tool_calls"
+        [call] = done.message.tool_calls or []
+        assert call.type == "function"
+        assert call.function.name in names
+        if call.function.name == "weather":
+            assert json.loads(call.function.arguments)["city"] in ("Oslo", "Rome")
+
+
+def test_a_bad_schema_is_a_400_that_names_it(sdk: OpenAI) -> None:
+    bad: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nonsense"}}}
+    with pytest.raises(BadRequestError) as caught:
+        sdk.chat.completions.create(model=MODEL, messages=HELLO, response_format=bad)
+    assert caught.value.param == "response_format.json_schema.schema"
+
+
+def test_a_structured_stream_survives_its_worker(sdk: OpenAI, fleet: Fleet) -> None:
+    letters = {"type": "array", "minItems": 40, "items": {"enum": ["a", "b"]}}
+    options: dict[str, Any] = {
+        "model": MODEL,
+        "messages": HELLO,
+        "seed": 7,
+        "max_tokens": 400,
+        "stream": True,
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"name": "x", "schema": letters},
+        },
+    }
+
+    def text(stream: Any) -> str:
+        return "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+
+    undisturbed = text(sdk.chat.completions.create(**options))
+    answer = sdk.chat.completions.with_raw_response.create(**options)
+    job_id = answer.headers["X-Job-ID"]
+    first = started(fleet.store, job_id, tokens=5).attempts[0]
+    next(worker for worker in fleet.workers if worker.id == first.worker).signal(signal.SIGKILL)
+    assert text(answer.parse()) == undisturbed
+    assert len(json.loads(undisturbed)) >= 40
+    assert len(fleet.store.get(job_id).attempts) == 2
