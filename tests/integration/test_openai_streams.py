@@ -8,11 +8,14 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from openai import OpenAI
 from openai.types.chat import ChatCompletionChunk
+from redis import Redis
 
 from harness.waiting import TIMEOUT_SECONDS, eventually
 from tasks.job import FinishReason, JobError, Status
 from tests.integration.openai_harness import HELLO, Calls
+from tests.integration.web_harness import Player, Server
 
 pytest_plugins = ["tests.integration.web_fixtures", "tests.integration.openai_fixtures"]
 
@@ -139,3 +142,31 @@ def test_a_stream_that_nobody_resumes_is_cancelled(sdk_calls: Calls) -> None:
     assert next(iter(stream)).choices[0].delta.role == "assistant"
     stream.close()
     eventually(lambda: run.renew() is not None)
+
+
+def test_keep_alives_between_chunks_do_not_end_the_sdks_stream(
+    short_interval_server: Server, player: Player, web_redis: Redis
+) -> None:
+    """After a message with an id, its parser takes an empty line for a message."""
+    sdk = OpenAI(base_url=f"{short_interval_server.url}/v1", api_key="any", timeout=TIMEOUT_SECONDS)
+    calls = Calls(sdk, player, web_redis)
+    stream = sdk.chat.completions.create(model="m", messages=HELLO, stream=True)
+    [run] = calls.start()
+    run.write("a")
+    completion = next(iter(stream)).id
+    with httpx.stream("GET", f"{sdk.base_url}chat/completions/{completion}?stream=1") as beside:
+        lines = beside.iter_lines()
+        assert next(line for line in lines if '"a"' in line)
+        assert next(line for line in lines if line == ": keep-alive")
+        run.complete("b")
+        assert [chunk.choices[0].delta.content for chunk in stream] == ["a", "b", None]
+
+
+def test_ids_can_be_left_out_for_simple_parsers(sdk_calls: Calls, client: httpx.Client) -> None:
+    body = {"model": "m", "messages": HELLO, "stream": True, "stream_options": {"include_ids": False}}
+    reply = sdk_calls.call(client.post, "/v1/chat/completions", json=body)
+    [run] = sdk_calls.start()
+    run.complete("a")
+    messages = [one for one in reply.result(TIMEOUT_SECONDS).text.split("\n\n") if one]
+    assert all(message.startswith(("data: ", ":")) for message in messages)
+    assert messages[-1] == "data: [DONE]"

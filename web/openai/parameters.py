@@ -89,6 +89,11 @@ class StreamOptions(BaseModel):
     include_usage: bool = Field(
         False, description="one more chunk before `[DONE]`, without choices, has the usage"
     )
+    include_ids: bool = Field(
+        True,
+        description="false leaves out the ids of events and the first comment, for clients that expect only "
+        "lines with `data`",
+    )
     include_obfuscation: Annotated[bool, only(False)] = Field(
         False, description="not supported: only `false` is accepted"
     )
@@ -142,8 +147,9 @@ class Parameters(SamplingOptions):
         return options
 
     @property
-    def includes_usage(self) -> bool:
-        return self.stream_options is not None and self.stream_options.include_usage
+    def streamed(self) -> StreamOptions:
+        """What the stream has beside its chunks."""
+        return self.stream_options or StreamOptions()
 
     def job_request(self, task: Mapping[str, Any], **changed: Any) -> JobRequest:
         """Returns the request of a job. task: its prompt or messages. Raises InvalidRequestError."""

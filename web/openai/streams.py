@@ -20,6 +20,7 @@ from web.error_responses import error_response
 from web.openai import chunks
 from web.openai.abandoned import cancel_unless_resumed
 from web.openai.chunks import Chunks
+from web.openai.parameters import StreamOptions
 from web.relay import sse
 from web.relay.events import Event
 from web.relay.reader import Reader
@@ -33,6 +34,10 @@ REFUSAL_SECONDS = 2.0
 """How long a stream waits for its first token before it answers 200. A job that fails sooner, such as one
 with a prompt that is too long, is answered with a status of its own."""
 
+KEEP_ALIVE_LINE = b": keep-alive\n"
+"""A comment without an empty line. After the first id, OpenAI's SDK takes each empty line for the end of an
+event, and cannot read an event without data."""
+
 News = tuple[int, list[Event] | BaseException | None]
 """What the reader at a place has: events (none for a keep-alive), the error that ended it, or its end."""
 
@@ -43,22 +48,32 @@ class Completion:
 
     jobs: one for each prompt.
     kind: the shape of its chunks.
+    options: what it has beside them.
     after: the number of the last event that the client has seen. Only a stream of one job can be resumed.
     """
 
     jobs: Sequence[Job]
     kind: type[Chunks]
-    includes_usage: bool
+    options: StreamOptions
     after: int = 0
 
+    @property
+    def has_ids(self) -> bool:
+        """Whether its messages have the numbers of events, which those of several jobs have not in common."""
+        return len(self.jobs) == 1 and self.options.include_ids
 
-def start(call: CallJobs, kind: type[Chunks], *, includes_usage: bool) -> Response:
+    @property
+    def keep_alive(self) -> bytes:
+        return KEEP_ALIVE_LINE if self.has_ids else sse.KEEP_ALIVE_COMMENT
+
+
+def start(call: CallJobs, kind: type[Chunks], options: StreamOptions) -> Response:
     """Returns the stream of the jobs that a call has submitted, with their names."""
     try:
         if len(call.ids) == 1:
             _raise_early_failure(call.ids[0])
         jobs = [services().store.get(job_id) for job_id in call.ids]
-        response = stream(Completion(jobs, kind, includes_usage))
+        response = stream(Completion(jobs, kind, options))
     except TokenrelayError as error:
         call.cancel()
         response = error_response(error)
@@ -75,7 +90,7 @@ def stream(completion: Completion) -> Response:
         readers = [make_reader(job.id, survives_shutdown=True) for job in completion.jobs]
         first = completion.jobs[0]
         shapes = [
-            completion.kind(job, first=first, place=place, includes_usage=completion.includes_usage)
+            completion.kind(job, first=first, place=place, includes_usage=completion.options.include_usage)
             for place, job in enumerate(completion.jobs)
         ]
         messages = _messages(readers, shapes, completion, request_socket())
@@ -113,10 +128,11 @@ def _messages(
             reader.leave()
 
     with on_disconnect(client, leave), limited_sends(client), suppress(JobNotFoundError):
-        yield sse.KEEP_ALIVE_COMMENT  # Sends the headers, so that a client knows it is connected.
+        if completion.options.include_ids:
+            yield completion.keep_alive  # Sends the headers, so that a client knows it is connected.
         for place, events in _interleaved(readers):
             if not events:
-                yield sse.KEEP_ALIVE_COMMENT
+                yield completion.keep_alive
             found = b"".join(_encoded(shapes[place], event, completion) for event in events)
             if found:
                 yield found
@@ -134,15 +150,15 @@ def _encoded(shape: Chunks, event: Event, completion: Completion) -> bytes:
     if not found or event.seq <= completion.after:
         return b""
     # The id comes with an event's last chunk. A client that has missed one of them gets all again.
-    seq = event.seq if len(completion.jobs) == 1 else None
+    seq = event.seq if completion.has_ids else None
     return b"".join(map(chunks.message, found[:-1])) + chunks.message(found[-1], seq)
 
 
 def _end(shapes: Sequence[Chunks], last_seq: int, completion: Completion) -> bytes:
     """Returns the usage, if it was asked for, and the last message."""
     jobs = [shape.ended for shape in shapes if shape.ended is not None]
-    usage = chunks.message(shapes[0].usage(jobs)) if completion.includes_usage else b""
-    last = f"id: {last_seq}\n".encode() if len(jobs) == 1 else b""
+    usage = chunks.message(shapes[0].usage(jobs)) if completion.options.include_usage else b""
+    last = f"id: {last_seq}\n".encode() if completion.has_ids else b""
     return usage + last + chunks.DONE
 
 

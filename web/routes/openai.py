@@ -24,13 +24,13 @@ from web.openai.bodies import (
     completion,
 )
 from web.openai.chat_parameters import ChatParameters
-from web.openai.chunks import ChatChunk, ChatChunks, TextChunk, TextChunks
+from web.openai.chunks import ChatChunk, ChatChunks, Chunks, TextChunk, TextChunks
 from web.openai.errors import models_not_found
 from web.openai.ids import CHAT, TEXT, job_id_of
-from web.openai.parameters import CHAT_API, TEXT_API, CompletionParameters
+from web.openai.parameters import CHAT_API, TEXT_API, CompletionParameters, StreamOptions
 from web.openai.streams import Completion
 from web.parameters import CompletionParameters as Shown
-from web.parameters import IdempotencyKey
+from web.parameters import CompletionQuery, IdempotencyKey
 from web.relay import sse
 from web.render import json_response
 from web.services import services
@@ -72,7 +72,7 @@ def complete(body: Annotated[CompletionParameters, from_body], key: IdempotencyK
     with models_not_found():
         if body.stream:
             call = calls.submit(jobs, key, origin)
-            return streams.start(call, TextChunks, includes_usage=body.includes_usage)
+            return streams.start(call, TextChunks, body.streamed)
         return calls.answer(jobs, key, completion, origin)
 
 
@@ -81,7 +81,7 @@ def complete(body: Annotated[CompletionParameters, from_body], key: IdempotencyK
 def text(completion_id: str, query: Shown) -> Response:
     job = _job(TEXT, completion_id, TEXT_API)
     if query.is_stream:
-        return _stream(Completion([job], TextChunks, query.include_usage, query.after))
+        return _stream(job, TextChunks, query)
     return calls.answer_again([job.id], completion)
 
 
@@ -98,7 +98,7 @@ def answer(body: Annotated[ChatParameters, from_body], key: IdempotencyKey) -> R
     with models_not_found():
         if body.stream:
             call = calls.submit(jobs, key, origin)
-            return streams.start(call, ChatChunks, includes_usage=body.includes_usage)
+            return streams.start(call, ChatChunks, body.streamed)
         return calls.answer(jobs, key, _chat_completion, origin)
 
 
@@ -107,7 +107,7 @@ def answer(body: Annotated[ChatParameters, from_body], key: IdempotencyKey) -> R
 def chat_answer(completion_id: str, query: Shown) -> Response:
     job = _job(CHAT, completion_id, CHAT_API)
     if query.is_stream:
-        return _stream(Completion([job], ChatChunks, query.include_usage, query.after))
+        return _stream(job, ChatChunks, query)
     return calls.answer_again([job.id], _chat_completion)
 
 
@@ -139,10 +139,11 @@ def _job(prefix: str, completion_id: str, api: str) -> Job:
     raise JobNotFoundError(f"there is no completion {completion_id} of one prompt")
 
 
-def _stream(completion: Completion) -> Response:
-    header = services().log.header(completion.jobs[0].id, auth.owner())
-    if header.has_nothing_after(completion.after):
+def _stream(job: Job, kind: type[Chunks], query: CompletionQuery) -> Response:
+    header = services().log.header(job.id, auth.owner())
+    if header.has_nothing_after(query.after):
         return Response(status=204)
     if request.method == "HEAD":
         return Response(mimetype=EVENT_STREAM, headers=sse.HEADERS)
-    return streams.stream(completion)
+    options = StreamOptions(include_usage=query.include_usage)
+    return streams.stream(Completion([job], kind, options, query.after))
