@@ -34,6 +34,10 @@ class FinishReason(StrEnum):
     ERROR = "error"
 
 
+PREEMPTED = "preempted"
+"""The reason of an attempt of a job of priority `low` that gave its slots to a job of higher priority."""
+
+
 @dataclass(frozen=True, slots=True)
 class JobError:
     """Why a job did not complete. `code` is one of the contract's."""

@@ -9,6 +9,7 @@ local SLOT_SECONDS_SMOOTHING = 0.1
 local function begin_attempt(job, id, lease_token, worker, engine_pool, number, time)
   leave_place(job, id)
   enter_engine_pool(job, id, 'leases', engine_pool, worker, precise(time + LEASE_SECONDS))
+  if job.is_low then redis.call('HSET', key('low', engine_pool), id, lease_token) end
   redis.call('ZREM', PREFIX .. 'deadlines', id)
   local record = key('job', id)
   local attempts = cjson.decode(redis.call('HGET', record, 'attempts'))
@@ -40,9 +41,8 @@ local function end_job(job, id, status, code, message, time, tokens)
   redis.call('HSET', record, 'ended_at', precise(time), 'place', 'ended')
   if code then redis.call('HSET', record, 'error_code', code, 'error_message', message) end
   if job.started_at then
-    end_attempt(id, time, nil)
     local stats = key('stats', job.model)
-    local took = (time - job.started_at) * job.n
+    local took = end_attempt(id, time, nil) * job.n
     local before = tonumber(redis.call('HGET', stats, 'slot_seconds') or took)
     redis.call('HSET', stats, 'slot_seconds', precise(before + SLOT_SECONDS_SMOOTHING * (took - before)))
   end
