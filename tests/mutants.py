@@ -388,9 +388,23 @@ MUTANTS = [
     Mutant(
         "an owner gets back what a job did not use",
         LUA + "shared/lifecycle.lua",
-        "math.min(0, used - job.cost)",
+        "math.max(0, job.cost - used)",
         "0",
         SUBMITS + "test_an_owner_gets_back_what_a_job_did_not_use",
+    ),
+    Mutant(
+        "an owner's low jobs do not delay its other jobs",
+        LUA + "submit.lua",
+        "local tag = low and finish or higher",
+        "local tag = finish",
+        LINE + "test_an_owners_low_jobs_do_not_delay_its_other_jobs",
+    ),
+    Mutant(
+        "an owner's low jobs come after one another",
+        LUA + "submit.lua",
+        "local tag = low and finish or higher",
+        "local tag = higher",
+        LINE + "test_low_jobs_of_an_owner_take_turns_with_those_of_others",
     ),
     Mutant(
         "an owner has a share of the memory",

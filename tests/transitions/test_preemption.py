@@ -1,4 +1,4 @@
-"""Which running jobs of priority low are asked for their slots: each rule by itself, with the real scripts."""
+"""Which running jobs of priority low are asked for their slots: each rule by itself, with real scripts."""
 
 from __future__ import annotations
 

@@ -48,7 +48,10 @@ local function offer(head, worker, model, time)
   if tag > virtual then
     redis.call('SET', key('virtual', model), precise(tag))
     -- An owner whose last tag is in the past counts as a new owner.
-    redis.call('ZREMRANGEBYSCORE', key('finish', model), '-inf', precise(tag))
+    for _, owner in ipairs(redis.call('ZRANGEBYSCORE', key('finish', model), '-inf', precise(tag))) do
+      redis.call('ZREM', key('finish', model), owner)
+      redis.call('HDEL', key('low_part', model), owner)
+    end
   end
 end
 

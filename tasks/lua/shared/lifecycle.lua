@@ -28,7 +28,11 @@ end
 local function correct_charge(job, used)
   local finish = key('finish', job.model)
   if redis.call('ZSCORE', finish, job.owner) then
-    redis.call('ZINCRBY', finish, math.min(0, used - job.cost), job.owner)
+    local unused = math.max(0, job.cost - used)
+    redis.call('ZINCRBY', finish, -unused, job.owner)
+    if job.is_low and redis.call('HEXISTS', key('low_part', job.model), job.owner) == 1 then
+      redis.call('HINCRBYFLOAT', key('low_part', job.model), job.owner, -unused)
+    end
   end
 end
 
