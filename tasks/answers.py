@@ -67,7 +67,11 @@ class AttemptBody(TypedDict):
     started_at: Annotated[Timestamp, Field(description="when the worker took the job")]
     ended_at: Annotated[Timestamp | None, Field(description="null while the attempt runs")]
     reason: Annotated[
-        str | None, Field(description="why the attempt ended without ending the job; null otherwise")
+        str | None,
+        Field(
+            description="why the attempt ended without ending the job; null otherwise",
+            examples=["lease expired", "drained", "preempted"],
+        ),
     ]
 
 

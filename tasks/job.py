@@ -38,6 +38,9 @@ class FinishReason(StrEnum):
 Origin = Mapping[str, Any]
 """What made a job, if it was not the native API: `api`, and what that API needs to show the job. JSON."""
 
+PREEMPTED = "preempted"
+"""The reason of an attempt of a job of priority `low` that gave its slots to a job of higher priority."""
+
 
 @dataclass(frozen=True, slots=True)
 class JobError:

@@ -103,6 +103,7 @@ class WriteStatus(StrEnum):
 
     CANCEL = "cancel"
     TIMEOUT = "timeout"
+    PREEMPT = "preempt"
     ENDED = "ended"
     FENCED = "fenced"
     BEHIND = "behind"
@@ -249,7 +250,9 @@ class Leases:
         return encoded
 
     def release(self, held: Sequence[tuple[str, str]], reason: str) -> int:
-        """Puts jobs, as (job id, lease token), back at the front of the line.
+        """Puts jobs, as (job id, lease token), back in line, with the tags that they had.
+
+        reason: of the end of their attempts, as clients read it. `PREEMPTED` also counts as a preemption.
 
         Returns how many of them were still held.
         """

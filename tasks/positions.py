@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from tasks.job import Job, Status
+from tasks.job import PREEMPTED, Job, Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,8 @@ class Position:
         """Returns the job with its position. Between two attempts a job has no position, only a reason."""
         n = job.request["n"]
         reason = self._reason(n)
+        if job.attempts and job.attempts[-1].reason == PREEMPTED:
+            reason = f"it gave its slots to a job of higher priority; {reason}"
         if job.status is not Status.QUEUED:
             return replace(job, reason=reason)
         eta = None

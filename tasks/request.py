@@ -222,7 +222,9 @@ class JobRequest(SamplingOptions, _Task):
         None, description="restricts the output to a JSON schema, a regular expression, choices or a grammar"
     )
     priority: Annotated[Priority, Field(strict=False)] = Field(
-        Priority.NORMAL, description="a head start in the line, or the opposite of it"
+        Priority.NORMAL,
+        description="a head start in the line, or the opposite of it; a running job of priority `low` gives "
+        "its slots to waiting jobs of higher priority and continues later",
     )
     expires_in: float | None = Field(
         None,

@@ -23,6 +23,8 @@ LINE = "tests/transitions/test_line.py::"
 ATTEMPTS = "tests/transitions/test_attempts.py::"
 SUBMITS = "tests/transitions/test_submits.py::"
 POOLS = "tests/transitions/test_pools.py::"
+PREEMPTION = "tests/transitions/test_preemption.py::"
+PREEMPTED = "tests/transitions/test_preempted_jobs.py::"
 LIFELINES = "tests/transitions/test_lifelines.py::"
 ROLLBACK = "tests/transitions/test_rollback.py::"
 READINESS = "tests/transitions/test_readiness.py::"
@@ -168,8 +170,8 @@ MUTANTS = [
     Mutant(
         "a job too wide for a worker waits for another",
         LUA + "shared/dispatch.lua",
-        "if class.width <= worker.slots and ",
-        "if ",
+        "class.width <= worker.slots",
+        "true",
         LINE + "test_a_job_that_no_worker_can_hold_blocks_no_other_and_says_why",
     ),
     Mutant(
@@ -182,14 +184,14 @@ MUTANTS = [
     Mutant(
         "slots of several workers do not add up",
         LUA + "shared/dispatch.lua",
-        "if head and head.needs <= freest.free then",
-        "if head then",
+        "local fits = head and head.needs <= freest.free",
+        "local fits = head",
         LINE + "test_free_slots_of_several_workers_do_not_add_up",
     ),
     Mutant(
         "other workers take the jobs that come after a wide one",
         LUA + "shared/dispatch.lua",
-        "      if head then passed[head.line] = (passed[head.line] or 0) + 1 end\n",
+        "      if head and freest.free > 0 then passed[head.line] = (passed[head.line] or 0) + 1 end\n",
         "",
         LINE + "test_other_wide_workers_take_what_comes_after_a_wide_job",
     ),
@@ -267,8 +269,8 @@ MUTANTS = [
     Mutant(
         "a suspect is offered to an idle worker",
         LUA + "shared/dispatch.lua",
-        "if fails and fails >= ALONE_FROM_FAILS then head.needs = worker.slots end",
-        "",
+        "head.needs = head.is_alone and worker.slots or head.class.width",
+        "head.needs = head.class.width",
         ATTEMPTS + "test_a_suspect_waits_for_an_idle_worker_and_runs_there_alone",
     ),
     Mutant(
@@ -337,8 +339,8 @@ MUTANTS = [
     Mutant(
         "no job overtakes a wide job",
         LUA + "shared/dispatch.lua",
-        "      freest.free = 0 -- For this call.\n",
-        "      freest.free = head and freest.free - 1 or 0\n",
+        "      freest.is_done = true -- For this call.\n",
+        "      freest.free = head and freest.free - 1 or 0\n      freest.is_done = freest.free <= 0\n",
         LINE + "test_nobody_overtakes_a_wide_job_that_waits_for_slots",
     ),
     Mutant(
@@ -386,9 +388,23 @@ MUTANTS = [
     Mutant(
         "an owner gets back what a job did not use",
         LUA + "shared/lifecycle.lua",
-        "math.min(0, used - job.cost)",
+        "math.max(0, job.cost - used)",
         "0",
         SUBMITS + "test_an_owner_gets_back_what_a_job_did_not_use",
+    ),
+    Mutant(
+        "an owner's low jobs do not delay its other jobs",
+        LUA + "submit.lua",
+        "local tag = low and finish or higher",
+        "local tag = finish",
+        LINE + "test_an_owners_low_jobs_do_not_delay_its_other_jobs",
+    ),
+    Mutant(
+        "an owner's low jobs come after one another",
+        LUA + "submit.lua",
+        "local tag = low and finish or higher",
+        "local tag = higher",
+        LINE + "test_low_jobs_of_an_owner_take_turns_with_those_of_others",
     ),
     Mutant(
         "an owner has a share of the memory",
@@ -400,8 +416,8 @@ MUTANTS = [
     Mutant(
         "a job waits for a worker that understands it",
         LUA + "shared/dispatch.lua",
-        " and class.version <= worker.version then",
-        " then",
+        "\n    and class.version <= worker.version\n",
+        "\n",
         "tests/transitions/test_versions.py::test_a_job_waits_for_a_worker_that_understands_it",
     ),
     Mutant(
@@ -438,6 +454,132 @@ MUTANTS = [
         "redis.call('HEXISTS', record, 'packed_log') == 0 and ",
         "",
         MACHINE,
+    ),
+    Mutant(
+        "a low job takes no slots of another one",
+        LUA + "shared/dispatch.lua",
+        "  if head.is_low then return nil end\n",
+        "",
+        PREEMPTION + "test_a_low_job_that_comes_back_takes_no_slot_of_a_later_low_one",
+    ),
+    Mutant(
+        "a low job whose turn has come keeps its slots",
+        LUA + "shared/preemption.lua",
+        "if not comes_before(head, { id = id, score = tonumber(f[5]) }) then return nil end",
+        "",
+        PREEMPTION + "test_a_job_whose_turn_has_come_keeps_its_slot",
+    ),
+    Mutant(
+        "a job is asked for its slots only after a token",
+        LUA + "shared/preemption.lua",
+        "f[6] ~= '1' or ",
+        "",
+        PREEMPTION + "test_a_job_is_asked_only_after_it_has_written_a_token",
+    ),
+    Mutant(
+        "a job is preempted a bounded number of times",
+        LUA + "shared/preemption.lua",
+        " or preemptions >= MAX_PREEMPTIONS",
+        "",
+        PREEMPTED + "test_a_job_is_preempted_a_bounded_number_of_times",
+    ),
+    Mutant(
+        "a preemption is counted",
+        LUA + "release.lua",
+        "redis.call('HINCRBY', key('job', id), 'preemptions', 1)",
+        "",
+        PREEMPTED + "test_a_job_is_preempted_a_bounded_number_of_times",
+    ),
+    Mutant(
+        "preemptions do not make a job poison",
+        LUA + "reap.lua",
+        "'attempts')) - preemptions",
+        "'attempts'))",
+        PREEMPTED + "test_preemptions_do_not_make_a_job_poison",
+    ),
+    Mutant(
+        "a job that runs alone keeps its slots",
+        LUA + "shared/preemption.lua",
+        " or tonumber(f[3]) ~= slots",
+        "",
+        PREEMPTION + "test_a_job_that_runs_alone_keeps_its_slots",
+    ),
+    Mutant(
+        "no job gives slots to one that has to run alone",
+        LUA + "shared/dispatch.lua",
+        "  if head.is_alone then return nil end\n",
+        "",
+        PREEMPTION + "test_nobody_is_asked_for_a_job_that_has_to_run_alone",
+    ),
+    Mutant(
+        "no job is asked twice",
+        LUA + "shared/preemption.lua",
+        "f[9] == lease_token or ",
+        "",
+        PREEMPTION + "test_no_more_jobs_are_asked_than_slots_are_needed",
+    ),
+    Mutant(
+        "slots that are being freed count",
+        LUA + "shared/preemption.lua",
+        "worker.room = worker.room + (tonumber(f[3]) or 0)",
+        "",
+        PREEMPTION + "test_no_more_jobs_are_asked_than_slots_are_needed",
+    ),
+    Mutant(
+        "no job is asked that could be left out",
+        LUA + "shared/preemption.lua",
+        "if freed - chosen[i].slots >= needed then",
+        "if false then",
+        PREEMPTION + "test_none_of_the_jobs_that_are_asked_could_be_left_out",
+    ),
+    Mutant(
+        "slots that are being freed are kept for the job that waits for them",
+        LUA + "shared/dispatch.lua",
+        "      yielder.free = math.min(yielder.free, yielder.room)\n",
+        "",
+        PREEMPTION + "test_slots_that_are_being_freed_are_kept_for_the_job_that_waits_for_them",
+    ),
+    Mutant(
+        "no job takes slots that are for another worker's first job",
+        LUA + "shared/dispatch.lua",
+        "if next_ids[view] == head.id then",
+        "if true then",
+        PREEMPTION + "test_no_job_takes_slots_that_are_for_another_workers_first_job",
+    ),
+    Mutant(
+        "nobody is asked for a job that is not next",
+        LUA + "shared/dispatch.lua",
+        "if head and freest.free > 0 then passed",
+        "if head then passed",
+        PREEMPTION + "test_nobody_is_asked_for_a_job_that_is_not_next",
+    ),
+    Mutant(
+        "a request for slots ends with the attempt",
+        LUA + "flush.lua",
+        "if f[6] == lease_token then",
+        "if f[6] then",
+        PREEMPTED + "test_a_request_ends_with_the_attempt",
+    ),
+    Mutant(
+        "slots of a job that the earlier release moved on are not waited for",
+        LUA + "shared/preemption.lua",
+        "if f[1] ~= marked[i + 1] then",
+        "if false then",
+        PREEMPTION + "test_a_job_that_the_earlier_release_took_over_is_not_waited_for",
+    ),
+    Mutant(
+        "running low jobs are listed until their leases end",
+        LUA + "shared/places.lua",
+        "  if job.place == 'leases' and job.is_low then forget_running_low(id, job.engine_pool) end\n",
+        "",
+        MACHINE,
+    ),
+    Mutant(
+        "a worker gives back the jobs that are asked for their slots",
+        "worker/writes.py",
+        "if answer.status is WriteStatus.PREEMPT and not has_news:",
+        "if False:",
+        FLUSHER + "test_low_jobs_give_their_slots_to_a_wide_job_and_continue",
     ),
     Mutant(
         "a worker drops a job that it has lost",

@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 
 from tasks.connection import is_away
 from tasks.errors import first_line
-from tasks.job import FinishReason, Status
+from tasks.job import PREEMPTED, FinishReason, Status
 from tasks.leases import Leases, Outcome, Write, WriteAnswer, WriteStatus
 from worker.engine.base import RequestOutput
 from worker.engine_loop import EngineLoop
@@ -103,6 +103,7 @@ class Writes:
                 raise
             answers = self._flush_one_by_one(jobs, writes, renew=renew)
         has_more = False
+        preempted: list[HeldJob] = []
         for index, (job, write) in enumerate(zip(jobs, writes, strict=True)):
             answer = answers.get(index)
             if answer is None:
@@ -110,7 +111,10 @@ class Writes:
                 has_more |= len(write.entries) == MAX_ENTRIES_PER_WRITE
             else:
                 self._apply_answer(job, answer)
-                has_more |= job.run in self._held and job.run.has_news()
+                has_news = job.run in self._held and job.run.has_news()
+                has_more |= has_news
+                if answer.status is WriteStatus.PREEMPT and not has_news:
+                    preempted.append(job)
         self._is_requested = has_more
         if renew:
             self._renew_at = began + self._renewal_seconds
@@ -119,6 +123,17 @@ class Writes:
         self._unflushed_steps = 0
         pause = (time.monotonic() - began) / FLUSHING_SHARE
         self._paused_until = began + min(max(SHORTEST_PAUSE_SECONDS, pause), LONGEST_PAUSE_SECONDS)
+        self._release_preempted(preempted)
+
+    def _release_preempted(self, jobs: Sequence[HeldJob]) -> None:
+        """Gives jobs back whose logs are complete: in one call, because a wide job may wait for all of them.
+
+        They are dropped after that: if Redis cannot be reached, the next flush brings the request again.
+        """
+        self._leases.release([(job.run.job_id, job.run.lease_token) for job in jobs], PREEMPTED)
+        for job in jobs:
+            logger.info("%s gave its slots to a job of higher priority", job.run.job_id)
+            self._held.drop(job, None)
 
     def _take(self, output: RequestOutput) -> None:
         job = self._held.of_output(output)
@@ -173,7 +188,7 @@ class Writes:
             case WriteStatus.TIMEOUT if run.can_be_cut_off:
                 run.flushed_up_to(answer.log_length)
                 run.fail("timeout", "the job ran longer than its timeout", FinishReason.TIMEOUT)
-            case WriteStatus.CANCEL | WriteStatus.TIMEOUT:
+            case WriteStatus.CANCEL | WriteStatus.TIMEOUT | WriteStatus.PREEMPT:
                 run.flushed_up_to(answer.log_length)
 
     def _take_back(self, run: JobRun, log_length: int) -> bool:

@@ -1,5 +1,6 @@
 -- Writes what a worker's whole batch has gained since the last call: for each job it checks the lease token, appends and
--- publishes entries, ends the job if it has an outcome, and reads whether the job is to be cancelled or its time is up.
+-- publishes entries, and ends the job if it has an outcome. It also reads whether the job is to be cancelled, its time is up,
+-- or it is to give its slots back.
 --
 -- A worker calls it up to two hundred times a second, so it makes three calls of Redis for a job that just goes on:
 -- HMGET, RPUSH and PUBLISH. Whatever needs more is rare.
@@ -21,6 +22,7 @@
 --   ok         exceptions: {at, status, length of the log} of each job that does not just go on. The status is
 --                cancel   the entries are written, and the job is to be cancelled
 --                timeout  the entries are written, and the job's time is up
+--                preempt  the entries are written, and the job is to be released: its slots are for another job
 --                ended    the job has ended under this lease token
 --                fenced   nothing was written: the worker has lost the job
 --                behind   nothing was written, because Redis lost entries: send again from the length given
@@ -76,7 +78,8 @@ end
 
 -- Returns the status of one job, which is nil if it just goes on, and the length of its log.
 local function write(at, id, lease_token, base, first, last)
-  local f = redis.call('HMGET', key('job', id), 'token', 'place', 'progress', 'cancel_requested', 'timeout_at')
+  local f = redis.call('HMGET', key('job', id), 'token', 'place', 'progress', 'cancel_requested', 'timeout_at',
+    'preempt_requested')
   if f[1] ~= lease_token then return 'fenced', redis.call('LLEN', key('log', id)) end
   if f[2] == 'ended' then return 'ended', redis.call('LLEN', key('log', id)) end
   local length, is_behind = append_after(base, id, first, last)
@@ -92,6 +95,7 @@ local function write(at, id, lease_token, base, first, last)
   end
   if f[4] then return 'cancel', length end
   if f[5] and tonumber(f[5]) <= time then return 'timeout', length end
+  if f[6] == lease_token then return 'preempt', length end
   return nil, length
 end
 

@@ -25,7 +25,7 @@ if redis.call('HEXISTS', record, 'packed_log') == 0 and redis.call('LLEN', key('
   redis.call('HSET', record, 'bytes', bytes)
   add_bytes(job.owner, bytes - job.bytes)
   redis.call('HDEL', record, 'tag', 'score', 'cost', 'progress', 'timeout', 'timeout_at', 'expires_at',
-    'cancel_requested')
+    'cancel_requested', 'preempt_requested', 'preemptions')
   redis.call('DEL', key('log', id))
   redis.call('ZREM', PREFIX .. 'unpacked', id)
 end

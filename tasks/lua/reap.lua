@@ -59,7 +59,9 @@ local function reap_lease(job, id)
   local record = key('job', id)
   local fails = tonumber(redis.call('HGET', record, 'fails'))
   if not job.progress then fails = redis.call('HINCRBY', record, 'fails', 1) end
-  local attempts = #cjson.decode(redis.call('HGET', record, 'attempts'))
+  -- An attempt that was preempted says nothing about the job.
+  local preemptions = tonumber(redis.call('HGET', record, 'preemptions')) or 0
+  local attempts = #cjson.decode(redis.call('HGET', record, 'attempts')) - preemptions
   if redis.call('HEXISTS', record, 'cancel_requested') == 1 then
     end_job(job, id, 'cancelled', nil, nil, time)
   elseif job.timeout_at and job.timeout_at <= time then

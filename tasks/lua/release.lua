@@ -3,9 +3,9 @@
 --
 -- Needs:   lifecycle, dispatch
 -- Reads:   the records
--- Writes:  line, the attempt's end, perhaps the job's end; then dispatches
+-- Writes:  line, the attempt's end, how often the job was preempted, perhaps the job's end; then dispatches
 -- Arguments:
---   reason: text
+--   reason: text   'preempted' if dispatch asked for the slots
 --   jobs: json     for each job {id, lease_token}
 -- Answers:
 --   ok    released: how many the worker still held. Jobs that it has lost stay where they are.
@@ -18,6 +18,7 @@ for _, held in ipairs(jobs) do
       end_job(job, id, 'cancelled', nil, nil, time)
     else
       back_to_line(job, id, time, reason)
+      if reason == 'preempted' then redis.call('HINCRBY', key('job', id), 'preemptions', 1) end
     end
     models[job.model] = true
     released = released + 1

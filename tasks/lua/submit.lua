@@ -1,7 +1,7 @@
 -- Accepts new jobs of one owner for one queue: their records and their places in line. All of them, or none.
 --
 -- Needs:   records, places, workers, dispatch
--- Reads:   the idempotency key, the lengths of the lines, the model's virtual time, the owner's last tag
+-- Reads:   the idempotency key, the lengths of the lines, the model's virtual time, the owner's last tags
 -- Writes:  records, line, indexes, deadlines, the owner's bytes, the idempotency key; then dispatches
 -- Arguments:
 --   owner: text
@@ -87,18 +87,26 @@ end
 local length = tonumber(redis.call('HGET', PREFIX .. 'lengths', model) or UNKNOWN_LENGTH)
 
 -- Start-time fair queueing: an owner's next job starts, in virtual time, where the last one ends. Tokens beyond the
--- model's length are not charged.
-local function tag_of(cost)
+-- model's length are not charged. A job of higher priority starts where the owner's last one of higher priority ends, so
+-- the owner's own low jobs do not delay it. low_part: what lies between there and the end of the last job.
+local function tag_of(cost, low)
   local virtual = tonumber(redis.call('GET', key('virtual', model)) or 0)
-  local tag = math.max(virtual, tonumber(redis.call('ZSCORE', key('finish', model), owner) or 0))
-  redis.call('ZADD', key('finish', model), precise(tag + cost), owner)
+  local finish = math.max(virtual, tonumber(redis.call('ZSCORE', key('finish', model), owner) or 0))
+  local low_part = tonumber(redis.call('HGET', key('low_part', model), owner) or 0)
+  local higher = math.max(virtual, finish - math.max(0, low_part))
+  local tag = low and finish or higher
+  redis.call('ZADD', key('finish', model), precise(finish + cost), owner)
+  if low or low_part ~= 0 then
+    local left = low and finish + cost - higher or finish - higher
+    redis.call('HSET', key('low_part', model), owner, precise(left))
+  end
   return tag
 end
 
 local function create(job, created_at)
   local id, record = job.id, key('job', job.id)
   local cost = job.n * math.min(job.max_tokens, length)
-  local tag = tag_of(cost)
+  local tag = tag_of(cost, job.bonus < 0)
   job.score = precise(tag - job.bonus)
 
   redis.call('HSET', record, 'id', id, 'owner', owner, 'queue', queue, 'model', model, 'status', 'queued',

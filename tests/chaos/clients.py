@@ -11,6 +11,7 @@ from typing import Any
 from client import Client, ClientError, InvalidRequestError
 from client.job import Job
 from harness.releases import NEW_FIELD, Release
+from tasks.job import PREEMPTED
 from tests.chaos.markers import UNDECODABLE, UNENCODABLE
 
 TIMEOUT_SECONDS = 120.0
@@ -18,6 +19,9 @@ TIMEOUT_SECONDS = 120.0
 
 FAULTY_SHARE, NEW_FIELD_SHARE = 0.05, 0.1
 """The share of jobs that make a tokenizer fail, and of jobs that use the next release's new field."""
+
+PRIORITIES = ["low", "low", "normal", "normal", "high"]
+"""The priorities of jobs, each as often as it is here. Running low ones give their slots to others."""
 
 
 @dataclass
@@ -33,6 +37,8 @@ class Verdict:
     """Submits that no worker of the fleet could run at that moment."""
     continued: int = 0
     """Jobs that had more than one attempt."""
+    preempted: int = 0
+    """Attempts that gave their slots to a job of higher priority."""
     tokens: int = 0
     notes: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
@@ -42,6 +48,7 @@ class Verdict:
         counts = (
             f"accepted {self.accepted}, completed {self.completed}, cancelled {self.cancelled}, "
             f"failed {self.failed}, refused {self.refused}, continued by another attempt {self.continued}, "
+            f"preempted {self.preempted}, "
             f"{self.tokens} tokens"
         )
         return "\n".join([counts, *self.notes, f"faults: {len(self.faults)}", *self.faults])
@@ -89,7 +96,8 @@ class ChaosClient:
             position, word = self._random.choice([(0, UNENCODABLE), (length // 2, UNDECODABLE)])
             words[position] = word
         new = {NEW_FIELD: label} if self._uses_new_field and self._random.random() < NEW_FIELD_SHARE else {}
-        job = self._submit(" ".join(words), label, max_tokens=length, n=n, **new)
+        priority = self._random.choice(PRIORITIES)
+        job = self._submit(" ".join(words), label, max_tokens=length, n=n, priority=priority, **new)
         if job is None:
             return
         with self._verdict.lock:
@@ -131,6 +139,8 @@ class ChaosClient:
         right = " ".join(words)
         output = [choice["text"] for choice in job.fields["output"]]
         assert output == texts, f"polled {output!r}, streamed {texts!r}"
+        preempted = [attempt["reason"] == PREEMPTED for attempt in job.fields["attempts"]]
+        assert job.fields["request"]["priority"] == "low" or not any(preempted), job.fields["attempts"]
         must_fail = UNENCODABLE in words or UNDECODABLE in words
         if job.status == "cancelled":
             assert may_be_cancelled
@@ -145,5 +155,6 @@ class ChaosClient:
             self._verdict.completed += job.status == "completed"
             self._verdict.cancelled += job.status == "cancelled"
             self._verdict.failed += job.status == "failed"
+            self._verdict.preempted += sum(preempted)
             self._verdict.continued += len(job.fields["attempts"]) > 1
             self._verdict.tokens += sum(len(text.split()) for text in texts)

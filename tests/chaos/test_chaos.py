@@ -20,3 +20,4 @@ def test_nothing_is_lost_doubled_or_wrong(tmp_path: Path) -> None:
     assert verdict.faults == [], f"seed {seed}: {dict(acts)}\n{verdict}"
     assert verdict.accepted == verdict.completed + verdict.cancelled + verdict.failed
     assert verdict.continued > 0, "no failure interrupted a job"
+    assert verdict.preempted > 0, "no job gave its slots to another one"

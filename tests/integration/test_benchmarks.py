@@ -16,6 +16,7 @@ from harness.workers import ROOT
         ("backlog --backlogs 10 --repeats 1 --takeovers 1", "takeover, ms"),
         ("cost --streams 2 --seconds 1 --readers 1", "2 "),
         ("jobs --jobs 20 --repeats 1", "jobs / tasks"),
+        ("preemption --slots 2 --repeats 2 --engine echo", "| 2 slots, 4 low jobs"),
         ("relay --streams 2 --rate 20 --seconds 1", "events/s"),
         ("simulation --streams 2 --seconds 1", "tokens/s"),
     ],

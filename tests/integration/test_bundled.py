@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, OPTForCausalLM
 from harness.waiting import eventually
 from harness.workers import start_workers
 from tasks.app import JobApp
-from tasks.job import Job, Status
+from tasks.job import PREEMPTED, Job, Status
 from tasks.log import TokenEntry
 from tasks.request import parse_request
 from tasks.settings import ANONYMOUS, Settings
@@ -120,6 +120,27 @@ def test_the_text_does_not_show_that_its_worker_died(
         assert max(len(job.attempts) for job in jobs) == 2
         for job in jobs:
             assert job.output == undisturbed.output
+
+
+def has_tokens(store: Store, job_id: str, tokens: int) -> None:
+    eventually(lambda: store.get(job_id).completion_tokens > tokens)
+
+
+@pytest.mark.parametrize("body", [GREEDY, SEEDED, ALL_OPTIONS], ids=["greedy", "seeded", "all options"])
+def test_the_text_does_not_show_that_its_job_was_preempted(
+    start_bundled: StartWorkers, store: Store, submit: Submit, body: dict[str, Any]
+) -> None:
+    body = body | {"max_tokens": 800}
+    with start_bundled("w1", MAX_NUM_SEQS="2"):
+        undisturbed = ended(store, submit(**body))
+        low = [submit(**body, priority="low") for _ in range(2)]
+        for tokens in (20, 200):
+            for job_id in low:
+                has_tokens(store, job_id, tokens)
+            assert ended(store, submit(prompt="The fox", max_tokens=5, n=2)).status is Status.COMPLETED
+        for job in (ended(store, job_id) for job_id in low):
+            assert job.output == undisturbed.output
+            assert [attempt.reason for attempt in job.attempts] == [PREEMPTED, PREEMPTED, None]
 
 
 def logits_below_the_best(model: OPTForCausalLM, prompt_ids: list[int], token_ids: list[int]) -> Tensor:

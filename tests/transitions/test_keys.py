@@ -13,7 +13,7 @@ from redis import Redis
 
 from harness.writing import flush, write_of
 from tasks import keys
-from tasks.job import JobError, Status
+from tasks.job import PREEMPTED, JobError, Status
 from tasks.leases import Leases, Outcome
 from tasks.log import TokenEntry
 from tasks.reaper import Reaper
@@ -121,6 +121,13 @@ def live_through_everything(harness: WatchedHarness) -> None:
         harness.store.cancel(job)
     flush(harness.leases, [write_of(job, "t", 2, 4, (), Outcome(Status.CANCELLED))])
     harness.make_due(keys.PREFIX + "unpacked", job)
+
+    low = harness.claim(harness.submit(priority="low", n=4))
+    flush(harness.leases, [write_of(low.job_id, "t", 1, 4, (TokenEntry(0, (1,), "a"),))])
+    normal = harness.submit(n=4)
+    harness.leases.release([(low.job_id, "t")], PREEMPTED)
+    harness.complete(harness.claim(normal))
+    harness.complete(harness.claim(low.job_id), base=3)
 
     for error in (JobError("prompt_too_long", "in words"), None):
         claim = harness.claim(harness.submit(prompt="x" * 5000))

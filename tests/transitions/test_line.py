@@ -53,6 +53,43 @@ def test_priority_is_a_bounded_head_start(harness: Harness) -> None:
     assert order.index(high[0]) < order.index(normal) < order.index(low)
 
 
+def test_an_owners_low_jobs_do_not_delay_its_other_jobs(harness: Harness) -> None:
+    """They cost more tokens than the head start has."""
+    low = [harness.submit("ada", priority="low", max_tokens=8000) for _ in range(5)]
+    normal = [harness.submit("ada") for _ in range(3)]
+    other = [harness.submit("bob") for _ in range(2)]
+    assert {*harness.line()[:5]} == {*normal, *other}
+    assert harness.line()[5:] == low
+
+
+def test_low_jobs_of_an_owner_take_turns_with_those_of_others(harness: Harness) -> None:
+    harness.submit("ada", max_tokens=100)
+    ada = [harness.submit("ada", priority="low", max_tokens=100) for _ in range(3)]
+    bob = [harness.submit("bob", priority="low", max_tokens=100) for _ in range(3)]
+    order = harness.line()
+    assert order.index(bob[0]) < order.index(ada[0]) < order.index(bob[2]) < order.index(ada[2])
+
+
+def test_cancelled_low_jobs_give_their_turns_back(harness: Harness) -> None:
+    cancelled = [harness.submit("ada", priority="low", max_tokens=8000) for _ in range(5)]
+    normal = harness.submit("ada")
+    for job_id in cancelled:
+        harness.store.cancel(job_id)
+    late = harness.submit("ada"), harness.submit("ada", priority="low")
+    assert harness.line() == [normal, *late]
+    tags = [float(harness.redis.hget(keys.job(job_id), "tag")) for job_id in harness.line()]
+    assert tags[0] < tags[1] < tags[2] < 1000
+
+
+def test_what_is_kept_of_an_owners_low_jobs_goes_when_virtual_time_has_passed_them(harness: Harness) -> None:
+    harness.worker(1)
+    harness.complete(harness.claim(harness.submit("ada", priority="low")))
+    assert harness.redis.hget(keys.PREFIX + "low_part:m", "ada") is not None
+    for _ in range(4):
+        harness.complete(harness.claim(harness.submit("bob", max_tokens=200)))
+    assert not harness.redis.exists(keys.PREFIX + "low_part:m")
+
+
 def test_a_prioritized_job_does_not_move_new_owners_after_its_owners_backlog(harness: Harness) -> None:
     """The job's own tag is far ahead of virtual time, which must not jump there."""
     harness.worker(1)

@@ -9,7 +9,8 @@ One file, because it is one state machine: each rule changes the model that the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from itertools import product, takewhile
 from typing import Any
 
@@ -36,7 +37,7 @@ from tasks.errors import (
     JobNotFoundError,
     QueueFullError,
 )
-from tasks.job import TERMINAL_STATUSES, Job, JobError, Status
+from tasks.job import PREEMPTED, TERMINAL_STATUSES, Job, JobError, Status
 from tasks.leases import Claim, Leases, Outcome, WorkerInfo, WriteStatus
 from tasks.log import DoneEntry, Entry, StatusEntry, TokenEntry
 from tasks.reaper import Reaper
@@ -71,6 +72,25 @@ class DoubledScripts(Scripts):
         return super()._run(name, arguments)
 
 
+def is_low(record: Mapping[str, str]) -> bool:
+    return bool(json.loads(record["request"])["priority"] == Priority.LOW)
+
+
+def is_asked(record: Mapping[str, str]) -> bool:
+    """Returns whether a leased job is asked to give its slots back."""
+    return record.get("preempt_requested") == record["token"]
+
+
+def may_be_asked(record: Mapping[str, str], tag: float, job_id: str) -> bool:
+    """Returns whether a running job of priority low may be asked for its slots, for a job with a fair tag."""
+    return (
+        not is_asked(record)
+        and record["progress"] == "1"
+        and record["taken"] == record["n"]
+        and (tag, job_id) < (float(record["score"]), record["id"])
+    )
+
+
 class Transitions(RuleBasedStateMachine):
     redis: Any
     scripts: type[Scripts]
@@ -87,6 +107,8 @@ class Transitions(RuleBasedStateMachine):
         self.tokens: dict[str, str] = {}
         self.ended: dict[str, Status] = {}
         self.claim_number = 0
+        self.asked: set[tuple[str, str]] = set()
+        """(job id, lease token) of the jobs that were asked for their slots, after the last step."""
         self.versions: dict[str, int] = {}
         """Worker -> the record version that its release understands."""
         for worker in WORKERS:
@@ -101,14 +123,22 @@ class Transitions(RuleBasedStateMachine):
             assert (record["pool"], record["worker"]) == (engine_pool, worker)
             assert int(record["version"]) <= self.versions[worker]
 
-    @initialize(target=claims, count=st.integers(1, 3))
-    def begin(self, count: int) -> Any:
-        """Lets a worker hold jobs from the start. Few runs would get so far by themselves."""
-        submissions = self.store.submit_all([parse_request({"prompt": "x", "seed": 1})] * count, "ada", None)
+    @initialize(target=claims, count=st.integers(1, 3), is_full=st.booleans())
+    def begin(self, count: int, is_full: bool) -> Any:
+        """Lets workers hold jobs from the start. Few runs would get so far by themselves.
+
+        is_full: jobs of priority low take all slots of all workers, and each has a token.
+        """
+        options = {"n": 4, "priority": "low"} if is_full else {}
+        body = parse_request({"prompt": "x", "seed": 1, **options})
+        submissions = self.store.submit_all([body] * (len(WORKERS) if is_full else count), "ada", None)
         self.logs = {submission.job_id: [] for submission in submissions}
-        return multiple(
-            *(self._claimed(job_id, str(self.redis.hget(keys.job(job_id), "worker"))) for job_id in self.logs)
-        )
+        begun = [
+            self._claimed(job_id, str(self.redis.hget(keys.job(job_id), "worker"))) for job_id in self.logs
+        ]
+        for claim in begun if is_full else ():
+            self._flush(claim, 1, 0)
+        return multiple(*begun)
 
     # --- what clients do
 
@@ -204,6 +234,30 @@ class Transitions(RuleBasedStateMachine):
         self.versions[worker] = version
         info = WorkerInfo(worker, MODEL, WORKERS[worker], slots, 0, 0.0, version=version)
         self.leases.heartbeat(info)
+        self.check_that_low_jobs_yield()
+
+    def check_that_low_jobs_yield(self) -> None:
+        """The first job in line waits only where running jobs of priority low cannot make room for it."""
+        waiting = [
+            (tag, job_id, line)
+            for line in LINES
+            if self.able_workers(line)
+            for job_id, tag in self.line(line).items()
+        ]
+        if not waiting:
+            return
+        tag, job_id, line = min(waiting)
+        record = self.redis.hgetall(keys.job(job_id))
+        if is_low(record) or int(record["fails"]) >= 2:
+            return
+        room, more = {}, {}
+        for worker in self.able_workers(line):
+            held = [r for r in self.leased_low() if r["worker"] == worker]
+            room[worker] = self.free_slots(worker) + sum(int(r["taken"]) for r in held if is_asked(r))
+            more[worker] = sum(int(r["n"]) for r in held if may_be_asked(r, tag, job_id))
+        width = line[1]
+        if all(room[worker] < width for worker in room):
+            assert all(room[worker] + more[worker] < width for worker in room)
 
     @rule(worker=NAMES)
     def deregister(self, worker: str) -> None:
@@ -253,6 +307,9 @@ class Transitions(RuleBasedStateMachine):
     @rule(claim=claims, count=st.integers(0, 3), overlap=st.integers(0, 2))
     def flush(self, claim: Claim, count: int, overlap: int) -> None:
         """Appends after the end of the log that the claim's holder knows; sends `overlap` entries again."""
+        self._flush(claim, count, overlap)
+
+    def _flush(self, claim: Claim, count: int, overlap: int) -> None:
         own = self.tokens.get(claim.job_id) == claim.lease_token
         log = self.logs.get(claim.job_id, claim.entries)
         since_claim = sum(1 for _ in takewhile(lambda e: isinstance(e, TokenEntry), reversed(log)))
@@ -266,7 +323,9 @@ class Transitions(RuleBasedStateMachine):
         if not own:
             assert written in (WriteStatus.FENCED, WriteStatus.ENDED)
             return
-        assert written in (None, WriteStatus.CANCEL)
+        record = self.redis.hgetall(keys.job(claim.job_id))
+        wanted = WriteStatus.PREEMPT if is_asked(record) else None
+        assert written == (WriteStatus.CANCEL if "cancel_requested" in record else wanted)
         self.logs[claim.job_id] += fresh
 
     @rule(claim=claims)
@@ -295,11 +354,11 @@ class Transitions(RuleBasedStateMachine):
         else:
             assert written in (WriteStatus.FENCED, WriteStatus.ENDED)
 
-    @rule(claim=claims)
-    def release(self, claim: Claim) -> None:
+    @rule(claim=claims, reason=st.sampled_from(["drained", PREEMPTED]))
+    def release(self, claim: Claim, reason: str) -> None:
         own = self.tokens.get(claim.job_id) == claim.lease_token
         is_cancelled = self.redis.hexists(keys.job(claim.job_id), "cancel_requested")
-        released = self.leases.release([(claim.job_id, claim.lease_token)], "drained")
+        released = self.leases.release([(claim.job_id, claim.lease_token)], reason)
         assert released == (own and self.scripts is Scripts)
         if own and is_cancelled:
             self.end(claim.job_id, Status.CANCELLED)
@@ -387,8 +446,45 @@ class Transitions(RuleBasedStateMachine):
         for owner in ("ada", "bob", "eve"):
             own_bytes = sum(int(record["bytes"]) for record in records.values() if record["owner"] == owner)
             assert int(self.redis.hget(keys.PREFIX + "bytes", owner) or 0) == own_bytes
+        for job_id in records.keys() - self.ended.keys():
+            attempts = json.loads(records[job_id]["attempts"])
+            preempted = sum(attempt.get("reason") == PREEMPTED for attempt in attempts)
+            assert int(records[job_id].get("preemptions", 0)) == preempted
         everything = sum(self.redis.zcard(keys.owner_jobs(owner)) for owner in ("ada", "bob", "eve"))
         assert everything == len(records)
+
+    @invariant()
+    def running_low_jobs_are_listed(self) -> None:
+        low = self.leased_low()
+        for engine_pool in ENGINE_POOLS:
+            running = [record for record in low if record["pool"] == engine_pool]
+            listed = self.redis.hgetall(f"{keys.PREFIX}low:{engine_pool}")
+            assert listed == {record["id"]: record["token"] for record in running}
+            listed = self.redis.hgetall(f"{keys.PREFIX}yielding:{engine_pool}")
+            assert listed == {record["id"]: record["token"] for record in running if is_asked(record)}
+        asked = {(record["id"], record["token"]): record for record in low if is_asked(record)}
+        self.check_new_requests([record for key, record in asked.items() if key not in self.asked])
+        self.asked = {*asked}
+
+    def check_new_requests(self, asked: list[dict[str, str]]) -> None:
+        """Jobs are only asked for slots that a job of higher priority needs, which comes before them."""
+        for worker in {record["worker"] for record in asked}:
+            before = [
+                (tag, job_id, line[1])
+                for line in LINES
+                if worker in self.able_workers(line)
+                for job_id, tag in self.line(line).items()
+                if not is_low(self.redis.hgetall(keys.job(job_id)))
+            ]
+            own = [record for record in asked if record["worker"] == worker]
+            slots = sorted(int(record["taken"]) for record in own)
+            assert sum(slots[1:]) < sum(width for _, _, width in before), "one of them could be left out"
+            for record in own:
+                assert record["progress"] == "1"
+                assert record["taken"] == record["n"]
+                assert any(
+                    (tag, job_id) < (float(record["score"]), record["id"]) for tag, job_id, _ in before
+                )
 
     @invariant()
     def no_job_waits_while_an_idle_worker_could_hold_it(self) -> None:
@@ -444,6 +540,26 @@ class Transitions(RuleBasedStateMachine):
 
     def is_offered(self, job_id: str, worker: str) -> bool:
         return self.place(job_id) == "offered" and self.redis.hget(keys.job(job_id), "worker") == worker
+
+    def leased_low(self) -> list[dict[str, str]]:
+        """Returns the records of the running jobs of priority low."""
+        records = [self.redis.hgetall(keys.job(job_id)) for job_id in self.logs.keys() - self.ended.keys()]
+        return [record for record in records if record["place"] == "leases" and is_low(record)]
+
+    def able_workers(self, line: tuple[str, int, int]) -> list[str]:
+        """Returns the living workers that may take jobs of a line."""
+        queue, width, version = line
+        return [
+            worker
+            for worker, slots in self.live_workers().items()
+            if queue in (keys.queue(MODEL), keys.engine_pool(MODEL, WORKERS[worker]))
+            and width <= slots
+            and version <= self.versions[worker]
+        ]
+
+    def free_slots(self, worker: str) -> int:
+        taken = self.redis.hget(keys.slots(keys.engine_pool(MODEL, WORKERS[worker])), worker)
+        return self.live_workers()[worker] - int(taken or 0)
 
     def live_workers(self) -> dict[str, int]:
         """Returns living worker -> its slots; 0 if it drains."""

@@ -71,7 +71,9 @@ class Worker:
 
     def send_offers(self, offers: Sequence[Offer]) -> None:
         for _, job_id in offers:
-            if self.deliver and job_id not in self.tasks:
+            task = self.tasks.get(job_id)
+            # A job that was claimed comes back for another attempt. Otherwise its offer was sent again.
+            if self.deliver and (task is None or task.was_accepted):
                 self.send(job_id)
 
     def send(self, job_id: str) -> CeleryTask:

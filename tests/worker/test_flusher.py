@@ -8,12 +8,13 @@ import time
 from harness.waiting import TIMEOUT_SECONDS, eventually
 from tasks import keys
 from tasks.connection import connect
-from tasks.job import FinishReason, Status
+from tasks.job import PREEMPTED, FinishReason, Status
 from tasks.leases import Outcome
 from tasks.reaper import Reaper
 from tasks.request import JobRequest
 from tasks.scripts import Scripts
 from tasks.settings import Settings
+from tests.integration.jobs import assert_echoed, words
 from tests.worker.flusher_harness import LONG, Worker
 from worker.engine.base import Prompt
 from worker.engine.echo import EchoEngine
@@ -63,6 +64,22 @@ def test_a_suspect_job_gets_a_worker_of_its_own(worker: Worker) -> None:
     first, second, third = (worker.store.get(job_id) for job_id in (companion, suspect, late))
     assert (first.ended_at or 0) <= (second.started_at or 0)
     assert (second.ended_at or 0) <= (third.started_at or 0)
+
+
+def test_low_jobs_give_their_slots_to_a_wide_job_and_continue(worker: Worker) -> None:
+    prompts = [words(f"low{i}", 150) for i in range(4)]
+    lows = [worker.submit(prompt=prompt, max_tokens=150, priority="low") for prompt in prompts]
+    for job_id in lows:
+        worker.started(job_id)
+    first_tasks = [worker.tasks[job_id] for job_id in lows]
+    wide = worker.submit(n=3, max_tokens=3)
+    assert worker.wait(wide) == Outcome(Status.COMPLETED)
+    eventually(lambda: all(worker.store.get(job_id).is_ended for job_id in lows))
+    jobs = [assert_echoed(worker.store, *low) for low in zip(lows, prompts, strict=True)]
+    attempts = [[attempt.reason for attempt in job.attempts] for job in jobs]
+    assert sorted(attempts, key=len) == [[None], *[[PREEMPTED, None]] * 3]
+    for task, reasons in zip(first_tasks, attempts, strict=True):
+        assert task.wait() == (Outcome(Status.COMPLETED) if len(reasons) == 1 else None)
 
 
 def test_timeout_keeps_partial_output(worker: Worker) -> None:

@@ -13,11 +13,12 @@ from harness.proxy import Proxy
 from harness.redis_server import free_port, start_redis
 from harness.waiting import eventually
 from tasks import keys
-from tasks.job import JobError, Status
+from tasks.job import PREEMPTED, JobError, Status
 from tasks.leases import Outcome
 from tasks.log import StatusEntry, TokenEntry
 from tasks.request import JobRequest
 from tasks.settings import EngineKind, Settings
+from tests.integration.jobs import assert_echoed, words
 from tests.worker.flusher_harness import LONG, Worker
 from worker.engine.base import Prompt
 from worker.engine.echo import EchoEngine
@@ -128,6 +129,36 @@ def test_a_claim_whose_answer_was_lost_is_made_again(
         network.heal()
         assert worker.wait(job_id) == Outcome(Status.COMPLETED)
         assert len(direct.store.get(job_id).attempts) == 1
+        worker.end()
+
+
+def test_an_outage_while_a_job_is_asked_for_its_slots_costs_time_and_nothing_else(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The worker gets no answer that asks for the slots, until it can reach Redis again."""
+    prompt = words("low", 300)
+    with Proxy(settings.required_redis_url) as network:
+        own = settings.model_copy(update={"redis_url": network.url, "max_num_seqs": 1, "lease_seconds": 12})
+        worker = Worker(own)
+        direct = Worker(own.model_copy(update={"redis_url": settings.redis_url}), deliver=False)
+        worker.flusher.start()
+        low = worker.submit(prompt=prompt, max_tokens=300, priority="low")
+        eventually(lambda: direct.store.get(low).completion_tokens > 2)
+
+        def has_given_up() -> bool:
+            network.cut()
+            return "Redis cannot be reached" in caplog.text
+
+        network.hold_answers()
+        normal = direct.submit(max_tokens=2)
+        eventually(has_given_up)
+        network.heal()
+        eventually(lambda: direct.store.get(low).attempts[0].reason == PREEMPTED)
+        if not worker.tasks.get(normal):
+            worker.send(normal)
+        assert worker.wait(normal) == Outcome(Status.COMPLETED)
+        eventually(lambda: direct.store.get(low).is_ended)
+        assert len(assert_echoed(direct.store, low, prompt).attempts) == 2
         worker.end()
 
 

@@ -9,6 +9,7 @@ local SLOT_SECONDS_SMOOTHING = 0.1
 local function begin_attempt(job, id, lease_token, worker, engine_pool, number, time)
   leave_place(job, id)
   enter_engine_pool(job, id, 'leases', engine_pool, worker, precise(time + LEASE_SECONDS))
+  if job.is_low then redis.call('HSET', key('low', engine_pool), id, lease_token) end
   redis.call('ZREM', PREFIX .. 'deadlines', id)
   local record = key('job', id)
   local attempts = cjson.decode(redis.call('HGET', record, 'attempts'))
@@ -27,7 +28,11 @@ end
 local function correct_charge(job, used)
   local finish = key('finish', job.model)
   if redis.call('ZSCORE', finish, job.owner) then
-    redis.call('ZINCRBY', finish, math.min(0, used - job.cost), job.owner)
+    local unused = math.max(0, job.cost - used)
+    redis.call('ZINCRBY', finish, -unused, job.owner)
+    if job.is_low and redis.call('HEXISTS', key('low_part', job.model), job.owner) == 1 then
+      redis.call('HINCRBYFLOAT', key('low_part', job.model), job.owner, -unused)
+    end
   end
 end
 
@@ -40,9 +45,8 @@ local function end_job(job, id, status, code, message, time, tokens)
   redis.call('HSET', record, 'ended_at', precise(time), 'place', 'ended')
   if code then redis.call('HSET', record, 'error_code', code, 'error_message', message) end
   if job.started_at then
-    end_attempt(id, time, nil)
     local stats = key('stats', job.model)
-    local took = (time - job.started_at) * job.n
+    local took = end_attempt(id, time, nil) * job.n
     local before = tonumber(redis.call('HGET', stats, 'slot_seconds') or took)
     redis.call('HSET', stats, 'slot_seconds', precise(before + SLOT_SECONDS_SMOOTHING * (took - before)))
   end

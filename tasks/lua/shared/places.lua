@@ -15,6 +15,11 @@ local CELERY_QUEUES = PREFIX:gsub(':', '.')
 local function class_of(job) return job.n .. ':' .. job.version end
 local function line_of(queue, class) return key('line', queue .. ':' .. class) end
 
+-- Returns whether a job, {id, score}, comes before another one in line.
+local function comes_before(one, other)
+  return one.score < other.score or (one.score == other.score and one.id < other.id)
+end
+
 -- Returns the classes that jobs in a queue ever had: {name, width, version}.
 local function classes_of(queue)
   local classes = {}
@@ -23,6 +28,12 @@ local function classes_of(queue)
     classes[i] = { name = name, width = tonumber(width), version = tonumber(version) }
   end
   return classes
+end
+
+-- Removes a job that stops running from the running jobs of priority low, and from those that are to give their slots back.
+local function forget_running_low(id, engine_pool)
+  redis.call('HDEL', key('low', engine_pool), id)
+  redis.call('HDEL', key('yielding', engine_pool), id)
 end
 
 -- Takes a job out of the set that it is in. `place` names it: line, offered or leases.
@@ -34,6 +45,7 @@ local function leave_place(job, id)
   redis.call('ZREM', key(job.place, job.engine_pool), id)
   local slots = key('slots', job.engine_pool)
   if redis.call('HINCRBY', slots, job.worker, -job.taken) == 0 then redis.call('HDEL', slots, job.worker) end
+  if job.place == 'leases' and job.is_low then forget_running_low(id, job.engine_pool) end
 end
 
 local function enter_line(job, id)
@@ -61,6 +73,7 @@ local function drop_dangling(id, set, engine_pool)
   redis.call('ZREM', set, id)
   redis.call('RPUSH', PREFIX .. 'dangling', id)
   if not engine_pool then return end
+  forget_running_low(id, engine_pool)
   -- The record also said which slots the job took, so the slots are counted again.
   redis.call('DEL', key('slots', engine_pool))
   for _, place in ipairs({ 'offered', 'leases' }) do

@@ -3,11 +3,14 @@
 -- A job runs alone after this many attempts in a row that died without a token, because it may have killed its workers.
 local ALONE_FROM_FAILS = 2
 
+-- Returns whether a job has the priority `low`: only that one moves a job's turn to after its fair tag.
+local function is_low(score, tag) return score and tag and tonumber(score) > tonumber(tag) or false end
+
 -- Returns the fields of a record that the transitions need, or nil if there is no such job.
 local function load_job(id)
   local f = redis.call('HMGET', key('job', id), 'owner', 'queue', 'status', 'n', 'score', 'cost',
     'created_at', 'started_at', 'timeout_at', 'expires_at', 'token', 'place', 'progress', 'model', 'pool',
-    'worker', 'taken', 'fails', 'version', 'bytes')
+    'worker', 'taken', 'fails', 'version', 'bytes', 'tag')
   if not f[1] then return nil end
   return {
     owner = f[1], queue = f[2], status = f[3], n = tonumber(f[4]), score = f[5], cost = tonumber(f[6]),
@@ -15,7 +18,7 @@ local function load_job(id)
     expires_at = tonumber(f[10]), lease_token = f[11], place = f[12], progress = f[13] == '1',
     model = f[14], engine_pool = f[15], worker = f[16], taken = tonumber(f[17]),
     is_alone = (tonumber(f[18]) or 0) >= ALONE_FROM_FAILS, version = tonumber(f[19]),
-    bytes = tonumber(f[20]),
+    bytes = tonumber(f[20]), is_low = is_low(f[5], f[21]),
   }
 end
 
@@ -45,6 +48,7 @@ local function add_bytes(owner, bytes)
   if redis.call('HINCRBY', PREFIX .. 'bytes', owner, bytes) <= 0 then redis.call('HDEL', PREFIX .. 'bytes', owner) end
 end
 
+-- Ends the last attempt, if it has not ended. Returns the seconds that all attempts took.
 local function end_attempt(id, time, reason)
   local record = key('job', id)
   local attempts = cjson.decode(redis.call('HGET', record, 'attempts') or '[]')
@@ -54,4 +58,7 @@ local function end_attempt(id, time, reason)
     last.reason = reason
     redis.call('HSET', record, 'attempts', cjson.encode(attempts))
   end
+  local seconds = 0
+  for _, attempt in ipairs(attempts) do seconds = seconds + (attempt.ended_at or time) - attempt.started_at end
+  return seconds
 end
