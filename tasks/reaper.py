@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 
 from tasks import keys
 from tasks.log import pack
-from tasks.request import Message
+from tasks.messages import Message
 from tasks.scripts import Scripts
 
 MAX_JOBS_PER_CALL = 100

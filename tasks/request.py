@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
-    Discriminator,
     Field,
-    Tag,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -21,10 +19,11 @@ from pydantic import (
 
 from tasks.errors import FieldError, InvalidGrammarError, InvalidRequestError
 from tasks.grammar_check import check_grammar
+from tasks.messages import Message
 from tasks.settings import EngineKind
 from tasks.structured_outputs import StructuredOutputs
-from tasks.tools import Tool, ToolCall
-from tasks.validation import PARTS, STRING, field_errors, require_object
+from tasks.tools import Tool
+from tasks.validation import field_errors, require_object
 
 MAX_SEED = 2**63 - 1
 
@@ -41,8 +40,6 @@ class Priority(StrEnum):
     LOW = "low"
 
 
-Text = Annotated[str, Field(min_length=0)]
-"""Any text without lone surrogates. Pydantic looks for these only if it has a length to check."""
 StopString = Annotated[str, Field(min_length=1, max_length=64)]
 StopInput = StopString | Annotated[list[StopString], Field(max_length=4)] | None
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
@@ -66,50 +63,6 @@ def _only(neutral: float | None) -> BeforeValidator:
         return value
 
     return BeforeValidator(check)
-
-
-class TextPart(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    type: Literal["text"] = Field(description="always `text`")
-    text: Text = Field(description="the text")
-
-
-def _content_kind(content: Any) -> str | None:
-    if isinstance(content, list):
-        return PARTS
-    return STRING if isinstance(content, str) else None
-
-
-Content = Annotated[
-    Annotated[Text, Tag(STRING)] | Annotated[list[TextPart], Tag(PARTS), Field(min_length=1)],
-    Discriminator(
-        _content_kind,
-        custom_error_type="content_type",
-        custom_error_message="must be a string or a list of text parts",
-    ),
-]
-
-
-class Message(BaseModel):
-    """One turn of a conversation. Several text parts are joined without anything between them."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    role: Literal["system", "developer", "user", "assistant", "tool"] = Field(
-        description="who speaks", examples=["user"]
-    )
-    content: Content = Field(description="a string, or a list of text parts", examples=["Tell me a tale."])
-    tool_calls: list[ToolCall] | None = Field(
-        None, min_length=1, description="with the role `assistant`: the calls of tools in this turn"
-    )
-    tool_call_id: str | None = Field(
-        None, min_length=1, description="with the role `tool`: the call that this is the result of"
-    )
-
-    @property
-    def text(self) -> str:
-        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
 
 
 class _Task(BaseModel):

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, models, normalizers, pre_tokenizers
 
 from tasks.errors import PromptTooLongError
-from tasks.request import JobRequest, Message
+from tasks.messages import Message
+from tasks.request import JobRequest
 from tasks.settings import Settings
 from tests.engine.tiny import save_model, tokenizer
 from worker.engine.model_files import model_source

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from tasks.job import Origin
-from tasks.request import JobRequest, Message, MetadataKey, MetadataValue
+from tasks.messages import Message
+from tasks.request import JobRequest, MetadataKey, MetadataValue
 from tasks.tools import Tool
 from web.openai.output_formats import NamedTool, ResponseFormat, ToolChoice, required_calls
 from web.openai.parameters import (

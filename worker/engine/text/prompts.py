@@ -16,7 +16,8 @@ from tasks.errors import (
     PromptTooLongError,
     first_line,
 )
-from tasks.request import JobRequest, Message
+from tasks.messages import Message
+from tasks.request import JobRequest
 from tasks.tools import Tool
 from worker.engine.base import Prompt
 from worker.engine.text.byte_table import TableDecoder, byte_table
