@@ -6,6 +6,7 @@ number of an event is the id of its last chunk, so that a client can resume afte
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, NotRequired
 
@@ -33,6 +34,11 @@ from web.relay.events import Event
 from web.render import to_json
 
 DONE = b"data: [DONE]\n\n"
+
+MARK = "the choice"
+"""Stands for a chunk's choice while the JSON around it is made, which is the same for all chunks of a job."""
+
+EMPTY = '""'
 
 
 class ToolCallDeltaBody(ToolCallBody):
@@ -126,6 +132,8 @@ class Chunks:
             "model": job.model,
         }
         self._tail: dict[str, Any] = {"usage": None} if includes_usage else {}
+        chunk = to_json({**self._head, "choices": [MARK], **self._tail})
+        self._before, self._after = chunk.split(f'"{MARK}"')
         self.ended: Job | None = None
         """The job, once it has ended."""
 
@@ -134,6 +142,9 @@ class Chunks:
         if event.job is not None:
             self.ended = event.job
             return []
+        if event.plain is not None:
+            choice, text = event.plain.groups()
+            return self._plain(int(choice), text)
         entry = event.entry
         if isinstance(entry, StatusEntry):
             return self._opening() if entry.attempt == 1 else []
@@ -148,6 +159,15 @@ class Chunks:
     def usage(self, jobs: Sequence[Job]) -> str:
         """Returns the chunk with the usage of all the completion's jobs."""
         return to_json({**self._head, "choices": [], "usage": usage(jobs)})
+
+    def _plain(self, choice: int, text: str) -> list[str]:
+        """Returns the chunks of a plain token, most often without parsing it. text: as JSON."""
+        if text == EMPTY:
+            return []
+        return [f"{self._before}{self._plain_choice(choice + self._first_index, text)}{self._after}"]
+
+    def _plain_choice(self, index: int, text: str) -> str:
+        raise NotImplementedError
 
     def _opening(self) -> list[str]:
         return []
@@ -171,6 +191,14 @@ class ChatChunks(Chunks):
     def __init__(self, job: Job, *, first: Job, place: int, includes_usage: bool) -> None:
         super().__init__(job, first=first, place=place, includes_usage=includes_usage)
         self._tools = [ToolOutput.of(job, choice) for choice in range(self._n)]
+
+    def _plain(self, choice: int, text: str) -> list[str]:
+        if self._tools[choice] is None:
+            return super()._plain(choice, text)
+        return [self._chunk(one) for one in self._tokens(TokenEntry(choice, (), json.loads(text)))]
+
+    def _plain_choice(self, index: int, text: str) -> str:
+        return f'{{"index":{index},"delta":{{"content":{text}}},"logprobs":null,"finish_reason":null}}'
 
     def _opening(self) -> list[str]:
         return [
@@ -218,6 +246,9 @@ class TextChunks(Chunks):
     def __init__(self, job: Job, *, first: Job, place: int, includes_usage: bool) -> None:
         super().__init__(job, first=first, place=place, includes_usage=includes_usage)
         self._offsets = [0] * self._n
+
+    def _plain_choice(self, index: int, text: str) -> str:
+        return f'{{"index":{index},"text":{text},"logprobs":null,"finish_reason":null}}'
 
     def _tokens(self, entry: TokenEntry) -> list[dict[str, Any]]:
         found = logprobs_body(entry.logprobs)
