@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,13 +14,19 @@ from openai.types.chat.completion_create_params import CompletionCreateParamsBas
 from openai.types.completion_create_params import CompletionCreateParamsBase as OpenAIText
 from pydantic import BaseModel
 
+from harness.product import Web
 from harness.waiting import TIMEOUT_SECONDS
 from tasks.job import JobError, Status
 from tests.integration.openai_harness import HELLO, Calls
+from tests.integration.web_harness import RedisServer, serving
 from web.openai.chat_parameters import ChatParameters
 from web.openai.parameters import MAX_PROMPTS, CompletionParameters
 
-pytest_plugins = ["tests.integration.web_fixtures", "tests.integration.openai_fixtures"]
+pytest_plugins = [
+    "tests.integration.web_fixtures",
+    "tests.integration.openai_fixtures",
+    "tests.integration.product_fixtures",
+]
 
 
 @pytest.mark.parametrize(
@@ -105,6 +112,25 @@ def test_jobs_of_other_routes_are_no_completions(sdk: OpenAI, client: httpx.Clie
     ):
         with pytest.raises(openai.NotFoundError):
             sdk.get(path, cast_to=ChatCompletion)
+
+
+def test_a_wrong_key_is_an_authentication_error(locked_product: Web) -> None:
+    with pytest.raises(openai.AuthenticationError) as caught:
+        OpenAI(base_url=f"{locked_product.url}/v1", api_key="wrong").models.list()
+    assert caught.value.code == "invalid_api_key"
+    assert OpenAI(base_url=f"{locked_product.url}/v1", api_key="sesame").models.list().data
+
+
+@pytest.mark.usefixtures("player")
+def test_a_full_queue_is_a_rate_limit_error_that_says_when_to_come_back(
+    redis_of_web: RedisServer, tmp_path: Path
+) -> None:
+    with serving(redis_of_web.url, tmp_path, MAX_QUEUED_JOBS="4") as server:
+        sdk = OpenAI(base_url=f"{server.url}/v1", api_key="any", max_retries=0)
+        with pytest.raises(openai.RateLimitError) as caught:
+            sdk.completions.create(model="m", prompt=["x"] * 5)
+    assert caught.value.code == "queue_full"
+    assert int(caught.value.response.headers["Retry-After"]) > 0
 
 
 @pytest.mark.parametrize(
