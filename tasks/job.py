@@ -107,6 +107,8 @@ class Job:
     is_waiting: bool = False
     """It waits for a worker: before its first attempt, or between two attempts."""
     origin: Origin | None = None
+    keep_seconds: float | None = None
+    """It is removed this long after its end; None for the server's own retention."""
     queue_position: int | None = None
     eta_seconds: float | None = None
     reason: str | None = None

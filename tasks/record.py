@@ -31,9 +31,9 @@ def job_from_record(record: Mapping[str, str], log: Sequence[str], read_at: floa
         status=status,
         request=json.loads(record["request"]),
         created_at=float(record["created_at"]),
-        started_at=_optional_time(record, "started_at"),
-        first_token_at=_optional_time(record, "first_token_at"),
-        ended_at=_optional_time(record, "ended_at"),
+        started_at=_optional_seconds(record, "started_at"),
+        first_token_at=_optional_seconds(record, "first_token_at"),
+        ended_at=_optional_seconds(record, "ended_at"),
         attempts=[Attempt(**attempt) for attempt in json.loads(record["attempts"])],
         output=output,
         prompt_tokens=int(record.get("prompt_tokens", 0)),
@@ -44,6 +44,7 @@ def job_from_record(record: Mapping[str, str], log: Sequence[str], read_at: floa
         version=int(record["version"]),
         is_waiting=record["place"] in ("line", "offered"),
         origin=json.loads(record["origin"]) if "origin" in record else None,
+        keep_seconds=_optional_seconds(record, "keep_seconds"),
     )
 
 
@@ -69,5 +70,5 @@ def _close(output: Sequence[Choice], status: Status, error: JobError | None) -> 
         choice.finish_reason = choice.finish_reason or reason
 
 
-def _optional_time(record: Mapping[str, str], field: str) -> float | None:
+def _optional_seconds(record: Mapping[str, str], field: str) -> float | None:
     return float(record[field]) if field in record else None

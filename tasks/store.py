@@ -46,16 +46,17 @@ class Store(JobReader):
         idempotency_key: str | None = None,
         *,
         origin: Origin | None = None,
+        keep_seconds: float | None = None,
         trusts_settings: bool = True,
     ) -> list[Submission]:
         """Accepts all of the jobs or none. They name the same model and engine.
 
         A key leads back to all jobs of the earlier call. Raises what `submit` raises.
 
-        origin: of all of the jobs, see `Job.origin`.
+        origin, keep_seconds: of all of the jobs, see `Job`.
         """
         bodies = [accepted(request, self.scripts.settings) for request in requests]
-        drafts = [Draft.of(body, origin) for body in bodies]
+        drafts = [Draft.of(body, origin, keep_seconds) for body in bodies]
         body_hash = hashed([*bodies, origin] if origin else bodies)
         return submit(
             self.scripts, drafts, body_hash, owner, idempotency_key, trusts_settings=trusts_settings
@@ -74,7 +75,7 @@ class Store(JobReader):
         if job.is_request_truncated:
             code = job.error.code if job.error else job.status
             raise ConflictError(f"the job failed with {code}, so its whole request was not kept")
-        draft = Draft(job.request, job.version, job.is_seed_drawn, job.origin)
+        draft = Draft(job.request, job.version, job.is_seed_drawn, job.origin, job.keep_seconds)
         return submit(self.scripts, [draft], hashed({"retry": job_id}), owner, idempotency_key)[0]
 
     def cancel(self, job_id: str, owner: str | None = None) -> None:

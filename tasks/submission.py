@@ -66,18 +66,21 @@ class Draft:
     """A job before it is stored.
 
     request: as accepted, with its defaults and a seed.
-    origin: see `Job.origin`.
+    origin, keep_seconds: see `Job`.
     """
 
     request: dict[str, Any]
     version: int
     is_seed_drawn: bool
     origin: Origin | None = None
+    keep_seconds: float | None = None
 
     @classmethod
-    def of(cls, accepted: Mapping[str, Any], origin: Origin | None = None) -> Draft:
+    def of(
+        cls, accepted: Mapping[str, Any], origin: Origin | None = None, keep_seconds: float | None = None
+    ) -> Draft:
         seed = {} if "seed" in accepted else {"seed": secrets.randbelow(MAX_DRAWN_SEED)}
-        return cls({**accepted, **seed}, version_of(accepted), bool(seed), origin)
+        return cls({**accepted, **seed}, version_of(accepted), bool(seed), origin, keep_seconds)
 
     def job(self, job_id: str, owner: str, created_at: float) -> Job:
         """Returns the job as submit.lua stored it."""
@@ -100,6 +103,7 @@ class Draft:
             version=self.version,
             is_waiting=True,
             origin=self.origin,
+            keep_seconds=self.keep_seconds,
         )
 
     def fields(self, encoded: str) -> dict[str, Any]:
@@ -116,6 +120,7 @@ class Draft:
             "is_seed_drawn": self.is_seed_drawn,
             "prompt_start": prompt_start(request) if len(encoded) > SHORT_REQUEST_CHARACTERS else None,
             "origin": json.dumps(self.origin, ensure_ascii=False) if self.origin else None,
+            "keep_seconds": self.keep_seconds,
         }
         return {name: value for name, value in fields.items() if value not in (None, "")}
 

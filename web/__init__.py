@@ -13,7 +13,7 @@ from web.openai import errors as openai_errors
 from web.relay import job_log
 from web.relay.hub import Hub
 from web.relay.job_log import JobLog
-from web.routes import demo, docs, health, jobs, models, openai, site, streams
+from web.routes import demo, docs, health, jobs, models, openai, responses, site, streams
 from web.services import Services, install
 from web.websockets import NoThread
 
@@ -40,6 +40,8 @@ def create_app(settings: Settings | None = None) -> Flask:
     for blueprint in (models.bp, openai.completions, openai.chat):
         app.register_blueprint(blueprint)
         error_responses.shape_errors(app, blueprint, openai_errors.SHAPE)
+    app.register_blueprint(responses.bp)
+    error_responses.shape_errors(app, responses.bp, openai_errors.RESPONSES_SHAPE)
     return app
 
 

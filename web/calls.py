@@ -68,10 +68,15 @@ class CallJobs:
         self.ids = list(earlier)
 
     def submit(
-        self, requests: Sequence[JobRequest], owner: str, key: str | None, origin: Origin | None
+        self,
+        requests: Sequence[JobRequest],
+        owner: str,
+        key: str | None,
+        origin: Origin | None,
+        keep_seconds: float | None,
     ) -> None:
         """Submits all of them or none. Raises what Store.submit raises."""
-        submissions = self._store.submit_all(requests, owner, key, origin=origin)
+        submissions = self._store.submit_all(requests, owner, key, origin=origin, keep_seconds=keep_seconds)
         self.ids = [submission.job_id for submission in submissions]
         self._created = [submission.job_id for submission in submissions if submission.created]
 
@@ -106,22 +111,31 @@ class CallJobs:
         return response
 
 
-def submit(requests: Sequence[JobRequest], key: str | None, origin: Origin | None = None) -> CallJobs:
+def submit(
+    requests: Sequence[JobRequest],
+    key: str | None,
+    origin: Origin | None = None,
+    keep_seconds: float | None = None,
+) -> CallJobs:
     """Submits the jobs of the current request.
 
-    key: its Idempotency-Key. origin: see `Job.origin`.
+    key: its Idempotency-Key. origin, keep_seconds: see `Job`.
     """
     jobs = CallJobs(services().store)
-    jobs.submit(requests, auth.owner(), key, origin)
+    jobs.submit(requests, auth.owner(), key, origin, keep_seconds)
     return jobs
 
 
 def answer(
-    requests: Sequence[JobRequest], key: str | None, render: Render, origin: Origin | None = None
+    requests: Sequence[JobRequest],
+    key: str | None,
+    render: Render,
+    origin: Origin | None = None,
+    keep_seconds: float | None = None,
 ) -> Response:
     """Runs the jobs and answers with their results, or with the error of the first that did not complete."""
     with services().streams.hold(auth.owner()):
-        return _run(submit(requests, key, origin), render)
+        return _run(submit(requests, key, origin, keep_seconds), render)
 
 
 def answer_again(job_ids: Sequence[str], render: Render) -> Response:

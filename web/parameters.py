@@ -7,7 +7,15 @@ from functools import partial
 from typing import Annotated, Literal, TypeVar
 
 from flask import request
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from werkzeug.http import parse_dict_header
 
 from tasks.errors import FieldError, InvalidRequestError
@@ -78,6 +86,34 @@ class CompletionQuery(ResumeQuery):
         return self.stream or self.after > 0
 
 
+class ResponseQuery(_Query):
+    stream: bool = Field(False, description="answer with its events; so does the header `Last-Event-ID`")
+    starting_after: Annotated[int | None, BeforeValidator(_seq)] = Field(
+        None, ge=0, description="with `stream`: number of the last event already seen"
+    )
+    include_obfuscation: bool = Field(False, description="not supported: only `false` is accepted")
+
+    @field_validator("starting_after")
+    @classmethod
+    def _needs_a_stream(cls, number: int | None, info: ValidationInfo) -> int | None:
+        if not info.data.get("stream"):
+            raise ValueError("is only accepted with `stream=true`")
+        return number
+
+    @field_validator("include_obfuscation")
+    @classmethod
+    def _is_off(cls, value: bool) -> bool:
+        if value:
+            raise ValueError("is not supported; only false is accepted")
+        return value
+
+
+class ItemListQuery(_Query):
+    order: Literal["asc", "desc"] = Field("desc", description="`desc`: the newest item first")
+    limit: int = Field(20, ge=1, le=100, description="items per page")
+    after: str | None = Field(None, min_length=1, description="id of the last item of the page before")
+
+
 class TicketQuery(_Query):
     ticket: str | None = Field(None, description="instead of a key")
 
@@ -98,7 +134,7 @@ def parse_query(model: type[Model], **changed: str) -> Model:
         raise InvalidRequestError(field_errors(error)) from None
 
 
-def resumable(model: type[ResumeQuery]) -> Input:
+def resumable(model: type[ResumeQuery | ResponseQuery]) -> Input:
     """Returns an input that validates the query of a stream, which may be resumed by a header as well."""
     headers = {LAST_EVENT_ID: "resume after this event"}
     return Input(partial(_parse_resumable, model), query=model, headers=headers, refusals=BAD_QUERY)
@@ -110,7 +146,10 @@ def _parse_resumable(model: type[Model]) -> Model:
     if not header:
         return parse_query(model)
     try:
-        return parse_query(model, after=str(_seq(header)))
+        seq = str(_seq(header))
+        if issubclass(model, ResponseQuery):
+            return parse_query(model, stream="true", starting_after=seq)
+        return parse_query(model, after=seq)
     except ValueError as error:
         raise InvalidRequestError([FieldError(LAST_EVENT_ID, str(error))]) from None
 
@@ -141,6 +180,9 @@ StreamParameters = Annotated[StreamQuery, resumable]
 
 CompletionParameters = Annotated[CompletionQuery, resumable]
 """Whether a completion is shown as a stream, and where that begins."""
+
+ResponseStreamParameters = Annotated[ResponseQuery, resumable]
+"""Whether a response is shown as a stream, and where that begins."""
 
 PreferredWait = Annotated[
     int | None,

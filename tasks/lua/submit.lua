@@ -15,7 +15,8 @@
 --   memory_share: number     of Redis' memory that an owner may take
 --   jobs: json               for each job {id, version (of its record), n, max_tokens (of a choice), bonus (head start in
 --                            tokens), expires_in, timeout (both absent for none), is_seed_drawn, prompt_start (of a
---                            long prompt; absent for a short one), origin (JSON; absent for none)}
+--                            long prompt; absent for a short one), origin (JSON; absent for none), keep_seconds (absent
+--                            for the usual retention)}
 --   requests: texts          for each job, as JSON
 -- Answers:
 --   created       ids (with commas), created_at
@@ -117,6 +118,7 @@ local function create(job, created_at)
   -- For lists: they need not read all of the prompt.
   if job.prompt_start then redis.call('HSET', record, 'prompt_start', job.prompt_start) end
   if job.origin then redis.call('HSET', record, 'origin', job.origin) end
+  if job.keep_seconds then redis.call('HSET', record, 'keep_seconds', job.keep_seconds) end
   if idempotency_key ~= '' then redis.call('HSET', record, 'idempotency_key', idempotency_key) end
   if job.expires_in then
     job.expires_at = time + job.expires_in

@@ -162,6 +162,24 @@ def test_keep_alives_between_chunks_do_not_end_the_sdks_stream(
         assert [chunk.choices[0].delta.content for chunk in stream] == ["a", "b", None]
 
 
+def test_keep_alives_do_not_end_the_sdks_stream_of_a_response(
+    short_interval_server: Server, player: Player, web_redis: Redis
+) -> None:
+    sdk = OpenAI(base_url=f"{short_interval_server.url}/v1", api_key="any", timeout=TIMEOUT_SECONDS)
+    calls = Calls(sdk, player, web_redis)
+    stream = sdk.responses.create(model="m", input="hello", stream=True)
+    [run] = calls.start()
+    run.write("a")
+    created = next(iter(stream))
+    assert created.type == "response.created"
+    with httpx.stream("GET", f"{sdk.base_url}responses/{created.response.id}?stream=true") as beside:
+        lines = beside.iter_lines()
+        assert next(line for line in lines if '"delta":"a"' in line)
+        assert next(line for line in lines if line == ": keep-alive")
+        run.complete("b")
+        assert [event.type for event in stream][-1] == "response.completed"
+
+
 def test_ids_can_be_left_out_for_simple_parsers(sdk_calls: Calls, client: httpx.Client) -> None:
     body = {"model": "m", "messages": HELLO, "stream": True, "stream_options": {"include_ids": False}}
     reply = sdk_calls.call(client.post, "/v1/chat/completions", json=body)

@@ -19,6 +19,7 @@ from client import Client
 from harness.product import Web
 from harness.waiting import TIMEOUT_SECONDS
 from tasks.job import FinishReason, JobError, Status
+from tests.integration.openai_events import raw_events
 from tests.integration.web_harness import Player, Server
 from web.calls import MAX_IDS_IN_HEADER
 
@@ -202,6 +203,36 @@ def test_openais_answers_are_as_documented(product: Web) -> None:
         client.post("/v1/completions", content=b"{")
     statuses = {status for _, path, status in document.seen if "completions" in path}
     assert statuses == {200, 204, 400, 404, 415}
+
+
+def test_responses_are_as_documented(product: Web) -> None:
+    with judging(product.url) as (client, document):
+        hello = {"input": "hello you", "max_output_tokens": 3}
+        logprobs = {"include": ["message.output_text.logprobs"], "top_logprobs": 2, "instructions": "Go."}
+        for options in ({}, {"stream": True, "background": True}, {**logprobs, "stream": True}):
+            assert client.post("/v1/responses", json={**hello, **options}).status_code == HTTPStatus.OK
+        made = client.post("/v1/responses", json={**hello, **logprobs}).json()
+        url = f"/v1/responses/{made['id']}"
+        assert client.get(url).json() == made
+        events = raw_events(client.get(url, params={"stream": "true"}).text)
+        assert events[-1]["response"] == made
+        client.get(url, params={"stream": "true", "starting_after": len(events)})
+        further = client.post("/v1/responses", json={**hello, "previous_response_id": made["id"]}).json()
+        assert len(client.get(f"/v1/responses/{further['id']}/input_items").json()["data"]) == 3
+        waiting = client.post(
+            "/v1/responses", json={**hello, "max_output_tokens": 500, "background": True}
+        ).json()
+        assert client.delete(f"/v1/responses/{waiting['id']}").status_code == HTTPStatus.CONFLICT
+        assert client.post(f"/v1/responses/{waiting['id']}/cancel").json()["status"] == "cancelled"
+        assert client.delete(url).json()["deleted"]
+        client.get(url)
+        client.get(f"{url}/input_items")
+        client.post("/v1/responses", json={**hello, "previous_response_id": made["id"]})
+        client.post("/v1/responses", json={"input": "once " * 5000})
+        failed = client.post("/v1/responses", json={"input": "once " * 5000, "background": True}).json()
+        events = raw_events(client.get(f"/v1/responses/{failed['id']}", params={"stream": "true"}).text)
+        assert events[-1]["response"]["error"]["code"] == "invalid_prompt"
+    assert {status for _, path, status in document.seen if "responses" in path} == {200, 204, 400, 404, 409}
 
 
 def test_the_streams_frames_are_as_documented(product: Web) -> None:

@@ -114,7 +114,10 @@ def live_through_everything(harness: WatchedHarness) -> None:
         harness.worker(4, lifeline=channel, length=64)
         harness.reap()
         options = {"prompt": "x" * 5000, "timeout": 60, "expires_in": 60}
-        job = harness.store.submit(parse_request(options), "ada", "key").job_id
+        [made] = harness.store.submit_all(
+            [parse_request(options)], "ada", "key", origin={"api": "responses"}, keep_seconds=60
+        )
+        job = made.job_id
         claim = harness.claim(job)
         flush(harness.leases, [write_of(job, "t", 1, 4, (TokenEntry(0, (1,), "a"),))])
         harness.reap()

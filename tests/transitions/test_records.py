@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from harness.waiting import eventually
 from harness.writing import flush, write_of
 from tasks import keys
 from tasks.errors import (
@@ -112,6 +113,31 @@ def test_retention_removes_every_trace(harness: Harness) -> None:
     }
     assert left <= kept | {"finish", "virtual"}
     assert sum(harness.store.counts().values()) == 0
+
+
+def test_a_job_may_be_kept_for_less_than_others(harness: Harness) -> None:
+    harness.worker(1)
+    request = parse_request({"prompt": "x"})
+    usual = harness.submit()
+    [brief] = harness.store.submit_all([request], "ada", "key", keep_seconds=0.1)
+    assert brief.job is not None
+    assert brief.job.keep_seconds == harness.store.get(brief.job_id).keep_seconds == 0.1
+    harness.store.cancel(usual)
+    harness.store.cancel(brief.job_id)
+    retried = harness.store.retry(brief.job_id, "ada").job_id
+    assert harness.store.get(retried).keep_seconds == 0.1
+
+    def is_gone() -> bool:
+        harness.reap()
+        return not harness.redis.exists(keys.job(brief.job_id))
+
+    eventually(is_gone)
+    assert harness.store.get(usual).keep_seconds is None
+    assert not harness.store.get(retried).is_ended
+    [endless] = harness.store.submit_all([request], "ada", keep_seconds=1e9)
+    harness.store.cancel(endless.job_id)
+    ended = harness.redis.zscore(keys.PREFIX + "ended", endless.job_id)
+    assert ended <= harness.now(), "nothing is kept for longer than the others"
 
 
 def test_an_ended_jobs_log_is_packed_and_reads_as_before(harness: Harness) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Annotated
 
 from flask import Response
@@ -14,14 +15,16 @@ from tasks.errors import ModelNotFoundError, UnknownModelError
 from web.error_responses import ErrorReport, ErrorShape
 from web.render import to_json
 
+MESSAGES = "messages"
+
 CODES = {
     "prompt_too_long": "context_length_exceeded",
     "unauthorized": "invalid_api_key",
 }
 """Our codes -> OpenAI's, where programs look for these."""
 
-PARAMS = {"model_not_found": "model", "context_length_exceeded": "messages", "invalid_messages": "messages"}
-"""Codes of errors about one field that do not name it themselves -> the field."""
+PROMPT_CODES = frozenset({"context_length_exceeded", "invalid_messages"})
+"""Codes of errors about the prompt, which do not name its field."""
 
 FINAL_CODES = frozenset({"cancelled", "poison", "timeout", "expired"})
 """Codes of jobs that somebody ended, or that would only fail again. OpenAI's SDK repeats a call that got a
@@ -59,22 +62,25 @@ def status_of(status: int) -> int:
     return 400 if status == 422 else status
 
 
-def error_body(status: int, code: str, message: str, param: str | None = None) -> ErrorBody:
-    """Returns the body of an error. status: ours. code: ours or OpenAI's."""
+def error_body(
+    status: int, code: str, message: str, param: str | None = None, prompt_field: str = MESSAGES
+) -> ErrorBody:
+    """Returns the body of an error. status: ours. code: ours or OpenAI's. prompt_field: has the prompt."""
     code = CODES.get(code, code)
+    known = {"model_not_found": "model", **dict.fromkeys(PROMPT_CODES, prompt_field)}
     return {
         "error": {
             "message": message,
             "type": _type(status_of(status)),
-            "param": param or PARAMS.get(code),
+            "param": param or known.get(code),
             "code": code,
         }
     }
 
 
-def _encode(report: ErrorReport) -> Response:
+def _encode(report: ErrorReport, prompt_field: str = MESSAGES) -> Response:
     param = report.fields[0].field if report.fields else None
-    body = error_body(report.status, report.code, report.detail, param)
+    body = error_body(report.status, report.code, report.detail, param, prompt_field)
     response = Response(to_json(body), status_of(report.status), mimetype="application/json")
     if report.code in FINAL_CODES:
         response.headers["x-should-retry"] = "false"
@@ -93,3 +99,4 @@ def _type(status: int) -> str:
 
 
 SHAPE = ErrorShape(_encode, ErrorBody, "application/json", status_of)
+RESPONSES_SHAPE = ErrorShape(partial(_encode, prompt_field="input"), ErrorBody, "application/json", status_of)

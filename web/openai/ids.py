@@ -1,8 +1,8 @@
-"""The ids of completions: that of their first job, with OpenAI's prefix instead of ours."""
+"""The ids of completions and responses: that of their first job, with OpenAI's prefix instead of ours."""
 
 from __future__ import annotations
 
-JOB, CHAT, TEXT = "job_", "chatcmpl-", "cmpl-"
+JOB, CHAT, TEXT, RESPONSE = "job_", "chatcmpl-", "cmpl-", "resp_"
 
 
 def completion_id(prefix: str, job_id: str) -> str:

@@ -71,7 +71,7 @@ def start(call: CallJobs, kind: type[Chunks], options: StreamOptions) -> Respons
     """Returns the stream of the jobs that a call has submitted, with their names."""
     try:
         if len(call.ids) == 1:
-            _raise_early_failure(call.ids[0])
+            raise_early_failure(call.ids[0])
         jobs = [services().store.get(job_id) for job_id in call.ids]
         response = stream(Completion(jobs, kind, options))
     except TokenrelayError as error:
@@ -105,7 +105,7 @@ def stream(completion: Completion) -> Response:
     return response
 
 
-def _raise_early_failure(job_id: str) -> None:
+def raise_early_failure(job_id: str) -> None:
     """Waits for the job's first token, at most REFUSAL_SECONDS. Raises JobFailedError if it fails before."""
     reader = make_reader(job_id, until=time.monotonic() + REFUSAL_SECONDS, survives_shutdown=True)
     with on_disconnect(request_socket(), reader.leave):

@@ -52,7 +52,9 @@ local function end_job(job, id, status, code, message, time, tokens)
   end
   correct_charge(job, tokens or redis.call('LLEN', key('log', id)))
   set_status(job, id, job.status, status)
-  redis.call('ZADD', PREFIX .. 'ended', precise(time), id)
+  -- The reaper removes all jobs that are RETENTION_SECONDS in this set. One that is kept for less enters as an older one.
+  local keep = math.min(RETENTION_SECONDS, tonumber(redis.call('HGET', record, 'keep_seconds') or RETENTION_SECONDS))
+  redis.call('ZADD', PREFIX .. 'ended', precise(time - RETENTION_SECONDS + keep), id)
   redis.call('ZADD', PREFIX .. 'unpacked', precise(time + PACK_AFTER_SECONDS), id)
   append(id, { '["d","' .. status .. '"]' })
 end

@@ -1,0 +1,92 @@
+"""The events of a response's stream, as clients read them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from tasks.answers import TokenLogprobs
+from web.openai.responses.bodies import OutputMessageBody, OutputTextBody, ResponseBody
+
+Number = Annotated[int, Field(ge=0, description="number of the event, from 0 on, without gaps")]
+Zero = Annotated[int, Field(ge=0, le=0, description="always 0")]
+ItemId = Annotated[str, Field(description="id of the output's message")]
+
+
+class LifecycleEvent(TypedDict):
+    """The response has another status.
+
+    The last event of a stream is `response.completed`, `response.failed` or `response.incomplete`. The latter
+    also ends the stream of a response that was cancelled, because OpenAI has no event for that.
+    """
+
+    type: Annotated[
+        Literal[
+            "response.created",
+            "response.queued",
+            "response.in_progress",
+            "response.completed",
+            "response.incomplete",
+            "response.failed",
+        ],
+        Field(description="what has happened"),
+    ]
+    sequence_number: Number
+    response: Annotated[
+        ResponseBody, Field(description="the response at that moment; its output once it has ended")
+    ]
+
+
+class OutputItemEvent(TypedDict):
+    """The message of the output has begun, or is done."""
+
+    type: Annotated[
+        Literal["response.output_item.added", "response.output_item.done"],
+        Field(description="what has happened"),
+    ]
+    sequence_number: Number
+    output_index: Zero
+    item: Annotated[OutputMessageBody, Field(description="the message")]
+
+
+class ContentPartEvent(TypedDict):
+    """The text of the output has begun, or is done."""
+
+    type: Annotated[
+        Literal["response.content_part.added", "response.content_part.done"],
+        Field(description="what has happened"),
+    ]
+    sequence_number: Number
+    item_id: ItemId
+    output_index: Zero
+    content_index: Zero
+    part: Annotated[OutputTextBody, Field(description="the text")]
+
+
+class TextDeltaEvent(TypedDict):
+    """Text was added."""
+
+    type: Annotated[Literal["response.output_text.delta"], Field(description="what has happened")]
+    sequence_number: Number
+    item_id: ItemId
+    output_index: Zero
+    content_index: Zero
+    delta: Annotated[str, Field(description="the text of one token or of several")]
+    logprobs: Annotated[list[TokenLogprobs], Field(description="of these tokens; empty unless asked for")]
+
+
+class TextDoneEvent(TypedDict):
+    """The text is whole."""
+
+    type: Annotated[Literal["response.output_text.done"], Field(description="what has happened")]
+    sequence_number: Number
+    item_id: ItemId
+    output_index: Zero
+    content_index: Zero
+    text: Annotated[str, Field(description="all of it")]
+    logprobs: Annotated[list[TokenLogprobs], Field(description="of all tokens; empty unless asked for")]
+
+
+ResponseEvent = LifecycleEvent | OutputItemEvent | ContentPartEvent | TextDeltaEvent | TextDoneEvent

@@ -1,0 +1,159 @@
+"""The body of a response, validated, and the job that it stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, ValidationInfo, field_validator, model_validator
+
+from tasks.messages import Text
+from tasks.request import STRICT, JobRequest, MetadataKey, MetadataValue
+from web.openai.chat_parameters import MAX_TOP_LOGPROBS, UNLIMITED_TOKENS
+from web.openai.parameters import (
+    NOT_SUPPORTED,
+    USER_CHARACTERS,
+    NotSupported,
+    Parameters,
+    only,
+    without_nulls,
+)
+from web.openai.responses.input_items import Input, messages_of
+
+LOGPROBS = "message.output_text.logprobs"
+
+UNSTORED_SECONDS = 60.0
+"""How long a response with `store=false` is kept after its end, so that its client can read the answer and
+resume a stream that broke."""
+
+
+class ResponseStreamOptions(BaseModel):
+    """What a stream has beside its events."""
+
+    model_config = STRICT
+
+    include_obfuscation: Annotated[bool, only(False)] = Field(
+        False, description="not supported: only `false` is accepted"
+    )
+
+    _nulls = model_validator(mode="before")(without_nulls)
+
+
+class TextFormat(BaseModel):
+    """The kind of the output."""
+
+    model_config = STRICT
+
+    type: Literal["text"] = Field(description="only `text` is supported; see `structured_outputs`")
+
+
+class TextConfig(BaseModel):
+    """The form of the output."""
+
+    model_config = STRICT
+
+    format: TextFormat | None = Field(None, description="its kind")
+    verbosity: NotSupported = NOT_SUPPORTED
+
+    _nulls = model_validator(mode="before")(without_nulls)
+
+
+class ResponseParameters(Parameters):
+    """The body of a response."""
+
+    input: Input = Field(description="a text, or messages", examples=["Tell me a tale."])
+    instructions: Text | None = Field(
+        None, description="a system message before the whole input; the next response does not inherit it"
+    )
+    previous_response_id: str | None = Field(
+        None, min_length=1, description="a response of yours, whose input and output go before this input"
+    )
+    background: bool = Field(False, description="answer at once, and go on without the client")
+    store: bool = Field(
+        True, description="`false`: it is deleted a minute after its end, and no response can continue it"
+    )
+    max_output_tokens: int | None = Field(
+        None,
+        ge=1,
+        le=2**31 - 1,
+        description="tokens to generate at most; by default up to the model's length",
+    )
+    metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] = Field(
+        default_factory=dict, description="comes back with the response, and with the job"
+    )
+    include: list[Literal["message.output_text.logprobs"]] = Field(
+        default_factory=list, description="log probabilities of the tokens"
+    )
+    top_logprobs: int = Field(
+        0,
+        ge=0,
+        le=MAX_TOP_LOGPROBS,
+        description=f"with `{LOGPROBS}` in `include`: those of this many of the likeliest tokens beside each",
+    )
+    stream_options: ResponseStreamOptions | None = Field(None, description="only with `stream`")  # type: ignore[assignment]
+    text: TextConfig | None = Field(None, description="the form of the output")
+    user: str | None = Field(None, max_length=USER_CHARACTERS, description="comes back with the response")
+    truncation: Annotated[str, only("disabled")] = Field(
+        "disabled", description="not supported: only `disabled` is accepted"
+    )
+    service_tier: Annotated[str, only("auto", "default")] = Field(
+        "auto", description="not supported: only `auto` and `default` are accepted; see `priority`"
+    )
+    parallel_tool_calls: Annotated[bool, only(True)] = Field(
+        True, description="not supported: only `true` is accepted"
+    )
+    tool_choice: Annotated[str, only("auto")] = Field(
+        "auto", description="not supported: only `auto` is accepted"
+    )
+    tools: Annotated[list[Any], only([])] = Field(
+        default_factory=list, description="not supported: only `[]` is accepted"
+    )
+    # Completions have these. A response has one choice, and other names for the rest.
+    n: Annotated[int, only(1)] = Field(1, description="not supported: only 1 is accepted", ge=1, le=1)
+    max_tokens: NotSupported = Field(None, description="not supported: see `max_output_tokens`")  # type: ignore[assignment]
+    logprobs: NotSupported = Field(None, description="not supported: see `include`")
+    access_programs: NotSupported = NOT_SUPPORTED
+    background_options: NotSupported = NOT_SUPPORTED
+    context_management: NotSupported = NOT_SUPPORTED
+    conversation: NotSupported = NOT_SUPPORTED
+    image: NotSupported = NOT_SUPPORTED
+    max_tool_calls: NotSupported = NOT_SUPPORTED
+    moderation: NotSupported = NOT_SUPPORTED
+    prompt: NotSupported = NOT_SUPPORTED
+    prompt_cache_key: NotSupported = NOT_SUPPORTED
+    prompt_cache_options: NotSupported = NOT_SUPPORTED
+    prompt_cache_retention: NotSupported = NOT_SUPPORTED
+    reasoning: NotSupported = NOT_SUPPORTED
+    safety_identifier: NotSupported = NOT_SUPPORTED
+
+    @field_validator("store")
+    @classmethod
+    def _is_stored_in_background(cls, store: bool, info: ValidationInfo) -> bool:
+        if info.data.get("background") and not store:
+            raise ValueError("must be true with `background`, because the response is read later")
+        return store
+
+    @field_validator("top_logprobs")
+    @classmethod
+    def _needs_logprobs(cls, count: int, info: ValidationInfo) -> int:
+        if count and not info.data.get("include"):
+            raise ValueError(f"is only accepted with `{LOGPROBS}` in `include`")
+        return count
+
+    @property
+    def keep_seconds(self) -> float | None:
+        return None if self.store else UNSTORED_SECONDS
+
+    @property
+    def own_messages(self) -> list[dict[str, Any]]:
+        return messages_of(self.input)
+
+    def job(self, earlier: Sequence[dict[str, Any]]) -> JobRequest:
+        """Returns the job. earlier: the messages of the conversation so far. Raises InvalidRequestError."""
+        before = [] if self.instructions is None else [{"role": "system", "content": self.instructions}]
+        request = self.job_request(
+            {"messages": [*before, *earlier, *self.own_messages]},
+            max_tokens=self.max_output_tokens or UNLIMITED_TOKENS,
+            logprobs=self.top_logprobs if self.include else None,
+        )
+        return request.model_copy(update={"metadata": self.metadata})
