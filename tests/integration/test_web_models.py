@@ -7,7 +7,7 @@ import time
 import httpx
 
 from tasks.leases import WorkerInfo
-from tests.integration.web_harness import Player, assert_problem
+from tests.integration.web_harness import Player
 
 pytest_plugins = ["tests.integration.web_fixtures"]
 
@@ -22,7 +22,7 @@ def announce(
 
 def test_without_a_worker_there_is_no_model(client: httpx.Client) -> None:
     assert client.get("/v1/models").json() == {"object": "list", "data": []}
-    assert_problem(client.get("/v1/models/m"), 404)
+    assert client.get("/v1/models/m").status_code == 404
 
 
 def test_models_are_listed_with_who_serves_them(client: httpx.Client, player: Player) -> None:
@@ -49,9 +49,14 @@ def test_a_model_by_its_name_slash_included(client: httpx.Client, player: Player
     announce(player, "a@test", "owner/name")
     for name in ("owner/name", "owner%2Fname"):
         assert client.get(f"/v1/models/{name}").json()["id"] == "owner/name"
-    problem = client.get("/v1/models/owner")
-    assert_problem(problem, 404)
-    assert problem.json()["code"] == "model_not_found"
+    answer = client.get("/v1/models/owner")
+    assert answer.status_code == 404
+    assert answer.json()["error"] == {
+        "message": "no worker ever announced 'owner'",
+        "type": "invalid_request_error",
+        "param": "model",
+        "code": "model_not_found",
+    }
 
 
 def test_a_model_whose_workers_have_left_stays_known_and_its_jobs_wait(
