@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -17,6 +18,12 @@ T = TypeVar("T")
 
 HELLO: Any = [{"role": "user", "content": "hello"}]
 """Messages. The SDK's type of them is a union that no literal matches."""
+
+
+def run_async(work: Coroutine[Any, Any, T]) -> T:
+    """Runs a coroutine to its end, in a thread: this one has a running loop once it has used Playwright."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result()
 
 
 class Calls:

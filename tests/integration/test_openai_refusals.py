@@ -115,20 +115,23 @@ def test_jobs_of_other_routes_are_no_completions(sdk: OpenAI, client: httpx.Clie
 
 
 def test_a_wrong_key_is_an_authentication_error(locked_product: Web) -> None:
-    with pytest.raises(openai.AuthenticationError) as caught:
-        OpenAI(base_url=f"{locked_product.url}/v1", api_key="wrong").models.list()
-    assert caught.value.code == "invalid_api_key"
-    assert OpenAI(base_url=f"{locked_product.url}/v1", api_key="sesame").models.list().data
+    with OpenAI(base_url=f"{locked_product.url}/v1", api_key="wrong") as sdk:
+        with pytest.raises(openai.AuthenticationError) as caught:
+            sdk.models.list()
+        assert caught.value.code == "invalid_api_key"
+        assert sdk.with_options(api_key="sesame").models.list().data
 
 
 @pytest.mark.usefixtures("player")
 def test_a_full_queue_is_a_rate_limit_error_that_says_when_to_come_back(
     redis_of_web: RedisServer, tmp_path: Path
 ) -> None:
-    with serving(redis_of_web.url, tmp_path, MAX_QUEUED_JOBS="4") as server:
-        sdk = OpenAI(base_url=f"{server.url}/v1", api_key="any", max_retries=0)
-        with pytest.raises(openai.RateLimitError) as caught:
-            sdk.completions.create(model="m", prompt=["x"] * 5)
+    with (
+        serving(redis_of_web.url, tmp_path, MAX_QUEUED_JOBS="4") as server,
+        OpenAI(base_url=f"{server.url}/v1", api_key="any", max_retries=0) as sdk,
+        pytest.raises(openai.RateLimitError) as caught,
+    ):
+        sdk.completions.create(model="m", prompt=["x"] * 5)
     assert caught.value.code == "queue_full"
     assert int(caught.value.response.headers["Retry-After"]) > 0
 

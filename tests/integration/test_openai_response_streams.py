@@ -15,7 +15,7 @@ from harness.waiting import TIMEOUT_SECONDS, eventually
 from tasks.job import FinishReason, JobError, Status
 from tasks.log import TokenEntry
 from tests.integration.openai_events import Raw, assert_whole, raw_events
-from tests.integration.openai_harness import Calls
+from tests.integration.openai_harness import Calls, run_async
 from tests.integration.web_harness import Player, RedisServer, Run, Server, serving
 
 pytest_plugins = ["tests.integration.web_fixtures", "tests.integration.openai_fixtures"]
@@ -153,7 +153,7 @@ def test_the_asynchronous_client_reads_a_stream(sdk_calls: Calls, server: Server
             run.complete("a", "b")
             return [event.type async for event in stream]
 
-    assert asyncio.run(read())[-1] == "response.completed"
+    assert run_async(read())[-1] == "response.completed"
 
 
 def test_an_idempotency_key_attaches_to_the_running_stream(sdk_calls: Calls) -> None:

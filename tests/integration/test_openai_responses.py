@@ -17,7 +17,7 @@ from tasks import keys
 from tasks.job import FinishReason, JobError, Status
 from tasks.log import TokenEntry
 from tests.integration.openai_events import assert_as_the_sdk
-from tests.integration.openai_harness import Calls
+from tests.integration.openai_harness import Calls, run_async
 from tests.integration.web_harness import Run, Server
 
 pytest_plugins = ["tests.integration.web_fixtures", "tests.integration.openai_fixtures"]
@@ -277,5 +277,5 @@ def test_the_asynchronous_client_drives_every_route(sdk_calls: Calls, server: Se
             await sdk.responses.delete(first.id)
             return [first, cancelled, await sdk.responses.retrieve(queued.id)]
 
-    first, cancelled, retrieved = asyncio.run(drive())
+    first, cancelled, retrieved = run_async(drive())
     assert (first.output_text, cancelled.status, retrieved) == ("a", "cancelled", cancelled)

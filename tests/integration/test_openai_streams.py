@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -144,12 +145,18 @@ def test_a_stream_that_nobody_resumes_is_cancelled(sdk_calls: Calls) -> None:
     eventually(lambda: run.renew() is not None)
 
 
+@pytest.fixture
+def impatient_sdk(short_interval_server: Server) -> Iterator[OpenAI]:
+    """The SDK on a server that sends keep-alives all the time."""
+    with OpenAI(base_url=f"{short_interval_server.url}/v1", api_key="any", timeout=TIMEOUT_SECONDS) as opened:
+        yield opened
+
+
 def test_keep_alives_between_chunks_do_not_end_the_sdks_stream(
-    short_interval_server: Server, player: Player, web_redis: Redis
+    impatient_sdk: OpenAI, player: Player, web_redis: Redis
 ) -> None:
     """After a message with an id, its parser takes an empty line for a message."""
-    sdk = OpenAI(base_url=f"{short_interval_server.url}/v1", api_key="any", timeout=TIMEOUT_SECONDS)
-    calls = Calls(sdk, player, web_redis)
+    sdk, calls = impatient_sdk, Calls(impatient_sdk, player, web_redis)
     stream = sdk.chat.completions.create(model="m", messages=HELLO, stream=True)
     [run] = calls.start()
     run.write("a")
@@ -163,10 +170,9 @@ def test_keep_alives_between_chunks_do_not_end_the_sdks_stream(
 
 
 def test_keep_alives_do_not_end_the_sdks_stream_of_a_response(
-    short_interval_server: Server, player: Player, web_redis: Redis
+    impatient_sdk: OpenAI, player: Player, web_redis: Redis
 ) -> None:
-    sdk = OpenAI(base_url=f"{short_interval_server.url}/v1", api_key="any", timeout=TIMEOUT_SECONDS)
-    calls = Calls(sdk, player, web_redis)
+    sdk, calls = impatient_sdk, Calls(impatient_sdk, player, web_redis)
     stream = sdk.responses.create(model="m", input="hello", stream=True)
     [run] = calls.start()
     run.write("a")

@@ -87,8 +87,11 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 def sdk(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenAI]:
     environment = {"ENGINE": "transformers", "MODEL_ID": fleet.model}
     web = Web(fleet.store.scripts.settings.required_redis_url, tmp_path_factory.mktemp("web"), environment)
-    with web.started():
-        yield OpenAI(base_url=f"{web.url}/v1", api_key="any", max_retries=0, timeout=TIMEOUT_SECONDS)
+    with (
+        web.started(),
+        OpenAI(base_url=f"{web.url}/v1", api_key="any", max_retries=0, timeout=TIMEOUT_SECONDS) as opened,
+    ):
+        yield opened
 
 
 def test_a_pydantic_model_is_parsed(sdk: OpenAI) -> None:

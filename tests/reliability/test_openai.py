@@ -25,8 +25,11 @@ def test_a_stream_goes_on_after_its_worker_was_killed(
     start_echo_workers: StartWorkers, redis_url: str, store: Store, tmp_path: Path
 ) -> None:
     web, prompt = Web(redis_url, tmp_path), words("w", TOKENS)
-    with start_echo_workers("w1", "w2") as workers, web.started():
-        sdk = OpenAI(base_url=f"{web.url}/v1", api_key="any", max_retries=0, timeout=TIMEOUT_SECONDS)
+    with (
+        start_echo_workers("w1", "w2") as workers,
+        web.started(),
+        OpenAI(base_url=f"{web.url}/v1", api_key="any", max_retries=0, timeout=TIMEOUT_SECONDS) as sdk,
+    ):
         answer = sdk.chat.completions.with_raw_response.create(
             model="echo", messages=[{"role": "user", "content": prompt}], max_tokens=TOKENS, stream=True
         )
