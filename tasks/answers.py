@@ -89,8 +89,8 @@ class JobErrorBody(TypedDict):
     code: Annotated[
         str,
         Field(
-            description="`prompt_too_long`, `invalid_messages`, `invalid_prompt`, `expired`, `timeout`, "
-            "`poison` (its workers died too often), `model_not_available`, `engine_error` or "
+            description="`prompt_too_long`, `invalid_messages`, `invalid_prompt`, `invalid_grammar`, "
+            "`expired`, `timeout`, `poison` (its workers died too often), `model_not_available`, `engine_error` or "
             "`unreadable_record`",
             examples=["timeout"],
         ),

@@ -94,7 +94,27 @@ class CallJobs:
             with suppress(RedisError, JobNotFoundError):  # The job ends by itself after its last token.
                 self._store.cancel(job_id)
 
-    def not_awaited(self) -> Response:
+    def answered(self, make: Callable[[], Response]) -> Response:
+        """Returns the response that `make` returns, with the jobs' names.
+
+        If `make` raises one of our errors, it is the answer, and the jobs of this request are cancelled.
+        If Redis cannot be reached any more, the answer says where to ask for the jobs: they are stored.
+        """
+        try:
+            response = make()
+        except TokenrelayError as error:
+            self.cancel()
+            response = error_response(error)
+        except RedisError as error:
+            if not is_away(error):
+                raise
+            logger.warning(
+                "%s: accepted, and Redis cannot be reached any more: %s", ", ".join(self.ids), error
+            )
+            response = self._not_awaited()
+        return self.named_in(response)
+
+    def _not_awaited(self) -> Response:
         """Returns where to ask for the jobs: they are stored, but their ends could not be awaited."""
         urls = [f"{base_url()}/v1/jobs/{job_id}" for job_id in self.ids]
         detail = "Redis cannot be reached at present; the jobs were accepted and will end"
@@ -104,9 +124,9 @@ class CallJobs:
         return response
 
     def named_in(self, response: Response) -> Response:
-        """Names the jobs in X-Job-ID; if they are many, the first there and all in the body, as `job_ids`."""
+        """Names the jobs in X-Job-ID. If they are many, the first are there, and all in a JSON body."""
         response.headers["X-Job-ID"] = ",".join(self.ids[:MAX_IDS_IN_HEADER])
-        if len(self.ids) > MAX_IDS_IN_HEADER:
+        if len(self.ids) > MAX_IDS_IN_HEADER and response.is_json:
             response.set_data(to_json({**json.loads(response.get_data()), "job_ids": self.ids}))
         return response
 
@@ -145,17 +165,10 @@ def answer_again(job_ids: Sequence[str], render: Render) -> Response:
 
 
 def _run(jobs: CallJobs, render: Render) -> Response:
-    try:
-        if not wait_for_all(jobs.ids):
-            jobs.cancel()
-            return Response(status=CLIENT_LEFT)
-        response = json_response(render(jobs.results()))
-    except TokenrelayError as error:
+    def response() -> Response:
+        if wait_for_all(jobs.ids):
+            return json_response(render(jobs.results()))
         jobs.cancel()
-        response = error_response(error)
-    except RedisError as error:
-        if not is_away(error):
-            raise
-        logger.warning("%s: accepted, and Redis cannot be reached any more: %s", ", ".join(jobs.ids), error)
-        response = jobs.not_awaited()
-    return jobs.named_in(response)
+        return Response(status=CLIENT_LEFT)
+
+    return jobs.answered(response)

@@ -65,19 +65,28 @@ def _form(text: str) -> str:
     return text
 
 
-class ResumeQuery(_Query):
+class ResumableQuery(_Query):
+    """The query of a stream, which a header may resume as well."""
+
+    @staticmethod
+    def resumed_after(seq: str) -> dict[str, str]:
+        """Returns the parameters that resume the stream after an event."""
+        return {"after": seq}
+
+
+class AfterQuery(ResumableQuery):
     after: Annotated[int, BeforeValidator(_seq)] = Field(
         0, ge=0, description="seq of the last event already seen"
     )
 
 
-class StreamQuery(ResumeQuery):
+class StreamQuery(AfterQuery):
     done: Annotated[Literal["full", "short"], BeforeValidator(_form)] = Field(
         "full", description="`short`: the job in the `done` event lacks `request` and `output`"
     )
 
 
-class CompletionQuery(ResumeQuery):
+class CompletionQuery(AfterQuery):
     stream: bool = Field(False, description="answer with its chunks; so does `after`")
     include_usage: bool = Field(False, description="as `stream_options.include_usage`")
 
@@ -86,12 +95,26 @@ class CompletionQuery(ResumeQuery):
         return self.stream or self.after > 0
 
 
-class ResponseQuery(_Query):
+Included = Annotated[
+    list[Literal["message.output_text.logprobs"]],
+    Field(
+        alias="include[]",
+        description="has no effect: log probabilities are shown if the response was made with them",
+    ),
+]
+
+
+class ResponseQuery(ResumableQuery):
+    include: Included = []
     stream: bool = Field(False, description="answer with its events; so does the header `Last-Event-ID`")
     starting_after: Annotated[int | None, BeforeValidator(_seq)] = Field(
         None, ge=0, description="with `stream`: number of the last event already seen"
     )
     include_obfuscation: bool = Field(False, description="not supported: only `false` is accepted")
+
+    @staticmethod
+    def resumed_after(seq: str) -> dict[str, str]:
+        return {"stream": "true", "starting_after": seq}
 
     @field_validator("starting_after")
     @classmethod
@@ -109,6 +132,7 @@ class ResponseQuery(_Query):
 
 
 class ItemListQuery(_Query):
+    include: Included = []
     order: Literal["asc", "desc"] = Field("desc", description="`desc`: the newest item first")
     limit: int = Field(20, ge=1, le=100, description="items per page")
     after: str | None = Field(None, min_length=1, description="id of the last item of the page before")
@@ -126,30 +150,29 @@ def from_query(model: type[BaseModel]) -> Input:
 def parse_query(model: type[Model], **changed: str) -> Model:
     """Returns the request's query, with some values changed.
 
+    A parameter is a list if its name ends with `[]`.
     Raises InvalidRequestError, which names each bad parameter.
     """
+    given = {name: values if name.endswith("[]") else values[0] for name, values in request.args.lists()}
     try:
-        return model.model_validate(request.args.to_dict() | changed)
+        return model.model_validate(given | changed)
     except ValidationError as error:
         raise InvalidRequestError(field_errors(error)) from None
 
 
-def resumable(model: type[ResumeQuery | ResponseQuery]) -> Input:
+def resumable(model: type[ResumableQuery]) -> Input:
     """Returns an input that validates the query of a stream, which may be resumed by a header as well."""
     headers = {LAST_EVENT_ID: "resume after this event"}
     return Input(partial(_parse_resumable, model), query=model, headers=headers, refusals=BAD_QUERY)
 
 
-def _parse_resumable(model: type[Model]) -> Model:
+def _parse_resumable(model: type[ResumableQuery]) -> ResumableQuery:
     # An EventSource that connects again repeats its URL and adds the header, so the header is newer.
     header = request.headers.get(LAST_EVENT_ID, "")
     if not header:
         return parse_query(model)
     try:
-        seq = str(_seq(header))
-        if issubclass(model, ResponseQuery):
-            return parse_query(model, stream="true", starting_after=seq)
-        return parse_query(model, after=seq)
+        return parse_query(model, **model.resumed_after(str(_seq(header))))
     except ValueError as error:
         raise InvalidRequestError([FieldError(LAST_EVENT_ID, str(error))]) from None
 
@@ -178,7 +201,7 @@ def _idempotency_key() -> str | None:
 StreamParameters = Annotated[StreamQuery, resumable]
 """Where a stream begins and how it ends."""
 
-CompletionParameters = Annotated[CompletionQuery, resumable]
+CompletionStreamParameters = Annotated[CompletionQuery, resumable]
 """Whether a completion is shown as a stream, and where that begins."""
 
 ResponseStreamParameters = Annotated[ResponseQuery, resumable]

@@ -54,7 +54,11 @@ class Calls:
 
     def start(self, count: int = 1) -> list[Run]:
         """Waits for the next jobs, and claims them."""
-        return [self._player.start(job_id) for job_id in self.new_jobs(count)]
+        return [self.start_one(job_id) for job_id in self.new_jobs(count)]
+
+    def start_one(self, job_id: str) -> Run:
+        """Claims a job when it is offered."""
+        return self._player.start(job_id)
 
     def close(self) -> None:
         self._pool.shutdown()

@@ -130,6 +130,16 @@ def test_a_job_that_fails_is_an_error_of_the_call(
     assert caught.response.headers["X-Job-ID"] == run.claim.job_id
 
 
+def test_what_a_read_cannot_include_is_refused(sdk_calls: Calls) -> None:
+    responses = sdk_calls.sdk.responses
+    made = responses.create(model="m", input="hello", background=True)
+    assert responses.retrieve(made.id, include=["message.output_text.logprobs"]).id == made.id
+    for read in (responses.retrieve, responses.input_items.list):
+        with pytest.raises(openai.BadRequestError) as caught:
+            read(made.id, include=["reasoning.encrypted_content"])
+        assert caught.value.param == "include[].0"
+
+
 @pytest.mark.usefixtures("player")
 def test_jobs_of_other_routes_are_no_responses(sdk: OpenAI, client: httpx.Client) -> None:
     job_id = client.post("/v1/jobs", json={"prompt": "x"}).json()["id"]

@@ -17,6 +17,7 @@ from harness.waiting import TIMEOUT_SECONDS, eventually
 from tasks.job import FinishReason, JobError, Status
 from tests.integration.openai_harness import HELLO, Calls
 from tests.integration.web_harness import Player, Server
+from web.calls import MAX_IDS_IN_HEADER
 
 pytest_plugins = ["tests.integration.web_fixtures", "tests.integration.openai_fixtures"]
 
@@ -68,6 +69,17 @@ def test_a_stream_of_several_prompts_has_the_chunks_of_all_as_they_come(sdk_call
     assert [next_text(), next_text()] == [(1, " end"), (1, "")]
     first.complete(" end")
     assert [(c.choices[0].index, c.choices[0].text) for c in chunks] == [(0, " end"), (0, "")]
+
+
+def test_a_stream_may_have_more_prompts_than_its_header_has_room_for(sdk_calls: Calls) -> None:
+    count = MAX_IDS_IN_HEADER + 1
+    stream = sdk_calls.sdk.completions.with_raw_response.create(model="m", prompt=["x"] * count, stream=True)
+    ids = sdk_calls.new_jobs(count)
+    assert stream.headers["X-Job-ID"].split(",") == ids[:MAX_IDS_IN_HEADER]
+    for job_id in ids:
+        sdk_calls.start_one(job_id).complete("y")
+    texts = [chunk.choices[0].text for chunk in stream.parse()]
+    assert sorted(texts) == sorted(["y", ""] * count)
 
 
 def test_a_job_that_fails_in_its_stream_raises_in_the_stream(sdk_calls: Calls) -> None:

@@ -27,6 +27,13 @@ ROUTES: dict[str, dict[str, Any]] = {
 }
 
 
+OPENAI_ROUTES: dict[str, dict[str, Any]] = {
+    "/v1/completions": {"prompt": "x"},
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": "x"}]},
+    "/v1/responses": {"input": "x"},
+}
+
+
 @pytest.fixture(autouse=True)
 def _nothing_stored(redis_of_web: RedisServer) -> None:
     with Redis.from_url(redis_of_web.url) as redis:
@@ -57,6 +64,40 @@ def test_a_submit_that_never_reached_redis_was_not_accepted(
     assert answer.json()["detail"].endswith("nothing was accepted")
     assert int(answer.headers["Retry-After"]) >= 1
     assert jobs_in(redis_of_web) == 0
+
+
+@pytest.mark.parametrize(("path", "body"), OPENAI_ROUTES.items())
+def test_openais_clients_are_told_the_same(
+    redis_of_web: RedisServer, tmp_path: Path, path: str, body: dict[str, Any]
+) -> None:
+    redis_of_web.kill()
+    try:
+        with serving(redis_of_web.url, tmp_path) as server:
+            answer = post(server.url, path, body)
+    finally:
+        redis_of_web.start()
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["type"]) == (503, "unavailable", "server_error")
+    assert error["message"].endswith("nothing was accepted")
+    assert int(answer.headers["Retry-After"]) >= 1
+
+
+@pytest.mark.parametrize(("path", "body"), OPENAI_ROUTES.items())
+def test_an_accepted_stream_is_never_called_refused(
+    redis_of_web: RedisServer, tmp_path: Path, path: str, body: dict[str, Any]
+) -> None:
+    """Redis dies before the first token. The answer says where to ask for the job."""
+    with serving(redis_of_web.url, tmp_path) as server, ThreadPoolExecutor() as threads:
+        coming = threads.submit(post, server.url, path, {**body, "stream": True})
+        eventually(lambda: jobs_in(redis_of_web) == 1)
+        redis_of_web.kill()
+        try:
+            answer = coming.result(TIMEOUT_SECONDS)
+        finally:
+            redis_of_web.start()
+        assert answer.status_code == 202
+        assert answer.headers["Location"] == answer.json()["jobs"][0]
+        assert httpx.get(answer.headers["Location"]).json()["id"] == answer.headers["X-Job-ID"]
 
 
 def test_an_accepted_job_is_never_called_refused(redis_of_web: RedisServer, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What becomes of jobs that are asked for their slots: each rule by itself, with the real Lua scripts."""
+"""Jobs that are asked for their slots: what happens to them, one rule a test, with the real Lua scripts."""
 
 from __future__ import annotations
 

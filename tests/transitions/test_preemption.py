@@ -1,4 +1,4 @@
-"""Which running jobs of priority low are asked for their slots: each rule by itself, with real scripts."""
+"""Which running jobs of priority low are asked for their slots: one rule a test, real scripts."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def test_a_job_that_runs_alone_keeps_its_slots(harness: Harness) -> None:
 
 
 def test_nobody_is_asked_for_a_job_that_has_to_run_alone(harness: Harness) -> None:
-    """It may have killed two workers, so it waits until a worker is idle by itself."""
+    """It may have killed two workers, so it waits until a worker is idle without any request."""
     harness.worker(1)
     low = running_low(harness, tokens=0)
     suspect = harness.submit("bob")

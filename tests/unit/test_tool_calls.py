@@ -35,6 +35,8 @@ OUTPUTS: list[tuple[str, list[Part]]] = [
     ('[{"name": "weather", "parameters": {"city": "Oslo"}}]', [WEATHER]),
     ('{"name": "weather", "arguments": "{\\"city\\": \\"Oslo\\"}"}', [WEATHER]),
     ('{"city": "Oslo"}', ['{"city": "Oslo"}']),
+    ('{"name": "Bob", "age": 3}', ['{"name": "Bob", "age": 3}']),
+    ('<tool_call>{"name": "other"}</tool_call>', [Call("other", "{}")]),
     ('{"name": "weather", "parameters"', ['{"name": "weather", "parameters"']),
     ("[1, 2]", ["[1, 2]"]),
     ("", []),
@@ -44,7 +46,7 @@ OUTPUTS: list[tuple[str, list[Part]]] = [
 
 def parse(pieces: list[str]) -> list[Part]:
     """Returns the parts, with neighbouring texts joined."""
-    parser = ToolCallParser()
+    parser = ToolCallParser({"weather", "time"})
     parts = [part for piece in pieces for part in parser.push(piece)] + parser.finish()
     joined: list[Part] = []
     for part in parts:
@@ -81,7 +83,7 @@ def bare(text: str) -> str:
 
 
 def test_texts_come_at_once() -> None:
-    parser = ToolCallParser()
+    parser = ToolCallParser({"weather", "time"})
     assert parser.push("one") == ["one"]
     assert parser.push(" two <") == [" two"]
     assert parser.push(" three") == [" < three"]

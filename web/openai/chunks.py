@@ -7,6 +7,7 @@ number of an event is the id of its last chunk, so that a client can resume afte
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, NotRequired
 
@@ -112,7 +113,7 @@ TextChunk = TextChunkBody | ErrorBody
 """What a stream's `data` may be, before `[DONE]`."""
 
 
-class Chunks:
+class Chunks(ABC):
     """The chunks of one job. An instance takes the events in their order, from the first one on.
 
     first: the job of the completion's first prompt, whose id the completion has.
@@ -166,17 +167,17 @@ class Chunks:
             return []
         return [f"{self._before}{self._plain_choice(choice + self._first_index, text)}{self._after}"]
 
-    def _plain_choice(self, index: int, text: str) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def _plain_choice(self, index: int, text: str) -> str: ...
 
     def _opening(self) -> list[str]:
         return []
 
-    def _tokens(self, entry: TokenEntry) -> list[dict[str, Any]]:
-        raise NotImplementedError
+    @abstractmethod
+    def _tokens(self, entry: TokenEntry) -> list[dict[str, Any]]: ...
 
-    def _end(self, choice: int, reason: str) -> list[dict[str, Any]]:
-        raise NotImplementedError
+    @abstractmethod
+    def _end(self, choice: int, reason: str) -> list[dict[str, Any]]: ...
 
     def _chunk(self, choice: dict[str, Any]) -> str:
         choice["index"] += self._first_index

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 
 import gevent
 from flask import Response
 from gevent.queue import Queue
 
-from tasks.errors import JobNotFoundError, TokenrelayError
+from tasks.errors import JobNotFoundError
 from tasks.job import Job, Status
 from web import auth
 from web.calls import CallJobs, JobFailedError
-from web.error_responses import error_response
 from web.openai import chunks
 from web.openai.abandoned import cancel_unless_resumed
 from web.openai.chunks import Chunks
@@ -37,6 +36,9 @@ with a prompt that is too long, is answered with a status of its own."""
 KEEP_ALIVE_LINE = b": keep-alive\n"
 """A comment without an empty line. After the first id, OpenAI's SDK takes each empty line for the end of an
 event, and cannot read an event without data."""
+
+UntilClosed = Callable[[Response], Response]
+"""Gives a response the place that is held for it; the place is left when the response is closed."""
 
 News = tuple[int, list[Event] | BaseException | None]
 """What the reader at a place has: events (none for a keep-alive), the error that ended it, or its end."""
@@ -67,34 +69,38 @@ class Completion:
         return KEEP_ALIVE_LINE if self.has_ids else sse.KEEP_ALIVE_COMMENT
 
 
-def start(call: CallJobs, kind: type[Chunks], options: StreamOptions) -> Response:
+def place() -> AbstractContextManager[UntilClosed]:
+    """Holds one of the owner's places for streams, until the response is closed that takes it over."""
+    return held_until_closed(services().streams.hold(auth.owner()))
+
+
+def start(call: CallJobs, kind: type[Chunks], options: StreamOptions, until_closed: UntilClosed) -> Response:
     """Returns the stream of the jobs that a call has submitted, with their names."""
-    try:
+
+    def response() -> Response:
         if len(call.ids) == 1:
             raise_early_failure(call.ids[0])
         jobs = [services().store.get(job_id) for job_id in call.ids]
-        response = stream(Completion(jobs, kind, options))
-    except TokenrelayError as error:
-        call.cancel()
-        response = error_response(error)
-    return call.named_in(response)
+        return stream(Completion(jobs, kind, options), until_closed)
+
+    return call.answered(response)
 
 
-def stream(completion: Completion) -> Response:
+def stream(completion: Completion, until_closed: UntilClosed) -> Response:
     """Returns a completion's chunks as Server-Sent Events, to the end.
 
     If its client leaves before that, and nobody reads the jobs soon after, they are cancelled.
+    until_closed: see `place`.
     """
     store = services().store
-    with held_until_closed(services().streams.hold(auth.owner())) as until_closed:
-        readers = [make_reader(job.id, survives_shutdown=True) for job in completion.jobs]
-        first = completion.jobs[0]
-        shapes = [
-            completion.kind(job, first=first, place=place, includes_usage=completion.options.include_usage)
-            for place, job in enumerate(completion.jobs)
-        ]
-        messages = _messages(readers, shapes, completion, request_socket())
-        response = until_closed(Response(messages, mimetype="text/event-stream", headers=sse.HEADERS))
+    readers = [make_reader(job.id, survives_shutdown=True) for job in completion.jobs]
+    first = completion.jobs[0]
+    shapes = [
+        completion.kind(job, first=first, place=place, includes_usage=completion.options.include_usage)
+        for place, job in enumerate(completion.jobs)
+    ]
+    messages = _messages(readers, shapes, completion, request_socket())
+    response = until_closed(Response(messages, mimetype="text/event-stream", headers=sse.HEADERS))
 
     def cancel_the_rest() -> None:
         left = [job.id for job, shape in zip(completion.jobs, shapes, strict=True) if shape.ended is None]

@@ -6,7 +6,8 @@ Models write calls in forms of their own. They begin with one of these:
     [TOOL_CALLS][{"name": …, "arguments": {…}}]             Mistral; text may come before
     [TOOL_CALLS]name[ARGS]{…}                               Mistral since 2025
     <|python_tag|>{"name": …, "parameters": {…}}            Llama 3, several divided by `;`
-    {"name": …, "parameters": {…}}                          the same, without its mark; only at the beginning
+    {"name": …, "parameters": {…}}                          the same, without its mark; only at the beginning,
+                                                            and only for a tool of the request
 
 Text that only looks like a call stays text.
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -46,7 +48,9 @@ Part = str | Call
 class ToolCallParser:
     """Divides the output of one choice into text and calls. `push` takes the texts in their order."""
 
-    def __init__(self) -> None:
+    def __init__(self, tools: Collection[str]) -> None:
+        """tools: the names of the request's tools. JSON without a mark is a call only if it names them."""
+        self._tools = tools
         self._state: Literal["beginning", "text", "call", "calls to the end"] = "beginning"
         self._held = ""
         """What may be the beginning of a mark, or of a call that is not complete yet."""
@@ -65,10 +69,9 @@ class ToolCallParser:
         held, self._held = self._held, ""
         if self._state == "text" or not held + self._mark:
             return [held] if held else []
-        calls = _calls(held) if self._state != "beginning" or held.lstrip()[:1] in ("{", "[") else None
-        if calls is None:
-            return [self._mark + held]
-        return list(calls)
+        calls = _calls(held) if self._state != "beginning" else None
+        is_call = calls is not None and (self._mark or all(call.name in self._tools for call in calls))
+        return [*calls] if calls is not None and is_call else [self._mark + held]
 
     def _advance(self, found: list[Part]) -> bool:
         """Takes a step. Returns whether another one may be possible without more text."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -30,20 +30,22 @@ class ToolCallBody(TypedDict):
 class ToolOutput:
     """The text and the calls of one choice, as they come."""
 
-    def __init__(self, job_id: str, choice: int, *, is_parallel: bool) -> None:
-        """is_parallel: whether there may be several calls. Otherwise all but the first one are dropped."""
+    def __init__(self, job_id: str, choice: int, tools: Collection[str], *, is_parallel: bool) -> None:
+        """tools: their names. is_parallel: whether several calls are kept, or only the first one."""
         self._job_id, self._choice, self._is_parallel = job_id, choice, is_parallel
-        self._parser = ToolCallParser()
+        self._parser = ToolCallParser(tools)
         self.count = 0
         """How many calls there have been."""
 
     @classmethod
     def of(cls, job: Job, choice: int) -> ToolOutput | None:
         """Returns one for a choice of a job; None if the job has no tools."""
-        if job.request.get("tools") is None:
+        tools = job.request.get("tools")
+        if tools is None:
             return None
         is_parallel = bool((job.origin or {}).get("parallel_tool_calls", True))
-        return cls(job.id, choice, is_parallel=is_parallel)
+        names = {tool["function"]["name"] for tool in tools}
+        return cls(job.id, choice, names, is_parallel=is_parallel)
 
     def push(self, text: str) -> list[str | ToolCallBody]:
         return self._bodies(self._parser.push(text))

@@ -29,8 +29,7 @@ from web.openai.errors import models_not_found
 from web.openai.ids import CHAT, TEXT, job_id_of
 from web.openai.parameters import CHAT_API, TEXT_API, CompletionParameters, StreamOptions
 from web.openai.streams import Completion
-from web.parameters import CompletionParameters as Shown
-from web.parameters import CompletionQuery, IdempotencyKey
+from web.parameters import CompletionQuery, CompletionStreamParameters, IdempotencyKey
 from web.relay import sse
 from web.render import json_response
 from web.services import services
@@ -71,14 +70,15 @@ def complete(body: Annotated[CompletionParameters, from_body], key: IdempotencyK
     origin = {"api": TEXT_API, "prompts": len(jobs)}
     with models_not_found():
         if body.stream:
-            call = calls.submit(jobs, key, origin)
-            return streams.start(call, TextChunks, body.streamed)
+            with streams.place() as until_closed:
+                call = calls.submit(jobs, key, origin)
+                return streams.start(call, TextChunks, body.streamed, until_closed)
         return calls.answer(jobs, key, completion, origin)
 
 
 @completions.get("/<completion_id>")
 @endpoint("A completion of one prompt", STORED, gives=CompletionBody, streams=TextChunk)
-def text(completion_id: str, query: Shown) -> Response:
+def text(completion_id: str, query: CompletionStreamParameters) -> Response:
     job = _job(TEXT, completion_id, TEXT_API)
     if query.is_stream:
         return _stream(job, TextChunks, query)
@@ -97,14 +97,15 @@ def answer(body: Annotated[ChatParameters, from_body], key: IdempotencyKey) -> R
     jobs, origin = [body.job()], body.origin
     with models_not_found():
         if body.stream:
-            call = calls.submit(jobs, key, origin)
-            return streams.start(call, ChatChunks, body.streamed)
+            with streams.place() as until_closed:
+                call = calls.submit(jobs, key, origin)
+                return streams.start(call, ChatChunks, body.streamed, until_closed)
         return calls.answer(jobs, key, _chat_completion, origin)
 
 
 @chat.get("/completions/<completion_id>")
 @endpoint("A chat completion", STORED, gives=ChatCompletionBody, streams=ChatChunk)
-def chat_answer(completion_id: str, query: Shown) -> Response:
+def chat_answer(completion_id: str, query: CompletionStreamParameters) -> Response:
     job = _job(CHAT, completion_id, CHAT_API)
     if query.is_stream:
         return _stream(job, ChatChunks, query)
@@ -146,4 +147,5 @@ def _stream(job: Job, kind: type[Chunks], query: CompletionQuery) -> Response:
     if request.method == "HEAD":
         return Response(mimetype=EVENT_STREAM, headers=sse.HEADERS)
     options = StreamOptions(include_usage=query.include_usage)
-    return streams.stream(Completion([job], kind, options, query.after))
+    with streams.place() as until_closed:
+        return streams.stream(Completion([job], kind, options, query.after), until_closed)

@@ -26,6 +26,7 @@ from web.openai.responses.events import count_events
 from web.openai.responses.input_items import InputItemListBody, input_items
 from web.openai.responses.origin import API, ResponseOrigin, origin_of
 from web.openai.responses.parameters import ResponseParameters
+from web.openai.streams import place
 from web.parameters import IdempotencyKey, ItemListQuery, ResponseStreamParameters, from_query
 from web.relay import sse
 from web.render import json_response
@@ -67,11 +68,12 @@ def create(body: Annotated[ResponseParameters, from_body], key: IdempotencyKey) 
     }
     with models_not_found():
         if body.stream:
-            call = calls.submit([job], key, origin, body.keep_seconds)
-            return streams.start(call, is_background=body.background)
+            with place() as until_closed:
+                call = calls.submit([job], key, origin, body.keep_seconds)
+                return streams.start(call, until_closed, is_background=body.background)
         if body.background:
             call = calls.submit([job], key, origin)
-            return call.named_in(json_response(response_body(services().store.get(call.ids[0]))))
+            return call.answered(lambda: json_response(response_body(services().store.get(call.ids[0]))))
         return calls.answer([job], key, _first_response, origin, body.keep_seconds)
 
 
@@ -97,7 +99,8 @@ def show(response_id: str, query: ResponseStreamParameters) -> Response:
             return Response(status=204)
     if request.method == "HEAD":
         return Response(mimetype=EVENT_STREAM, headers=sse.HEADERS)
-    return streams.stream(job, query.starting_after)
+    with place() as until_closed:
+        return streams.stream(job, until_closed, query.starting_after)
 
 
 @bp.post("/<response_id>/cancel")

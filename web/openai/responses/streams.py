@@ -8,55 +8,50 @@ from contextlib import suppress
 
 from flask import Response
 
-from tasks.errors import JobNotFoundError, TokenrelayError
+from tasks.errors import JobNotFoundError
 from tasks.job import Job
-from web import auth
 from web.calls import CallJobs
 from web.endpoints import EVENT_STREAM
-from web.error_responses import error_response
 from web.openai.abandoned import cancel_unless_resumed
 from web.openai.responses.event_bodies import ResponseEvent
 from web.openai.responses.events import ResponseEvents
 from web.openai.responses.origin import origin_of_response
-from web.openai.streams import KEEP_ALIVE_LINE, raise_early_failure
+from web.openai.streams import KEEP_ALIVE_LINE, UntilClosed, raise_early_failure
 from web.relay import sse
 from web.relay.reader import Reader
 from web.render import to_json
 from web.services import services
 from web.serving.disconnects import on_disconnect, request_socket
-from web.streaming import held_until_closed, limited_sends
+from web.streaming import limited_sends
 from web.waiting import make_reader
 
 
-def start(call: CallJobs, *, is_background: bool) -> Response:
+def start(call: CallJobs, until_closed: UntilClosed, *, is_background: bool) -> Response:
     """Returns the stream of the response that a call has submitted, with the name of its job.
 
     In the background, a response that fails at once is a stream as well, because somebody may read it later.
     """
-    [job_id] = call.ids
-    try:
+
+    def response() -> Response:
+        [job_id] = call.ids
         if not is_background:
             raise_early_failure(job_id)
-        response = stream(services().store.get(job_id))
-    except TokenrelayError as error:
-        if not is_background:
-            call.cancel()
-        response = error_response(error)
-    return call.named_in(response)
+        return stream(services().store.get(job_id), until_closed)
+
+    return call.answered(response)
 
 
-def stream(job: Job, starting_after: int | None = None) -> Response:
+def stream(job: Job, until_closed: UntilClosed, starting_after: int | None = None) -> Response:
     """Returns a response's events after a given one, to the end.
 
     If its client leaves before that, and nobody reads the response soon after, its job is cancelled. In the
-    background it goes on.
+    background it goes on. until_closed: see `web.openai.streams.place`.
     """
     store = services().store
     first_number = 0 if starting_after is None else starting_after + 1
-    with held_until_closed(services().streams.hold(auth.owner())) as until_closed:
-        reader, events = make_reader(job.id, survives_shutdown=True), ResponseEvents(job)
-        messages = _messages(reader, events, first_number, request_socket())
-        response = until_closed(Response(messages, mimetype=EVENT_STREAM, headers=sse.HEADERS))
+    reader, events = make_reader(job.id, survives_shutdown=True), ResponseEvents(job)
+    messages = _messages(reader, events, first_number, request_socket())
+    response = until_closed(Response(messages, mimetype=EVENT_STREAM, headers=sse.HEADERS))
 
     def cancel_the_rest() -> None:
         if events.ended is None:

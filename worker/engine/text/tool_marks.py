@@ -19,7 +19,7 @@ def tool_marks(special_tokens: Mapping[int, str]) -> dict[int, str]:
 
 
 def decode_with(marks: Mapping[int, str], decode: Decode) -> Decode:
-    """Returns a decoder that shows the marks as well. Each part between two marks is decoded by itself."""
+    """Returns a decoder that shows the marks as well. The parts between marks are decoded separately."""
 
     def decode_marked(token_ids: Sequence[int]) -> str:
         texts: list[str] = []
