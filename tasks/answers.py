@@ -90,8 +90,8 @@ class JobErrorBody(TypedDict):
         str,
         Field(
             description="`prompt_too_long`, `invalid_messages`, `invalid_prompt`, `invalid_grammar`, "
-            "`expired`, `timeout`, `poison` (its workers died too often), `model_not_available`, `engine_error` or "
-            "`unreadable_record`",
+            "`expired`, `timeout`, `poison` (its workers died too often), `model_not_available`, "
+            "`engine_error` or `unreadable_record`",
             examples=["timeout"],
         ),
     ]
