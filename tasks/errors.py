@@ -114,6 +114,38 @@ class OverShareError(TokenrelayError):
     title = "Share of memory used up"
 
 
+class FilesOverShareError(TokenrelayError):
+    """Your files take as much as an owner's may. Delete some, or wait until they expire."""
+
+    status = 429
+    code = "files_over_share"
+    title = "Share for files used up"
+
+
+class NoSuchFileError(TokenrelayError):
+    """There is no such file."""
+
+    status = 404
+    code = "file_not_found"
+    title = "No such file"
+
+
+class FileDamagedError(TokenrelayError):
+    """The contents of the file are missing or damaged."""
+
+    status = 410
+    code = "file_damaged"
+    title = "File damaged"
+
+
+class BatchNotFoundError(TokenrelayError):
+    """There is no such batch."""
+
+    status = 404
+    code = "batch_not_found"
+    title = "No such batch"
+
+
 class UnavailableError(TokenrelayError):
     """The service cannot take jobs now; nothing was accepted."""
 
@@ -127,6 +159,10 @@ class ModelNotAvailableError(UnavailableError):
 
     code = "model_not_available"
     title = "Model not available"
+
+
+class FilesDirError(UnavailableError):
+    """The folder of the files, FILES_DIR, cannot be used."""
 
 
 class OutcomeUnknownError(UnavailableError):

@@ -57,6 +57,40 @@ def lifeline(worker: str, process: str) -> str:
     return f"{PREFIX}lifeline:{worker}:{process}"
 
 
+BATCH_TURNS = PREFIX + "batch_turns"
+"""Sorted set: batches that have not ended, by the time of their next turn."""
+
+
+def file(file_id: str) -> str:
+    """Hash: the record of a file."""
+    return f"{PREFIX}file:{file_id}"
+
+
+def content(file_id: str) -> str:
+    """String: the contents of a file that is not on disk."""
+    return f"{PREFIX}content:{file_id}"
+
+
+def marks(file_id: str) -> str:
+    """Sorted set: bytes of a batch's file that its first lines take, by the number of these lines."""
+    return f"{PREFIX}marks:{file_id}"
+
+
+def files(owner: str) -> str:
+    """Sorted set: an owner's files by creation time."""
+    return f"{PREFIX}files:{owner}"
+
+
+def batch(batch_id: str) -> str:
+    """Hash: the record of a batch."""
+    return f"{PREFIX}batch:{batch_id}"
+
+
+def batches(owner: str) -> str:
+    """Sorted set: an owner's batches by creation time."""
+    return f"{PREFIX}batches:{owner}"
+
+
 def queue(model: str, engine: str | None = None) -> str:
     """Returns where a model's jobs wait: for workers of any engine, or of this one."""
     return f"{engine or 'any'}:{model}"

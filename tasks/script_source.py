@@ -9,7 +9,7 @@ The comment at a script's head declares what it needs and takes:
 
 So a script reads `free_slots` and not `tonumber(ARGV[6])`, and a caller names what it passes. The types are
 
-    text      a string
+    text      a string, or bytes
     number    an int or a float
     flag      a bool
     json      any JSON value; None values are left out, so that Lua reads nil
@@ -27,7 +27,7 @@ from typing import Any
 
 LUA = Path(__file__).parent / "lua"
 
-Encoded = str | int | float
+Encoded = str | bytes | int | float
 
 _encode_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 

@@ -124,6 +124,25 @@ class Settings(BaseSettings):
         le=1,
         description="of Redis' `maxmemory`, what the jobs of one API key may take; beyond it submits get 429",
     )
+    files_dir: Path | None = Field(
+        None,
+        description="folder for the contents of files; unset: in Redis. All web processes need the same one",
+    )
+    max_file_bytes: int = Field(
+        64 * 1024 * 1024, ge=1, le=512_000_000, description="the longest file that may be uploaded"
+    )
+    owner_files_bytes: int = Field(
+        256 * 1024 * 1024,
+        ge=1,
+        description="what all files of one owner may take, in Redis or in FILES_DIR; beyond it uploads get "
+        "429",
+    )
+    batch_window: int = Field(
+        256,
+        ge=1,
+        le=4096,
+        description="lines of a batch that are jobs at a time; more than the slots of all workers is best",
+    )
     drain_seconds: float = Field(30, ge=0, description="how long a worker told to stop lets its jobs run on")
     step_timeout_seconds: float = Field(
         60, ge=1, description="a worker whose engine does not move on for this long ends"
@@ -153,6 +172,11 @@ class Settings(BaseSettings):
             return "echo"
         folder = model_folder(self.model_id)
         return self.model_id if folder is None else Path(os.path.abspath(folder)).name or self.model_id
+
+    @property
+    def own_share(self) -> float:
+        """Returns the share of Redis' memory that one owner may take. Without API keys there is only one."""
+        return self.owner_memory_share if self.api_keys else 1
 
     @property
     def required_redis_url(self) -> str:

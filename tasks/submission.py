@@ -142,20 +142,13 @@ def submit(
     """Stores all of the jobs or none. They name one model and engine. Raises what `Store.submit` does."""
     settings = scripts.settings
     model, engine = drafts[0].request["model"], drafts[0].request.get("engine")
-    requests = [json.dumps(draft.request, ensure_ascii=False) for draft in drafts]
     answer = _call(
         scripts,
-        owner=owner,
-        queue=keys.queue(model, engine),
-        model=model,
         idempotency_key=idempotency_key or "",
         body_hash=body_hash,
         max_queued=settings.max_queued_jobs,
-        is_own_model=model == settings.model and engine in (None, settings.engine),
         trusts_settings=trusts_settings,
-        memory_share=settings.owner_memory_share if settings.api_keys else 1,
-        jobs=[draft.fields(encoded) for draft, encoded in zip(drafts, requests, strict=True)],
-        requests=requests,
+        **arguments_for(drafts, owner, settings),
     )
     match answer.status:
         case "created":
@@ -168,7 +161,22 @@ def submit(
         case "exists":
             return [Submission(job_id, None) for job_id in answer["ids"].split(",")]
         case _:
-            raise _refusal(answer, model, engine, settings)
+            raise refusal(answer, model, engine, settings)
+
+
+def arguments_for(drafts: Sequence[Draft], owner: str, settings: Settings) -> dict[str, Any]:
+    """Returns the arguments that scripts which store jobs have in common."""
+    model, engine = drafts[0].request["model"], drafts[0].request.get("engine")
+    requests = [json.dumps(draft.request, ensure_ascii=False) for draft in drafts]
+    return {
+        "owner": owner,
+        "queue": keys.queue(model, engine),
+        "model": model,
+        "is_own_model": model == settings.model and engine in (None, settings.engine),
+        "memory_share": settings.own_share,
+        "jobs": [draft.fields(encoded) for draft, encoded in zip(drafts, requests, strict=True)],
+        "requests": requests,
+    }
 
 
 def hashed(body: object) -> str:
@@ -192,7 +200,8 @@ def _call(scripts: Scripts, **arguments: Any) -> Answer:
             raise UnavailableError(detail, retry_after=REDIS_RETRY_SECONDS) from error
 
 
-def _refusal(answer: Answer, model: str, engine: str | None, settings: Settings) -> TokenrelayError:
+def refusal(answer: Answer, model: str, engine: str | None, settings: Settings) -> TokenrelayError:
+    """Returns the error for a script's answer that it stored no jobs."""
     match answer.status:
         case "conflict":
             return IdempotencyConflictError()

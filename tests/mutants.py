@@ -35,6 +35,8 @@ FLUSHER_FAILURES = "tests/worker/test_flusher_failures.py::"
 STREAM = "tests/integration/test_web_stream.py::"
 STREAM_FAILURES = "tests/integration/test_web_stream_failures.py::"
 HUB = "tests/integration/test_web_hub.py::"
+FILES = "tests/transitions/test_files.py::"
+BATCHES = "tests/transitions/test_batches.py::"
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,9 +213,9 @@ MUTANTS = [
     ),
     Mutant(
         "settings that are not the workers' are not believed",
-        LUA + "submit.lua",
-        "if is_own_model and (trusts_settings or redis.call('HLEN', PREFIX .. 'models_since') == 0) then",
-        "if is_own_model then",
+        LUA + "shared/accepting.lua",
+        "if call.is_own_model and (call.trusts_settings or nobody_announced) then",
+        "if call.is_own_model then",
         "tests/transitions/test_submits.py"
         "::test_settings_that_are_not_the_workers_are_believed_until_a_worker_announces_itself",
     ),
@@ -359,16 +361,16 @@ MUTANTS = [
     ),
     Mutant(
         "a full line refuses jobs",
-        LUA + "submit.lua",
-        "if waiting + #jobs > max_queued then",
+        LUA + "shared/accepting.lua",
+        "if waiting_jobs(call.model) + #call.jobs > call.max_queued then",
         "if false then",
         SUBMITS + "test_a_full_line_says_when_to_come_back",
     ),
     Mutant(
         "several jobs are accepted together or not at all",
-        LUA + "submit.lua",
-        "if waiting + #jobs > max_queued then",
-        "if waiting >= max_queued then",
+        LUA + "shared/accepting.lua",
+        "if waiting_jobs(call.model) + #call.jobs > call.max_queued then",
+        "if waiting_jobs(call.model) >= call.max_queued then",
         SUBMITS + "test_several_jobs_are_accepted_together_or_not_at_all",
     ),
     Mutant(
@@ -380,7 +382,7 @@ MUTANTS = [
     ),
     Mutant(
         "no job is charged for more than the model's length",
-        LUA + "submit.lua",
+        LUA + "shared/accepting.lua",
         "math.min(job.max_tokens, length)",
         "job.max_tokens",
         SUBMITS + "test_a_job_is_not_charged_for_more_than_the_models_length",
@@ -394,21 +396,21 @@ MUTANTS = [
     ),
     Mutant(
         "an owner's low jobs do not delay its other jobs",
-        LUA + "submit.lua",
+        LUA + "shared/accepting.lua",
         "local tag = low and finish or higher",
         "local tag = finish",
         LINE + "test_an_owners_low_jobs_do_not_delay_its_other_jobs",
     ),
     Mutant(
         "an owner's low jobs come after one another",
-        LUA + "submit.lua",
+        LUA + "shared/accepting.lua",
         "local tag = low and finish or higher",
         "local tag = higher",
         LINE + "test_low_jobs_of_an_owner_take_turns_with_those_of_others",
     ),
     Mutant(
         "an owner has a share of the memory",
-        LUA + "submit.lua",
+        LUA + "shared/records.lua",
         "if most_bytes > 0 and own_bytes + bytes > most_bytes then",
         "if false then",
         SUBMITS + "test_an_owners_jobs_take_no_more_than_their_share_of_the_memory",
@@ -429,7 +431,7 @@ MUTANTS = [
     ),
     Mutant(
         "submits stop before Redis is full",
-        LUA + "submit.lua",
+        LUA + "shared/records.lua",
         "if redis.call('EXISTS', PREFIX .. 'nearly_full') == 1",
         "if false",
         SUBMITS + "test_a_redis_that_is_nearly_full_takes_no_jobs_but_lets_running_ones_end",
@@ -692,6 +694,76 @@ MUTANTS = [
         "            self._batches = []\n            self._must_read_log = True\n",
         "            self._batches = []\n",
         HUB + "test_a_reader_with_a_full_queue_must_read_the_log",
+    ),
+    Mutant(
+        "a piece of a file is appended once",
+        LUA + "append_upload.lua",
+        "if file and file.bytes == at + #data then return answer('appended') end\n",
+        "",
+        FILES + "test_a_file_is_stored_piece_by_piece[RepeatedScripts]",
+    ),
+    Mutant(
+        "a file in use is not deleted",
+        LUA + "delete_file.lua",
+        "if file.status == 'open' or file.holders > 0 then return answer('in_use') end",
+        "",
+        BATCHES + "test_a_batch_runs_from_its_file_to_its_end[Scripts]",
+    ),
+    Mutant(
+        "lines of a batch become jobs once",
+        LUA + "feed_batch.lua",
+        "if batch.offset ~= offset then return answer('moved') end",
+        "",
+        BATCHES + "test_lines_that_were_taken_become_no_jobs_again[Scripts]",
+    ),
+    Mutant(
+        "lines of a batch are skipped once",
+        LUA + "skip_lines.lua",
+        "if batch.offset ~= offset then return answer('moved') end",
+        "",
+        BATCHES + "test_lines_that_were_taken_become_no_jobs_again[Scripts]",
+    ),
+    Mutant(
+        "a line of a batch has one answer",
+        LUA + "answer_lines.lua",
+        "if redis.call('HDEL', key('batch_lines', id), line.number) == 1 then",
+        "if redis.call('HDEL', key('batch_lines', id), line.number) >= 0 then",
+        BATCHES + "test_an_answered_line_gets_no_other_answer[Scripts]",
+    ),
+    Mutant(
+        "an answer removes only ended jobs",
+        LUA + "answer_lines.lua",
+        "if job and job.place == 'ended' then purge(job, job_id) end",
+        "if job then purge(job, job_id) end",
+        BATCHES + "test_an_answer_removes_no_job_that_still_runs[Scripts]",
+    ),
+    Mutant(
+        "a damaged file of a batch is noticed",
+        LUA + "answer_lines.lua",
+        "if refused then return answer(refused) end\n",
+        "",
+        BATCHES + "test_answers_are_not_written_to_a_damaged_file[Scripts-content]",
+    ),
+    Mutant(
+        "a batch does not end without all answers",
+        LUA + "end_batch.lua",
+        "if counted ~= batch.total then return answer(",
+        "if false then return answer(",
+        BATCHES + "test_missing_answers_are_noticed_at_the_end[Scripts]",
+    ),
+    Mutant(
+        "a batch that was closed takes no jobs",
+        LUA + "feed_batch.lua",
+        "if not batch or batch.outcome or batch.status ~= 'in_progress' then",
+        "if not batch then",
+        BATCHES + "test_a_cancelled_batch_takes_no_more_jobs[Scripts]",
+    ),
+    Mutant(
+        "one process at a time has a batch",
+        LUA + "take_batches.lua",
+        "redis.call('ZADD', PREFIX .. 'batch_turns', precise(time + turn_seconds), id)",
+        "",
+        BATCHES + "test_a_turn_is_one_callers_until_it_is_over",
     ),
 ]
 

@@ -5,16 +5,22 @@ from __future__ import annotations
 from flask import Flask, Response
 
 from tasks.app import JobApp
+from tasks.batches import Batches
+from tasks.files import Files
 from tasks.reading import JobReader
 from tasks.settings import Settings, get_settings
 from web import auth, error_responses, hosts
 from web.caps import StreamCap
 from web.openai import errors as openai_errors
+from web.openai.batches.feeder import BatchFeeder
 from web.relay import job_log
 from web.relay.hub import Hub
 from web.relay.job_log import JobLog
+from web.routes import batches as batches_routes
 from web.routes import demo, docs, health, jobs, models, openai, responses, site, streams
+from web.routes import files as files_routes
 from web.services import Services, install
+from web.serving.threads import in_thread
 from web.websockets import NoThread
 
 
@@ -29,7 +35,10 @@ def create_app(settings: Settings | None = None) -> Flask:
     url, jobs_app = settings.required_redis_url, JobApp(settings)
     relay_log = JobLog(JobReader(jobs_app.scripts(job_log.connect(url))))
     stream_cap = StreamCap(settings.max_streams_per_key)
-    install(app, Services(settings, jobs_app.store, relay_log, Hub(url), stream_cap))
+    store = jobs_app.store
+    files, batches = Files(store.scripts, in_thread), Batches(store.scripts)
+    feeder = BatchFeeder(store, batches, files)
+    install(app, Services(settings, store, relay_log, Hub(url), stream_cap, files, batches, feeder))
 
     error_responses.register(app)
     hosts.register(app)
@@ -37,7 +46,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.after_request(_no_sniffing)
     for blueprint in (jobs.bp, streams.bp, demo.bp, health.bp, docs.bp, site.bp):
         app.register_blueprint(blueprint)
-    for blueprint in (models.bp, openai.completions, openai.chat):
+    for blueprint in (models.bp, openai.completions, openai.chat, files_routes.bp, batches_routes.bp):
         app.register_blueprint(blueprint)
         error_responses.shape_errors(app, blueprint, openai_errors.SHAPE)
     app.register_blueprint(responses.bp)

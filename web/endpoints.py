@@ -41,6 +41,7 @@ class Input:
 
     read: returns the value, or raises TokenrelayError.
     query, body: the models that `read` validates with.
+    form: the model of a form, for the documentation.
     headers: the headers that `read` looks at, with their meanings.
     refusals: status -> meaning, for the errors of `read`.
     """
@@ -48,6 +49,7 @@ class Input:
     read: Callable[[], Any]
     query: type[BaseModel] | None = None
     body: type[BaseModel] | None = None
+    form: type[BaseModel] | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     refusals: Mapping[int, str] = field(default_factory=dict)
 
@@ -77,6 +79,10 @@ class Endpoint:
     @property
     def body(self) -> type[BaseModel] | None:
         return next((given.body for given in self.inputs.values() if given.body), None)
+
+    @property
+    def form(self) -> type[BaseModel] | None:
+        return next((given.form for given in self.inputs.values() if given.form), None)
 
     @property
     def headers(self) -> dict[str, str]:

@@ -15,7 +15,7 @@ from tasks.connection import connect
 from tasks.durability import check_durability
 from tasks.errors import SettingsError
 from tasks.settings import get_settings
-from web.serving.gunicorn_worker import Worker, start_reaper
+from web.serving.gunicorn_worker import Worker, start_background
 
 logging.basicConfig(
     level=logging.INFO, format="[%(asctime)s] [%(process)d] [%(levelname)s] %(name)s: %(message)s"
@@ -58,4 +58,4 @@ except ValueError:
 
 def post_worker_init(worker):  # type: ignore[no-untyped-def]
     """Runs in the worker process when the app is loaded."""
-    start_reaper(worker)
+    start_background(worker)

@@ -34,7 +34,11 @@ def from_body(model: type[BaseModel]) -> Input:
 
 
 def _parse(model: type[Model]) -> Model:
-    body = read_json()
+    return validated(model, read_json())
+
+
+def validated(model: type[Model], body: Any) -> Model:
+    """Returns a decoded body, validated with a model. Raises InvalidRequestError."""
     require_object(body)
     try:
         return model.model_validate(body)
@@ -50,17 +54,22 @@ def read_json() -> Any:
     """
     if request.mimetype != "application/json":
         raise UnsupportedMediaTypeError
+    return decode_json(_read(), "the body")
+
+
+def decode_json(data: bytes, what: str) -> Any:
+    """Returns decoded JSON. what: names the text in errors. Raises MalformedRequestError, as `read_json`."""
     try:
-        text = _read().decode()
+        text = data.decode()
     except UnicodeDecodeError as error:
-        raise MalformedRequestError(f"the body is not UTF-8: {error.reason} at byte {error.start}") from None
+        raise MalformedRequestError(f"{what} is not UTF-8: {error.reason} at byte {error.start}") from None
     try:
         body = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique)
-        _refuse_half_surrogate_pairs(text, body)
+        _refuse_half_surrogate_pairs(text, body, what)
     except RecursionError:
-        raise MalformedRequestError("the body is nested too deeply") from None
+        raise MalformedRequestError(f"{what} is nested too deeply") from None
     except ValueError as error:
-        raise MalformedRequestError(f"the body is not valid JSON: {error}") from None
+        raise MalformedRequestError(f"{what} is not valid JSON: {error}") from None
     return body
 
 
@@ -88,10 +97,10 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return fields
 
 
-def _refuse_half_surrogate_pairs(text: str, body: Any) -> None:
+def _refuse_half_surrogate_pairs(text: str, body: Any, what: str) -> None:
     """Raises MalformedRequestError for `"\\ud83d"` alone: valid JSON, but no text that could be stored."""
     if "\\ud" in text or "\\uD" in text:
         try:
             json.dumps(body, ensure_ascii=False).encode()
         except UnicodeEncodeError:
-            raise MalformedRequestError("the body holds half of a surrogate pair") from None
+            raise MalformedRequestError(f"{what} holds half of a surrogate pair") from None

@@ -17,12 +17,13 @@ from web.error_responses import ErrorShape, shape_of
 
 SCHEMAS = "#/components/schemas/"
 
-ERROR_STATUSES = {400, 401, 403, 404, 405, 408, 409, 413, 415, 422, 429, 500, 502, 503, 504}
+ERROR_STATUSES = {400, 401, 403, 404, 405, 408, 409, 410, 413, 415, 422, 429, 500, 502, 503, 504}
 
 NAMES: tuple[tuple[Any, str], ...] = ((EventBody, "Event"),)
 """Unions that get a schema of their own; models and typed dicts have one under their own name."""
 
 STRING = {"type": "string"}
+FORM = "multipart/form-data"
 HEADERS_BY_STATUS: Mapping[int, Mapping[str, str]] = {
     202: {"Location": "the job"},
     401: {"WWW-Authenticate": "`Bearer`"},
@@ -101,7 +102,7 @@ class _Schemas:
         types: list[Any] = [*(route.errors.body for route in routes), *(kind for kind, _ in NAMES)]
         for endpoint in endpoints:
             given = (endpoint.gives, *endpoint.gives_else.values(), endpoint.streams)
-            named = (endpoint.body, *endpoint.query, *given)
+            named = (endpoint.body, endpoint.form, *endpoint.query, *given)
             types += [kind for kind in named if kind is not None]
         self._types = [kind for index, kind in enumerate(types) if kind not in types[:index]]
         inputs: list[tuple[int, Literal["validation"], TypeAdapter[Any]]] = [
@@ -137,6 +138,9 @@ def _operation(route: Route, schemas: _Schemas) -> dict[str, Any]:
     }
     if route.endpoint.body:
         content = {JSON: {"schema": schemas.of(route.endpoint.body)}}
+        operation["requestBody"] = {"required": True, "content": content}
+    if route.endpoint.form:
+        content = {FORM: {"schema": schemas.of(route.endpoint.form)}}
         operation["requestBody"] = {"required": True, "content": content}
     return operation
 

@@ -53,6 +53,22 @@ class ListQuery(_Query):
     )
 
 
+class FileListQuery(_Query):
+    purpose: str | None = Field(None, min_length=1, description="only files with this purpose")
+    limit: int = Field(10_000, ge=1, le=10_000, description="files per page")
+    order: Literal["asc", "desc"] = Field("desc", description="by creation time: `desc` has the newest first")
+    after: str | None = Field(None, min_length=1, description="id of the last file of the page before")
+
+
+class BatchListQuery(_Query):
+    limit: int = Field(20, ge=1, le=100, description="batches per page")
+    after: str | None = Field(None, min_length=1, description="id of the last batch of the page before")
+
+
+class ContentQuery(_Query):
+    offset: int = Field(0, ge=0, le=2**31 - 1, description="lines to leave out at the start")
+
+
 def _seq(text: str) -> int:
     if not re.fullmatch("[0-9]{1,19}", text) or int(text) > MAX_SEQ:
         raise ValueError("must be a whole number from 0 on")

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from flask import Flask, current_app, request
 
+from tasks.batches import Batches
+from tasks.files import Files
 from tasks.settings import Settings
 from tasks.store import Store
 from web.caps import StreamCap
 from web.relay.hub import Hub
 from web.relay.job_log import JobLog
+
+if TYPE_CHECKING:
+    from web.openai.batches.feeder import BatchFeeder  # It imports modules that use `services`.
 
 _EXTENSION = "tokenrelay"
 
@@ -23,6 +28,9 @@ class Services:
     log: JobLog
     hub: Hub
     streams: StreamCap
+    files: Files
+    batches: Batches
+    feeder: BatchFeeder
 
 
 def install(app: Flask, services: Services) -> None:

@@ -13,6 +13,9 @@ from redis import Redis
 
 from harness.writing import flush, write_of
 from tasks import keys
+from tasks.batch import Span
+from tasks.batches import Batches
+from tasks.files import Files
 from tasks.job import PREEMPTED, JobError, Status
 from tasks.leases import Leases, Outcome
 from tasks.log import TokenEntry
@@ -22,7 +25,7 @@ from tasks.script_source import Encoded
 from tasks.scripts import Scripts
 from tasks.settings import Settings
 from tasks.store import Store
-from tests.transitions.harness import Harness
+from tests.transitions.batch_harness import BatchHarness, answers
 
 ROOT = Path(__file__).parents[2]
 KEYS_PART, RECORD_PART = (ROOT / "docs" / "keys.md").read_text().split("\n## The record\n")
@@ -89,14 +92,15 @@ class WatchedScripts(Scripts):
                 self.fields |= redis.hgetall(key).keys()
 
 
-class WatchedHarness(Harness):
+class WatchedHarness(BatchHarness):
     scripts: WatchedScripts
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
-        super().__init__(redis, settings)
+        super().__init__(redis, settings, Scripts)
         self.scripts = WatchedScripts(redis, settings, self.send_offers)
         self.store, self.leases = Store(self.scripts), Leases(self.scripts)
         self.reaper = Reaper(self.scripts)
+        self.files, self.batches = Files(self.scripts), Batches(self.scripts)
 
 
 @pytest.fixture
@@ -143,9 +147,21 @@ def live_through_everything(harness: WatchedHarness) -> None:
     harness.leases.release([(waiting, harness.claim(waiting).lease_token)], "drained")
     harness.store.cancel(waiting)
     harness.reap()
+    live_through_a_batch(harness)
     harness.redis.config_set("maxmemory", int(harness.redis.info("memory")["used_memory"] / 0.9))
     harness.reap()
     assert claim.request
+
+
+def live_through_a_batch(harness: WatchedHarness) -> None:
+    """Runs a batch with a line that has a job, and with 300 others, so that its file gets a mark."""
+    batch = harness.started(total=301)
+    harness.feed(batch, 1)
+    batch = harness.batches.get(batch.id)
+    harness.batches.skip(batch, Span(batch.offset, batch.input_bytes, 301), ["x"] * 300)
+    harness.batches.answer(batch.id, answers(harness.end_jobs(batch)))
+    harness.batches.close(batch.id, "completed")
+    harness.batches.end(batch.id)
 
 
 def test_the_table_lists_the_keys_of_a_redis_in_use(harness: WatchedHarness) -> None:

@@ -24,7 +24,7 @@ from web.openai.responses.conversation import Earlier
 from web.openai.responses.event_bodies import ResponseEvent
 from web.openai.responses.events import count_events
 from web.openai.responses.input_items import InputItemListBody, input_items
-from web.openai.responses.origin import API, ResponseOrigin, origin_of
+from web.openai.responses.origin import API, origin_of
 from web.openai.responses.parameters import ResponseParameters
 from web.openai.streams import place
 from web.parameters import IdempotencyKey, ItemListQuery, ResponseStreamParameters, from_query
@@ -58,14 +58,7 @@ bp = Blueprint(API, __name__, url_prefix="/v1/responses")
 def create(body: Annotated[ResponseParameters, from_body], key: IdempotencyKey) -> Response:
     earlier = _earlier(body)
     job = body.job(earlier.messages)
-    origin: ResponseOrigin = {
-        "api": API,
-        "background": body.background,
-        "store": body.store,
-        "instructions": body.instructions,
-        "turns": list(earlier.turns),
-        "user": body.user,
-    }
+    origin = body.origin(earlier.turns)
     with models_not_found():
         if body.stream:
             with place() as until_closed:

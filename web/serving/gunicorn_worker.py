@@ -150,7 +150,8 @@ class _ProblemSocket:
         self._client.sendall(head.encode("latin-1") + body)
 
 
-def start_reaper(worker: Worker) -> None:
-    """Starts this process' reaper: deadlines must also fire while no worker is alive."""
+def start_background(worker: Worker) -> None:
+    """Starts this process' feeder and its reaper: deadlines must also fire while no worker is alive."""
     s = services_of(worker.wsgi)
     Reaper(s.store.scripts).start()
+    s.feeder.start()

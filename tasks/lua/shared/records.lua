@@ -48,6 +48,14 @@ local function add_bytes(owner, bytes)
   if redis.call('HINCRBY', PREFIX .. 'bytes', owner, bytes) <= 0 then redis.call('HDEL', PREFIX .. 'bytes', owner) end
 end
 
+-- Returns why an owner may not store this much more: nearly_full, over_share, or nil if it may.
+local function memory_refusal(owner, bytes, memory_share)
+  if redis.call('EXISTS', PREFIX .. 'nearly_full') == 1 then return 'nearly_full' end
+  local most_bytes = memory_share * tonumber(redis.call('GET', PREFIX .. 'maxmemory') or 0)
+  local own_bytes = tonumber(redis.call('HGET', PREFIX .. 'bytes', owner) or 0)
+  if most_bytes > 0 and own_bytes + bytes > most_bytes then return 'over_share' end
+end
+
 -- Ends the last attempt, if it has not ended. Returns the seconds that all attempts took.
 local function end_attempt(id, time, reason)
   local record = key('job', id)

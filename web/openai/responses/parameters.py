@@ -19,6 +19,7 @@ from web.openai.parameters import (
     without_nulls,
 )
 from web.openai.responses.input_items import Input, messages_of
+from web.openai.responses.origin import API, ResponseOrigin, Turn
 
 LOGPROBS = "message.output_text.logprobs"
 
@@ -147,6 +148,17 @@ class ResponseParameters(Parameters):
     @property
     def own_messages(self) -> list[dict[str, Any]]:
         return messages_of(self.input)
+
+    def origin(self, turns: Sequence[Turn]) -> ResponseOrigin:
+        """Returns the origin of the job. turns: the earlier responses of the conversation."""
+        return {
+            "api": API,
+            "background": self.background,
+            "store": self.store,
+            "instructions": self.instructions,
+            "turns": list(turns),
+            "user": self.user,
+        }
 
     def job(self, earlier: Sequence[dict[str, Any]]) -> JobRequest:
         """Returns the job. earlier: the messages of the conversation so far. Raises InvalidRequestError."""
