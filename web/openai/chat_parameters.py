@@ -9,17 +9,9 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from tasks.job import Origin
 from tasks.messages import Message
 from tasks.request import JobRequest, MetadataKey, MetadataValue
-from tasks.tools import Tool
-from web.openai.output_formats import NamedTool, ResponseFormat, ToolChoice, required_calls
-from web.openai.parameters import (
-    CHAT_API,
-    NOT_SUPPORTED,
-    NotSupported,
-    Parameters,
-    only,
-    renamed_fields,
-    without_nulls,
-)
+from web.openai.output_formats import ResponseFormat
+from web.openai.parameters import CHAT_API, NOT_SUPPORTED, NotSupported, only, without_nulls
+from web.openai.tool_parameters import ToolParameters, check_format
 
 UNLIMITED_TOKENS = 2**31 - 1
 """Chat completions go on to the end of the model's length by default."""
@@ -41,8 +33,10 @@ class ChatMessage(Message):
     _turn = model_validator(mode="before")(_complete_turn)
 
 
-class ChatParameters(Parameters):
+class ChatParameters(ToolParameters):
     """The body of a chat completion."""
+
+    schema_field = "response_format.json_schema.schema"
 
     messages: list[ChatMessage] = Field(
         min_length=1, description="a conversation, rendered by the model's chat template"
@@ -67,15 +61,6 @@ class ChatParameters(Parameters):
     metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] = Field(
         default_factory=dict, description="comes back with the completion, and with the job"
     )
-    tools: list[Tool] | None = Field(
-        None, max_length=128, description="functions that the model may call, if its chat template shows them"
-    )
-    tool_choice: ToolChoice = Field(
-        "auto",
-        description="`none` does not show the tools to the model; with `required` or a tool, the output "
-        "consists of calls that match the schemas",
-    )
-    parallel_tool_calls: bool = Field(True, description="false: all calls but the first one are dropped")
     response_format: ResponseFormat | None = Field(
         None, description="`json_object`, or `json_schema` with a schema that the output matches"
     )
@@ -108,60 +93,26 @@ class ChatParameters(Parameters):
             raise ValueError("is only accepted with `logprobs`")
         return count
 
-    @property
-    def origin(self) -> Origin:
-        """What is kept of these parameters with the job, beside its request."""
-        parallel = {} if self.parallel_tool_calls else {"parallel_tool_calls": False}
-        return {"api": CHAT_API, **parallel}
-
-    @field_validator("tool_choice")
-    @classmethod
-    def _is_among_the_tools(cls, choice: Any, info: ValidationInfo) -> Any:
-        names = [tool.function.name for tool in info.data.get("tools") or ()]
-        if isinstance(choice, NamedTool) and choice.function.name not in names:
-            raise ValueError(f"there is no tool '{choice.function.name}' in tools")
-        if choice == "required" and not names:
-            raise ValueError("needs tools")
-        return choice
-
     @field_validator("response_format")
     @classmethod
     def _does_not_contradict(cls, given: Any, info: ValidationInfo) -> Any:
-        if given is not None and given.structure is not None and _must_call(info.data.get("tool_choice")):
-            raise ValueError("contradicts tool_choice")
+        check_format(given, info.data)
         return given
+
+    @property
+    def output_format(self) -> ResponseFormat | None:
+        return self.response_format
+
+    @property
+    def origin(self) -> Origin:
+        """What is kept of these parameters with the job, beside its request."""
+        return {"api": CHAT_API, **self.tool_origin}
 
     def job(self) -> JobRequest:
         """Returns the job. Raises InvalidRequestError."""
-        task = {
-            "messages": [message.model_dump() for message in self.messages],
-            "tools": [tool.model_dump() for tool in self._shown_tools] or None,
-        }
-        field, structure = self._structure()
-        with renamed_fields({"structured_outputs.json": field}):
-            request = self.job_request(
-                task,
-                structured_outputs=structure,
-                max_tokens=self.max_completion_tokens or self.max_tokens,
-                logprobs=(self.top_logprobs or 0) if self.logprobs else None,
-            )
+        request = self.conversation_request(
+            [message.model_dump() for message in self.messages],
+            max_tokens=self.max_completion_tokens or self.max_tokens,
+            logprobs=(self.top_logprobs or 0) if self.logprobs else None,
+        )
         return request.model_copy(update={"metadata": {**request.metadata, **self.metadata}})
-
-    @property
-    def _shown_tools(self) -> list[Tool]:
-        return [] if self.tool_choice == "none" else self.tools or []
-
-    def _structure(self) -> tuple[str, Any]:
-        """Returns the job's `structured_outputs`, and the field that it comes from."""
-        if _must_call(self.tool_choice):
-            named = self.tool_choice.function.name if isinstance(self.tool_choice, NamedTool) else None
-            tools = [tool for tool in self._shown_tools if named in (None, tool.function.name)]
-            is_parallel = self.parallel_tool_calls and named is None
-            return "tools", required_calls(tools, is_parallel=is_parallel)
-        if self.response_format is not None and self.response_format.structure is not None:
-            return "response_format.json_schema.schema", self.response_format.structure
-        return "structured_outputs.json", self.structured_outputs
-
-
-def _must_call(choice: Any) -> bool:
-    return choice == "required" or isinstance(choice, NamedTool)
