@@ -8,7 +8,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
-Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[a-zA-Z0-9_.-]+$")]
+NAME_PATTERN = r"^[a-zA-Z0-9_.-]{1,64}$"
+
+Name = Annotated[str, Field(min_length=1, max_length=64, pattern=NAME_PATTERN)]
+CallId = Annotated[str, Field(min_length=1, max_length=128)]
 
 
 class FunctionTool(BaseModel):
@@ -47,6 +50,6 @@ class ToolCall(BaseModel):
 
     model_config = STRICT
 
-    id: str = Field(min_length=1, max_length=128, description="names the call for the answer to it")
+    id: CallId = Field(description="names the call for the answer to it")
     type: Literal["function"] = Field("function", description="always `function`")
     function: FunctionCall = Field(description="what was called")

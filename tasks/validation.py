@@ -10,7 +10,11 @@ from pydantic import ValidationError
 from tasks.errors import FieldError, InvalidRequestError
 
 STRING, PARTS, TOKEN_IDS = "[string]", "[parts]", "[token ids]"
-"""The forms of a message's content and of a prompt, as pydantic names them in an error's location."""
+MESSAGE_ITEM, CALL_ITEM, CALL_OUTPUT_ITEM = "[message]", "[call]", "[call output]"
+"""The forms of a content, of a prompt and of an item, as pydantic names them in an error's location."""
+
+MARKS = ("[key]", STRING, PARTS, TOKEN_IDS, MESSAGE_ITEM, CALL_ITEM, CALL_OUTPUT_ITEM)
+"""Parts of a location that pydantic adds: one marks a bad key of a mapping, the others a form."""
 
 PLAIN_WORDS = {
     "bool_parsing": "must be true or false",
@@ -58,6 +62,4 @@ def plain(kind: str, message: str) -> str:
 
 def _path(location: tuple[int | str, ...]) -> str:
     """Returns a path like `messages.0.role`. Only the error about prompt and messages has no location."""
-    # Pydantic adds a part of its own to mark a bad key of a mapping, or one of several allowed forms.
-    marks = ("[key]", STRING, PARTS, TOKEN_IDS)
-    return ".".join(str(part)[:80] for part in location if part not in marks) or "prompt"
+    return ".".join(str(part)[:80] for part in location if part not in MARKS) or "prompt"

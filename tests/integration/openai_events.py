@@ -35,21 +35,25 @@ def assert_as_the_sdk(raw: Raw) -> None:
     """Checks an event or a response: strictly valid, with no field that the SDK's types do not know."""
     known = KINDS.get(raw.get("object", ""), EVENT)
     parsed = known.validate_python(raw, strict=True)
-    assert parsed.model_dump(exclude_unset=True) == raw
+    assert parsed.model_dump(exclude_unset=True, by_alias=True) == raw
     assert [name for model in _models(parsed) for name in model.model_extra or ()] == []
 
 
 def assert_whole(events: list[Raw]) -> None:
-    """Checks a stream from its first event on: numbered without gaps, ended once, with all of its text."""
+    """Checks a stream from its first event on: numbered without gaps, ended once, with its whole output."""
     for event in events:
         assert_as_the_sdk(event)
     assert [event["sequence_number"] for event in events] == list(range(len(events)))
     assert events[0]["type"] == "response.created"
     ends = [event for event in events if "response" in event and event["response"]["usage"] is not None]
     assert ends == events[-1:]
-    deltas = [event["delta"] for event in events if event["type"] == "response.output_text.delta"]
-    texts = [part["text"] for item in events[-1]["response"]["output"] for part in item["content"]]
-    assert "".join(deltas) == "".join(texts)
+    output = events[-1]["response"]["output"]
+    assert [event["item"] for event in events if event["type"] == "response.output_item.done"] == output
+    for index, item in enumerate(output):
+        deltas = [event["delta"] for event in events if "delta" in event and event["output_index"] == index]
+        is_call = item["type"] == "function_call"
+        whole = item["arguments"] if is_call else "".join(part["text"] for part in item["content"])
+        assert "".join(deltas) == whole
 
 
 def _models(value: Any) -> Iterator[BaseModel]:

@@ -145,6 +145,31 @@ def test_a_required_call_matches_its_schema(sdk: OpenAI, choice: Any, names: set
             assert json.loads(call.function.arguments)["city"] in ("Oslo", "Rome")
 
 
+def test_a_response_is_parsed_as_well(sdk: OpenAI) -> None:
+    answer = sdk.responses.parse(
+        model=MODEL, input="Tell me a tale.", text_format=Tale, extra_body={"seed": 1}, max_output_tokens=300
+    )
+    assert isinstance(answer.output_parsed, Tale)
+
+
+def test_a_response_must_call_a_tool_as_well(sdk: OpenAI) -> None:
+    tools: Any = [{"type": "function", **tool["function"]} for tool in (WEATHER, TIME)]
+    for seed in range(3):
+        answer = sdk.responses.create(
+            model=MODEL,
+            input="Tell me a tale.",
+            tools=tools,
+            tool_choice="required",
+            parallel_tool_calls=False,
+            extra_body={"seed": seed},
+            max_output_tokens=200,
+        )
+        [call] = answer.output
+        assert call.type == "function_call"
+        if call.name == "weather":
+            assert json.loads(call.arguments)["city"] in ("Oslo", "Rome")
+
+
 def test_a_bad_schema_is_a_400_that_names_it(sdk: OpenAI) -> None:
     bad: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nonsense"}}}
     with pytest.raises(BadRequestError) as caught:

@@ -37,6 +37,8 @@ OUTPUTS: list[tuple[str, list[Part]]] = [
     ('{"city": "Oslo"}', ['{"city": "Oslo"}']),
     ('{"name": "Bob", "age": 3}', ['{"name": "Bob", "age": 3}']),
     ('<tool_call>{"name": "other"}</tool_call>', [Call("other", "{}")]),
+    ('<tool_call>{"name": "two words"}</tool_call>', ['<tool_call>{"name": "two words"}</tool_call>']),
+    ('<tool_call>{"name": ""}</tool_call>', ['<tool_call>{"name": ""}</tool_call>']),
     ('{"name": "weather", "parameters"', ['{"name": "weather", "parameters"']),
     ("[1, 2]", ["[1, 2]"]),
     ("", []),

@@ -106,7 +106,8 @@ class ChatParameters(ToolParameters):
     @property
     def origin(self) -> Origin:
         """What is kept of these parameters with the job, beside its request."""
-        return {"api": CHAT_API, **self.tool_origin}
+        parallel = {} if self.parallel_tool_calls else {"parallel_tool_calls": False}
+        return {"api": CHAT_API, **parallel}
 
     def job(self) -> JobRequest:
         """Returns the job. Raises InvalidRequestError."""

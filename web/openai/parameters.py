@@ -16,10 +16,12 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
+    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from tasks.errors import FieldError, InvalidRequestError
 from tasks.request import (
@@ -62,6 +64,21 @@ def only(*neutral: Any) -> BeforeValidator:
         if not any(type(value) is type(one) and value == one for one in neutral):
             accepted = " or ".join(json.dumps(one) for one in neutral)
             raise ValueError(f"is not supported; only {accepted or 'null'} is accepted")
+        return value
+
+    return BeforeValidator(check)
+
+
+def known_types(*known: str) -> BeforeValidator:
+    """Refuses an object whose `type` is another one, by this field alone: its others would only confuse."""
+
+    def check(value: Any) -> Any:
+        given = value.get("type") if isinstance(value, dict) else None
+        if isinstance(given, str) and given not in known:
+            message = f"{json.dumps(given[:80])} is not supported, only {', '.join(known)}"
+            problem = PydanticCustomError("unknown_type", "{message}", {"message": message})
+            errors: list[InitErrorDetails] = [{"type": problem, "loc": ("type",), "input": given}]
+            raise ValidationError.from_exception_data("type", errors)
         return value
 
     return BeforeValidator(check)

@@ -16,9 +16,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from tasks.tools import NAME_PATTERN
 
 OPENING, CLOSING = "<tool_call>", "</tool_call>"
 CALLS_TO_THE_END = ("[TOOL_CALLS]", "<|python_tag|>")
@@ -30,6 +33,8 @@ ARGUMENTS_MARK = "[ARGS]"
 ID_CHARACTERS = "0123456789abcdefghijklmnopqrstuvwxyz"
 ID_LENGTH = 9
 """Mistral's chat templates refuse ids of another length, and ids with other characters."""
+
+NAME = re.compile(NAME_PATTERN)
 
 _decoder = json.JSONDecoder()
 
@@ -160,7 +165,9 @@ def _json(text: str) -> Any:
 
 def _call(value: Any) -> Call | None:
     """Returns the call that a JSON value describes; None if it describes none."""
-    if not isinstance(value, dict) or not isinstance(value.get("name"), str) or not value["name"]:
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+        return None
+    if not NAME.fullmatch(value["name"]):  # No tool has such a name, and no later turn could repeat it.
         return None
     arguments = value.get("arguments", value.get("parameters", {}))
     if isinstance(arguments, str):  # Some models write JSON in JSON.

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from tasks.job import Origin
 from tasks.request import JobRequest
 from tasks.tools import Tool
 from web.openai.output_formats import NamedTool, ResponseFormat, ToolChoice, required_calls
@@ -54,11 +53,6 @@ class ToolParameters(Parameters, ABC):
     def shown_tools(self) -> list[Tool]:
         """Those that the model sees."""
         return [] if self.tool_choice == "none" else self.tools or []
-
-    @property
-    def tool_origin(self) -> Origin:
-        """What `ToolOutput` needs to know beside the request. It is kept in the job's origin."""
-        return {} if self.parallel_tool_calls else {"parallel_tool_calls": False}
 
     def conversation_request(self, messages: Sequence[dict[str, Any]], **changed: Any) -> JobRequest:
         """Returns the request of a job. Raises InvalidRequestError."""

@@ -23,7 +23,7 @@ from web.openai.responses.bodies import response as response_body
 from web.openai.responses.conversation import Earlier
 from web.openai.responses.event_bodies import ResponseEvent
 from web.openai.responses.events import count_events
-from web.openai.responses.input_items import InputItemListBody, input_items
+from web.openai.responses.item_list import InputItemListBody, input_items
 from web.openai.responses.origin import API, origin_of
 from web.openai.responses.parameters import ResponseParameters
 from web.openai.streams import place

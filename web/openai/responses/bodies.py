@@ -2,65 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from tasks.answers import TokenLogprobs
-from tasks.job import Choice, FinishReason, Job, Status
-from web.openai.bodies import REPLACEMENT, Byte
+from tasks.job import FinishReason, Job, Status
 from web.openai.chat_parameters import UNLIMITED_TOKENS
-from web.openai.ids import JOB, RESPONSE, completion_id
-from web.openai.responses.origin import origin_of_response
+from web.openai.ids import RESPONSE, completion_id
+from web.openai.responses.items import ItemStatus, OutputItemBody
+from web.openai.responses.origin import FunctionChoice, ResponseOrigin, origin_of_response
+from web.openai.responses.output import OutputItems
 
 ResponseStatus = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
-ItemStatus = Literal["in_progress", "completed", "incomplete"]
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[int, Field(ge=0)]
 NotMeasured = Annotated[int, Field(ge=0, le=0, description="not measured: always 0")]
 
 INPUT_ERROR_CODES = frozenset({"prompt_too_long", "invalid_messages", "invalid_prompt"})
 """Codes of jobs that failed because of their input."""
-
-
-class OutputTopLogprobBody(TypedDict):
-    """A likely token."""
-
-    token: Annotated[str, Field(description="its text")]
-    logprob: Annotated[float, Field(le=0, description="natural logarithm of its probability")]
-    bytes: Annotated[
-        list[Byte],
-        Field(description="its text in UTF-8; empty for a part of a code point, whose bytes are unknown"),
-    ]
-
-
-class OutputLogprobBody(OutputTopLogprobBody):
-    """A token of the output."""
-
-    top_logprobs: Annotated[
-        list[OutputTopLogprobBody], Field(description="the likeliest tokens in its place")
-    ]
-
-
-class OutputTextBody(TypedDict):
-    """Text of an output message."""
-
-    type: Annotated[Literal["output_text"], Field(description="always `output_text`")]
-    text: Annotated[str, Field(description="the text so far")]
-    annotations: Annotated[list[None], Field(description="always empty")]
-    logprobs: Annotated[list[OutputLogprobBody], Field(description="of the tokens; empty unless asked for")]
-
-
-class OutputMessageBody(TypedDict):
-    """A message of the model."""
-
-    id: Annotated[str, Field(description="its id: that of its response, with `msg_` for `resp_`")]
-    type: Annotated[Literal["message"], Field(description="always `message`")]
-    role: Annotated[Literal["assistant"], Field(description="always `assistant`")]
-    status: Annotated[ItemStatus, Field(description="`incomplete`: it was cut off")]
-    content: Annotated[list[OutputTextBody], Field(description="its texts; an output has one")]
 
 
 class ResponseErrorBody(TypedDict):
@@ -105,16 +66,36 @@ class ResponseUsageBody(TypedDict):
     total_tokens: Annotated[int, Field(ge=0, description="the sum of both")]
 
 
-class TextFormatBody(TypedDict):
+class PlainFormatBody(TypedDict):
     """The form of the output."""
 
-    type: Annotated[Literal["text"], Field(description="always `text`")]
+    type: Annotated[Literal["text", "json_object"], Field(description="`json_object`: any JSON object")]
+
+
+class SchemaFormatBody(TypedDict):
+    """A JSON schema that the output matches."""
+
+    type: Annotated[Literal["json_schema"], Field(description="always `json_schema`")]
+    name: Annotated[str, Field(description="as given in the request")]
+    description: Annotated[str | None, Field(description="as given in the request")]
+    schema: Annotated[dict[str, Any], Field(description="as given in the request")]
+    strict: Annotated[bool | None, Field(description="as given in the request; it always matches")]
 
 
 class TextConfigBody(TypedDict):
     """The form of the output."""
 
-    format: Annotated[TextFormatBody, Field(description="its kind")]
+    format: Annotated[PlainFormatBody | SchemaFormatBody, Field(description="its kind")]
+
+
+class FunctionToolBody(TypedDict):
+    """A function that the model may call."""
+
+    type: Annotated[Literal["function"], Field(description="always `function`")]
+    name: Annotated[str, Field(description="as given in the request")]
+    description: Annotated[str | None, Field(description="as given in the request")]
+    parameters: Annotated[dict[str, Any] | None, Field(description="as given in the request")]
+    strict: Annotated[bool | None, Field(description="as given in the request")]
 
 
 class ResponseBody(TypedDict):
@@ -136,14 +117,19 @@ class ResponseBody(TypedDict):
     max_output_tokens: Annotated[Count | None, Field(description="as given in the request")]
     metadata: Annotated[dict[str, str], Field(description="as given in the request")]
     model: Annotated[str, Field(description="the model that it runs on")]
-    output: Annotated[list[OutputMessageBody], Field(description="one message, once it has begun")]
-    parallel_tool_calls: Annotated[Literal[True], Field(description="always true")]
+    output: Annotated[
+        list[OutputItemBody], Field(description="what has begun: a message; with `tools`, messages and calls")
+    ]
+    parallel_tool_calls: Annotated[bool, Field(description="as given in the request, or true")]
     previous_response_id: Annotated[str | None, Field(description="the response that it continues")]
     service_tier: Annotated[Literal["default"], Field(description="always `default`")]
     temperature: Annotated[float, Field(ge=0, le=2, description="as given in the request, or 1")]
     text: Annotated[TextConfigBody, Field(description="the form of the output")]
-    tool_choice: Annotated[Literal["auto"], Field(description="always `auto`")]
-    tools: Annotated[list[None], Field(description="always empty")]
+    tool_choice: Annotated[
+        Literal["auto", "none", "required"] | FunctionChoice,
+        Field(description="as given in the request, or `auto`"),
+    ]
+    tools: Annotated[list[FunctionToolBody], Field(description="as given in the request")]
     top_logprobs: Annotated[int, Field(ge=0, le=5, description="as given in the request, or 0")]
     top_p: Annotated[float, Field(gt=0, le=1, description="as given in the request, or 1")]
     truncation: Annotated[Literal["disabled"], Field(description="always `disabled`")]
@@ -164,11 +150,14 @@ def response(job: Job) -> ResponseBody:
     status = status_of(job)
     body = opening(job, status)
     [choice] = job.output
-    if has_begun(choice):
-        item: ItemStatus = "in_progress" if not job.is_ended else _item_status(status)
-        body["output"] = [output_message(output_id(job), [choice.text], item, choice.logprobs)]
+    items = OutputItems(job)
+    if has_begun(choice.token_ids, choice.text):
+        items.add(choice.text, choice.logprobs)
     if job.is_ended:
+        body["output"], _ = items.finish(choice, item_status(status))
         body["usage"] = _usage(job)
+    else:
+        body["output"] = items.so_far(choice)
     if status == "completed" and job.ended_at is not None:
         body["completed_at"] = int(job.ended_at)
     if status == "incomplete":
@@ -201,13 +190,13 @@ def opening(job: Job, status: ResponseStatus) -> ResponseBody:
         "metadata": request["metadata"],
         "model": job.model,
         "output": [],
-        "parallel_tool_calls": True,
+        "parallel_tool_calls": origin.get("parallel_tool_calls", True),
         "previous_response_id": origin["turns"][-1]["id"] if origin["turns"] else None,
         "service_tier": "default",
         "temperature": request["temperature"],
-        "text": {"format": {"type": "text"}},
-        "tool_choice": "auto",
-        "tools": [],
+        "text": {"format": _format(origin, request)},
+        "tool_choice": origin.get("tool_choice", "auto"),
+        "tools": [_tool(tool) for tool in origin.get("hidden_tools") or request.get("tools") or ()],
         "top_logprobs": request.get("logprobs") or 0,
         "top_p": request["top_p"],
         "truncation": "disabled",
@@ -230,41 +219,40 @@ def status_of(job: Job) -> ResponseStatus:
             return "failed"
 
 
-def has_begun(choice: Choice) -> bool:
-    """Returns whether the output has its message, which the first token or the end of the output brings."""
-    is_whole = choice.finish_reason in (FinishReason.STOP, FinishReason.LENGTH)
-    return bool(choice.token_ids or choice.text) or is_whole
+def has_begun(token_ids: Sequence[int], text: str) -> bool:
+    """Returns whether an output, or an entry of the log, has tokens. Their text may be held back."""
+    return bool(token_ids or text)
 
 
-def output_id(job: Job) -> str:
-    return "msg_" + job.id.removeprefix(JOB)
+def item_status(status: ResponseStatus) -> ItemStatus:
+    """Returns the status of the last message of a response that has ended."""
+    return "completed" if status == "completed" else "incomplete"
 
 
-def output_message(
-    item_id: str, texts: Sequence[str], status: ItemStatus, logprobs: Sequence[TokenLogprobs] = ()
-) -> OutputMessageBody:
-    """Returns a message of the model. logprobs: of its first text."""
-    content = [output_text(text, () if place else logprobs) for place, text in enumerate(texts)]
-    return {"id": item_id, "type": "message", "role": "assistant", "status": status, "content": content}
-
-
-def output_text(text: str, logprobs: Sequence[TokenLogprobs] = ()) -> OutputTextBody:
+def _format(origin: ResponseOrigin, request: Mapping[str, Any]) -> PlainFormatBody | SchemaFormatBody:
+    given = origin.get("format")
+    if given is None:
+        return {"type": "text"}
+    if given["type"] == "json_object":
+        return {"type": "json_object"}
     return {
-        "type": "output_text",
-        "text": text,
-        "annotations": [],
-        "logprobs": [
-            {
-                **_token(token["token"], token["logprob"]),
-                "top_logprobs": [_token(top["token"], top["logprob"]) for top in token["top_logprobs"]],
-            }
-            for token in logprobs
-        ],
+        "type": "json_schema",
+        "name": given["name"],
+        "description": given.get("description"),
+        "schema": request["structured_outputs"]["json"],
+        "strict": given.get("strict"),
     }
 
 
-def _item_status(status: ResponseStatus) -> ItemStatus:
-    return "completed" if status == "completed" else "incomplete"
+def _tool(tool: Mapping[str, Any]) -> FunctionToolBody:
+    function = tool["function"]
+    return {
+        "type": "function",
+        "name": function["name"],
+        "description": function.get("description"),
+        "parameters": function.get("parameters"),
+        "strict": function.get("strict"),
+    }
 
 
 def _usage(job: Job) -> ResponseUsageBody:
@@ -275,7 +263,3 @@ def _usage(job: Job) -> ResponseUsageBody:
         "output_tokens_details": {"reasoning_tokens": 0},
         "total_tokens": job.prompt_tokens + job.completion_tokens,
     }
-
-
-def _token(text: str, logprob: float) -> OutputTopLogprobBody:
-    return {"token": text, "logprob": logprob, "bytes": [] if REPLACEMENT in text else list(text.encode())}

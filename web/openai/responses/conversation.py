@@ -15,7 +15,10 @@ from tasks.job import Job, Status
 from tasks.store import Store
 from web.json_body import MAX_BODY_BYTES
 from web.openai.ids import RESPONSE, completion_id, job_id_of
-from web.openai.responses.input_items import conversation_of, own_message_count
+from web.openai.responses.bodies import response
+from web.openai.responses.input_items import call_message, joined
+from web.openai.responses.item_list import conversation_of, own_message_count
+from web.openai.responses.items import OutputItemBody
 from web.openai.responses.origin import Turn, origin_of, origin_of_response
 from web.render import to_json
 
@@ -53,9 +56,18 @@ def earlier_conversation(store: Store, owner: str, response_id: str) -> Earlier:
     if job.status is not Status.COMPLETED:
         message = f"{response_id} has no answer that could be continued: it is {job.status}"
         raise InvalidRequestError([FieldError(FIELD, message)])
-    answer = {"role": "assistant", "content": job.output[0].text}
-    turn: Turn = {"id": completion_id(RESPONSE, job.id), "messages": own_message_count(job)}
-    return Earlier([*conversation_of(job), answer], [*origin_of_response(job)["turns"], turn])
+    return conversation_with(job)
+
+
+def conversation_with(job: Job) -> Earlier:
+    """Returns the conversation up to and with a response that has completed."""
+    answer = joined(map(_message, response(job)["output"]))
+    turn: Turn = {
+        "id": completion_id(RESPONSE, job.id),
+        "messages": own_message_count(job),
+        "outputs": len(answer),
+    }
+    return Earlier([*conversation_of(job), *answer], [*origin_of_response(job)["turns"], turn])
 
 
 def check_length(messages: Sequence[dict[str, Any]]) -> None:
@@ -64,6 +76,13 @@ def check_length(messages: Sequence[dict[str, Any]]) -> None:
     if length > MAX_CONVERSATION_BYTES:
         message = f"the conversation has {length} bytes as JSON; at most {MAX_CONVERSATION_BYTES} are taken"
         raise InvalidRequestError([FieldError(FIELD, message)])
+
+
+def _message(item: OutputItemBody) -> dict[str, Any]:
+    """Returns the message of a job that an item of an output becomes in the next response."""
+    if item["type"] == "function_call":
+        return call_message(item["call_id"], item["name"], item["arguments"])
+    return {"role": "assistant", "content": "".join(part["text"] for part in item["content"])}
 
 
 def _continued(store: Store, owner: str, response_id: str) -> Job:

@@ -8,11 +8,13 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from tasks.answers import TokenLogprobs
-from web.openai.responses.bodies import OutputMessageBody, OutputTextBody, ResponseBody
+from web.openai.responses.bodies import ResponseBody
+from web.openai.responses.items import OutputItemBody, OutputTextBody
 
 Number = Annotated[int, Field(ge=0, description="number of the event, from 0 on, without gaps")]
 Zero = Annotated[int, Field(ge=0, le=0, description="always 0")]
-ItemId = Annotated[str, Field(description="id of the output's message")]
+ItemId = Annotated[str, Field(description="id of the item")]
+Index = Annotated[int, Field(ge=0, description="number of the item in the output, from 0 on")]
 
 
 class LifecycleEvent(TypedDict):
@@ -40,19 +42,19 @@ class LifecycleEvent(TypedDict):
 
 
 class OutputItemEvent(TypedDict):
-    """The message of the output has begun, or is done."""
+    """An item of the output has begun, or is done: a message, or a call of a function."""
 
     type: Annotated[
         Literal["response.output_item.added", "response.output_item.done"],
         Field(description="what has happened"),
     ]
     sequence_number: Number
-    output_index: Zero
-    item: Annotated[OutputMessageBody, Field(description="the message")]
+    output_index: Index
+    item: Annotated[OutputItemBody, Field(description="the item")]
 
 
 class ContentPartEvent(TypedDict):
-    """The text of the output has begun, or is done."""
+    """The text of a message has begun, or is done."""
 
     type: Annotated[
         Literal["response.content_part.added", "response.content_part.done"],
@@ -60,7 +62,7 @@ class ContentPartEvent(TypedDict):
     ]
     sequence_number: Number
     item_id: ItemId
-    output_index: Zero
+    output_index: Index
     content_index: Zero
     part: Annotated[OutputTextBody, Field(description="the text")]
 
@@ -71,7 +73,7 @@ class TextDeltaEvent(TypedDict):
     type: Annotated[Literal["response.output_text.delta"], Field(description="what has happened")]
     sequence_number: Number
     item_id: ItemId
-    output_index: Zero
+    output_index: Index
     content_index: Zero
     delta: Annotated[str, Field(description="the text of one token or of several")]
     logprobs: Annotated[list[TokenLogprobs], Field(description="of these tokens; empty unless asked for")]
@@ -83,10 +85,38 @@ class TextDoneEvent(TypedDict):
     type: Annotated[Literal["response.output_text.done"], Field(description="what has happened")]
     sequence_number: Number
     item_id: ItemId
-    output_index: Zero
+    output_index: Index
     content_index: Zero
     text: Annotated[str, Field(description="all of it")]
     logprobs: Annotated[list[TokenLogprobs], Field(description="of all tokens; empty unless asked for")]
 
 
-ResponseEvent = LifecycleEvent | OutputItemEvent | ContentPartEvent | TextDeltaEvent | TextDoneEvent
+class ArgumentsDeltaEvent(TypedDict):
+    """Arguments of a call were added. A call has one such event, because it is given once it is complete."""
+
+    type: Annotated[Literal["response.function_call_arguments.delta"], Field(description="what has happened")]
+    sequence_number: Number
+    item_id: ItemId
+    output_index: Index
+    delta: Annotated[str, Field(description="all arguments, as JSON")]
+
+
+class ArgumentsDoneEvent(TypedDict):
+    """The arguments of a call are whole."""
+
+    type: Annotated[Literal["response.function_call_arguments.done"], Field(description="what has happened")]
+    sequence_number: Number
+    item_id: ItemId
+    output_index: Index
+    arguments: Annotated[str, Field(description="all of them, as JSON")]
+
+
+ResponseEvent = (
+    LifecycleEvent
+    | OutputItemEvent
+    | ContentPartEvent
+    | TextDeltaEvent
+    | TextDoneEvent
+    | ArgumentsDeltaEvent
+    | ArgumentsDoneEvent
+)

@@ -10,24 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from tasks.job import FinishReason, Job
+from tasks.job import Job
 from tasks.log import StatusEntry, TokenEntry, logprobs_body
-from web.openai.responses.bodies import (
-    ResponseStatus,
-    opening,
-    output_id,
-    output_message,
-    output_text,
-    response,
-)
+from web.openai.responses.bodies import ResponseStatus, has_begun, item_status, opening, response
 from web.openai.responses.event_bodies import ResponseEvent
 from web.openai.responses.origin import origin_of_response
+from web.openai.responses.output import ItemEvent, OutputItems
 from web.relay.events import Event
 
 LAST_EVENTS = {"completed": "response.completed", "failed": "response.failed"}
 """By a response's final status. The others end with `response.incomplete`."""
-
-PLACE = {"output_index": 0, "content_index": 0}
 
 
 class ResponseEvents:
@@ -39,8 +31,7 @@ class ResponseEvents:
         self.ended: Job | None = None
         """The job, once it has ended."""
         self._job = job
-        self._item_id = output_id(job)
-        self._has_begun = False
+        self._items = OutputItems(job)
 
     def first(self) -> list[ResponseEvent]:
         """Returns the events that come before those of the log."""
@@ -58,34 +49,19 @@ class ResponseEvents:
             return self._numbered([self._opening("response.in_progress", "in_progress")])
         return self._numbered(self._tokens(entry)) if isinstance(entry, TokenEntry) else []
 
-    def _tokens(self, entry: TokenEntry) -> Iterator[dict[str, Any]]:
-        # The same condition as in `bodies.has_begun`.
-        is_whole = entry.finish_reason in (FinishReason.STOP, FinishReason.LENGTH)
-        if not self._has_begun and (entry.token_ids or entry.text or is_whole):
-            self._has_begun = True
-            item = output_message(self._item_id, [], "in_progress")
-            yield {"type": "response.output_item.added", "output_index": 0, "item": item}
-            yield self._placed("response.content_part.added", part=output_text(""))
-        # The text of a token may be held back. Its logprobs come at once.
-        if entry.text or entry.logprobs:
-            logprobs = logprobs_body(entry.logprobs) or []
-            yield self._placed("response.output_text.delta", delta=entry.text, logprobs=logprobs)
+    def _tokens(self, entry: TokenEntry) -> list[ItemEvent]:
+        if not has_begun(entry.token_ids, entry.text):
+            return []
+        return self._items.add(entry.text, logprobs_body(entry.logprobs) or [])
 
     def _end(self, job: Job) -> Iterator[dict[str, Any]]:
         body = response(job)
-        for item in body["output"]:
-            [part] = item["content"]
-            logprobs = job.output[0].logprobs
-            yield self._placed("response.output_text.done", text=part["text"], logprobs=logprobs)
-            yield self._placed("response.content_part.done", part=part)
-            yield {"type": "response.output_item.done", "output_index": 0, "item": item}
+        _, events = self._items.finish(job.output[0], item_status(body["status"]))
+        yield from events
         yield {"type": LAST_EVENTS.get(body["status"], "response.incomplete"), "response": body}
 
     def _opening(self, name: str, status: ResponseStatus) -> dict[str, Any]:
         return {"type": name, "response": opening(self._job, status)}
-
-    def _placed(self, name: str, **fields: object) -> dict[str, Any]:
-        return {"type": name, "item_id": self._item_id, **PLACE, **fields}
 
     def _numbered(self, events: Iterable[dict[str, Any]]) -> list[Any]:
         numbered = [{**event, "sequence_number": number} for number, event in enumerate(events, self.count)]

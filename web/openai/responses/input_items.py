@@ -1,24 +1,23 @@
-"""The input of a response: as clients send it, and as `/input_items` shows it.
-
-A job's messages have the whole input, so its items are made from them.
-"""
+"""The input of a response as clients send it, and the messages of a job that it stands for."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
-from typing_extensions import TypedDict
 
-from tasks.job import Job
+from tasks.errors import FieldError, InvalidRequestError
 from tasks.messages import Text
 from tasks.request import STRICT
-from tasks.validation import PARTS, STRING
-from web.openai.ids import RESPONSE, completion_id
-from web.openai.parameters import NOT_SUPPORTED, NotSupported, only, without_nulls
-from web.openai.responses.bodies import OutputMessageBody, output_message
-from web.openai.responses.origin import origin_of_response
+from tasks.tools import CallId, FunctionCall
+from tasks.validation import CALL_ITEM, CALL_OUTPUT_ITEM, MESSAGE_ITEM, PARTS, STRING
+from web.openai.parameters import NOT_SUPPORTED, NotSupported, known_types, only, without_nulls
+
+Message = Mapping[str, Any]
+"""A message of a job, as JSON."""
+
+NOT_READ = Field(None, description="not read: each item gets its own")
 
 
 class InputPart(BaseModel):
@@ -45,132 +44,130 @@ def _form(value: Any) -> str | None:
     return STRING if isinstance(value, str) else None
 
 
-class InputMessage(BaseModel):
-    """One turn of a conversation."""
-
-    model_config = STRICT
-
-    type: Literal["message"] = Field("message", description="only messages are supported")
-    role: Literal["user", "assistant", "system", "developer"] = Field(description="who speaks")
-    content: Annotated[
-        Annotated[Text, Tag(STRING)] | Annotated[list[InputPart], Tag(PARTS), Field(min_length=1)],
-        Discriminator(
-            _form,
-            custom_error_type="content_type",
-            custom_error_message="must be a string or a list of text parts",
-        ),
-    ] = Field(description="a string, or a list of text parts", examples=["Tell me a tale."])
-    id: str | None = Field(None, description="not read: each item gets an id of its own")
-    status: Literal["in_progress", "completed", "incomplete"] | None = Field(None, description="not read")
-    phase: NotSupported = NOT_SUPPORTED
-
-    _nulls = model_validator(mode="before")(without_nulls)
-
-    def as_message(self) -> dict[str, Any]:
-        """Returns the message of a job."""
-        if isinstance(self.content, str):
-            return {"role": self.role, "content": self.content}
-        parts = [{"type": "text", "text": part.text} for part in self.content]
-        return {"role": self.role, "content": parts}
-
-
-Input = Annotated[
-    Annotated[str, Tag(STRING), Field(min_length=1)]
-    | Annotated[list[InputMessage], Tag(PARTS), Field(min_length=1)],
+Content = Annotated[
+    Annotated[Text, Tag(STRING)] | Annotated[list[InputPart], Tag(PARTS), Field(min_length=1)],
     Discriminator(
         _form,
-        custom_error_type="input_type",
-        custom_error_message="must be a string or a list of messages",
+        custom_error_type="content_type",
+        custom_error_message="must be a string or a list of text parts",
     ),
 ]
 
 
-class InputTextBody(TypedDict):
-    """A text of an input message."""
+class InputItem(BaseModel):
+    """What all items have. An item of an earlier output may be sent back as it came."""
 
-    type: Annotated[Literal["input_text"], Field(description="always `input_text`")]
-    text: Annotated[str, Field(description="the text")]
+    model_config = STRICT
 
+    id: str | None = NOT_READ
+    status: Literal["in_progress", "completed", "incomplete"] | None = NOT_READ
 
-class InputMessageBody(TypedDict):
-    """A message of the input."""
-
-    id: Annotated[
-        str, Field(description="its id, which is the same in each response that continues this one")
-    ]
-    type: Annotated[Literal["message"], Field(description="always `message`")]
-    role: Annotated[Literal["user", "system", "developer"], Field(description="who speaks")]
-    status: Annotated[Literal["completed"], Field(description="always `completed`")]
-    content: Annotated[list[InputTextBody], Field(description="its texts")]
+    _nulls = model_validator(mode="before")(without_nulls)
 
 
-InputItemBody = InputMessageBody | OutputMessageBody
+class InputMessage(InputItem):
+    """One turn of a conversation."""
+
+    type: Literal["message"] = Field("message", description="always `message`")
+    role: Literal["user", "assistant", "system", "developer"] = Field(description="who speaks")
+    content: Content = Field(description="a string, or a list of text parts", examples=["Tell me a tale."])
+    phase: NotSupported = NOT_SUPPORTED
+
+    def as_message(self) -> dict[str, Any]:
+        """Returns the message of a job."""
+        return {"role": self.role, "content": _content(self.content)}
 
 
-class InputItemListBody(TypedDict):
-    """A page of a response's input."""
+class CallItem(InputItem, FunctionCall):
+    """A call of a function, which the model made earlier."""
 
-    object: Annotated[Literal["list"], Field(description="always `list`")]
-    data: Annotated[list[InputItemBody], Field(description="the items")]
-    first_id: Annotated[str | None, Field(description="id of the first item; null if there is none")]
-    last_id: Annotated[str | None, Field(description="id of the last item; null if there is none")]
-    has_more: Annotated[bool, Field(description="whether items come after these")]
+    type: Literal["function_call"] = Field(description="always `function_call`")
+    call_id: CallId = Field(description="names the call for the item with its output")
+    caller: NotSupported = NOT_SUPPORTED
+    namespace: NotSupported = NOT_SUPPORTED
+
+    def as_message(self) -> dict[str, Any]:
+        """Returns a message of a job with this call alone."""
+        return call_message(self.call_id, self.name, self.arguments)
 
 
-def messages_of(given: str | Sequence[InputMessage]) -> list[dict[str, Any]]:
+class CallOutputItem(InputItem):
+    """The result of a call."""
+
+    type: Literal["function_call_output"] = Field(description="always `function_call_output`")
+    call_id: CallId = Field(description="the `call_id` of a call before it")
+    output: Content = Field(description="a string, or a list of text parts", examples=["rain"])
+    caller: NotSupported = NOT_SUPPORTED
+    name: NotSupported = NOT_SUPPORTED
+    namespace: NotSupported = NOT_SUPPORTED
+
+    def as_message(self) -> dict[str, Any]:
+        """Returns the message of a job."""
+        return {"role": "tool", "tool_call_id": self.call_id, "content": _content(self.output)}
+
+
+TAGS = {"message": MESSAGE_ITEM, "function_call": CALL_ITEM, "function_call_output": CALL_OUTPUT_ITEM}
+
+
+def _tag(item: Any) -> str:
+    """Returns the tag of an item. One without a type, or that is no object, is validated as a message."""
+    given = item.get("type") if isinstance(item, dict) else None
+    return TAGS.get(given, MESSAGE_ITEM) if isinstance(given, str) else MESSAGE_ITEM
+
+
+AnyItem = Annotated[
+    Annotated[InputMessage, Tag(MESSAGE_ITEM)]
+    | Annotated[CallItem, Tag(CALL_ITEM)]
+    | Annotated[CallOutputItem, Tag(CALL_OUTPUT_ITEM)],
+    Discriminator(_tag),
+    known_types(*TAGS),
+]
+
+Input = Annotated[
+    Annotated[str, Tag(STRING), Field(min_length=1)]
+    | Annotated[list[AnyItem], Tag(PARTS), Field(min_length=1)],
+    Discriminator(
+        _form,
+        custom_error_type="input_type",
+        custom_error_message="must be a string or a list of items",
+    ),
+]
+
+
+def messages_of(given: str | Sequence[AnyItem]) -> list[dict[str, Any]]:
     """Returns the messages of a job that an input stands for."""
     if isinstance(given, str):
         return [{"role": "user", "content": given}]
-    return [item.as_message() for item in given]
+    return joined(item.as_message() for item in given)
 
 
-def conversation_of(job: Job) -> list[dict[str, Any]]:
-    """Returns the messages of a response's job without its instructions."""
-    messages: list[dict[str, Any]] = job.request["messages"]
-    return messages[1:] if origin_of_response(job)["instructions"] is not None else messages
+def call_message(call_id: str, name: str, arguments: str) -> dict[str, Any]:
+    call = {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
+    return {"role": "assistant", "content": "", "tool_calls": [call]}
 
 
-def own_message_count(job: Job) -> int:
-    """Returns how many messages a response had as its own input."""
-    turns = origin_of_response(job)["turns"]
-    return len(conversation_of(job)) - sum(turn["messages"] + 1 for turn in turns)
+def joined(messages: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns messages in which calls belong to the message of the model before them, as templates expect."""
+    found: list[dict[str, Any]] = []
+    for message in messages:
+        if "tool_calls" in message and found and found[-1]["role"] == "assistant":
+            calls = [*found[-1].get("tool_calls", ()), *message["tool_calls"]]
+            found[-1] = {**found[-1], "tool_calls": calls}
+        else:
+            found.append(message)
+    return found
 
 
-def input_items(job: Job) -> list[InputItemBody]:
-    """Returns all items that a response was made from, also those of earlier turns, the first one first."""
-    messages = conversation_of(job)
-    return [_item(item_id, message) for item_id, message in zip(_ids(job), messages, strict=False)]
+def check_outputs(given: str | Sequence[AnyItem], earlier: Iterable[Message]) -> None:
+    """Raises InvalidRequestError if an output has no call before it. earlier: the conversation so far."""
+    known = {call["id"] for message in earlier for call in message.get("tool_calls") or ()}
+    for place, item in enumerate(() if isinstance(given, str) else given):
+        if isinstance(item, CallItem):
+            known.add(item.call_id)
+        elif isinstance(item, CallOutputItem) and item.call_id not in known:
+            message = f"there is no function_call with the call_id '{item.call_id}' before it"
+            raise InvalidRequestError([FieldError(f"input.{place}.call_id", message)])
 
 
-def _ids(job: Job) -> Iterator[str]:
-    """Yields ids without end. An item has the same id in the response that brought it and in later ones."""
-    for turn in origin_of_response(job)["turns"]:
-        yield from (_input_id(turn["id"], place) for place in range(turn["messages"]))
-        yield _output_id(turn["id"])
-    own = completion_id(RESPONSE, job.id)
-    place = 0
-    while True:
-        yield _input_id(own, place)
-        place += 1
-
-
-def _input_id(response_id: str, place: int) -> str:
-    return f"{_output_id(response_id)}_{place}"
-
-
-def _output_id(response_id: str) -> str:
-    return "msg_" + response_id.removeprefix(RESPONSE)
-
-
-def _item(item_id: str, message: Mapping[str, Any]) -> InputItemBody:
-    content = message["content"]
-    texts = [content] if isinstance(content, str) else [part["text"] for part in content]
-    if message["role"] == "assistant":
-        return output_message(item_id, texts, "completed")
-    return {
-        "id": item_id,
-        "type": "message",
-        "role": message["role"],
-        "status": "completed",
-        "content": [{"type": "input_text", "text": text} for text in texts],
-    }
+def _content(given: str | Sequence[InputPart]) -> str | list[dict[str, str]]:
+    return given if isinstance(given, str) else [{"type": "text", "text": part.text} for part in given]

@@ -10,16 +10,18 @@ from pydantic import BaseModel, Field, ValidationInfo, field_validator, model_va
 from tasks.messages import Text
 from tasks.request import STRICT, JobRequest, MetadataKey, MetadataValue
 from web.openai.chat_parameters import MAX_TOP_LOGPROBS, UNLIMITED_TOKENS
+from web.openai.output_formats import NamedTool, ResponseFormat
 from web.openai.parameters import (
     NOT_SUPPORTED,
     USER_CHARACTERS,
     NotSupported,
-    Parameters,
     only,
     without_nulls,
 )
-from web.openai.responses.input_items import Input, messages_of
-from web.openai.responses.origin import API, ResponseOrigin, Turn
+from web.openai.responses.flat_fields import ResponseTool, ResponseToolChoice, TextFormat
+from web.openai.responses.input_items import Input, check_outputs, messages_of
+from web.openai.responses.origin import API, ResponseOrigin, Turn, format_origin
+from web.openai.tool_parameters import ToolParameters, check_format
 
 LOGPROBS = "message.output_text.logprobs"
 
@@ -40,29 +42,35 @@ class ResponseStreamOptions(BaseModel):
     _nulls = model_validator(mode="before")(without_nulls)
 
 
-class TextFormat(BaseModel):
-    """The kind of the output."""
-
-    model_config = STRICT
-
-    type: Literal["text"] = Field(description="only `text` is supported; see `structured_outputs`")
-
-
 class TextConfig(BaseModel):
     """The form of the output."""
 
     model_config = STRICT
 
-    format: TextFormat | None = Field(None, description="its kind")
+    format: TextFormat | None = Field(
+        None, description="`json_object`, or `json_schema` with a schema that the output matches"
+    )
     verbosity: NotSupported = NOT_SUPPORTED
 
     _nulls = model_validator(mode="before")(without_nulls)
 
 
-class ResponseParameters(Parameters):
+class ResponseParameters(ToolParameters):
     """The body of a response."""
 
-    input: Input = Field(description="a text, or messages", examples=["Tell me a tale."])
+    schema_field = "text.format.schema"
+
+    tools: list[ResponseTool] | None = Field(
+        None, max_length=128, description="functions that the model may call, if its chat template shows them"
+    )
+    tool_choice: ResponseToolChoice = Field(
+        "auto",
+        description="`none` does not show the tools to the model; with `required` or a function, the output "
+        "consists of calls that match the schemas",
+    )
+    input: Input = Field(
+        description="a text, or items: messages, calls and their outputs", examples=["Tell me a tale."]
+    )
     instructions: Text | None = Field(
         None, description="a system message before the whole input; the next response does not inherit it"
     )
@@ -83,7 +91,7 @@ class ResponseParameters(Parameters):
         default_factory=dict, description="comes back with the response, and with the job"
     )
     include: list[Literal["message.output_text.logprobs"]] = Field(
-        default_factory=list, description="log probabilities of the tokens"
+        default_factory=list, description="log probabilities of the tokens; not with tools"
     )
     top_logprobs: int = Field(
         0,
@@ -99,15 +107,6 @@ class ResponseParameters(Parameters):
     )
     service_tier: Annotated[str, only("auto", "default")] = Field(
         "auto", description="not supported: only `auto` and `default` are accepted; see `priority`"
-    )
-    parallel_tool_calls: Annotated[bool, only(True)] = Field(
-        True, description="not supported: only `true` is accepted"
-    )
-    tool_choice: Annotated[str, only("auto")] = Field(
-        "auto", description="not supported: only `auto` is accepted"
-    )
-    tools: Annotated[list[Any], only([])] = Field(
-        default_factory=list, description="not supported: only `[]` is accepted"
     )
     # Completions have these. A response has one choice, and other names for the rest.
     n: Annotated[int, only(1)] = Field(1, description="not supported: only 1 is accepted", ge=1, le=1)
@@ -141,6 +140,19 @@ class ResponseParameters(Parameters):
             raise ValueError(f"is only accepted with `{LOGPROBS}` in `include`")
         return count
 
+    @field_validator("include")
+    @classmethod
+    def _needs_plain_text(cls, include: list[str], info: ValidationInfo) -> list[str]:
+        if include and info.data.get("tools") and info.data.get("tool_choice") != "none":
+            raise ValueError("is not accepted with `tools`: a token may be a part of a call, or of its mark")
+        return include
+
+    @field_validator("text")
+    @classmethod
+    def _does_not_contradict(cls, text: TextConfig, info: ValidationInfo) -> TextConfig:
+        check_format(text.format, info.data)
+        return text
+
     @property
     def keep_seconds(self) -> float | None:
         return None if self.store else UNSTORED_SECONDS
@@ -149,9 +161,13 @@ class ResponseParameters(Parameters):
     def own_messages(self) -> list[dict[str, Any]]:
         return messages_of(self.input)
 
+    @property
+    def output_format(self) -> ResponseFormat | None:
+        return None if self.text is None else self.text.format
+
     def origin(self, turns: Sequence[Turn]) -> ResponseOrigin:
         """Returns the origin of the job. turns: the earlier responses of the conversation."""
-        return {
+        origin: ResponseOrigin = {
             "api": API,
             "background": self.background,
             "store": self.store,
@@ -159,12 +175,24 @@ class ResponseParameters(Parameters):
             "turns": list(turns),
             "user": self.user,
         }
+        if not self.parallel_tool_calls:
+            origin["parallel_tool_calls"] = False
+        if isinstance(self.tool_choice, NamedTool):
+            origin["tool_choice"] = {"type": "function", "name": self.tool_choice.function.name}
+        elif self.tool_choice != "auto":
+            origin["tool_choice"] = self.tool_choice
+        if len(self.tools or ()) > len(self.shown_tools):
+            origin["hidden_tools"] = [tool.model_dump(exclude_none=True) for tool in self.tools or ()]
+        if self.output_format is not None and self.output_format.structure is not None:
+            origin["format"] = format_origin(self.output_format)
+        return origin
 
     def job(self, earlier: Sequence[dict[str, Any]]) -> JobRequest:
         """Returns the job. earlier: the messages of the conversation so far. Raises InvalidRequestError."""
         before = [] if self.instructions is None else [{"role": "system", "content": self.instructions}]
-        request = self.job_request(
-            {"messages": [*before, *earlier, *self.own_messages]},
+        check_outputs(self.input, earlier)
+        request = self.conversation_request(
+            [*before, *earlier, *self.own_messages],
             max_tokens=self.max_output_tokens or UNLIMITED_TOKENS,
             logprobs=self.top_logprobs if self.include else None,
         )
