@@ -60,6 +60,8 @@ class ToolCallParser:
         self._held = ""
         """What may be the beginning of a mark, or of a call that is not complete yet."""
         self._mark = ""
+        self._space = ""
+        """White space before the mark, which goes with the call, unless this is no call."""
 
     def push(self, text: str) -> list[Part]:
         """Returns what is known now. Texts come at once, calls when they are complete."""
@@ -76,7 +78,7 @@ class ToolCallParser:
             return [held] if held else []
         calls = _calls(held) if self._state != "beginning" else None
         is_call = calls is not None and (self._mark or all(call.name in self._tools for call in calls))
-        return [*calls] if calls is not None and is_call else [self._mark + held]
+        return [*calls] if calls is not None and is_call else [self._space + self._mark + held]
 
     def _advance(self, found: list[Part]) -> bool:
         """Takes a step. Returns whether another one may be possible without more text."""
@@ -109,7 +111,9 @@ class ToolCallParser:
             before, _, self._held = self._held.partition(self._mark)
             self._state = "call" if self._mark == OPENING else "calls to the end"
             # Models write line ends between text and calls, and between calls.
-            found.append(before.rstrip() if before.strip() else "")
+            text = before.rstrip()
+            found.append(text)
+            self._space = before[len(text) :]
             return True
         kept = _end_that_may_be_a_mark(self._held)
         found.append(self._held[: len(self._held) - kept])
@@ -121,8 +125,8 @@ class ToolCallParser:
         if not closing:
             return False
         calls = _calls(inside)
-        found += [OPENING + inside + CLOSING] if calls is None else calls
-        self._held, self._mark, self._state = after, "", "text"
+        found += [self._space + OPENING + inside + CLOSING] if calls is None else calls
+        self._held, self._mark, self._space, self._state = after, "", "", "text"
         return True
 
 
