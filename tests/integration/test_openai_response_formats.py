@@ -115,7 +115,6 @@ def test_lines_of_a_batch_may_ask_for_forms_and_tools(sdk_calls: Calls) -> None:
         line("form", RESPONSES, input="hello", text=form),
         line("call", RESPONSES, input="hello", tools=[tool]),
         line("result", RESPONSES, input=result, tools=[tool]),
-        line("bad", RESPONSES, input="hello", tools=[{"type": "mcp"}]),
     ]
     made = create(sdk_calls.sdk, lines, RESPONSES)
     for run in sdk_calls.start(3):
@@ -133,6 +132,6 @@ def test_lines_of_a_batch_may_ask_for_forms_and_tools(sdk_calls: Calls) -> None:
         "result": "message",
     }
     assert answers["form"]["text"]["format"]["schema"] == SCHEMA
-    [bad] = read_lines(sdk_calls.sdk, done.error_file_id)
-    assert (bad["custom_id"], bad["response"]["status_code"]) == ("bad", 400)
-    assert bad["response"]["body"]["error"]["param"] == "tools.0.type"
+    bad = create(sdk_calls.sdk, [line("bad", RESPONSES, input="hello", tools=[{"type": "mcp"}])], RESPONSES)
+    errors = ended(sdk_calls.sdk, bad.id).errors
+    assert [error.param for error in (errors and errors.data) or ()] == ["body.tools.0.type"]
