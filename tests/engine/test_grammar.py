@@ -13,7 +13,7 @@ import torch
 from tasks.errors import InvalidGrammarError
 from tasks.job import FinishReason
 from tasks.request import JobRequest
-from tests.engine.grammar_models import CASES, ENGINES, PERSON, Restricted, loaded
+from tests.engine.grammar_models import CASES, ENGINES, PERSON, Restricted, loaded, remove_eos
 from tests.engine.tiny import WIDE, Outputs, generate, save_model, settings_for
 from worker.engine.base import Engine, EngineRequest, SamplingParams
 from worker.engine.native.library import NativeLibrary
@@ -119,12 +119,7 @@ def test_a_grammar_may_name_a_special_token(bundled: Engine) -> None:
 
 def test_a_model_without_an_end_of_sequence_ends_with_its_grammar(tmp_path: Path) -> None:
     save_model(tmp_path, "llama", **WIDE["llama"])
-    for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
-        path = tmp_path / name
-        kept = {
-            k: v for k, v in json.loads(path.read_text()).items() if k not in ("eos_token", "eos_token_id")
-        }
-        path.write_text(json.dumps(kept))
+    remove_eos(tmp_path)
     engine = TransformersEngine(settings_for(tmp_path))
     assert not engine._eos_ids
     restricted = Restricted(engine, {"regex": "a{2,4}"})

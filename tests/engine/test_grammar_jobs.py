@@ -9,46 +9,30 @@ import pytest
 from tokenizers import Regex, Tokenizer, decoders
 
 from tasks.errors import EngineError, InvalidGrammarError
-from tasks.job import FinishReason, Status
-from tasks.leases import Claim
+from tasks.job import FinishReason
 from tasks.log import TokenEntry, choices, parse_entry
-from tasks.request import JobRequest, parse_request
+from tasks.request import JobRequest
 from tasks.settings import EngineKind, Settings
-from tests.engine.grammar_models import PERSON, Restricted, accepts_json, loaded, save_with
+from tests.engine.grammar_models import (
+    PERSON,
+    Restricted,
+    accepts_json,
+    job_run,
+    loaded,
+    run_job,
+    save_with,
+)
 from tests.engine.tiny import Outputs, generate, settings_for
 from tests.unit.small_tokenizers import TOKENIZERS
 from worker.engine import load_engine
 from worker.engine.base import Engine, EngineRequest, SamplingParams
 from worker.engine.grammar import matcher as matcher_module
 from worker.engine.transformers.engine import TransformersEngine
-from worker.job_run import JobRun
 
 
 @pytest.fixture(scope="module")
 def bundled() -> Engine:
     return loaded("bundled", Path())
-
-
-def job_run(log: list[str], **body: Any) -> JobRun:
-    request = parse_request({"prompt": "a fox", "structured_outputs": {"json": PERSON}, **body})
-    return JobRun(Claim("job_1", "token", request, False, ['["s",1]', *log]))
-
-
-def run_job(engine: Engine, run: JobRun) -> list[str]:
-    """Runs a job to its end. Returns the entries that it adds to the log."""
-    for request in run.begin(run.prepare(engine)):
-        engine.add_request(request)
-    entries: list[str] = []
-    while True:
-        write = run.next_write()
-        entries += write.entries
-        run.flushed_up_to(write.base + len(write.entries))
-        if run.outcome:
-            assert run.outcome.status is Status.COMPLETED, run.outcome
-            return entries
-        for output in engine.step():
-            if run.push(output):
-                engine.abort_request(output.request_id)
 
 
 def test_a_mask_that_cannot_be_computed_fails_its_sequence_alone(bundled: Engine) -> None:

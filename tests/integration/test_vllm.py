@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import jsonschema
 import psutil
 import pytest
 
@@ -31,6 +33,21 @@ LOADING_SECONDS = 120.0
 PROMPT = "Once upon a time"
 LONG = 900
 """Tokens of a job that takes a second or more, so that a test can act meanwhile."""
+
+TALES: dict[str, Any] = {
+    "type": "array",
+    "items": {
+        "type": "object",
+        "properties": {
+            "tale": {"type": "string", "minLength": 150, "maxLength": 200},
+            "age": {"enum": [7, 70]},
+        },
+        "required": ["tale", "age"],
+        "additionalProperties": False,
+    },
+    "minItems": 4,
+    "maxItems": 4,
+}
 
 GREEDY: dict[str, Any] = {"prompt": PROMPT, "temperature": 0, "ignore_eos": True}
 VARIABLES = {
@@ -240,6 +257,24 @@ def test_a_stream_survives_the_death_of_vllms_worker(fleet: MixedFleet) -> None:
     job = fleet.ended(bound)
     assert job["output"][0]["text"] == undisturbed["output"][0]["text"]
     assert [attempt["worker"] for attempt in job["attempts"]][1:] == [fleet.fast.id]
+
+
+def test_a_structured_output_survives_the_death_of_vllms_worker(fleet: MixedFleet) -> None:
+    """Both engines follow the same grammar, so either of them continues the other's output."""
+    options: dict[str, Any] = {**GREEDY, "max_tokens": LONG, "structured_outputs": {"json": TALES}}
+    undisturbed = fleet.ended(fleet.client.submit(**options, engine="transformers").id)
+    on_vllm = fleet.ended(fleet.client.submit(**options, engine="vllm").id)
+    jsonschema.validate(json.loads(undisturbed["output"][0]["text"]), TALES)
+    assert on_vllm["output"] == undisturbed["output"]
+
+    job_ids = [fleet.client.submit(**options).id for _ in range(4)]
+    taken = eventually(lambda: [one for one in job_ids if fleet.workers_of(one) == [fleet.fast.id]])
+    fleet.wait_for_tokens(taken[0], 20)
+    fleet.fast.process.kill()
+    fleet.fast.process.wait()
+    assert [fleet.ended(one)["output"] for one in job_ids] == [undisturbed["output"]] * 4
+    assert fleet.workers_of(taken[0])[1:] == [fleet.slow.id]
+    fleet.ensure_fast()
 
 
 def test_a_dead_engine_core_ends_the_worker_with_one_line(fleet: MixedFleet) -> None:

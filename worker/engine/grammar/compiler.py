@@ -11,7 +11,7 @@ from tasks import grammar_process
 from tasks.errors import EngineError, InvalidGrammarError
 from tasks.grammar_check import check_grammar, plain
 from tasks.structured_outputs import kind_of, schema_of
-from worker.engine.grammar.matcher import GrammarMatcher, Vocabulary
+from worker.engine.grammar.matcher import GrammarMatcher, GrammarSource, Vocabulary
 
 END_OF_OUTPUT = b"<end of output>"
 
@@ -47,15 +47,22 @@ class GrammarCompiler:
         model's outputs cannot be restricted.
         """
         check_grammar(outputs, list(self._special_tokens.values()))
-        if self._tokenizer is None:
-            self._tokenizer = llguidance.LLTokenizer(self._wrapper())
         kind = kind_of(outputs)
         value = schema_of(outputs["json"]) if kind == "json" else outputs[kind]
-        source = grammar_process.lark_source(kind, value)
-        matcher = llguidance.LLMatcher(self._tokenizer, source, log_level=0, limits=grammar_process.limits())
+        return self.restore(GrammarSource(kind, grammar_process.lark_source(kind, value)))
+
+    def restore(self, source: GrammarSource) -> Grammar:
+        """Returns a grammar that was compiled before, maybe in another process. It is not checked again.
+
+        Raises InvalidGrammarError.
+        """
+        if self._tokenizer is None:
+            self._tokenizer = llguidance.LLTokenizer(self._wrapper())
+        limits = grammar_process.limits()
+        matcher = llguidance.LLMatcher(self._tokenizer, source.text, log_level=0, limits=limits)
         if matcher.is_error():
-            raise InvalidGrammarError(kind, plain(kind, matcher.get_error()))
-        return Grammar(matcher, Vocabulary(self._vocab_size, self._eos_ids))
+            raise InvalidGrammarError(source.kind, plain(source.kind, matcher.get_error()))
+        return Grammar(matcher, Vocabulary(self._vocab_size, self._eos_ids), source)
 
     def _wrapper(self) -> Any:
         """Returns the vocabulary as the library takes it, with one more id: the end of an output.
@@ -91,9 +98,10 @@ class TokenTable:
 class Grammar:
     """A compiled grammar, see `worker.engine.base.Grammar`."""
 
-    def __init__(self, matcher: llguidance.LLMatcher, vocabulary: Vocabulary) -> None:
+    def __init__(self, matcher: llguidance.LLMatcher, vocabulary: Vocabulary, source: GrammarSource) -> None:
         self._matcher = matcher
         self._vocabulary = vocabulary
+        self._source = source
 
     def matcher(self, output_ids: Sequence[int]) -> GrammarMatcher:
         """Returns a matcher after the ids that earlier attempts have generated.
@@ -107,4 +115,4 @@ class Grammar:
                 f"structured_outputs: token {accepted + 1} of the earlier attempts' output does not fit the "
                 "grammar, so it cannot be continued"
             )
-        return GrammarMatcher(matcher, self._vocabulary)
+        return GrammarMatcher(matcher, self._vocabulary, self._source)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import llguidance
 import numpy as np
@@ -29,15 +31,28 @@ class Vocabulary:
     eos_ids: frozenset[int]
 
 
-class GrammarMatcher:
-    """See `worker.engine.base.Matcher`. For one thread at a time."""
+@dataclass(frozen=True, slots=True)
+class GrammarSource:
+    """kind: the field of `structured_outputs` that it comes from. text: as the library takes it."""
 
-    def __init__(self, matcher: llguidance.LLMatcher, vocabulary: Vocabulary) -> None:
+    kind: str
+    text: str
+
+
+def mask_words(vocab_size: int) -> int:
+    """Returns how many words of 32 bits a packed mask has, with a bit for each token and one for the end."""
+    return vocab_size // 32 + 1
+
+
+class GrammarMatcher:
+    """See `worker.engine.base.Matcher`. For one thread at a time. source: of its grammar."""
+
+    def __init__(self, matcher: llguidance.LLMatcher, vocabulary: Vocabulary, source: GrammarSource) -> None:
+        self.source = source
         self._matcher = matcher
         self._vocabulary = vocabulary
         self._eos_ids = list(vocabulary.eos_ids)
-        words = -(-(vocabulary.size + 1) // 32)
-        self._bits = np.zeros(words * 4, dtype=np.uint8)
+        self._bits = np.zeros(mask_words(vocabulary.size) * 4, dtype=np.uint8)
         self._allowance = BURST_SECONDS
         self._failure: str | None = None
         self._is_complete = matcher.is_stopped()
@@ -58,20 +73,43 @@ class GrammarMatcher:
         Returns None where none may: the output is complete, or a failure was noted. may_end: whether an end
         of sequence may come where the output may end.
         """
+        packed = self.packed(may_end=may_end)
+        if packed is None:
+            return None
+        bits = np.unpackbits(packed, bitorder="little").view(np.bool_)
+        return torch.from_numpy(bits[: self._vocabulary.size])
+
+    def packed(self, *, may_end: bool) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
+        """Returns the same as `allowed`, with the bit of token `i` in byte `i // 8`, lowest bits first.
+
+        It is as long as `mask_words` says, and the next call overwrites it.
+        """
         began = time.thread_time()
         self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
         self._note_failure(began)
         if self._failure is not None:
             return None
-        bits = np.unpackbits(self._bits, bitorder="little").view(np.bool_)
-        may_stop = bool(bits[self._vocabulary.size])
-        allowed = torch.from_numpy(bits[: self._vocabulary.size])
-        if not allowed.any():
+        byte, bit = divmod(self._vocabulary.size, 8)
+        may_stop = bool(self._bits[byte] >> bit & 1)
+        self._bits[byte] &= (1 << bit) - 1
+        self._bits[byte + 1 :] = 0
+        if not self._bits.any():
             self._is_complete = may_stop
             return None
         if may_stop and may_end:
-            allowed[self._eos_ids] = True
-        return allowed
+            for token_id in self._eos_ids:
+                self._bits[token_id // 8] |= 1 << token_id % 8
+        return self._bits
+
+    def fitting(self, token_ids: Sequence[int]) -> int:
+        """Returns how many of these tokens may come next, one after another. Takes none of them."""
+        fitting: int = self._matcher.validate_tokens(list(token_ids))
+        return fitting
+
+    def rollback(self, tokens: int) -> None:
+        """Takes back the last tokens."""
+        self._matcher.rollback(tokens)
+        self._is_complete = self._matcher.is_stopped()
 
     def accept(self, token_id: int) -> None:
         """Takes the token that came, and notes a failure."""

@@ -17,6 +17,7 @@ from worker.engine.base import SamplingParams
 from worker.engine.pace import Pace
 from worker.engine.sampling import Penalties
 from worker.engine.vllm.bound import Bound
+from worker.engine.vllm.core_grammar import use_own_grammars
 
 CONTINUED = "continued"
 """Key of vLLM's `extra_args`. Its value: how many of the prompt's last ids earlier attempts wrote, then the
@@ -43,6 +44,7 @@ def run_engine_core(*args: Any, **kwargs: Any) -> None:
     os.setpgid(0, 0)
     WorkerProc.worker_main = Bound(run_worker)
     EngineCoreProc._process_engine_step = process_engine_step
+    use_own_grammars()
     _spare_generators()
     _run_engine_core(*args, **kwargs)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Collection
 from typing import Any
 
 # vLLM reports usage statistics to its authors, unless this is set before it is imported.
@@ -27,13 +28,12 @@ from pydantic import ValidationError
 from vllm.engine.arg_utils import EngineArgs
 from vllm.inputs.engine import tokens_input
 from vllm.platforms import current_platform
-from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.llm_engine import LLMEngine
 
 from tasks.errors import EngineError, SettingsError, first_line
 from tasks.job import FinishReason
-from tasks.request import JobRequest, SamplingOptions
+from tasks.request import JobRequest
 from tasks.settings import Settings
 from tasks.structured_outputs import StructuredOutputs
 from worker.cores import variables_for_vllm
@@ -42,19 +42,18 @@ from worker.engine.base import (
     Grammar,
     Prompt,
     RequestOutput,
-    SamplingParams,
-    TokenLogprobs,
     decode_once,
 )
+from worker.engine.grammar.compiler import GrammarCompiler
 from worker.engine.loading.compatibility import check_no_adapter
 from worker.engine.loading.kv_budget import GIB
 from worker.engine.model_files import model_source
-from worker.engine.sampling import GREEDY_BELOW, LEAST_LOGPROB, Penalties, noise_key
 from worker.engine.text.eos import find_eos_ids
 from worker.engine.text.prompts import PromptEncoder
 from worker.engine.text.tokenizer import load_tokenizer
 from worker.engine.vllm import core_process
-from worker.engine.vllm.options import refuse_lacking, same_options
+from worker.engine.vllm.options import refuse_lacking
+from worker.engine.vllm.sequences import VLLM_FIELDS, output_of, params_of
 
 OWN_VARIABLES = {
     "model": "MODEL_ID",
@@ -70,14 +69,6 @@ FIXED_ARGS: dict[str, Any] = {
 }
 """Arguments that this engine relies on."""
 
-PENALTIES = ("repetition_penalty", "presence_penalty", "frequency_penalty")
-"""The penalties, in the order of `CONTINUED`."""
-
-VLLM_FIELDS = vllm.SamplingParams.__struct_fields__
-SAME_OPTIONS = same_options(SamplingOptions, VLLM_FIELDS)
-"""Options that mean the same to vLLM."""
-
-MAX_SEED = 2**63 - 1
 DEAD = "the vLLM engine core died; its error is in the log lines above"
 
 
@@ -98,7 +89,10 @@ class VllmEngine:
         self._prompts = PromptEncoder(tokenizer, settings.model, self._max_model_len)
         self._vocab_size: int = model_config.get_vocab_size()
         self._eos_ids = sorted(find_eos_ids(source, tokenizer, self._vocab_size))
-        self._running: dict[str, SamplingParams] = {}
+        self._grammars = GrammarCompiler(
+            self._vocab_size, self._eos_ids, self._prompts.special_tokens, self._prompts.token_bytes
+        )
+        self._running: dict[str, EngineRequest] = {}
         self._refused: list[RequestOutput] = []
         """Outputs of refused sequences, for the next step."""
 
@@ -119,9 +113,8 @@ class VllmEngine:
         refuse_lacking(request, VLLM_FIELDS)
         return self._prompts.encode(request, now)
 
-    def compile(self, outputs: StructuredOutputs) -> Grammar:  # noqa: ARG002
-        """Raises EngineError. outputs: of any kind."""
-        raise EngineError("structured_outputs: the vLLM engine does not have this option yet")
+    def compile(self, outputs: StructuredOutputs) -> Grammar:
+        return self._grammars.compile(outputs)
 
     def warm_up(self) -> None:
         """Decodes once: with vLLM's CPU build the first tokens take seconds."""
@@ -132,12 +125,12 @@ class VllmEngine:
             raise ValueError(f"request {request.request_id} is in the batch already")
         if len(self._running) >= self._max_num_seqs:
             raise ValueError(f"all {self._max_num_seqs} slots are taken")
-        self._running[request.request_id] = request.sampling
+        self._running[request.request_id] = request
         token_ids = [*request.prompt_ids, *request.output_ids]
         try:
             self._check(token_ids)
             self._engine.add_request(
-                request.request_id, tokens_input(token_ids), _params(request, self._eos_ids)
+                request.request_id, tokens_input(token_ids), params_of(request, self._end_ids(request))
             )
         except EngineDeadError:
             raise EngineError(DEAD) from None
@@ -195,22 +188,17 @@ class VllmEngine:
 
     def _output(self, output: Any) -> RequestOutput:
         [completion] = output.outputs
-        reason, error = completion.finish_reason, None
-        if reason == "abort":  # Not on our request: those are gone from `_running`.
+        request = self._running[output.request_id]
+        if completion.finish_reason == "abort":  # Not on our request: those are gone from `_running`.
             raise EngineError(DEAD)
-        if reason is not None and reason not in ("stop", "length"):
-            reason, error = "error", f"vLLM ended the sequence: {reason}"
-        count, logprobs = self._running[output.request_id].logprobs, None
-        if count is not None:
-            pairs = zip(completion.token_ids, completion.logprobs, strict=True)
-            logprobs = tuple(_logprobs(token_id, entries, count) for token_id, entries in pairs)
-        return RequestOutput(
-            output.request_id,
-            tuple(completion.token_ids),
-            None if reason is None else FinishReason(reason),
-            error,
-            logprobs,
-        )
+        made = output_of(request, completion, self._end_ids(request))
+        if made.finish_reason is not None and completion.finish_reason is None:
+            self._engine.abort_request([request.request_id])
+        return made
+
+    def _end_ids(self, request: EngineRequest) -> Collection[int]:
+        """Returns the ids that end a sequence."""
+        return () if request.sampling.ignore_eos else self._eos_ids
 
 
 def _check_device(settings: Settings) -> None:
@@ -263,34 +251,3 @@ def _start(args: dict[str, Any], settings: Settings) -> LLMEngine:
     except (ValueError, RuntimeError, OSError, TypeError, NotImplementedError) as error:
         reason = first_line(error)
     raise EngineError(f"MODEL_ID={settings.model_id}: vLLM cannot serve it: {reason}")
-
-
-def _params(request: EngineRequest, eos_ids: list[int]) -> vllm.SamplingParams:
-    """Returns a request's options as vLLM takes them."""
-    sampling, output_ids = request.sampling, request.output_ids
-    options = {name: getattr(sampling, name) for name in SAME_OPTIONS}
-    if output_ids and Penalties.of(sampling, (), ()) is not None:
-        penalties = [options.pop(name) for name in PENALTIES]
-        options["extra_args"] = {core_process.CONTINUED: [len(output_ids), *penalties]}
-    is_greedy = sampling.temperature < GREEDY_BELOW
-    # On a GPU a seed of its own costs a kernel for each sequence and step, and vLLM's fast sampler takes
-    # none.
-    is_unseeded = is_greedy or sampling.is_seed_drawn
-    return vllm.SamplingParams(
-        **options,
-        max_tokens=sampling.max_tokens - len(output_ids),
-        temperature=0.0 if is_greedy else sampling.temperature,
-        seed=None if is_unseeded else noise_key(sampling.seed, sampling.choice, len(output_ids)) & MAX_SEED,
-        # Otherwise vLLM would add the ids that it finds by itself, which may be those of another model.
-        ignore_eos=True,
-        stop_token_ids=[] if sampling.ignore_eos else eos_ids,
-        detokenize=False,
-        output_kind=RequestOutputKind.DELTA,
-    )
-
-
-def _logprobs(token_id: int, entries: Any, count: int) -> TokenLogprobs:
-    """entries: from id to vLLM's Logprob, for the sampled token and the best ones."""
-    values = {one: max(entry.logprob, LEAST_LOGPROB) for one, entry in entries.items()}
-    best = sorted((entry.rank, one) for one, entry in entries.items() if entry.rank <= count)
-    return TokenLogprobs(values[token_id], tuple((one, values[one]) for _, one in best[:count]))
