@@ -13,9 +13,24 @@ from redis import Redis
 
 from harness.waiting import eventually
 from tasks import keys
+from tasks.app import JobApp
+from tasks.batches import Batches
+from tasks.files import Files
 from tasks.job import Status
-from tests.integration.batch_harness import assert_answered_once, create, ended, line, read_lines, until
+from tasks.settings import Settings
+from tests.integration.batch_harness import (
+    COMPLETIONS,
+    assert_answered_once,
+    create,
+    ended,
+    jsonl,
+    line,
+    read_lines,
+    until,
+)
 from tests.integration.openai_own_server import own_server
+from web.openai.batches.feeder import BatchFeeder
+from web.openai.batches.steps import BUSY_SECONDS, POLL_SECONDS
 
 
 def test_a_window_at_a_time_becomes_jobs(redis_url: str, tmp_path: Path) -> None:
@@ -28,6 +43,23 @@ def test_a_window_at_a_time_becomes_jobs(redis_url: str, tmp_path: Path) -> None
                 run.complete("x")
         done = ended(own.sdk, made.id)
         assert_answered_once(own.sdk, done, "0123456")
+
+
+def test_a_batch_that_runs_gets_its_next_turn_soon(redis_url: str) -> None:
+    store = JobApp(Settings(redis_url=redis_url)).store
+    files, batches = Files(store.scripts), Batches(store.scripts)
+    upload = files.upload("ada")
+    upload.write(jsonl([line("a"), line("b")]))
+    file = upload.finish("a", "batch", 60)
+    made = batches.create("ada", file.id, COMPLETIONS, 1, {}, None, None)
+    feeder = BatchFeeder(store, batches, files)
+    assert feeder.turn() == 0, "it was validated"
+    assert feeder.turn() == POLL_SECONDS
+    for open_line in batches.open_lines(made.id):
+        store.cancel(*open_line.job_ids)
+    batches.rest(made.id, 0)
+    assert feeder.turn() <= BUSY_SECONDS, "its lines were answered"
+    assert batches.get(made.id).failed == 2
 
 
 def test_lines_that_were_never_jobs_are_answered_when_the_window_is_over(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Sequence
 
 from redis.exceptions import RedisError
 
@@ -49,30 +50,38 @@ class BatchFeeder:
         turn = self._batches.take()
         for batch_id in turn.lost:
             logger.error("the record of %s is missing or damaged, so the batch is lost", batch_id)
-        for file_id in turn.on_disk:
-            self._files.remove_contents(file_id)
-        for batch_id in turn.batch_ids:
-            self._move_on(batch_id)
-        if time.monotonic() - self._swept_at > SWEEP_SECONDS:
-            self._files.remove_orphans()
-            self._swept_at = time.monotonic()
-        return LONGEST_PAUSE_SECONDS if turn.due_in is None else turn.due_in
-
-    def _move_on(self, batch_id: str) -> None:
+        pauses = [self._move_on(batch_id) for batch_id in turn.batch_ids]
         try:
-            self._steps.move_on(self._batches.get(batch_id))
+            self._clean(turn.on_disk)
+        except FilesDirError as error:
+            logger.error("contents of removed files may be left, and are removed later: %s", error)
+        due_in = LONGEST_PAUSE_SECONDS if turn.due_in is None else turn.due_in
+        return min([due_in, *pauses])
+
+    def _move_on(self, batch_id: str) -> float:
+        """Returns the seconds until the batch's next turn."""
+        try:
+            return self._steps.move_on(self._batches.get(batch_id))
         except BatchNotFoundError:
             logger.error("%s was deleted in Redis", batch_id)
         except RedisError as error:
-            if not is_away(error):
-                self._fail(batch_id)
-                return
-            raise
+            if is_away(error):
+                raise
+            self._fail(batch_id)
         except FilesDirError as error:
             logger.error("%s waits: %s", batch_id, error)
             self._batches.rest(batch_id, LONGEST_PAUSE_SECONDS)
         except Exception:  # noqa: BLE001
             self._fail(batch_id)  # It is logged there. The other batches go on.
+        return LONGEST_PAUSE_SECONDS
+
+    def _clean(self, removed: Sequence[str]) -> None:
+        """Removes contents on disk: of files that were removed, and now and then of files that never were."""
+        for file_id in removed:
+            self._files.remove_contents(file_id)
+        if time.monotonic() - self._swept_at > SWEEP_SECONDS:
+            self._swept_at = time.monotonic()
+            self._files.remove_orphans()
 
     def _fail(self, batch_id: str) -> None:
         """Ends a batch that cannot be moved on. Called while an exception is handled."""

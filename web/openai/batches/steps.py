@@ -29,11 +29,15 @@ from web.openai.batches.feeding import (
 )
 from web.openai.batches.lines import RawLine, answered, custom_id_of, not_answered, split_lines
 
-POLL_SECONDS = 0.2
-"""The time between two looks at the jobs of a batch."""
+POLL_SECONDS, BUSY_SECONDS = 0.2, 0.05
+"""The time between two looks at the jobs of a batch, and the time after a look that found answers. Short jobs
+end often, and slots should not wait for their next lines."""
 
 FULL_SECONDS = 1.0
 """The pause after the queue or Redis' memory had no room for a line."""
+
+LINES_PER_READ = 32
+"""How many lines' jobs are read in one call."""
 
 ANSWERS_PER_CALL = 64
 """The most answers in one call. Each removes the jobs of its line."""
@@ -64,8 +68,8 @@ class Steps:
         self._files = files
         self._settings = store.scripts.settings
 
-    def move_on(self, batch: Batch) -> None:
-        """Does what can be done for a batch now, and sets its next turn."""
+    def move_on(self, batch: Batch) -> float:
+        """Does what can be done for a batch now, and sets its next turn. Returns the seconds until then."""
         try:
             pause = self._move_on(batch)
         except MovedError:
@@ -79,6 +83,7 @@ class Steps:
             self._batches.close(batch.id, "failed", [BatchError(code, str(error))])
             pause = 0.0
         self._batches.rest(batch.id, pause)
+        return pause
 
     def _move_on(self, batch: Batch) -> float:
         """Returns the seconds until the next turn."""
@@ -88,7 +93,8 @@ class Steps:
             return self._validate(batch)
         if batch.output_file_id is None:
             return self._end(batch)  # It was closed during its validation.
-        open_lines = self._write_answers(batch)
+        lines = self._batches.open_lines(batch.id)
+        open_lines = self._write_answers(batch, lines)
         if batch.outcome is not None:
             self._cancel(open_lines)
             self._skip_rest(batch)
@@ -99,7 +105,7 @@ class Steps:
         room = self._settings.batch_window - len(open_lines)
         if room > 0 and not batch.has_taken_all:
             Feeding(self._batches, self._settings, batch).take(self._lines_left(batch), room)
-        return POLL_SECONDS
+        return BUSY_SECONDS if len(open_lines) < len(lines) else POLL_SECONDS
 
     def _validate(self, batch: Batch) -> float:
         renew_at = time.monotonic() + TURN_SECONDS / 4
@@ -119,15 +125,21 @@ class Steps:
         file = self._files.get(batch.input_file_id)
         return split_lines(self._files.pieces(file, batch.offset), batch.offset, batch.next_line)
 
-    def _write_answers(self, batch: Batch) -> list[OpenLine]:
+    def _write_answers(self, batch: Batch, lines: Sequence[OpenLine]) -> list[OpenLine]:
         """Writes the answers of the lines whose jobs have ended. Returns the others."""
-        lines = self._batches.open_lines(batch.id)
-        for answers in _grouped(self._answer(batch, line) for line in lines if line.is_ended):
+        for answers in _grouped(self._answers(batch, [line for line in lines if line.is_ended])):
             check_written(self._batches.answer(batch.id, answers))
         return [line for line in lines if not line.is_ended]
 
-    def _answer(self, batch: Batch, line: OpenLine) -> LineAnswer:
-        jobs = self._jobs(line)
+    def _answers(self, batch: Batch, lines: Sequence[OpenLine]) -> Iterator[LineAnswer]:
+        for start in range(0, len(lines), LINES_PER_READ):
+            part = lines[start : start + LINES_PER_READ]
+            jobs = self._jobs(part)
+            for line in part:
+                yield self._answer(batch, line, [jobs[each] for each in line.job_ids if each in jobs])
+
+    def _answer(self, batch: Batch, line: OpenLine, jobs: Sequence[Job]) -> LineAnswer:
+        """Returns the answer to a line. jobs: those that could be read."""
         if len(jobs) < len(line.job_ids):
             return LineAnswer(line, not_answered(batch.id, line.number, line.custom_id, *JOB_LOST), True)
         if batch.outcome in CLOSED and any(job.status is Status.CANCELLED for job in jobs):
@@ -142,13 +154,16 @@ class Steps:
             sum(job.completion_tokens for job in jobs),
         )
 
-    def _jobs(self, line: OpenLine) -> list[Job]:
-        """Returns those jobs of a line whose records can be read."""
+    def _jobs(self, lines: Sequence[OpenLine]) -> dict[str, Job]:
+        """Returns the jobs of lines by id, without those that are gone or whose records are damaged."""
+        job_ids = [job_id for line in lines for job_id in line.job_ids]
         try:
-            return [job for part in self._store.read(line.job_ids) for job in part]
+            return {job.id: job for part in self._store.read(job_ids) for job in part}
         except (KeyError, ValueError) as error:
-            logger.error("a record of %s is damaged: %r", ", ".join(line.job_ids), error)
-            return []
+            if len(lines) > 1:
+                return {job_id: job for line in lines for job_id, job in self._jobs([line]).items()}
+            logger.error("a record of %s is damaged: %r", ", ".join(job_ids), error)
+            return {}
 
     def _cancel(self, lines: Sequence[OpenLine]) -> None:
         slices = Slices()
