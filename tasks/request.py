@@ -11,6 +11,8 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainValidator,
+    TypeAdapter,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -26,6 +28,7 @@ from tasks.tools import Tool
 from tasks.validation import field_errors, require_object
 
 MAX_SEED = 2**63 - 1
+MAX_METADATA = 16
 
 LEAST_REPETITION_PENALTY = 1e-6
 """Logits are divided by it; with a much smaller one the quotient would exceed a float32."""
@@ -41,17 +44,24 @@ class Priority(StrEnum):
 
 
 StopString = Annotated[str, Field(min_length=1, max_length=64)]
-StopInput = StopString | Annotated[list[StopString], Field(max_length=4)] | None
+StopStrings = Annotated[list[StopString], Field(max_length=4)]
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 MetadataKey = Annotated[str, Field(max_length=64)]
 MetadataValue = Annotated[str, Field(max_length=512)]
 
 
-def _listed(stop: Any) -> Any:
-    """Returns the list that a single stop string, or None, stands for."""
+_one_stop: TypeAdapter[str] = TypeAdapter(StopString)
+_stops: TypeAdapter[list[str]] = TypeAdapter(StopStrings)
+
+
+def _stop_list(stop: Any) -> list[str]:
+    """Returns the list that a stop string, a list of them, or None stands for."""
     if stop is None:
         return []
-    return [stop] if isinstance(stop, str) else stop
+    # An error about a single string names the field, since the client sent no list.
+    if isinstance(stop, str):
+        return [_one_stop.validate_python(stop, strict=True)]
+    return _stops.validate_python(stop, strict=True)
 
 
 def _only(neutral: float | None) -> BeforeValidator:
@@ -125,9 +135,7 @@ class SamplingOptions(BaseModel):
         0, ge=0, le=2**31 - 1, description="sample from this many of the likeliest tokens; 0 is off"
     )
     stop: Annotated[
-        list[StopString],
-        Field(max_length=4),
-        BeforeValidator(_listed, json_schema_input_type=StopInput),
+        list[str], PlainValidator(_stop_list, json_schema_input_type=StopString | StopStrings | None)
     ] = Field(
         default_factory=list,
         description="end before any of these strings, which do not become part of the output",
@@ -191,7 +199,7 @@ class JobRequest(SamplingOptions, _Task):
         le=31_536_000,
         description="seconds from its first start after which the job fails; its output so far is kept",
     )
-    metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] = Field(
+    metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=MAX_METADATA)] = Field(
         default_factory=dict, description="comes back with the job", examples=[{"customer": "17"}]
     )
 

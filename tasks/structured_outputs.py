@@ -32,8 +32,8 @@ def _schema(value: Any) -> Any:
     schema = schema_of(value)
     if not isinstance(schema, dict):
         raise ValueError(NOT_A_SCHEMA)
-    _check_depth(schema)
-    _check_length(json.dumps(schema, ensure_ascii=False, allow_nan=False, separators=(",", ":")))
+    if len(compact_json(schema)) > MAX_GRAMMAR_CHARACTERS:
+        raise ValueError(f"must have at most {MAX_GRAMMAR_CHARACTERS} characters as JSON")
     return value
 
 
@@ -67,13 +67,18 @@ def _check_depth(schema: Any) -> None:
         ]
 
 
-def _check_length(text: str) -> None:
+def compact_json(schema: Any) -> str:
+    """Returns a schema as compact JSON.
+
+    Raises ValueError where it is nested too deeply, or holds infinite numbers or halves of surrogate pairs.
+    """
+    _check_depth(schema)
+    text = json.dumps(schema, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     try:
         text.encode()
     except UnicodeEncodeError:
         raise ValueError("must be text without halves of surrogate pairs") from None
-    if len(text) > MAX_GRAMMAR_CHARACTERS:
-        raise ValueError(f"must have at most {MAX_GRAMMAR_CHARACTERS} characters as JSON")
+    return text
 
 
 def _short(choices: list[str]) -> list[str]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from tasks.structured_outputs import compact_json
 
 STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
@@ -14,6 +16,12 @@ Name = Annotated[str, Field(min_length=1, max_length=64, pattern=NAME_PATTERN)]
 CallId = Annotated[str, Field(min_length=1, max_length=128)]
 
 
+def _storable(schema: dict[str, Any]) -> dict[str, Any]:
+    """Returns a schema. Raises ValueError where it cannot become part of a job's record."""
+    compact_json(schema)
+    return schema
+
+
 class FunctionTool(BaseModel):
     """A function that the model may call."""
 
@@ -21,7 +29,9 @@ class FunctionTool(BaseModel):
 
     name: Name = Field(description="letters, digits, `_`, `-` and `.`", examples=["weather"])
     description: str | None = Field(None, description="what it does, for the model")
-    parameters: dict[str, Any] | None = Field(None, description="a JSON schema of its arguments")
+    parameters: Annotated[dict[str, Any], AfterValidator(_storable)] | None = Field(
+        None, description="a JSON schema of its arguments, nested at most 100 levels deep"
+    )
     strict: bool | None = Field(
         None, description="whether calls must match the schema; only honoured where a call is required"
     )

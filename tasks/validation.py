@@ -11,10 +11,10 @@ from tasks.errors import FieldError, InvalidRequestError
 
 STRING, PARTS, TOKEN_IDS = "[string]", "[parts]", "[token ids]"
 MESSAGE_ITEM, CALL_ITEM, CALL_OUTPUT_ITEM = "[message]", "[call]", "[call output]"
-"""The forms of a content, of a prompt and of an item, as pydantic names them in an error's location."""
+"""The forms of a value that may have several, as pydantic names them in an error's location."""
 
-MARKS = ("[key]", STRING, PARTS, TOKEN_IDS, MESSAGE_ITEM, CALL_ITEM, CALL_OUTPUT_ITEM)
-"""Parts of a location that pydantic adds: one marks a bad key of a mapping, the others a form."""
+MARKS = frozenset({"[key]", STRING, PARTS, TOKEN_IDS, MESSAGE_ITEM, CALL_ITEM, CALL_OUTPUT_ITEM})
+"""Parts of a location that are no fields. Pydantic itself marks a bad key of a mapping."""
 
 PLAIN_WORDS = {
     "bool_parsing": "must be true or false",
@@ -62,4 +62,6 @@ def plain(kind: str, message: str) -> str:
 
 def _path(location: tuple[int | str, ...]) -> str:
     """Returns a path like `messages.0.role`. Only the error about prompt and messages has no location."""
-    return ".".join(str(part)[:80] for part in location if part not in MARKS) or "prompt"
+    # The first part is always a field, which may have any name that the client gave it.
+    parts = [part for place, part in enumerate(location) if not place or part not in MARKS]
+    return ".".join(str(part)[:80] or '""' for part in parts) or "prompt"

@@ -8,7 +8,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from tasks.job import Origin
 from tasks.messages import Message
-from tasks.request import JobRequest, MetadataKey, MetadataValue
+from tasks.request import MAX_METADATA, JobRequest, MetadataKey, MetadataValue
 from web.openai.output_formats import ResponseFormat
 from web.openai.parameters import CHAT_API, NOT_SUPPORTED, NotSupported, only, without_nulls
 from web.openai.tool_parameters import ToolParameters, check_format
@@ -58,7 +58,7 @@ class ChatParameters(ToolParameters):
         le=MAX_TOP_LOGPROBS,
         description="with `logprobs`: those of this many of the likeliest tokens beside each",
     )
-    metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] = Field(
+    metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=MAX_METADATA)] = Field(
         default_factory=dict, description="comes back with the completion, and with the job"
     )
     response_format: ResponseFormat | None = Field(
@@ -85,6 +85,15 @@ class ChatParameters(ToolParameters):
     safety_identifier: NotSupported = NOT_SUPPORTED
     verbosity: NotSupported = NOT_SUPPORTED
     web_search_options: NotSupported = NOT_SUPPORTED
+
+    @field_validator("metadata")
+    @classmethod
+    def _has_room_for_the_user(cls, metadata: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+        if info.data.get("user") is not None and len({"user", *metadata}) > MAX_METADATA:
+            raise ValueError(
+                f"must have at most {MAX_METADATA - 1} pairs beside `user`, which is kept with them"
+            )
+        return metadata
 
     @field_validator("top_logprobs")
     @classmethod

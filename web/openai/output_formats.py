@@ -112,8 +112,10 @@ def required_calls(tools: Sequence[Tool], *, is_parallel: bool) -> dict[str, Any
 
 def _hoisted(schema: Mapping[str, Any], prefix: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns a schema without its definitions, and these under new names, since they belong to the root."""
-    inner = {name: part for name, part in schema.items() if name != "$defs"}
     own = schema.get("$defs", {})
+    if not isinstance(own, dict):  # Nothing can refer to it.
+        own = {}
+    inner = {name: part for name, part in schema.items() if name != "$defs"}
     moved = {prefix + name: _with_references(part, prefix) for name, part in own.items()}
     return _with_references(inner, prefix), moved
 

@@ -15,7 +15,9 @@ from pydantic import (
     BeforeValidator,
     Discriminator,
     Field,
+    PlainValidator,
     Tag,
+    TypeAdapter,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -176,12 +178,6 @@ class Parameters(SamplingOptions):
         return parse_request({**options, **own, "metadata": metadata, **task, **changed})
 
 
-def _listed(prompt: Any) -> Any:
-    """Returns the list of prompts that a single text, or the ids of a single one, stand for."""
-    is_single = isinstance(prompt, str) or (isinstance(prompt, list) and prompt and _is_id(prompt[0]))
-    return [prompt] if is_single else prompt
-
-
 def _is_id(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
@@ -204,14 +200,27 @@ Prompt = Annotated[
 ]
 
 
+PromptList = Annotated[list[Prompt], Field(min_length=1, max_length=MAX_PROMPTS)]
+
+_one_prompt: TypeAdapter[str | list[int]] = TypeAdapter(Prompt)
+_prompts: TypeAdapter[list[str | list[int]]] = TypeAdapter(PromptList)
+
+
+def _prompt_list(prompt: Any) -> list[str | list[int]]:
+    """Returns the list that a prompt, or a list of them, stands for."""
+    # An error about a single prompt names the field, since the client sent no list of prompts.
+    if isinstance(prompt, str) or (isinstance(prompt, list) and prompt and _is_id(prompt[0])):
+        return [_one_prompt.validate_python(prompt, strict=True)]
+    return _prompts.validate_python(prompt, strict=True)
+
+
 class CompletionParameters(Parameters):
     """The body of a completion."""
 
     prompt: Annotated[
-        list[Prompt],
-        Field(min_length=1, max_length=MAX_PROMPTS),
-        BeforeValidator(
-            _listed, json_schema_input_type=PromptText | PromptIds | list[PromptText] | list[PromptIds]
+        list[str | list[int]],
+        PlainValidator(
+            _prompt_list, json_schema_input_type=PromptText | PromptIds | list[PromptText] | list[PromptIds]
         ),
     ] = Field(
         description="a text or its token ids, or a list of either; each is a job of its own",
