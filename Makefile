@@ -87,7 +87,8 @@ test: lint types $(NATIVE_STAMP) $(CLIENTS_STAMP)
 # are ignored, because they come from vLLM's imports.
 test-vllm: $(STAMP) $(NATIVE_STAMP) $(VLLM_STAMP)
 	$(VLLM_BIN)/pytest -W ignore -n $(TEST_PROCESSES) --dist loadfile tests/engine/test_contract.py \
-		tests/engine/test_equality.py tests/engine/test_ends.py tests/engine/test_vllm.py tests/engine/test_vllm_grammar.py
+		tests/engine/test_equality.py tests/engine/test_ends.py tests/engine/test_vllm.py tests/engine/test_vllm_grammar.py \
+		tests/engine/test_vllm_server.py
 	$(BIN)/pytest -m vllm $(ARGS)
 
 bench-setup: $(BENCH_STAMP)

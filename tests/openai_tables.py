@@ -11,7 +11,7 @@ DOCUMENTS = Path(__file__).parents[1] / "docs"
 
 
 class Said(NamedTuple):
-    """What the comparison says of a field or a route."""
+    """What the comparison says of a field or a route. A dash is empty."""
 
     openai: str
     vllm: str
@@ -24,7 +24,7 @@ def compared(heading: str) -> Mapping[str, Said]:
     for names, *cells in _rows("openai-comparison.md", heading, columns=4):
         for name in names:
             assert name not in found, f"{name} is in two rows"
-            found[name] = Said(*cells)
+            found[name] = Said(*(cell if re.search(r"\w", cell) else "" for cell in cells))
     return found
 
 

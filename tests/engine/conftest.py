@@ -12,7 +12,15 @@ import torch
 from worker.engine.native.isa import supported
 from worker.engine.native.library import NativeLibrary, native_library
 
-collect_ignore = [] if find_spec("vllm") else ["test_vllm.py", "test_vllm_grammar.py"]
+collect_ignore = (
+    []
+    if find_spec("vllm")
+    else [
+        "test_vllm.py",
+        "test_vllm_grammar.py",
+        "test_vllm_server.py",
+    ]
+)
 """vLLM has an environment of its own: `make test-vllm`."""
 
 # Threads do not speed up tiny models, and on a busy machine they wait for each other.

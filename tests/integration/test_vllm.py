@@ -1,6 +1,7 @@
 """A mixed fleet with the bundled model: a worker with transformers and one with vLLM, on one Redis.
 
-`make test-vllm` runs it, because vLLM's worker needs its own environment.
+`make test-vllm` runs it, because vLLM's worker needs its own environment. One file, because its tests share
+these workers, which take half a minute to start.
 """
 
 from __future__ import annotations

@@ -126,10 +126,33 @@ INPUT_TURNS = st.fixed_dictionaries(
     {"role": st.sampled_from(["user", "assistant", "system", "developer"]), "content": TEXTS | INPUT_PARTS},
     optional={"type": st.just("message"), "status": st.just("completed"), "id": SHORT},
 )
+CALL_TURNS = st.tuples(SHORT, NAMES, TEXTS, TEXTS | INPUT_PARTS).map(
+    lambda call: [
+        {"type": "function_call", "call_id": call[0], "name": call[1], "arguments": call[2]},
+        {"type": "function_call_output", "call_id": call[0], "output": call[3]},
+    ]
+)
+ITEMS = st.lists(INPUT_TURNS.map(lambda turn: [turn]) | CALL_TURNS, min_size=1, max_size=3).map(
+    lambda turns: [item for turn in turns for item in turn]
+)
 LOGPROBS = ["message.output_text.logprobs"]
 RESPONSE: Strategies = {
     **SAMPLING,
-    "input": SHORT | st.lists(INPUT_TURNS, min_size=1, max_size=3),
+    "input": SHORT | ITEMS,
+    "tools": st.lists(FUNCTIONS.map(lambda tool: {"type": "function", **tool}), max_size=3),
+    "tool_choice": st.sampled_from(["auto", "none", "required", "named"]),
+    "parallel_tool_calls": st.booleans(),
+    "text": st.fixed_dictionaries(
+        {},
+        optional={
+            "format": st.just({"type": "text"})
+            | st.just({"type": "json_object"})
+            | st.fixed_dictionaries(
+                {"type": st.just("json_schema"), "name": NAMES, "schema": SCHEMAS},
+                optional={"strict": st.booleans(), "description": TEXTS},
+            )
+        },
+    ),
     "instructions": TEXTS,
     "background": st.booleans(),
     "store": st.booleans(),
@@ -171,6 +194,8 @@ def _agree(body: dict[str, Any]) -> None:
         body |= {"include": LOGPROBS} if "input" in body else {"logprobs": True}
     if body.get("background"):
         body.pop("store", None)
+    if body.get("include"):
+        body.pop("tools", None)
     _agree_on_output(body)
 
 
@@ -178,13 +203,19 @@ def _agree_on_output(body: dict[str, Any]) -> None:
     tools = body.get("tools") or []
     choice = body.get("tool_choice")
     if choice in ("required", "named"):
-        named = tools and {"type": "function", "function": {"name": tools[0]["function"]["name"]}}
+        named = tools and _choice_of(tools[0])
         body["tool_choice"] = "auto" if not tools else named if choice == "named" else choice
     # Only one of these may restrict the output.
-    forms = ["response_format", "structured_outputs"]
+    forms = ["response_format", "text", "structured_outputs"]
     if body.get("tool_choice") not in (None, "auto", "none"):
         restricting = forms
     else:
-        restricting = forms[1:] if "response_format" in body else []
+        restricting = forms[2:] if "response_format" in body or "text" in body else []
     for name in restricting:
         body.pop(name, None)
+
+
+def _choice_of(tool: dict[str, Any]) -> dict[str, Any]:
+    if "function" in tool:
+        return {"type": "function", "function": {"name": tool["function"]["name"]}}
+    return {"type": "function", "name": tool["name"]}

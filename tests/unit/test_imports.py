@@ -107,7 +107,7 @@ def test_answers_errors_and_json_know_nothing_else_of_the_web_server() -> None:
         ("loading", {"native", "torch", "text"}),
         ("grammar", set()),
         ("transformers", {"native", "torch", "text", "loading", "grammar"}),
-        ("vllm", {"text", "loading"}),
+        ("vllm", {"text", "loading", "grammar"}),
     ],
 )
 def test_folders_of_the_engine_import_one_way(folder: str, others: set[str]) -> None:

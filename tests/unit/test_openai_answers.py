@@ -31,7 +31,7 @@ from web.openai.bodies import chat_completion, completion
 from web.openai.chunks import ChatChunks, Chunks, TextChunks
 from web.openai.responses.bodies import response
 from web.openai.responses.events import ResponseEvents
-from web.openai.responses.input_items import input_items
+from web.openai.responses.item_list import input_items
 from web.openai.responses.origin import Turn
 from web.openai.responses.parameters import ResponseParameters
 from web.relay.events import Event
@@ -167,7 +167,7 @@ def response_runs(draw: st.DrawFn) -> Run:
     body = {"input": "x", "background": draw(st.booleans()), "user": draw(st.none() | NAMES)}
     if draw(st.booleans()):
         body["instructions"] = "be brief"
-    turns: list[Turn] = [{"id": "resp_b", "messages": 1}] * draw(st.integers(0, 1))
+    turns: list[Turn] = [{"id": "resp_b", "messages": 1, "outputs": 1}] * draw(st.integers(0, 1))
     origin = ResponseParameters.model_validate(body).origin(turns)
     statuses = [Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.EXPIRED]
     before = [{"role": "system", "content": "be brief"}] if origin["instructions"] else []
@@ -182,7 +182,8 @@ def test_responses(run: Run) -> None:
     for status in (Status.QUEUED, Status.IN_PROGRESS, job.status):
         check(Response, response(replace(job, status=status)))
     for item in input_items(job):
-        check(ResponseOutputMessage if item["role"] == "assistant" else ResponseInputMessageItem, item)
+        is_output = item["type"] == "message" and item["role"] == "assistant"
+        check(ResponseOutputMessage if is_output else ResponseInputMessageItem, item)
     shape = ResponseEvents(job)
     for one in [*shape.first(), *(found for event in events(run) for found in shape.of(event))]:
         check(EVENTS[one["type"]], one)
