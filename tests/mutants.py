@@ -745,6 +745,13 @@ MUTANTS = [
         BATCHES + "test_answers_are_not_written_to_a_damaged_file[Scripts-content]",
     ),
     Mutant(
+        "a batch's file does not grow beyond its limit",
+        LUA + "shared/batches.lua",
+        "    if file.bytes + added > longest_file then return 'too_long' end\n",
+        "",
+        BATCHES + "test_a_file_grows_up_to_its_limit[Scripts]",
+    ),
+    Mutant(
         "a batch does not end without all answers",
         LUA + "end_batch.lua",
         "if counted ~= batch.total then return answer(",
