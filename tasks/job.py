@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, overload
 
+from tasks.reasoning_marks import ReasoningMarks
+
 if TYPE_CHECKING:
     from tasks.answers import AttemptBody, ChoiceBody, JobFields, JobSummaryBody, MetricsBody, TokenLogprobs
 
@@ -107,6 +109,8 @@ class Job:
     is_waiting: bool = False
     """It waits for a worker: before its first attempt, or between two attempts."""
     origin: Origin | None = None
+    reasoning_marks: ReasoningMarks | None = None
+    """They divide its outputs into reasoning and answer; None if its outputs are not divided."""
     keep_seconds: float | None = None
     """It is removed this long after its end; None for the server's own retention."""
     queue_position: int | None = None

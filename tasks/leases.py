@@ -13,6 +13,7 @@ from tasks.answers import WorkerBody
 from tasks.errors import UnreadableRecordError
 from tasks.job import JobError, Status
 from tasks.log import STATUS_MARK, TOKEN_MARK, Entry, parse_entry
+from tasks.reasoning_marks import ReasoningMarks
 from tasks.request import RECORD_VERSION, JobRequest
 from tasks.script_source import EncodedJson, encode_json
 from tasks.scripts import Scripts
@@ -26,6 +27,7 @@ class Claim:
     is_alone: the job may have killed its workers, so the worker must not claim another job beside it.
     is_seed_drawn: the client gave no seed, so one was drawn when the job was submitted.
     started_at: Unix time of the job's first attempt.
+    reasoning_marks: see `Job`. They are part of the output's text, even if they are special tokens.
     """
 
     job_id: str
@@ -35,6 +37,7 @@ class Claim:
     log: Sequence[str]
     is_seed_drawn: bool = False
     started_at: float = 0.0
+    reasoning_marks: ReasoningMarks | None = None
 
     @property
     def entries(self) -> list[Entry]:
@@ -131,6 +134,8 @@ class WorkerInfo:
     """The channel that only this process subscribes to, see `worker.lifeline`; empty for none."""
     version: int = RECORD_VERSION
     """The newest version of a record that it understands."""
+    reasoning_marks: ReasoningMarks | None = None
+    """Those of its model; None if the model writes no reasoning, or if there is no model."""
 
     @property
     def engine_pool(self) -> str:
@@ -198,6 +203,7 @@ class Leases:
             answer["log"],
             bool(answer["is_seed_drawn"]),
             float(answer["started_at"]),
+            ReasoningMarks.from_json(answer["reasoning_marks"]),
         )
 
     def take_back(self, claim: Claim, worker: str, engine_pool: str) -> bool:
@@ -273,6 +279,7 @@ class Leases:
             version=worker.version,
             max_model_len=worker.max_model_len or "",
             lifeline=worker.lifeline,
+            reasoning_marks=worker.reasoning_marks.to_json() if worker.reasoning_marks else "",
         )
 
     def deregister(self, worker: WorkerInfo) -> None:

@@ -45,6 +45,9 @@ class Message(BaseModel):
         description="who speaks", examples=["user"]
     )
     content: Content = Field(description="a string, or a list of text parts", examples=["Tell me a tale."])
+    reasoning_content: Text | None = Field(
+        None, description="with the role `assistant`: the reasoning before this turn, for the chat template"
+    )
     tool_calls: list[ToolCall] | None = Field(
         None, min_length=1, description="with the role `assistant`: the calls of tools in this turn"
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 from tasks.job import SUMMARY_CHARACTERS, Attempt, Choice, FinishReason, Job, JobError, Status
 from tasks.log import choices, parse_entry, unpack
+from tasks.reasoning_marks import ReasoningMarks
 
 PACKED_LOG = "packed_log"
 """The field of the record with the log of an ended job, see `tasks.log.pack`."""
@@ -44,6 +45,7 @@ def job_from_record(record: Mapping[str, str], log: Sequence[str], read_at: floa
         version=int(record["version"]),
         is_waiting=record["place"] in ("line", "offered"),
         origin=json.loads(record["origin"]) if "origin" in record else None,
+        reasoning_marks=ReasoningMarks.from_json(record.get("reasoning_marks")),
         keep_seconds=_optional_seconds(record, "keep_seconds"),
     )
 

@@ -228,6 +228,7 @@ SINCE_VERSION: Mapping[str, int] = {
     "tools": 2,
     "tool_calls": 2,
     "tool_call_id": 2,
+    "reasoning_content": 2,
 }
 """Fields of requests and messages that came after the first release: field -> the version of the record that
 brought it.

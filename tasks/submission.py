@@ -82,6 +82,15 @@ class Draft:
         seed = {} if "seed" in accepted else {"seed": secrets.randbelow(MAX_DRAWN_SEED)}
         return cls({**accepted, **seed}, version_of(accepted), bool(seed), origin, keep_seconds)
 
+    @property
+    def has_reasoning(self) -> bool:
+        """Whether reasoning is divided from its answer, if its model writes any.
+
+        OpenAI's APIs do so for conversations. A grammar restricts the output from its first token on.
+        """
+        request = self.request
+        return self.origin is not None and "messages" in request and "structured_outputs" not in request
+
     def job(self, job_id: str, owner: str, created_at: float) -> Job:
         """Returns the job as submit.lua stored it."""
         return Job(
@@ -121,6 +130,7 @@ class Draft:
             "prompt_start": prompt_start(request) if len(encoded) > SHORT_REQUEST_CHARACTERS else None,
             "origin": json.dumps(self.origin, ensure_ascii=False) if self.origin else None,
             "keep_seconds": self.keep_seconds,
+            "has_reasoning": self.has_reasoning or None,
         }
         return {name: value for name, value in fields.items() if value not in (None, "")}
 

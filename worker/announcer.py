@@ -66,4 +66,5 @@ class Announcer:
             speed,
             engine.max_model_len,
             self._lifeline,
+            reasoning_marks=engine.reasoning_marks,
         )

@@ -19,6 +19,7 @@ from worker.engine.base import (
     SamplingParams,
 )
 from worker.engine.text.detokenizer import Detokenizer
+from worker.engine.text.marks import showing
 
 MAX_ENTRIES_PER_WRITE = 1000
 """Lua can pass only some thousand arguments to one RPUSH. The rest follows with the next flush."""
@@ -81,6 +82,8 @@ class JobRun:
         Raises PromptTooLongError, EngineError, UnreadableRecordError and whatever a tokenizer raises.
         """
         prompt = engine.encode(self.claim.request, self.claim.started_at)
+        if (marks := self.claim.reasoning_marks) is not None:
+            prompt = showing(prompt, {marks.opening, marks.closing})
         prompt_tokens = len(prompt.token_ids)
         budget = engine.max_model_len - prompt_tokens
         if budget < 1:

@@ -11,7 +11,8 @@
 --   free_slots: number
 --   held_jobs: number     that the worker has claimed already
 -- Answers:
---   claimed    request, log, started_at (of the first attempt), is_alone (it runs alone), is_seed_drawn.
+--   claimed    request, log, started_at (of the first attempt), is_alone (it runs alone), is_seed_drawn,
+--              reasoning_marks (JSON; empty for none)
 --   gone       the job is not on offer to this worker
 --   busy       it takes more slots than are free, or has to run alone while the worker holds jobs
 --   settling   Redis has just come back
@@ -30,8 +31,8 @@ if not (job.place == 'leases' and job.lease_token == lease_token) then
   append(id, { '["s",' .. number .. ']' })
 end
 
-local f = redis.call('HMGET', record, 'request', 'seed_drawn', 'started_at')
+local f = redis.call('HMGET', record, 'request', 'seed_drawn', 'started_at', 'reasoning_marks')
 return answer('claimed', {
-  request = f[1], is_seed_drawn = f[2], started_at = f[3],
+  request = f[1], is_seed_drawn = f[2], started_at = f[3], reasoning_marks = f[4] or '',
   is_alone = job.is_alone, log = redis.call('LRANGE', key('log', id), 0, -1),
 })

@@ -12,6 +12,7 @@
 --   version: number        of the records that the worker understands
 --   max_model_len: text    the longest sequence that the worker takes; empty if it does not say
 --   lifeline: text         the channel of its lifeline (see reap.lua), empty for none
+--   reasoning_marks: text  how the model marks its reasoning (see tasks/reasoning_marks.py), empty if it writes none
 -- Answers:
 --   ok
 write_although_full()
@@ -24,6 +25,11 @@ redis.call('HSET', key('capacity', engine_pool), worker, slots)
 redis.call('HSET', PREFIX .. 'workers', worker, description)
 redis.call('HSET', key('versions', engine_pool), worker, version)
 if max_model_len ~= '' then redis.call('HSET', PREFIX .. 'lengths', model, max_model_len) end
+if reasoning_marks ~= '' then
+  redis.call('HSET', PREFIX .. 'reasoning_marks', model, reasoning_marks)
+else
+  redis.call('HDEL', PREFIX .. 'reasoning_marks', model)
+end
 if lifeline ~= '' then redis.call('HSET', PREFIX .. 'lifelines', worker, lifeline) end
 redis.call('SADD', key('pools', model), engine_pool)
 remember_widest(model, engine_pool, time)

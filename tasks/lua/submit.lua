@@ -16,7 +16,8 @@
 --   jobs: json               for each job {id, version (of its record), n, max_tokens (of a choice), bonus (head start in
 --                            tokens), expires_in, timeout (both absent for none), is_seed_drawn, prompt_start (of a
 --                            long prompt; absent for a short one), origin (JSON; absent for none), keep_seconds (absent
---                            for the usual retention)}
+--                            for the usual retention), has_reasoning (its API divides reasoning from the answer; absent
+--                            if not)}
 --   requests: texts          for each job, as JSON
 -- Answers:
 --   created       ids (with commas), created_at

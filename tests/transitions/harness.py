@@ -12,6 +12,7 @@ from tasks import keys
 from tasks.job import Status
 from tasks.leases import Claim, Leases, Outcome, WorkerInfo
 from tasks.reaper import Reaper
+from tasks.reasoning_marks import ReasoningMarks
 from tasks.request import RECORD_VERSION, parse_request
 from tasks.scripts import Offer, Scripts
 from tasks.settings import Settings
@@ -48,8 +49,9 @@ class Harness:
         lifeline: str = "",
         length: int | None = None,
         version: int = RECORD_VERSION,
+        marks: ReasoningMarks | None = None,
     ) -> None:
-        self.leases.heartbeat(WorkerInfo(name, "m", "echo", slots, 0, 0.0, length, lifeline, version))
+        self.leases.heartbeat(WorkerInfo(name, "m", "echo", slots, 0, 0.0, length, lifeline, version, marks))
 
     def claim(self, job_id: str, lease_token: str = "t", worker: str = "w1") -> Claim:
         claim = self.leases.claim(job_id, lease_token, worker, "echo:m", free_slots=8, held=0)

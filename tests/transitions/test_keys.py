@@ -20,6 +20,7 @@ from tasks.job import PREEMPTED, JobError, Status
 from tasks.leases import Leases, Outcome
 from tasks.log import TokenEntry
 from tasks.reaper import Reaper
+from tasks.reasoning_marks import ReasoningMarks
 from tasks.request import parse_request
 from tasks.script_source import Encoded
 from tasks.scripts import Scripts
@@ -115,9 +116,11 @@ def live_through_everything(harness: WatchedHarness) -> None:
     with harness.redis.pubsub() as lifeline:
         lifeline.subscribe(channel)
         lifeline.get_message(timeout=5)
-        harness.worker(4, lifeline=channel, length=64)
+        marks = ReasoningMarks("<think>", "</think>", is_opened=True)
+        harness.worker(4, lifeline=channel, length=64, marks=marks)
         harness.reap()
-        options = {"prompt": "x" * 5000, "timeout": 60, "expires_in": 60}
+        messages = [{"role": "user", "content": "x" * 5000}]
+        options = {"messages": messages, "timeout": 60, "expires_in": 60}
         [made] = harness.store.submit_all(
             [parse_request(options)], "ada", "key", origin={"api": "responses"}, keep_seconds=60
         )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from tasks.errors import EngineError
 from tasks.job import FinishReason
+from tasks.reasoning_marks import ReasoningMarks
 from tasks.request import JobRequest, SamplingOptions
 from tasks.structured_outputs import StructuredOutputs
 
@@ -181,6 +182,10 @@ class Engine(Protocol):
     @property
     def max_model_len(self) -> int:
         """The most tokens that prompt and output of one sequence may have together."""
+
+    @property
+    def reasoning_marks(self) -> ReasoningMarks | None:
+        """How the model marks its reasoning; None if it writes none, or if there is no model."""
 
     def encode(self, request: JobRequest, now: float | None = None) -> Prompt:
         """Tokenizes `prompt`, or renders `messages` with the model's chat template.

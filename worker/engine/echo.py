@@ -72,6 +72,11 @@ class EchoEngine:
     def max_model_len(self) -> int:
         return self._max_model_len
 
+    @property
+    def reasoning_marks(self) -> None:
+        """None: it repeats prompts, also those of a model's tokenizer."""
+        return None
+
     def encode(self, request: JobRequest, now: float | None = None) -> Prompt:
         """Returns the words of the prompt or of all messages. White space alone is one empty word.
 

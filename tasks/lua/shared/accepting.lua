@@ -80,6 +80,14 @@ local function tag_of(call, cost, low)
   return tag
 end
 
+-- Notes in a new job how its model marks its reasoning, if a worker has announced that. It stays as it is now, because
+-- what clients see is made from the record and the log alone.
+local function note_reasoning_marks(job, marks)
+  if not (marks and job.has_reasoning) then return end
+  job.reasoning_marks = marks
+  job.version = math.max(job.version, cjson.decode(marks).version)
+end
+
 local function create(call, job, created_at, length, time)
   local id, record = job.id, key('job', job.id)
   local cost = job.n * math.min(job.max_tokens, length)
@@ -95,6 +103,7 @@ local function create(call, job, created_at, length, time)
   if job.prompt_start then redis.call('HSET', record, 'prompt_start', job.prompt_start) end
   if job.origin then redis.call('HSET', record, 'origin', job.origin) end
   if job.keep_seconds then redis.call('HSET', record, 'keep_seconds', job.keep_seconds) end
+  if job.reasoning_marks then redis.call('HSET', record, 'reasoning_marks', job.reasoning_marks) end
   if call.idempotency_key then redis.call('HSET', record, 'idempotency_key', call.idempotency_key) end
   if job.expires_in then
     job.expires_at = time + job.expires_in
@@ -111,6 +120,8 @@ local function store_jobs(call, time)
   -- This web process' own engine becomes known by its first job, if no worker has announced it yet.
   if call.queue ~= 'any:' .. call.model then redis.call('SADD', key('pools', call.model), call.queue) end
   local length = tonumber(redis.call('HGET', PREFIX .. 'lengths', call.model) or UNKNOWN_LENGTH)
+  local marks = redis.call('HGET', PREFIX .. 'reasoning_marks', call.model)
+  for _, job in ipairs(call.jobs) do note_reasoning_marks(job, marks) end
   -- A microsecond apart, because lists of jobs use this time as their cursor. A job takes longer than that to create, so
   -- the next call's time is a later one.
   for i, job in ipairs(call.jobs) do create(call, job, precise(time + (i - 1) / 1000000), length, time) end

@@ -17,13 +17,15 @@ from tasks.errors import (
     first_line,
 )
 from tasks.messages import Message
+from tasks.reasoning_marks import ReasoningMarks
 from tasks.request import JobRequest
 from tasks.tools import Tool
 from worker.engine.base import Prompt
 from worker.engine.text.byte_table import TableDecoder, byte_table
 from worker.engine.text.longest_token import longest_token_bytes
+from worker.engine.text.marks import TOOL_MARKS, showing
+from worker.engine.text.reasoning import find_reasoning_marks
 from worker.engine.text.token_bytes import token_bytes
-from worker.engine.text.tool_marks import decode_with, tool_marks
 
 PROBE = "tokenrelay probe"
 """Content that no template has a reason to change."""
@@ -50,11 +52,17 @@ class PromptEncoder:
         self._special_tokens = self._find_special_tokens()
         self._table = byte_table(tokenizer, self._decode_text)
         self._new_decoder = None if self._table is None else partial(TableDecoder, self._table)
+        self._reasoning_marks = self._find_reasoning_marks()
 
     @property
     def special_tokens(self) -> Mapping[int, str]:
         """The text of each id that outputs leave out."""
         return self._special_tokens
+
+    @property
+    def reasoning_marks(self) -> ReasoningMarks | None:
+        """See `Engine.reasoning_marks`."""
+        return self._reasoning_marks
 
     def token_bytes(self, vocab_size: int) -> list[bytes]:
         """Returns the bytes of each id in an output's text, see `token_bytes`."""
@@ -82,15 +90,10 @@ class PromptEncoder:
             if bos is None:
                 raise EngineError("the prompt holds no token")
             token_ids = [bos]
-        if request.tools is not None and (marks := tool_marks(self._special_tokens)):
-            hidden = {
-                token_id: text for token_id, text in self._special_tokens.items() if token_id not in marks
-            }
-            decode = decode_with(marks, self._decode_text)
-            return Prompt(tuple(token_ids), decode, self._decode_token, hidden)
-        return Prompt(
+        prompt = Prompt(
             tuple(token_ids), self._decode_text, self._decode_token, self._special_tokens, self._new_decoder
         )
+        return prompt if request.tools is None else showing(prompt, TOOL_MARKS)
 
     def _tokenize(self, text: str, *, with_special_tokens: bool) -> list[int]:
         self._check_length(text)
@@ -162,10 +165,19 @@ class PromptEncoder:
         return self._takes_parts
 
     def _shows(self, content: str | list[dict[str, str]]) -> bool:
+        return PROBE in self._rendered_probe(content)
+
+    def _rendered_probe(self, content: str | list[dict[str, str]]) -> str:
         try:
-            return PROBE in self._apply_template([{"role": "user", "content": content}])
+            return self._apply_template([{"role": "user", "content": content}])
         except Exception:  # noqa: BLE001
-            return False  # The template refuses this form, or such conversations in any form.
+            return ""  # The template refuses this form, or such conversations in any form.
+
+    def _find_reasoning_marks(self) -> ReasoningMarks | None:
+        if self._tokenizer.chat_template is None:
+            return None
+        rendered = self._rendered_probe(_parts(PROBE) if self._wants_parts() else PROBE)
+        return find_reasoning_marks(self._tokenizer, rendered, set(self._special_tokens.values()))
 
     def _find_special_tokens(self) -> dict[int, str]:
         """Returns the text of each id that `_decode_text` leaves out."""
@@ -213,6 +225,8 @@ class PromptEncoder:
 def _turn(message: Message, to_content: Callable[[str], Any]) -> dict[str, Any]:
     """Returns a message as templates expect it: the arguments of calls as objects."""
     turn: dict[str, Any] = {"role": message.role, "content": to_content(message.text)}
+    if message.reasoning_content is not None:
+        turn["reasoning_content"] = message.reasoning_content
     if message.tool_call_id is not None:
         turn["tool_call_id"] = message.tool_call_id
     if message.tool_calls is not None:

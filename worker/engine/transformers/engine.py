@@ -16,6 +16,7 @@ import torch
 
 from tasks.errors import EngineError
 from tasks.job import FinishReason
+from tasks.reasoning_marks import ReasoningMarks
 from tasks.request import JobRequest
 from tasks.settings import Settings
 from tasks.structured_outputs import StructuredOutputs
@@ -80,6 +81,10 @@ class TransformersEngine:
     @property
     def max_model_len(self) -> int:
         return self._max_model_len
+
+    @property
+    def reasoning_marks(self) -> ReasoningMarks | None:
+        return self._prompts.reasoning_marks
 
     def encode(self, request: JobRequest, now: float | None = None) -> Prompt:
         return self._prompts.encode(request, now)

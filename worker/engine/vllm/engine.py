@@ -33,6 +33,7 @@ from vllm.v1.engine.llm_engine import LLMEngine
 
 from tasks.errors import EngineError, SettingsError, first_line
 from tasks.job import FinishReason
+from tasks.reasoning_marks import ReasoningMarks
 from tasks.request import JobRequest
 from tasks.settings import Settings
 from tasks.structured_outputs import StructuredOutputs
@@ -107,6 +108,10 @@ class VllmEngine:
     @property
     def max_model_len(self) -> int:
         return self._max_model_len
+
+    @property
+    def reasoning_marks(self) -> ReasoningMarks | None:
+        return self._prompts.reasoning_marks
 
     def encode(self, request: JobRequest, now: float | None = None) -> Prompt:
         """See `Engine.encode`. Also raises EngineError where the request has an option that vLLM lacks."""
