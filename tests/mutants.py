@@ -22,6 +22,7 @@ LIMIT_SECONDS = 600.0
 LINE = "tests/transitions/test_line.py::"
 ATTEMPTS = "tests/transitions/test_attempts.py::"
 SUBMITS = "tests/transitions/test_submits.py::"
+REASONING = "tests/transitions/test_reasoning_marks.py::"
 POOLS = "tests/transitions/test_pools.py::"
 PREEMPTION = "tests/transitions/test_preemption.py::"
 PREEMPTED = "tests/transitions/test_preempted_jobs.py::"
@@ -372,6 +373,13 @@ MUTANTS = [
         "if waiting_jobs(call.model) + #call.jobs > call.max_queued then",
         "if waiting_jobs(call.model) >= call.max_queued then",
         SUBMITS + "test_several_jobs_are_accepted_together_or_not_at_all",
+    ),
+    Mutant(
+        "marks that are special tokens need a worker that shows them",
+        LUA + "shared/accepting.lua",
+        "math.max(job.version, cjson.decode(marks).version)",
+        "job.version",
+        REASONING + "test_marks_that_are_special_tokens_need_a_worker_that_shows_them",
     ),
     Mutant(
         "a key outlives the first of its jobs",
