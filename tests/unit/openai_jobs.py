@@ -8,6 +8,7 @@ from typing import Any
 
 from tasks.job import Choice, FinishReason, Job, Status
 from tasks.log import DoneEntry, Entry, StatusEntry, TokenEntry
+from tasks.reasoning_marks import ReasoningMarks
 from tasks.submission import Draft
 from web.json_body import validated
 from web.openai.responses.conversation import Earlier
@@ -25,13 +26,18 @@ WEATHER: Raw = {
     "strict": True,
 }
 NO_EARLIER = Earlier()
+OPENED = ReasoningMarks("<think>", "</think>", is_opened=True)
+CLOSED = ReasoningMarks("<think>", "</think>", is_opened=False)
 
 
-def queued(job_id: str = "job_a", earlier: Earlier = NO_EARLIER, **body: Any) -> Job:
+def queued(
+    job_id: str = "job_a", earlier: Earlier = NO_EARLIER, marks: ReasoningMarks | None = None, **body: Any
+) -> Job:
     """Returns the job of a response as it was submitted. Raises InvalidRequestError."""
     parameters = validated(ResponseParameters, {"input": "hello", **body})
     request = parameters.job(earlier.messages).model_dump(mode="json", exclude_none=True) | {"model": "m"}
-    return Draft.of(request, parameters.origin(earlier.turns)).job(job_id, "ada", 5.0)
+    job = Draft.of(request, parameters.origin(earlier.turns)).job(job_id, "ada", 5.0)
+    return replace(job, reasoning_marks=marks)
 
 
 def running(job: Job, text: str) -> Job:

@@ -10,8 +10,9 @@ from typing_extensions import TypedDict
 
 from tasks.answers import TokenLogprobs
 from tasks.job import Choice, FinishReason, Job
+from web.openai.divided_output import DividedOutput, Reasoning
 from web.openai.ids import CHAT, TEXT, completion_id
-from web.openai.tool_output import ToolCallBody, ToolOutput
+from web.openai.tool_output import ToolCallBody
 
 REPLACEMENT = "\ufffd"
 """Stands for a part of a code point in a token's text, so the token's bytes are not known."""
@@ -103,8 +104,13 @@ class AssistantMessageBody(TypedDict):
     """What the model answers."""
 
     role: Annotated[Literal["assistant"], Field(description="always `assistant`")]
-    content: Annotated[str | None, Field(description="its text; null if it only calls tools")]
+    content: Annotated[
+        str | None, Field(description="its text; null if there are only calls of tools, or only reasoning")
+    ]
     refusal: Annotated[None, Field(description="always null")]
+    reasoning_content: NotRequired[
+        Annotated[str, Field(description="the reasoning before the text; absent if there is none")]
+    ]
     tool_calls: NotRequired[
         Annotated[list[ToolCallBody], Field(description="what it calls; absent if it calls nothing")]
     ]
@@ -176,24 +182,33 @@ def chat_completion(job: Job) -> ChatCompletionBody:
 
 
 def _chat_choice(job: Job, choice: Choice) -> ChatChoiceBody:
-    output = ToolOutput.of(job, choice.index)
+    output = DividedOutput.of(job, choice.index)
     parts = [choice.text] if output is None else [*output.push(choice.text), *output.finish()]
-    calls = [part for part in parts if not isinstance(part, str)]
+    reasoning = "".join(part.text for part in parts if isinstance(part, Reasoning))
+    calls = [part for part in parts if not isinstance(part, (Reasoning, str))]
     text = "".join(part for part in parts if isinstance(part, str))
     message: AssistantMessageBody = {
         "role": "assistant",
-        "content": text if text or not calls else None,
+        "content": text if text or not (calls or reasoning) else None,
         "refusal": None,
     }
+    if reasoning:
+        message["reasoning_content"] = reasoning
     if calls:
         message["tool_calls"] = calls
     reason = finish_reason(choice)
     return {
         "index": choice.index,
         "message": message,
-        "logprobs": chat_logprobs(choice.logprobs) if _wants_logprobs(job) else None,
+        "logprobs": chat_logprobs(_shown_logprobs(choice, output)) if _wants_logprobs(job) else None,
         "finish_reason": "tool_calls" if calls and reason == "stop" else reason,
     }
+
+
+def _shown_logprobs(choice: Choice, output: DividedOutput | None) -> Sequence[TokenLogprobs]:
+    if output is None:
+        return choice.logprobs
+    return [*output.shown_logprobs(choice.logprobs), *output.last_shown_logprobs()]
 
 
 def usage(jobs: Sequence[Job]) -> TokenUsageBody:

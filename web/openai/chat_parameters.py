@@ -20,11 +20,12 @@ MAX_TOP_LOGPROBS = 5
 
 
 def _complete_turn(message: Any) -> Any:
-    """Returns a message without null fields. An assistant that only called tools gets an empty content."""
+    """Returns a message without null fields. One with calls or reasoning alone gets an empty content."""
     given = without_nulls(message)
-    if isinstance(given, dict) and "content" not in given and given.get("tool_calls"):
-        return {**given, "content": ""}
-    return given
+    if not isinstance(given, dict) or "content" in given:
+        return given
+    may_lack_it = given.get("tool_calls") or given.get("reasoning_content")
+    return {**given, "content": ""} if may_lack_it else given
 
 
 class ChatMessage(Message):
@@ -63,6 +64,9 @@ class ChatParameters(ToolParameters):
     )
     response_format: ResponseFormat | None = Field(
         None, description="`json_object`, or `json_schema` with a schema that the output matches"
+    )
+    include_reasoning: bool = Field(
+        True, description="false leaves the reasoning of models that think out of the answer"
     )
     modalities: Annotated[list[str], only(["text"])] = Field(
         ["text"], description='not supported: only `["text"]` is accepted'
@@ -115,8 +119,11 @@ class ChatParameters(ToolParameters):
     @property
     def origin(self) -> Origin:
         """What is kept of these parameters with the job, beside its request."""
-        parallel = {} if self.parallel_tool_calls else {"parallel_tool_calls": False}
-        return {"api": CHAT_API, **parallel}
+        fields = {
+            "parallel_tool_calls": self.parallel_tool_calls,
+            "include_reasoning": self.include_reasoning,
+        }
+        return {"api": CHAT_API, **{name: value for name, value in fields.items() if not value}}
 
     def job(self) -> JobRequest:
         """Returns the job. Raises InvalidRequestError."""

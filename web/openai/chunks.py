@@ -9,28 +9,16 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, NotRequired
+from typing import Any
 
-from pydantic import Field
-from typing_extensions import TypedDict
-
+from tasks.answers import TokenLogprobs
 from tasks.job import FinishReason, Job
 from tasks.log import StatusEntry, TokenEntry, logprobs_body
 from web.calls import JobFailedError
-from web.openai.bodies import (
-    ChatLogprobsBody,
-    ChatReason,
-    Created,
-    Reason,
-    TextLogprobsBody,
-    TokenUsageBody,
-    chat_logprobs,
-    text_logprobs,
-    usage,
-)
+from web.openai.bodies import chat_logprobs, text_logprobs, usage
+from web.openai.divided_output import DividedOutput, OutputPart, Reasoning
 from web.openai.errors import ErrorBody, error_body
 from web.openai.ids import CHAT, TEXT, completion_id
-from web.openai.tool_output import ToolCallBody, ToolOutput
 from web.relay.events import Event
 from web.render import to_json
 
@@ -40,77 +28,6 @@ MARK = "the choice"
 """Stands for a chunk's choice while the JSON around it is made, which is the same for all chunks of a job."""
 
 EMPTY = '""'
-
-
-class ToolCallDeltaBody(ToolCallBody):
-    """A whole call of a tool."""
-
-    index: Annotated[int, Field(ge=0, description="the number of the call in its choice, from 0 on")]
-
-
-class DeltaBody(TypedDict):
-    """What a chunk adds to a message."""
-
-    role: NotRequired[
-        Annotated[Literal["assistant"], Field(description="only in the first chunk of a choice")]
-    ]
-    content: NotRequired[Annotated[str, Field(description="text")]]
-    tool_calls: NotRequired[Annotated[list[ToolCallDeltaBody], Field(description="one whole call of a tool")]]
-
-
-class ChatChunkChoiceBody(TypedDict):
-    """What a chunk adds to a choice."""
-
-    index: Annotated[int, Field(ge=0, description="0 to n - 1")]
-    delta: Annotated[DeltaBody, Field(description="what it adds to the message")]
-    logprobs: Annotated[ChatLogprobsBody | None, Field(description="of these tokens; null unless asked for")]
-    finish_reason: Annotated[ChatReason | None, Field(description="null until the choice ends")]
-
-
-class ChatChunkBody(TypedDict):
-    """A part of a chat completion."""
-
-    id: Annotated[str, Field(description="that of its job, with `chatcmpl-` for `job_`")]
-    object: Annotated[Literal["chat.completion.chunk"], Field(description="always `chat.completion.chunk`")]
-    created: Created
-    model: Annotated[str, Field(description="the model that it runs on")]
-    choices: Annotated[list[ChatChunkChoiceBody], Field(description="one; none beside the usage")]
-    usage: NotRequired[
-        Annotated[
-            TokenUsageBody | None,
-            Field(description="present with `include_usage`; null in all chunks but the last one"),
-        ]
-    ]
-
-
-class TextChunkChoiceBody(TypedDict):
-    """What a chunk adds to a choice."""
-
-    index: Annotated[int, Field(ge=0, description="n choices for each prompt, in the prompts' order")]
-    text: Annotated[str, Field(description="text")]
-    logprobs: Annotated[TextLogprobsBody | None, Field(description="of these tokens; null unless asked for")]
-    finish_reason: Annotated[Reason | None, Field(description="null until the choice ends")]
-
-
-class TextChunkBody(TypedDict):
-    """A part of a completion."""
-
-    id: Annotated[str, Field(description="that of its first job, with `cmpl-` for `job_`")]
-    object: Annotated[Literal["text_completion"], Field(description="always `text_completion`")]
-    created: Created
-    model: Annotated[str, Field(description="the model that it runs on")]
-    choices: Annotated[list[TextChunkChoiceBody], Field(description="one; none beside the usage")]
-    usage: NotRequired[
-        Annotated[
-            TokenUsageBody | None,
-            Field(description="present with `include_usage`; null in all chunks but the last one"),
-        ]
-    ]
-
-
-ChatChunk = ChatChunkBody | ErrorBody
-TextChunk = TextChunkBody | ErrorBody
-"""What a stream's `data` may be, before `[DONE]`."""
 
 
 class Chunks(ABC):
@@ -191,10 +108,10 @@ class ChatChunks(Chunks):
 
     def __init__(self, job: Job, *, first: Job, place: int, includes_usage: bool) -> None:
         super().__init__(job, first=first, place=place, includes_usage=includes_usage)
-        self._tools = [ToolOutput.of(job, choice) for choice in range(self._n)]
+        self._outputs = [DividedOutput.of(job, choice) for choice in range(self._n)]
 
     def _plain(self, choice: int, text: str) -> list[str]:
-        if self._tools[choice] is None:
+        if self._outputs[choice] is None:
             return super()._plain(choice, text)
         return [self._chunk(one) for one in self._tokens(TokenEntry(choice, (), json.loads(text)))]
 
@@ -209,34 +126,24 @@ class ChatChunks(Chunks):
 
     def _tokens(self, entry: TokenEntry) -> list[dict[str, Any]]:
         logged = logprobs_body(entry.logprobs)
-        logprobs = None if logged is None else chat_logprobs(logged)
-        tools = self._tools[entry.choice]
-        if tools is None:
+        output = self._outputs[entry.choice]
+        if output is None:
+            logprobs = None if logged is None else chat_logprobs(logged)
             return [_delta(entry.choice, {"content": entry.text}, logprobs, None)]
-        first, parts = tools.count, tools.push(entry.text)
-        if logprobs is not None:  # Its text may be held back, as a part of a call.
-            return [_delta(entry.choice, {}, logprobs, None), *self._parts(entry.choice, first, parts)]
-        return self._parts(entry.choice, first, parts)
+        first, parts = output.call_count, output.push(entry.text)
+        # The text of a token may be held back, as a part of a call or of a mark. Its logprobs come at once.
+        shown = output.shown_logprobs(logged or ())
+        return [*_logprobs(entry.choice, shown), *_parts(entry.choice, first, parts)]
 
     def _end(self, choice: int, reason: str) -> list[dict[str, Any]]:
-        tools = self._tools[choice]
-        if tools is None:
+        output = self._outputs[choice]
+        if output is None:
             return [_delta(choice, {}, None, reason)]
-        first, parts = tools.count, tools.finish()
-        if tools.count and reason == FinishReason.STOP:
+        first, parts = output.call_count, output.finish()
+        if output.call_count and reason == FinishReason.STOP:
             reason = "tool_calls"
-        return [*self._parts(choice, first, parts), _delta(choice, {}, None, reason)]
-
-    def _parts(self, choice: int, first: int, parts: Sequence[str | ToolCallBody]) -> list[dict[str, Any]]:
-        """Returns the choices of chunks with texts and calls. first: the number of the first call."""
-        found = []
-        for part in parts:
-            if isinstance(part, str):
-                found.append(_delta(choice, {"content": part}, None, None))
-            else:
-                found.append(_delta(choice, {"tool_calls": [{"index": first, **part}]}, None, None))
-                first += 1
-        return found
+        logprobs = _logprobs(choice, output.last_shown_logprobs())
+        return [*logprobs, *_parts(choice, first, parts), _delta(choice, {}, None, reason)]
 
 
 class TextChunks(Chunks):
@@ -272,6 +179,25 @@ def failure(job: Job) -> ErrorBody:
 def message(data: str, seq: int | None = None) -> bytes:
     """Returns a Server-Sent Event; `data` has no line ends. seq: its id, if it has one."""
     return (f"id: {seq}\n" if seq is not None else "").encode() + f"data: {data}\n\n".encode()
+
+
+def _logprobs(choice: int, shown: Sequence[TokenLogprobs]) -> list[dict[str, Any]]:
+    """Returns the choice of a chunk with log probabilities alone, if there are any."""
+    return [_delta(choice, {}, chat_logprobs(shown), None)] if shown else []
+
+
+def _parts(choice: int, first: int, parts: Sequence[OutputPart]) -> list[dict[str, Any]]:
+    """Returns the choices of chunks with reasoning, texts and calls. first: the number of the first call."""
+    found = []
+    for part in parts:
+        if isinstance(part, Reasoning):
+            found.append(_delta(choice, {"reasoning_content": part.text}, None, None))
+        elif isinstance(part, str):
+            found.append(_delta(choice, {"content": part}, None, None))
+        else:
+            found.append(_delta(choice, {"tool_calls": [{"index": first, **part}]}, None, None))
+            first += 1
+    return found
 
 
 def _delta(index: int, delta: dict[str, Any], logprobs: object, reason: str | None) -> dict[str, Any]:

@@ -24,7 +24,8 @@ from web.openai.bodies import (
     completion,
 )
 from web.openai.chat_parameters import ChatParameters
-from web.openai.chunks import ChatChunk, ChatChunks, Chunks, TextChunk, TextChunks
+from web.openai.chunk_bodies import ChatChunk, TextChunk
+from web.openai.chunks import ChatChunks, Chunks, TextChunks
 from web.openai.errors import models_not_found
 from web.openai.ids import CHAT, TEXT, job_id_of
 from web.openai.parameters import CHAT_API, TEXT_API, CompletionParameters, StreamOptions
