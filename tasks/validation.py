@@ -11,9 +11,12 @@ from tasks.errors import FieldError, InvalidRequestError
 
 STRING, PARTS, TOKEN_IDS = "[string]", "[parts]", "[token ids]"
 MESSAGE_ITEM, CALL_ITEM, CALL_OUTPUT_ITEM = "[message]", "[call]", "[call output]"
+REASONING_ITEM = "[reasoning]"
 """The forms of a value that may have several, as pydantic names them in an error's location."""
 
-MARKS = frozenset({"[key]", STRING, PARTS, TOKEN_IDS, MESSAGE_ITEM, CALL_ITEM, CALL_OUTPUT_ITEM})
+MARKS = frozenset(
+    {"[key]", STRING, PARTS, TOKEN_IDS, MESSAGE_ITEM, CALL_ITEM, CALL_OUTPUT_ITEM, REASONING_ITEM}
+)
 """Parts of a location that are no fields. Pydantic itself marks a bad key of a mapping."""
 
 PLAIN_WORDS = {

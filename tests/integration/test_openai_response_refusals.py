@@ -38,7 +38,7 @@ pytest_plugins = ["tests.integration.web_fixtures", "tests.integration.openai_fi
             "text.format.schema",
         ),
         ({"text": {"verbosity": "low"}}, "text.verbosity"),
-        ({"reasoning": {"effort": "low"}}, "reasoning"),
+        ({"reasoning": {"effort": "low"}}, "reasoning.effort"),
         ({"background": True, "store": False}, "store"),
         ({"top_logprobs": 3}, "top_logprobs"),
         ({"include": ["reasoning.encrypted_content"]}, "include.0"),

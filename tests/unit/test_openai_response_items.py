@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tasks.errors import InvalidRequestError
-from tests.unit.openai_jobs import WEATHER, ended, queued
+from tests.unit.openai_jobs import CLOSED, WEATHER, ended, queued
 from web.openai.responses.bodies import response
 from web.openai.responses.conversation import conversation_with
 from web.openai.responses.item_list import input_items
@@ -22,6 +22,11 @@ def call(call_id: str, **fields: Any) -> dict[str, Any]:
 
 def output(call_id: str, result: Any = "rain") -> dict[str, Any]:
     return {"type": "function_call_output", "call_id": call_id, "output": result}
+
+
+def reasoning(*texts: str, **fields: Any) -> dict[str, Any]:
+    parts = [{"type": "reasoning_text", "text": text} for text in texts]
+    return {"type": "reasoning", "id": "rs_1", "summary": [], "content": parts, **fields}
 
 
 def shape(messages: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
@@ -66,6 +71,31 @@ def test_calls_belong_to_the_message_before_them(items: list[Any], messages: lis
     assert shape(queued(input=items).request["messages"]) == messages
 
 
+@pytest.mark.parametrize(
+    ("items", "messages"),
+    [
+        ([reasoning("Hm", "."), {"role": "assistant", "content": "Well."}], [("Well.", "Hm.", 0)]),
+        ([reasoning("Hm."), call("a"), call("b")], [("", "Hm.", 2)]),
+        (
+            [reasoning("Hm."), {"role": "assistant", "content": "Well."}, call("a"), output("a")],
+            [("Well.", "Hm.", 1), ("rain", None, 0)],
+        ),
+        ([reasoning("One."), reasoning("Two."), call("a")], [("", "One.Two.", 1)]),
+        (
+            [{"role": "assistant", "content": "Well."}, reasoning("Hm."), call("a")],
+            [("Well.", None, 0), ("", "Hm.", 1)],
+        ),
+        ([reasoning("Hm."), {"role": "user", "content": "Now?"}], [("", "Hm.", 0), ("Now?", None, 0)]),
+        ([reasoning("Hm.")], [("", "Hm.", 0)]),
+    ],
+)
+def test_reasoning_belongs_to_the_message_after_it(items: list[Any], messages: list[Any]) -> None:
+    assert [
+        (one["content"], one.get("reasoning_content"), len(one.get("tool_calls", ())))
+        for one in queued(input=items).request["messages"]
+    ] == messages
+
+
 def test_an_output_becomes_the_messages_of_the_next_turn() -> None:
     first = ended(queued(tools=[WEATHER]), f"Well. {OSLO}{ROME} And")
     ids = [item["call_id"] for item in response(first)["output"] if item["type"] == "function_call"]
@@ -79,9 +109,10 @@ def test_an_output_becomes_the_messages_of_the_next_turn() -> None:
     ]
 
 
+@pytest.mark.parametrize("begin", ["", "<think>Hm.</think>"])
 @pytest.mark.parametrize("text", [f"Well. {OSLO}{ROME} And", f"{OSLO}\n{ROME}\n", "just text", ""])
-def test_items_keep_their_ids_and_contents_in_later_turns(text: str) -> None:
-    first = ended(queued(tools=[WEATHER]), text)
+def test_items_keep_their_ids_and_contents_in_later_turns(begin: str, text: str) -> None:
+    first = ended(queued(tools=[WEATHER], marks=CLOSED), begin + text)
     made = response(first)["output"]
     ids = [item["call_id"] for item in made if item["type"] == "function_call"]
     given = [output(one) for one in ids] or "again"
@@ -142,6 +173,12 @@ OBJECT = {"format": {"type": "json_object"}}
             "structured_outputs",
         ),
         ({"input": [{"type": "item_reference", "id": "x"}]}, "input.0.type", "only message, function_call"),
+        ({"input": [reasoning("a", encrypted_content="x")]}, "input.0.encrypted_content", "not supported"),
+        ({"input": [reasoning("a", summary=["x"])]}, "input.0.summary", "not supported"),
+        ({"input": [reasoning()]}, "input.0.content", "at least 1"),
+        ({"input": [reasoning("a", content=[{"type": "text", "text": "a"}])]}, "input.0.content.0.type", "r"),
+        ({"reasoning": {"effort": "low"}}, "reasoning.effort", "not supported"),
+        ({"reasoning": {"summary": "auto"}}, "reasoning.summary", "not supported"),
         ({"input": [call("a", arguments=None)]}, "input.0.arguments", "required"),
         ({"input": [output("a"), call("a")]}, "input.0.call_id", "'a' before it"),
         (
@@ -160,10 +197,11 @@ def test_a_bad_field_is_refused_by_its_name(body: dict[str, Any], field: str, pr
 
 def test_null_counts_as_absent() -> None:
     plain = queued()
-    fields = ("tools", "tool_choice", "parallel_tool_calls", "max_tool_calls", "text")
+    fields = ("tools", "tool_choice", "parallel_tool_calls", "max_tool_calls", "text", "reasoning")
     nulls: dict[str, Any] = dict.fromkeys(fields)
     given = queued(**nulls, input=[{"role": "user", "content": "hello", "id": None}])
     assert given.request == {**plain.request, "seed": given.request["seed"]}
     assert given.origin == plain.origin == queued(text={"format": None, "verbosity": None}, tools=[]).origin
+    assert plain.origin == queued(reasoning={}).origin == queued(reasoning={"effort": None}).origin
     empty = {**call("a"), "id": None, "status": None, "caller": None, "namespace": None}
     assert shape(queued(input=[empty]).request["messages"]) == [("assistant", "", ["a"])]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -10,9 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.job import FinishReason
-from tests.unit.openai_jobs import WEATHER, ended, events_of, queued, running
+from tasks.job import FinishReason, Status
+from tasks.log import TokenEntry, choices, logprobs_body
+from tasks.reasoning_marks import ReasoningMarks
+from tests.unit.openai_jobs import CLOSED, OPENED, WEATHER, ended, events_of, queued, running
 from web.openai.responses.bodies import response
+from web.openai.responses.output import OutputItems
 
 OSLO = '<tool_call>{"name": "weather", "arguments": {"city": "Oslo"}}</tool_call>'
 ROME = '<tool_call>{"name": "weather", "arguments": {"city": "Rome"}}</tool_call>'
@@ -28,6 +32,12 @@ OUTPUTS = {
     "Llama's": '{"name": "weather", "parameters": {"city": "Oslo"}}',
     "half a call": 'Well. <tool_call>{"name": "weather", "arg',
     "JSON": '{"city": "Oslo"}',
+    "reasoning": "<think>\nOslo, I guess.\n</think>\n\nOslo.",
+    "reasoning and calls": f"<think>Ask.</think>\nLet me see.\n{OSLO}\n",
+    "reasoning and a call": f"<think>Ask.</think>\n{OSLO}",
+    "an empty block": "<think>\n\n</think>\n\nOslo.",
+    "reasoning alone": "<think>Oslo, or Rome?</think>\n\n",
+    "half of the reasoning": f"<think>Oslo, or {OSLO}</thi",
 }
 
 KINDS = {
@@ -41,6 +51,12 @@ KINDS = {
     "Llama's": ["function_call"],
     "half a call": ["message"],
     "JSON": ["message"],
+    "reasoning": ["reasoning", "message"],
+    "reasoning and calls": ["reasoning", "message", "function_call"],
+    "reasoning and a call": ["reasoning", "function_call"],
+    "an empty block": ["message"],
+    "reasoning alone": ["reasoning"],
+    "half of the reasoning": ["reasoning"],
 }
 
 
@@ -59,11 +75,11 @@ def rebuilt(events: list[Any]) -> list[Any]:
             output.append({**event["item"]})
         elif name == "content_part.added":
             output[event["output_index"]]["content"] = [{**event["part"]}]
-        elif name == "output_text.delta":
+        elif name in ("output_text.delta", "reasoning_text.delta"):
             output[event["output_index"]]["content"][0]["text"] += event["delta"]
         elif name == "function_call_arguments.delta":
             output[event["output_index"]]["arguments"] += event["delta"]
-        elif name == "output_text.done":
+        elif name in ("output_text.done", "reasoning_text.done"):
             assert output[event["output_index"]]["content"][0]["text"] == event["text"]
         elif name == "function_call_arguments.done":
             assert output[event["output_index"]]["arguments"] == event["arguments"]
@@ -78,14 +94,15 @@ def rebuilt(events: list[Any]) -> list[Any]:
 
 @pytest.mark.parametrize("kind", OUTPUTS)
 @pytest.mark.parametrize("tools", [[], [WEATHER]])
+@pytest.mark.parametrize("marks", [None, CLOSED, OPENED], ids=["none", "closed", "opened"])
 @given(
     places=st.lists(st.integers(0, 200), max_size=8),
     reason=st.sampled_from([FinishReason.STOP, FinishReason.LENGTH, FinishReason.CANCELLED]),
 )
 def test_the_events_tell_the_whole_output(
-    kind: str, tools: list[Any], places: list[int], reason: FinishReason
+    kind: str, tools: list[Any], marks: ReasoningMarks | None, places: list[int], reason: FinishReason
 ) -> None:
-    job, pieces = queued(tools=tools), cut(OUTPUTS[kind], places)
+    job, pieces = queued(tools=tools, marks=marks), cut(OUTPUTS[kind], places)
     end = ended(job, OUTPUTS[kind], reason)
     events = events_of(job, pieces, end)
     assert [event["sequence_number"] for event in events] == list(range(len(events)))
@@ -103,7 +120,7 @@ def test_the_events_tell_the_whole_output(
 
 @pytest.mark.parametrize("kind", OUTPUTS)
 def test_an_output_has_items_in_its_order(kind: str) -> None:
-    body = response(ended(queued(tools=[WEATHER]), OUTPUTS[kind]))
+    body = response(ended(queued(tools=[WEATHER], marks=CLOSED), OUTPUTS[kind]))
     assert [item["type"] for item in body["output"]] == KINDS[kind]
     assert {item["status"] for item in body["output"]} == {"completed"}
 
@@ -125,3 +142,59 @@ def test_a_name_that_no_tool_can_have_is_no_call() -> None:
     [item] = response(ended(queued(tools=[WEATHER]), text))["output"]
     assert item["type"] == "message"
     assert item["content"][0]["text"] == text
+
+
+def test_reasoning_that_was_cut_off_is_incomplete() -> None:
+    body = response(ended(queued(marks=OPENED), "Oslo, or", FinishReason.LENGTH))
+    [item] = body["output"]
+    assert item == {
+        "id": "rs_a",
+        "type": "reasoning",
+        "summary": [],
+        "content": [{"type": "reasoning_text", "text": "Oslo, or"}],
+        "status": "incomplete",
+    }
+    assert body["incomplete_details"] == {"reason": "max_output_tokens"}
+
+
+END = "<end>"
+"""The token that ends an output. It has log probabilities, but no text."""
+
+TOKENS = ["<think>", "Hm", "</think>", "\n\n", "Yes", ".", END]
+
+
+@pytest.mark.parametrize(
+    ("marks", "tokens", "answer"),
+    [
+        (None, TOKENS, TOKENS),
+        (CLOSED, TOKENS, TOKENS[3:]),
+        (OPENED, TOKENS[1:], TOKENS[3:]),
+        (CLOSED, TOKENS[3:], TOKENS[3:]),
+        (CLOSED, TOKENS[:2], []),
+        (CLOSED, ["\n", END], ["\n", END]),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 2, 7])
+def test_a_message_has_the_logprobs_of_its_own_tokens(
+    marks: ReasoningMarks | None, tokens: list[str], answer: list[str], size: int
+) -> None:
+    logged = [[token, -0.5, []] for token in tokens]
+    starts = range(0, len(tokens), size)
+    texts = ["".join(tokens[start : start + size]).replace(END, "") for start in starts]
+    entries = [
+        TokenEntry(0, (7,), text, None, logged[start : start + size])
+        for start, text in zip(starts, texts, strict=True)
+    ]
+    job = queued(marks=marks, include=["message.output_text.logprobs"])
+    [choice] = choices(entries, 1)
+    choice.finish_reason = FinishReason.STOP
+    end = replace(job, status=Status.COMPLETED, output=[choice], ended_at=9.0)
+    items, told = OutputItems(job), list[Any]()
+    for entry in entries:
+        told += items.add(entry.text, logprobs_body(entry.logprobs) or [])
+    output, last = items.finish(choice, "completed")
+    deltas = [event for event in [*told, *last] if event["type"] == "response.output_text.delta"]
+    assert [one["token"] for event in deltas for one in event["logprobs"]] == answer
+    assert output == response(end)["output"]
+    messages = [item for item in output if item["type"] == "message"]
+    assert [one["token"] for item in messages for one in item["content"][0]["logprobs"]] == answer

@@ -118,7 +118,10 @@ class ResponseBody(TypedDict):
     metadata: Annotated[dict[str, str], Field(description="as given in the request")]
     model: Annotated[str, Field(description="the model that it runs on")]
     output: Annotated[
-        list[OutputItemBody], Field(description="what has begun: a message; with `tools`, messages and calls")
+        list[OutputItemBody],
+        Field(
+            description="what has begun: reasoning if the model writes any, a message; with `tools`, calls"
+        ),
     ]
     parallel_tool_calls: Annotated[bool, Field(description="as given in the request, or true")]
     previous_response_id: Annotated[str | None, Field(description="the response that it continues")]

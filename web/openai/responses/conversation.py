@@ -16,7 +16,7 @@ from tasks.store import Store
 from web.json_body import MAX_BODY_BYTES
 from web.openai.ids import RESPONSE, completion_id, job_id_of
 from web.openai.responses.bodies import response
-from web.openai.responses.input_items import call_message, joined
+from web.openai.responses.input_items import call_message, joined, reasoning_message
 from web.openai.responses.item_list import conversation_of, own_message_count
 from web.openai.responses.items import OutputItemBody
 from web.openai.responses.origin import Turn, origin_of, origin_of_response
@@ -82,7 +82,8 @@ def _message(item: OutputItemBody) -> dict[str, Any]:
     """Returns the message of a job that an item of an output becomes in the next response."""
     if item["type"] == "function_call":
         return call_message(item["call_id"], item["name"], item["arguments"])
-    return {"role": "assistant", "content": "".join(part["text"] for part in item["content"])}
+    text = "".join(part["text"] for part in item["content"])
+    return reasoning_message(text) if item["type"] == "reasoning" else {"role": "assistant", "content": text}
 
 
 def _continued(store: Store, owner: str, response_id: str) -> Job:

@@ -9,7 +9,7 @@ from typing_extensions import TypedDict
 
 from tasks.answers import TokenLogprobs
 from web.openai.responses.bodies import ResponseBody
-from web.openai.responses.items import OutputItemBody, OutputTextBody
+from web.openai.responses.items import OutputItemBody, OutputTextBody, ReasoningTextBody
 
 Number = Annotated[int, Field(ge=0, description="number of the event, from 0 on, without gaps")]
 Zero = Annotated[int, Field(ge=0, le=0, description="always 0")]
@@ -42,7 +42,7 @@ class LifecycleEvent(TypedDict):
 
 
 class OutputItemEvent(TypedDict):
-    """An item of the output has begun, or is done: a message, or a call of a function."""
+    """An item of the output has begun, or is done: reasoning, a message, or a call of a function."""
 
     type: Annotated[
         Literal["response.output_item.added", "response.output_item.done"],
@@ -54,7 +54,7 @@ class OutputItemEvent(TypedDict):
 
 
 class ContentPartEvent(TypedDict):
-    """The text of a message has begun, or is done."""
+    """The text of a message or of reasoning has begun, or is done."""
 
     type: Annotated[
         Literal["response.content_part.added", "response.content_part.done"],
@@ -64,7 +64,7 @@ class ContentPartEvent(TypedDict):
     item_id: ItemId
     output_index: Index
     content_index: Zero
-    part: Annotated[OutputTextBody, Field(description="the text")]
+    part: Annotated[OutputTextBody | ReasoningTextBody, Field(description="the text")]
 
 
 class TextDeltaEvent(TypedDict):
@@ -89,6 +89,28 @@ class TextDoneEvent(TypedDict):
     content_index: Zero
     text: Annotated[str, Field(description="all of it")]
     logprobs: Annotated[list[TokenLogprobs], Field(description="of all tokens; empty unless asked for")]
+
+
+class ReasoningDeltaEvent(TypedDict):
+    """Text was added to the reasoning."""
+
+    type: Annotated[Literal["response.reasoning_text.delta"], Field(description="what has happened")]
+    sequence_number: Number
+    item_id: ItemId
+    output_index: Index
+    content_index: Zero
+    delta: Annotated[str, Field(description="the text of one token or of several")]
+
+
+class ReasoningDoneEvent(TypedDict):
+    """The text of the reasoning is whole."""
+
+    type: Annotated[Literal["response.reasoning_text.done"], Field(description="what has happened")]
+    sequence_number: Number
+    item_id: ItemId
+    output_index: Index
+    content_index: Zero
+    text: Annotated[str, Field(description="all of it")]
 
 
 class ArgumentsDeltaEvent(TypedDict):
@@ -117,6 +139,8 @@ ResponseEvent = (
     | ContentPartEvent
     | TextDeltaEvent
     | TextDoneEvent
+    | ReasoningDeltaEvent
+    | ReasoningDoneEvent
     | ArgumentsDeltaEvent
     | ArgumentsDoneEvent
 )

@@ -11,7 +11,7 @@ from tasks.errors import FieldError, InvalidRequestError
 from tasks.messages import Text
 from tasks.request import STRICT
 from tasks.tools import CallId, FunctionCall
-from tasks.validation import CALL_ITEM, CALL_OUTPUT_ITEM, MESSAGE_ITEM, PARTS, STRING
+from tasks.validation import CALL_ITEM, CALL_OUTPUT_ITEM, MESSAGE_ITEM, PARTS, REASONING_ITEM, STRING
 from web.openai.parameters import NOT_SUPPORTED, NotSupported, known_types, only, without_nulls
 
 Message = Mapping[str, Any]
@@ -78,6 +78,30 @@ class InputMessage(InputItem):
         return {"role": self.role, "content": _content(self.content)}
 
 
+class ReasoningPart(BaseModel):
+    """The text of reasoning."""
+
+    model_config = STRICT
+
+    type: Literal["reasoning_text"] = Field(description="always `reasoning_text`")
+    text: Text = Field(description="the text")
+
+
+class ReasoningItem(InputItem):
+    """The reasoning of the model before the message or the calls that follow it."""
+
+    type: Literal["reasoning"] = Field(description="always `reasoning`")
+    content: list[ReasoningPart] = Field(min_length=1, description="its texts")
+    summary: Annotated[list[Any], only([])] = Field(
+        default_factory=list, description="not supported: only `[]` is accepted"
+    )
+    encrypted_content: NotSupported = NOT_SUPPORTED
+
+    def as_message(self) -> dict[str, Any]:
+        """Returns a message of a job with this reasoning alone."""
+        return reasoning_message("".join(part.text for part in self.content))
+
+
 class CallItem(InputItem, FunctionCall):
     """A call of a function, which the model made earlier."""
 
@@ -106,7 +130,12 @@ class CallOutputItem(InputItem):
         return {"role": "tool", "tool_call_id": self.call_id, "content": _content(self.output)}
 
 
-TAGS = {"message": MESSAGE_ITEM, "function_call": CALL_ITEM, "function_call_output": CALL_OUTPUT_ITEM}
+TAGS = {
+    "message": MESSAGE_ITEM,
+    "function_call": CALL_ITEM,
+    "function_call_output": CALL_OUTPUT_ITEM,
+    "reasoning": REASONING_ITEM,
+}
 
 
 def _tag(item: Any) -> str:
@@ -118,7 +147,8 @@ def _tag(item: Any) -> str:
 AnyItem = Annotated[
     Annotated[InputMessage, Tag(MESSAGE_ITEM)]
     | Annotated[CallItem, Tag(CALL_ITEM)]
-    | Annotated[CallOutputItem, Tag(CALL_OUTPUT_ITEM)],
+    | Annotated[CallOutputItem, Tag(CALL_OUTPUT_ITEM)]
+    | Annotated[ReasoningItem, Tag(REASONING_ITEM)],
     Discriminator(_tag),
     known_types(*TAGS),
 ]
@@ -146,13 +176,24 @@ def call_message(call_id: str, name: str, arguments: str) -> dict[str, Any]:
     return {"role": "assistant", "content": "", "tool_calls": [call]}
 
 
+def reasoning_message(text: str) -> dict[str, Any]:
+    return {"role": "assistant", "content": "", "reasoning_content": text}
+
+
 def joined(messages: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Returns messages in which calls belong to the message of the model before them, as templates expect."""
+    """Returns messages as templates expect them, in which one message of the model has what belongs together.
+
+    Calls belong to the message before them, and reasoning to the message after it.
+    """
     found: list[dict[str, Any]] = []
     for message in messages:
-        if "tool_calls" in message and found and found[-1]["role"] == "assistant":
-            calls = [*found[-1].get("tool_calls", ()), *message["tool_calls"]]
-            found[-1] = {**found[-1], "tool_calls": calls}
+        before = found[-1] if found and found[-1]["role"] == message["role"] == "assistant" else None
+        if before is not None and "tool_calls" in message:
+            calls = [*before.get("tool_calls", ()), *message["tool_calls"]]
+            found[-1] = {**before, "tool_calls": calls}
+        elif before is not None and before == reasoning_message(before.get("reasoning_content", "")):
+            text = before["reasoning_content"] + message.get("reasoning_content", "")
+            found[-1] = {**message, "reasoning_content": text}
         else:
             found.append(message)
     return found

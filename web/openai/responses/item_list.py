@@ -1,7 +1,7 @@
 """The items that a response was made from, as `/input_items` shows them.
 
 A job's messages have the whole conversation, so the items are made from them. A message of the model with
-calls is several items.
+reasoning or calls is several items.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ from web.openai.responses.items import (
     CALL,
     CALL_OUTPUT,
     MESSAGE,
+    REASONING,
     OutputItemBody,
     call_item,
     input_item_id,
     output_item_id,
     output_message,
+    reasoning_item,
 )
 from web.openai.responses.origin import origin_of_response
 
@@ -109,7 +111,10 @@ def _items(messages: Iterable[Mapping[str, Any]], new_id: NewId) -> list[InputIt
     for message in messages:
         texts, calls = _texts(message["content"]), message.get("tool_calls") or ()
         if message["role"] == "assistant":
-            if any(texts) or not calls:
+            reasoning = message.get("reasoning_content")
+            if reasoning is not None:
+                items.append(reasoning_item(new_id(REASONING, len(items)), [reasoning], "completed"))
+            if any(texts) or not (calls or reasoning):
                 items.append(output_message(new_id(MESSAGE, len(items)), texts, "completed"))
             for call in calls:
                 items.append(call_item(new_id(CALL, len(items)), call))

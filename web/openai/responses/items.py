@@ -1,4 +1,4 @@
-"""Items that a model gives: messages, and calls of functions, as clients read them."""
+"""Items that a model gives: reasoning, messages, and calls of functions, as clients read them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from web.openai.ids import RESPONSE
 
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
 
-MESSAGE, CALL, CALL_OUTPUT = "msg_", "fc_", "fco_"
+MESSAGE, CALL, CALL_OUTPUT, REASONING = "msg_", "fc_", "fco_", "rs_"
 """How the ids of items begin. The id of their response follows."""
 
 
@@ -70,7 +70,24 @@ class CallItemBody(TypedDict):
     ]
 
 
-OutputItemBody = OutputMessageBody | CallItemBody
+class ReasoningTextBody(TypedDict):
+    """The text of reasoning."""
+
+    type: Annotated[Literal["reasoning_text"], Field(description="always `reasoning_text`")]
+    text: Annotated[str, Field(description="the text so far")]
+
+
+class ReasoningItemBody(TypedDict):
+    """The reasoning of the model before its answer."""
+
+    id: Annotated[str, Field(description="its id: made of that of its response, with `rs_` for `resp_`")]
+    type: Annotated[Literal["reasoning"], Field(description="always `reasoning`")]
+    summary: Annotated[list[None], Field(description="always empty")]
+    content: Annotated[list[ReasoningTextBody], Field(description="its text; an output has one")]
+    status: Annotated[ItemStatus, Field(description="`incomplete`: it was cut off")]
+
+
+OutputItemBody = ReasoningItemBody | OutputMessageBody | CallItemBody
 
 
 def output_item_id(response_id: str, prefix: str, index: int) -> str:
@@ -104,6 +121,16 @@ def output_text(text: str, logprobs: Sequence[TokenLogprobs] = ()) -> OutputText
             for token in logprobs
         ],
     }
+
+
+def reasoning_item(item_id: str, texts: Sequence[str], status: ItemStatus) -> ReasoningItemBody:
+    """Returns the reasoning of the model."""
+    content = [reasoning_text(text) for text in texts]
+    return {"id": item_id, "type": "reasoning", "summary": [], "content": content, "status": status}
+
+
+def reasoning_text(text: str) -> ReasoningTextBody:
+    return {"type": "reasoning_text", "text": text}
 
 
 def call_item(item_id: str, call: Mapping[str, Any]) -> CallItemBody:

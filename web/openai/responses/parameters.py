@@ -55,6 +55,20 @@ class TextConfig(BaseModel):
     _nulls = model_validator(mode="before")(without_nulls)
 
 
+class ReasoningConfig(BaseModel):
+    """How the model thinks, which cannot be chosen."""
+
+    model_config = STRICT
+
+    context: NotSupported = NOT_SUPPORTED
+    effort: NotSupported = NOT_SUPPORTED
+    generate_summary: NotSupported = NOT_SUPPORTED
+    mode: NotSupported = NOT_SUPPORTED
+    summary: NotSupported = NOT_SUPPORTED
+
+    _nulls = model_validator(mode="before")(without_nulls)
+
+
 class ResponseParameters(ToolParameters):
     """The body of a response."""
 
@@ -69,7 +83,8 @@ class ResponseParameters(ToolParameters):
         "consists of calls that match the schemas",
     )
     input: Input = Field(
-        description="a text, or items: messages, calls and their outputs", examples=["Tell me a tale."]
+        description="a text, or items: messages, reasoning, calls and their outputs",
+        examples=["Tell me a tale."],
     )
     instructions: Text | None = Field(
         None, description="a system message before the whole input; the next response does not inherit it"
@@ -102,6 +117,7 @@ class ResponseParameters(ToolParameters):
     stream_options: ResponseStreamOptions | None = Field(None, description="only with `stream`")  # type: ignore[assignment]
     text: TextConfig | None = Field(None, description="the form of the output")
     user: str | None = Field(None, max_length=USER_CHARACTERS, description="comes back with the response")
+    reasoning: ReasoningConfig | None = Field(None, description="not supported: only `{}` is accepted")
     truncation: Annotated[str, only("disabled")] = Field(
         "disabled", description="not supported: only `disabled` is accepted"
     )
@@ -123,7 +139,6 @@ class ResponseParameters(ToolParameters):
     prompt_cache_key: NotSupported = NOT_SUPPORTED
     prompt_cache_options: NotSupported = NOT_SUPPORTED
     prompt_cache_retention: NotSupported = NOT_SUPPORTED
-    reasoning: NotSupported = NOT_SUPPORTED
     safety_identifier: NotSupported = NOT_SUPPORTED
 
     @field_validator("store")
