@@ -85,6 +85,7 @@ CHAT_TURNS = st.one_of(
         {
             "role": st.just("assistant"),
             "content": st.none() | TEXTS,
+            "reasoning_content": st.none() | TEXTS,
             "refusal": st.none(),
             "tool_calls": CALLS,
         }
@@ -104,6 +105,7 @@ CHAT: Strategies = {
     "tools": TOOLS,
     "tool_choice": st.sampled_from(["auto", "none", "required", "named"]),
     "parallel_tool_calls": st.booleans(),
+    "include_reasoning": st.booleans(),
     "response_format": st.just({"type": "text"})
     | st.just({"type": "json_object"})
     | st.fixed_dictionaries(
@@ -132,9 +134,12 @@ CALL_TURNS = st.tuples(SHORT, NAMES, TEXTS, TEXTS | INPUT_PARTS).map(
         {"type": "function_call_output", "call_id": call[0], "output": call[3]},
     ]
 )
-ITEMS = st.lists(INPUT_TURNS.map(lambda turn: [turn]) | CALL_TURNS, min_size=1, max_size=3).map(
-    lambda turns: [item for turn in turns for item in turn]
+REASONING_TURNS = TEXTS.map(
+    lambda text: {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": text}]}
 )
+ITEMS = st.lists(
+    (INPUT_TURNS | REASONING_TURNS).map(lambda turn: [turn]) | CALL_TURNS, min_size=1, max_size=3
+).map(lambda turns: [item for turn in turns for item in turn])
 LOGPROBS = ["message.output_text.logprobs"]
 RESPONSE: Strategies = {
     **SAMPLING,

@@ -23,6 +23,7 @@ from pydantic import BaseModel
 from tasks.batch import Batch, BatchError, BatchStatus
 from tasks.job import FinishReason, Job, JobError, Status
 from tasks.log import DoneEntry, Entry, StatusEntry, TokenEntry, choices
+from tasks.reasoning_marks import ReasoningMarks
 from tasks.request import JobRequest
 from tasks.submission import Draft
 from tasks.uploads import FileRecord
@@ -37,7 +38,7 @@ from web.openai.responses.parameters import ResponseParameters
 from web.relay.events import Event
 from web.render import to_json
 
-ADDED = {"error.type"}
+ADDED = {"error.type", "choices.message.reasoning_content", "choices.delta.reasoning_content"}
 """Fields of answers that the SDK does not know, by their paths."""
 
 EVENTS: Mapping[str, type[BaseModel]] = {
@@ -52,7 +53,7 @@ HELLO = [{"role": "user", "content": "hello"}]
 PIECES = st.text(max_size=5) | st.sampled_from(
     [
         *("<tool_call>", '{"name": "f", "arguments": {"a": 1}}', "</tool_call>", "[TOOL_CALLS]"),
-        *("f[ARGS]{}", "<|python_tag|>", "\n", "{", "\ufffd", "\U0001f600"),
+        *("f[ARGS]{}", "<|python_tag|>", "<think>", "</think>", "\n", "{", "\ufffd", "\U0001f600"),
     ]
 )
 LOGPROB = st.floats(-50, 0) | st.just(0)
@@ -60,6 +61,7 @@ TOKEN_LOGPROBS = st.tuples(PIECES, LOGPROB, st.lists(st.tuples(PIECES, LOGPROB),
 WHOLE = st.sampled_from([FinishReason.STOP, FinishReason.LENGTH])
 TIMES = st.floats(1e9, 2e9)
 NAMES = st.text(min_size=1, max_size=9)
+MARKS = st.none() | st.builds(ReasoningMarks, st.just("<think>"), st.just("</think>"), st.booleans())
 UNIX = st.none() | TIMES
 
 Run = tuple[Job, list[Entry]]
@@ -102,6 +104,7 @@ def runs(
         output=choices(log, options["n"]),
         ended_at=job.created_at + 1,
         prompt_tokens=3,
+        reasoning_marks=draw(MARKS) if "messages" in request else None,
         error=JobError(draw(st.sampled_from(["timeout", "prompt_too_long"])), "why")
         if status is Status.FAILED
         else None,
