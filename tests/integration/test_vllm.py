@@ -222,9 +222,13 @@ def test_a_prompt_that_is_too_long_ends_with_the_numbers(fleet: MixedFleet) -> N
 def test_a_cancel_keeps_the_text_and_frees_the_slots(fleet: MixedFleet) -> None:
     job_ids = [fleet.client.submit(**GREEDY, engine="vllm", max_tokens=LONG).id for _ in range(4)]
     waiting = fleet.client.submit(**GREEDY, engine="vllm", max_tokens=4).id
-    for job_id in job_ids:
+
+    def cancel_soon(job_id: str) -> None:
         fleet.wait_for_tokens(job_id, 1)
         fleet.client.cancel(job_id)
+
+    with ThreadPoolExecutor(len(job_ids)) as pool:
+        list(pool.map(cancel_soon, job_ids))
     for job_id in job_ids:
         job = fleet.ended(job_id)
         assert (job["status"], job["output"][0]["finish_reason"]) == ("cancelled", "cancelled")
@@ -236,9 +240,10 @@ def test_a_stream_survives_the_death_of_vllms_worker(fleet: MixedFleet) -> None:
     """The worker is killed with all its processes. The job continues on transformers, with the same text."""
     undisturbed = fleet.ended(fleet.client.submit(**GREEDY, engine="transformers", max_tokens=LONG).id)
     below = children(fleet.fast)
+    # First, so that it waits for none of the others.
+    bound = fleet.client.submit(**GREEDY, engine="vllm", max_tokens=LONG).id
     job_ids = [fleet.client.submit(**GREEDY, max_tokens=LONG).id for _ in range(4)]
     taken = eventually(lambda: [one for one in job_ids if fleet.workers_of(one) == [fleet.fast.id]])
-    bound = fleet.client.submit(**GREEDY, engine="vllm", max_tokens=LONG).id
     # Not tokens of the native engine: reading thousands of events a second would delay the next steps.
     with ThreadPoolExecutor(len(taken)) as pool:
         streams = [pool.submit(fleet.events, job_id) for job_id in taken]
