@@ -50,6 +50,12 @@ def until(
     return found[0]
 
 
+def completed(batch: Batch) -> int:
+    """Returns how many lines have completed."""
+    assert batch.request_counts is not None
+    return batch.request_counts.completed
+
+
 def ended(sdk: OpenAI, batch_id: str, timeout: float = TIMEOUT_SECONDS) -> Batch:
     final = ("completed", "failed", "cancelled", "expired")
     return until(sdk, batch_id, lambda batch: batch.status in final, timeout)

@@ -21,6 +21,7 @@ from tasks.settings import Settings
 from tests.integration.batch_harness import (
     COMPLETIONS,
     assert_answered_once,
+    completed,
     create,
     ended,
     jsonl,
@@ -151,7 +152,7 @@ def test_a_damaged_batch_fails_with_a_reason(redis_url: str, tmp_path: Path, dam
         [first] = own.calls.start()
         first.complete("x")
         [second] = own.calls.start()
-        running = until(own.sdk, made.id, lambda batch: batch.request_counts.completed == 1)  # type: ignore[union-attr]
+        running = until(own.sdk, made.id, lambda batch: completed(batch) == 1)
         DAMAGES[damage](own.redis, running)
         second.complete("x")
         if damage == "open lines":

@@ -21,6 +21,7 @@ from tests.integration.batch_harness import (
     COMPLETIONS,
     RESPONSES,
     assert_answered_once,
+    completed,
     create,
     ended,
     jsonl,
@@ -190,7 +191,7 @@ def test_the_output_can_be_read_while_the_batch_runs(sdk_calls: Calls) -> None:
     runs = sdk_calls.start(4)
     for run in runs[:2]:
         run.complete("x")
-    running = until(sdk, made.id, lambda batch: batch.request_counts.completed == 2)  # type: ignore[union-attr]
+    running = until(sdk, made.id, lambda batch: completed(batch) == 2)
     assert running.output_file_id is not None
     assert sdk.files.retrieve(running.output_file_id).status == "uploaded"
     early = sdk.files.with_raw_response.content(running.output_file_id)
@@ -221,7 +222,7 @@ def test_a_cancelled_batch_answers_all_of_its_lines(sdk_calls: Calls, web_redis:
     made = create(sdk, [line(str(number)) for number in range(6)])
     runs = [sdk_calls.start_one(job_id) for job_id in sdk_calls.new_jobs(6)[:4]]
     runs[0].complete("x")
-    until(sdk, made.id, lambda batch: batch.request_counts.completed == 1)  # type: ignore[union-attr]
+    until(sdk, made.id, lambda batch: completed(batch) == 1)
     assert sdk.batches.cancel(made.id).status == "cancelling"
     assert sdk.batches.cancel(made.id).status in ("cancelling", "cancelled")
     runs[1].complete("x")  # It was done before its worker heard of it.

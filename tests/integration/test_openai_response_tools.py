@@ -139,7 +139,8 @@ def test_a_conversation_goes_on_with_the_results_by_its_items(sdk_calls: Calls) 
         ("assistant", "Let me see.", ids),
         ("tool", 'rain {"city": "Oslo"}', ids[0]),
     ]
-    [call, _] = run.claim.request.messages[1].tool_calls or []  # type: ignore[index]
+    messages = run.claim.request.messages or []
+    [call, _] = messages[1].tool_calls or []
     assert (call.function.name, json.loads(call.function.arguments)) == ("weather", {"city": "Oslo"})
 
 

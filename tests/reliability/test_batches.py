@@ -11,7 +11,15 @@ from openai import OpenAI
 from client import Client
 from harness.waiting import TIMEOUT_SECONDS
 from tests.chaos.fleet import Fleet
-from tests.integration.batch_harness import assert_answered_once, create, ended, line, read_lines, until
+from tests.integration.batch_harness import (
+    assert_answered_once,
+    completed,
+    create,
+    ended,
+    line,
+    read_lines,
+    until,
+)
 from tests.integration.jobs import words
 
 LINES, TOKENS = 1000, 8
@@ -41,13 +49,9 @@ class Run:
         self.id = create(sdk, bodies).id
         self.lines: list[dict[str, object]] = []
 
-    def wait_for(self, completed: int) -> None:
+    def wait_for(self, lines: int) -> None:
         """Waits until this number of lines is done, and reads those that are new."""
-        batch = until(
-            self._sdk,
-            self.id,
-            lambda batch: batch.request_counts is not None and batch.request_counts.completed >= completed,
-        )
+        batch = until(self._sdk, self.id, lambda batch: completed(batch) >= lines)
         assert batch.status == "in_progress"
         assert batch.output_file_id is not None
         answer = self._sdk.files.with_raw_response.content(
@@ -55,7 +59,7 @@ class Run:
         )
         assert answer.headers["X-Incomplete"] == "true"
         self.read(batch.output_file_id)
-        assert int(answer.headers["X-Last-Line"]) >= completed
+        assert int(answer.headers["X-Last-Line"]) >= lines
 
     def read(self, file_id: str) -> None:
         """Reads the lines of the output that were not read before."""

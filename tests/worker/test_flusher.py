@@ -15,7 +15,7 @@ from tasks.request import JobRequest
 from tasks.scripts import Scripts
 from tasks.settings import Settings
 from tests.integration.jobs import assert_echoed, words
-from tests.worker.flusher_harness import LONG, Worker
+from tests.worker.flusher_harness import LONG, CeleryTask, Worker
 from worker.engine.base import Prompt
 from worker.engine.echo import EchoEngine
 
@@ -204,3 +204,18 @@ def test_drain_gives_back_jobs_that_do_not_end_in_time(settings: Settings) -> No
     assert job.output[0].text == " ".join(f"w{i}" for i in range(500))
     assert [attempt.number for attempt in job.attempts] == [1, 2]
     second.end()
+
+
+def test_leases_are_renewed_between_the_claims_of_many_jobs(settings: Settings) -> None:
+    """On a slow Redis the claims of all waiting jobs may take longer than a lease."""
+    idle = Worker(settings, deliver=False)
+    idle.flusher._announcer.beat(settings.max_num_seqs, 0)
+    claims = idle.flusher._claims
+    for job_id in [idle.submit() for _ in range(3)]:
+        claims.add(CeleryTask(job_id))
+    claims.claim_waiting(until=time.monotonic())
+    assert len(claims) == 2, "the flusher renews before it claims the next one"
+    claims.claim_waiting(until=time.monotonic() + TIMEOUT_SECONDS)
+    assert len(claims) == 0
+    for redis in (idle.redis, idle._of_leases):
+        redis.connection_pool.disconnect()
