@@ -18,8 +18,9 @@ def submit_tale(request):
 def show_tale(_request, job_id):
     # `app=` is what matters: without it, Celery asks the project's own app, which knows no jobs.
     result = AsyncResult(job_id, app=get_app())
-    tale = {"id": job_id, "state": result.state}
-    if result.successful():
+    state = result.state  # Read once: each use asks Redis again, and the job may end in between.
+    tale = {"id": job_id, "state": state}
+    if state == "SUCCESS":
         tale["text"] = result.result["output"][0]["text"]
         tale["words"] = count_words.delay(tale["text"]).get()  # A task of the project's own app.
     return JsonResponse(tale)
