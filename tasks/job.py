@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, overload
 
+from tasks.output_parts import Part
 from tasks.reasoning_marks import ReasoningMarks
 
 if TYPE_CHECKING:
@@ -73,6 +74,10 @@ class Choice:
     finish_reason: FinishReason | None = None
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     """One for each token, if the client asked for them."""
+    parts: list[Part] | None = None
+    """What the worker divided the text into; None if it is all of the answer, or the worker divides none."""
+    in_reasoning: list[bool] = field(default_factory=list)
+    """Whether the worker found a token in the reasoning, for each token with logprobs."""
 
     def to_dict(self, *, with_logprobs: bool) -> ChoiceBody:
         body: ChoiceBody = {"index": self.index, "text": self.text, "finish_reason": self.finish_reason}
@@ -110,7 +115,9 @@ class Job:
     """It waits for a worker: before its first attempt, or between two attempts."""
     origin: Origin | None = None
     reasoning_marks: ReasoningMarks | None = None
-    """They divide its outputs into reasoning and answer; None if its outputs are not divided."""
+    """They divide its outputs into reasoning and answer; None if nothing does, or the worker itself."""
+    is_divided: bool = False
+    """Its worker divides its outputs, and logs the parts."""
     keep_seconds: float | None = None
     """It is removed this long after its end; None for the server's own retention."""
     queue_position: int | None = None

@@ -28,6 +28,7 @@ class Claim:
     is_seed_drawn: the client gave no seed, so one was drawn when the job was submitted.
     started_at: Unix time of the job's first attempt.
     reasoning_marks: see `Job`. They are part of the output's text, even if they are special tokens.
+    is_divided: see `Job`. Special tokens are part of the output's text, so that its parts can be found.
     """
 
     job_id: str
@@ -38,6 +39,7 @@ class Claim:
     is_seed_drawn: bool = False
     started_at: float = 0.0
     reasoning_marks: ReasoningMarks | None = None
+    is_divided: bool = False
 
     @property
     def entries(self) -> list[Entry]:
@@ -136,6 +138,8 @@ class WorkerInfo:
     """The newest version of a record that it understands."""
     reasoning_marks: ReasoningMarks | None = None
     """Those of its model; None if the model writes no reasoning, or if there is no model."""
+    divides_outputs: bool = False
+    """Whether it divides outputs itself; then it announces no marks."""
 
     @property
     def engine_pool(self) -> str:
@@ -204,6 +208,7 @@ class Leases:
             bool(answer["is_seed_drawn"]),
             float(answer["started_at"]),
             ReasoningMarks.from_json(answer["reasoning_marks"]),
+            bool(answer["is_divided"]),
         )
 
     def take_back(self, claim: Claim, worker: str, engine_pool: str) -> bool:
@@ -280,6 +285,7 @@ class Leases:
             max_model_len=worker.max_model_len or "",
             lifeline=worker.lifeline,
             reasoning_marks=worker.reasoning_marks.to_json() if worker.reasoning_marks else "",
+            divides_outputs=worker.divides_outputs,
         )
 
     def deregister(self, worker: WorkerInfo) -> None:

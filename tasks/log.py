@@ -2,12 +2,14 @@
 
 An entry is a compact JSON array:
 
-    ["s", attempt]                                      a worker started an attempt
-    ["t", choice, ids, text, logprobs, finish_reason]   tokens of one choice; nulls at the end are left out
-    ["d", status]                                       the job has ended
+    ["s", attempt]                   a worker started an attempt
+    ["t", choice, ids, text,         tokens of one choice; nulls at the end are left out
+     logprobs, finish_reason, parts]
+    ["d", status]                    the job has ended
 
 `ids` are all ids since the choice's last entry, including those whose text is still held back. So the text
-shown is always a prefix of the detokenized ids.
+shown is always a prefix of the detokenized ids. `parts` are those of a job whose worker divides its outputs
+(`tasks.output_parts`).
 
 Ten seconds after the job's end the list is packed into one field of the record, which takes a quarter of its
 size.
@@ -24,6 +26,7 @@ from json.encoder import encode_basestring
 from typing import TYPE_CHECKING, Any
 
 from tasks.job import Choice, FinishReason, Status
+from tasks.output_parts import Part, decode_parts, encode_parts, parts_of
 
 if TYPE_CHECKING:
     from tasks.answers import EndEvent, StatusEvent, TokenEvent, TokenLogprobs
@@ -34,7 +37,10 @@ STATUS_MARK, TOKEN_MARK = '["s"', '["t"'
 """How encoded entries begin."""
 
 LoggedLogprobs = list[Any]
-"""The logprobs of one token: [text, logprob, [[text, logprob] of the best tokens, ...]]."""
+"""The logprobs of one token: [text, logprob, [[text, logprob] of the best tokens, ...]].
+
+A 1 follows if the worker divides the output and the token belongs to the reasoning.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +59,13 @@ class TokenEntry:
     finish_reason: FinishReason | None = None
     logprobs: list[LoggedLogprobs] | None = None
     """One for each id, held-back ones included, if the client asked for them."""
+    parts: list[Part] | None = None
+    """What the text adds to the parts of the output; None if the entry does not tell."""
 
     def encode(self) -> str:
-        return encode_tokens(self.choice, self.token_ids, self.text, self.finish_reason, self.logprobs)
+        return encode_tokens(
+            self.choice, self.token_ids, self.text, self.finish_reason, self.logprobs, self.parts
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +85,17 @@ def encode_tokens(
     text: str,
     finish_reason: FinishReason | None = None,
     logprobs: list[LoggedLogprobs] | None = None,
+    parts: Sequence[Part] | None = None,
 ) -> str:
     """Returns an encoded `TokenEntry`, without making one: a worker writes thousands a second."""
     ids = token_ids[0] if len(token_ids) == 1 else ",".join(map(str, token_ids))
     # Nearly every token has nulls at the end, and the log takes most of a job's memory.
-    if logprobs is None and finish_reason is None:
+    told = None if parts is None else encode_parts(parts, text)
+    if logprobs is None and finish_reason is None and told is None:
         return f'["t",{choice},[{ids}],{encode_basestring(text)}]'
     end = "" if finish_reason is None else f',"{finish_reason}"'
+    if told is not None:
+        end = f"{end or ',null'},{_encode(told)}"
     return f'["t",{choice},[{ids}],{encode_basestring(text)},{_encode(logprobs)}{end}]'
 
 
@@ -90,9 +104,10 @@ def parse_entry(entry: str | list[Any]) -> Entry:
     kind, *rest = json.loads(entry) if isinstance(entry, str) else entry
     if kind == "t":
         choice, ids, text, *more = rest
-        logprobs, finish_reason = (*more, None, None)[:2]
+        logprobs, finish_reason, told = (*more, None, None, None)[:3]
         reason = None if finish_reason is None else FinishReason(finish_reason)
-        return TokenEntry(choice, tuple(ids), text, reason, logprobs)
+        parts = None if told is None else decode_parts(told, text)
+        return TokenEntry(choice, tuple(ids), text, reason, logprobs, parts)
     if kind == "s":
         return StatusEntry(rest[0])
     if kind == "d":
@@ -138,8 +153,13 @@ def logprobs_body(logged: Sequence[LoggedLogprobs] | None) -> list[TokenLogprobs
             "logprob": logprob,
             "top_logprobs": [{"token": best, "logprob": value} for best, value in top],
         }
-        for text, logprob, top in logged
+        for text, logprob, top, *_ in logged
     ]
+
+
+def reasoning_flags(logged: Sequence[LoggedLogprobs] | None) -> list[bool]:
+    """Returns of each token whether its worker found it in the reasoning."""
+    return [bool(flag) for _, _, _, *flag in logged or ()]
 
 
 def choices(entries: Iterable[Entry], n: int) -> list[Choice]:
@@ -149,9 +169,14 @@ def choices(entries: Iterable[Entry], n: int) -> list[Choice]:
     for entry in entries:
         if isinstance(entry, TokenEntry):
             choice = found[entry.choice]
+            if choice.parts is not None:
+                choice.parts += parts_of(entry.text, entry.parts)
+            elif entry.parts is not None:
+                choice.parts = [*parts_of("".join(texts[entry.choice]), None), *entry.parts]
             texts[entry.choice].append(entry.text)
             choice.token_ids.extend(entry.token_ids)
             choice.logprobs.extend(logprobs_body(entry.logprobs) or ())
+            choice.in_reasoning.extend(reasoning_flags(entry.logprobs))
             choice.finish_reason = entry.finish_reason or choice.finish_reason
     for choice, parts in zip(found, texts, strict=True):
         choice.text = "".join(parts)

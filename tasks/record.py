@@ -46,6 +46,7 @@ def job_from_record(record: Mapping[str, str], log: Sequence[str], read_at: floa
         is_waiting=record["place"] in ("line", "offered"),
         origin=json.loads(record["origin"]) if "origin" in record else None,
         reasoning_marks=ReasoningMarks.from_json(record.get("reasoning_marks")),
+        is_divided="is_divided" in record,
         keep_seconds=_optional_seconds(record, "keep_seconds"),
     )
 

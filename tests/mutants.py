@@ -382,6 +382,20 @@ MUTANTS = [
         REASONING + "test_marks_that_are_special_tokens_need_a_worker_that_shows_them",
     ),
     Mutant(
+        "only workers that log parts get jobs that need them",
+        LUA + "shared/accepting.lua",
+        "math.max(job.version, DIVIDED_SINCE_VERSION)",
+        "job.version",
+        "tests/transitions/test_divided_models.py::test_it_takes_a_worker_that_logs_parts",
+    ),
+    Mutant(
+        "a worker that takes over knows which parts are logged",
+        "worker/choice_run.py",
+        "divider.push(logged_text)",
+        "logged_text",
+        "tests/engine/test_divided_outputs.py::test_the_next_attempt_logs_the_parts_that_are_missing",
+    ),
+    Mutant(
         "a key outlives the first of its jobs",
         LUA + "shared/lifecycle.lua",
         "if redis.call('HINCRBY', idempotency, 'left', -1) <= 0 then",

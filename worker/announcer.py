@@ -67,4 +67,5 @@ class Announcer:
             engine.max_model_len,
             self._lifeline,
             reasoning_marks=engine.reasoning_marks,
+            divides_outputs=engine.divides_outputs,
         )

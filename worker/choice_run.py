@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from tasks.job import FinishReason
 from tasks.log import LoggedLogprobs, encode_tokens
-from worker.engine.base import DecodeToken, EngineRequest, RequestOutput, TokenLogprobs
+from tasks.output_parts import Part, joined
+from worker.engine.base import DecodeToken, EngineRequest, OutputDivider, RequestOutput, TokenLogprobs
 from worker.engine.text.detokenizer import Detokenizer
 
 LOGPROB_DIGITS = 5
@@ -34,6 +35,16 @@ class ChoiceRun:
     whole_texts: Mapping[int, str] = field(default_factory=dict)
     """See `Detokenizer.whole_texts`. Empty before the first token and after the end."""
 
+    divider: OutputDivider | None = None
+    """Divides the text into parts; None where the reader of the log does, or nobody."""
+    parts: list[Part] = field(default_factory=list)
+    """The parts that are not logged yet, if there is a divider."""
+
+    def divide_with(self, divider: OutputDivider, logged_text: str) -> None:
+        """Has the text divided from now on. logged_text: what earlier attempts logged, with its parts."""
+        self.divider = divider
+        divider.push(logged_text)
+
     @property
     def is_running(self) -> bool:
         return self.finish_reason is None
@@ -56,20 +67,23 @@ class ChoiceRun:
     def push(self, output: RequestOutput) -> None:
         """Takes what a step added to this choice."""
         self._push_each(output)
-        self.whole_texts = self.detokenizer.whole_texts if self.is_running else {}
+        is_plain = self.is_running and self.divider is None
+        self.whole_texts = self.detokenizer.whole_texts if is_plain else {}
 
     def _push_each(self, output: RequestOutput) -> None:
         last = len(output.token_ids) - 1
         for index, token_id in enumerate(output.token_ids):
             self.token_ids.append(token_id)
             self.completion_tokens += 1
-            if output.logprobs is not None:
-                self.logprobs.append(self._logged(token_id, output.logprobs[index]))
+            was_in_reasoning = self.is_in_reasoning
             # The end of sequence is not text, even where a model uses an ordinary token for it.
             has_stopped = output.finish_reason is FinishReason.STOP and not output.ends_with_text
             is_end = index == last and has_stopped
             detokenizer = self.detokenizer
-            self.text += detokenizer.push_end(token_id) if is_end else detokenizer.push((token_id,))
+            self._show(detokenizer.push_end(token_id) if is_end else detokenizer.push((token_id,)))
+            if output.logprobs is not None:
+                is_of_reasoning = was_in_reasoning or self.is_in_reasoning
+                self.logprobs.append(self._logged(token_id, output.logprobs[index], is_of_reasoning))
             if self.detokenizer.stopped:
                 self._finish(FinishReason.STOP)
                 return
@@ -78,7 +92,7 @@ class ChoiceRun:
 
     def end(self, reason: FinishReason) -> None:
         """Ends the choice, and shows the text that was held back. A stop string may be complete in it."""
-        self.text += self.detokenizer.finish()
+        self._show(self.detokenizer.finish())
         self._finish(FinishReason.STOP if self.detokenizer.stopped else reason)
 
     def break_off(self) -> None:
@@ -87,6 +101,8 @@ class ChoiceRun:
 
     def _finish(self, reason: FinishReason) -> None:
         self.finish_reason, self.is_end_unlogged = reason, True
+        if self.divider is not None:
+            self.parts += self.divider.finish()
         self.whole_texts = {}
 
     def take_entry(self) -> str:
@@ -95,11 +111,24 @@ class ChoiceRun:
         There is one to make if there is text or an unlogged end. Ids whose text may not be shown yet wait.
         """
         index = self.request.sampling.choice
-        entry = encode_tokens(index, self.token_ids, self.text, self.finish_reason, self.logprobs or None)
-        self.token_ids, self.text, self.is_end_unlogged, self.logprobs = [], "", False, []
+        parts = None if self.divider is None else joined(self.parts)
+        entry = encode_tokens(
+            index, self.token_ids, self.text, self.finish_reason, self.logprobs or None, parts
+        )
+        self.token_ids, self.text, self.is_end_unlogged, self.logprobs, self.parts = [], "", False, [], []
         return entry
 
-    def _logged(self, token_id: int, logprobs: TokenLogprobs) -> LoggedLogprobs:
+    @property
+    def is_in_reasoning(self) -> bool:
+        return self.divider is not None and self.divider.is_in_reasoning
+
+    def _show(self, text: str) -> None:
+        self.text += text
+        if self.divider is not None:
+            self.parts += self.divider.push(text)
+
+    def _logged(self, token_id: int, logprobs: TokenLogprobs, is_of_reasoning: bool) -> LoggedLogprobs:
         """Returns logprobs with texts in place of ids: readers of the log have no tokenizer."""
         top = [[self.decode_token(best), round(value, LOGPROB_DIGITS)] for best, value in logprobs.top]
-        return [self.decode_token(token_id), round(logprobs.logprob, LOGPROB_DIGITS), top]
+        logged = [self.decode_token(token_id), round(logprobs.logprob, LOGPROB_DIGITS), top]
+        return [*logged, 1] if is_of_reasoning else logged

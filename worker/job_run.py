@@ -84,6 +84,10 @@ class JobRun:
         prompt = engine.encode(self.claim.request, self.claim.started_at)
         if (marks := self.claim.reasoning_marks) is not None:
             prompt = showing(prompt, {marks.opening, marks.closing})
+        if not self.claim.is_divided:
+            prompt = replace(prompt, new_divider=None)
+        elif prompt.new_divider is not None:
+            prompt = showing(prompt, set(prompt.special_tokens.values()))
         prompt_tokens = len(prompt.token_ids)
         budget = engine.max_model_len - prompt_tokens
         if budget < 1:
@@ -195,6 +199,8 @@ class JobRun:
             _request_id(self.lease_token, choice.index), prompt.token_ids, output_ids, sampling, matcher
         )
         run = ChoiceRun(sequence, detokenizer, prompt.decode_token, choice.finish_reason, len(output_ids))
+        if prompt.new_divider is not None and not has_ended:
+            run.divide_with(prompt.new_divider(), choice.text)
         if matcher is not None and matcher.is_complete:
             run.end(FinishReason.STOP)
         elif run.is_running and len(output_ids) >= sampling.max_tokens:

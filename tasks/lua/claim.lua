@@ -12,7 +12,7 @@
 --   held_jobs: number     that the worker has claimed already
 -- Answers:
 --   claimed    request, log, started_at (of the first attempt), is_alone (it runs alone), is_seed_drawn,
---              reasoning_marks (JSON; empty for none)
+--              reasoning_marks (JSON; empty for none), is_divided (the worker divides its outputs)
 --   gone       the job is not on offer to this worker
 --   busy       it takes more slots than are free, or has to run alone while the worker holds jobs
 --   settling   Redis has just come back
@@ -31,8 +31,9 @@ if not (job.place == 'leases' and job.lease_token == lease_token) then
   append(id, { '["s",' .. number .. ']' })
 end
 
-local f = redis.call('HMGET', record, 'request', 'seed_drawn', 'started_at', 'reasoning_marks')
+local f = redis.call('HMGET', record, 'request', 'seed_drawn', 'started_at', 'reasoning_marks', 'is_divided')
 return answer('claimed', {
   request = f[1], is_seed_drawn = f[2], started_at = f[3], reasoning_marks = f[4] or '',
+  is_divided = f[5] == '1',
   is_alone = job.is_alone, log = redis.call('LRANGE', key('log', id), 0, -1),
 })

@@ -13,6 +13,7 @@
 --   max_model_len: text    the longest sequence that the worker takes; empty if it does not say
 --   lifeline: text         the channel of its lifeline (see reap.lua), empty for none
 --   reasoning_marks: text  how the model marks its reasoning (see tasks/reasoning_marks.py), empty if it writes none
+--   divides_outputs: flag  whether the worker divides outputs itself (see tasks/output_parts.py)
 -- Answers:
 --   ok
 write_although_full()
@@ -30,6 +31,7 @@ if reasoning_marks ~= '' then
 else
   redis.call('HDEL', PREFIX .. 'reasoning_marks', model)
 end
+redis.call(divides_outputs and 'SADD' or 'SREM', PREFIX .. 'divided_models', model)
 if lifeline ~= '' then redis.call('HSET', PREFIX .. 'lifelines', worker, lifeline) end
 redis.call('SADD', key('pools', model), engine_pool)
 remember_widest(model, engine_pool, time)

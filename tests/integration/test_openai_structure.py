@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 import json
-import shutil
-import signal
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import pytest
 from openai import BadRequestError, OpenAI
 from pydantic import BaseModel
 
-from harness.product import Web
-from harness.redis_server import start_redis
-from harness.waiting import TIMEOUT_SECONDS
-from harness.workers import ROOT, WorkerProcess, start_workers
-from tasks.app import JobApp
-from tasks.settings import Settings
-from tasks.store import Store
+from tests.integration.bundled_fleet import MODEL, Fleet, bundled_fleet
 from tests.integration.jobs import started
-
-BUNDLED = ROOT / "worker/models/bundled"
-MODEL = "model"
-"""The name of a model in a folder is the folder's."""
 
 HELLO: Any = [{"role": "user", "content": "Tell me a tale."}]
 WEATHER: Any = {
@@ -56,41 +43,15 @@ class Tale(BaseModel):
     heroes: list[Animal]
 
 
-@dataclass(frozen=True, slots=True)
-class Fleet:
-    """Two workers of one model. model: its folder."""
-
-    model: str
-    workers: list[WorkerProcess]
-    store: Store
-
-
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    """Workers of the bundled model, with a chat template that shows tools."""
-    folder = tmp_path_factory.mktemp("workers")
-    model = shutil.copytree(BUNDLED, folder / "model", symlinks=True)
-    template = model / "chat_template.jinja"
-    shown = "{% for tool in tools or [] %}{{ tool.function.name }} {% endfor %}"
-    template.write_text(shown + template.read_text())
-    redis, url = start_redis(folder)
-    variables = {"REDIS_URL": url, "LEASE_SECONDS": "1", "OMP_NUM_THREADS": "1", "DTYPE": "float32"}
-    try:
-        with start_workers("one", "two", folder=folder, MODEL_ID=str(model), **variables) as running:
-            yield Fleet(str(model), running, Store(JobApp(Settings(redis_url=url)).scripts()))
-    finally:
-        redis.kill()
-        redis.wait()
+    with bundled_fleet(tmp_path_factory.mktemp("workers")) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
 def sdk(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenAI]:
-    environment = {"ENGINE": "transformers", "MODEL_ID": fleet.model}
-    web = Web(fleet.store.scripts.settings.required_redis_url, tmp_path_factory.mktemp("web"), environment)
-    with (
-        web.started(),
-        OpenAI(base_url=f"{web.url}/v1", api_key="any", max_retries=0, timeout=TIMEOUT_SECONDS) as opened,
-    ):
+    with fleet.sdk(tmp_path_factory.mktemp("web")) as opened:
         yield opened
 
 
@@ -198,7 +159,7 @@ def test_a_structured_stream_survives_its_worker(sdk: OpenAI, fleet: Fleet) -> N
     answer = sdk.chat.completions.with_raw_response.create(**options)
     job_id = answer.headers["X-Job-ID"]
     first = started(fleet.store, job_id, tokens=5).attempts[0]
-    next(worker for worker in fleet.workers if worker.id == first.worker).signal(signal.SIGKILL)
+    fleet.kill(first.worker)
     assert text(answer.parse()) == undisturbed
     assert len(json.loads(undisturbed)) >= 40
     assert len(fleet.store.get(job_id).attempts) == 2

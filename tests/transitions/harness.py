@@ -50,8 +50,12 @@ class Harness:
         length: int | None = None,
         version: int = RECORD_VERSION,
         marks: ReasoningMarks | None = None,
+        *,
+        divides: bool = False,
     ) -> None:
-        self.leases.heartbeat(WorkerInfo(name, "m", "echo", slots, 0, 0.0, length, lifeline, version, marks))
+        self.leases.heartbeat(
+            WorkerInfo(name, "m", "echo", slots, 0, 0.0, length, lifeline, version, marks, divides)
+        )
 
     def claim(self, job_id: str, lease_token: str = "t", worker: str = "w1") -> Claim:
         claim = self.leases.claim(job_id, lease_token, worker, "echo:m", free_slots=8, held=0)

@@ -116,6 +116,10 @@ def live_through_everything(harness: WatchedHarness) -> None:
     with harness.redis.pubsub() as lifeline:
         lifeline.subscribe(channel)
         lifeline.get_message(timeout=5)
+        harness.worker(4, divides=True)
+        conversation = parse_request({"messages": [{"role": "user", "content": "x"}]})
+        [divided] = harness.store.submit_all([conversation], "ada", origin={"api": "chat.completions"})
+        harness.complete(harness.claim(divided.job_id))
         marks = ReasoningMarks("<think>", "</think>", is_opened=True)
         harness.worker(4, lifeline=channel, length=64, marks=marks)
         harness.reap()

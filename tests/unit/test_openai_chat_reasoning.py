@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from tasks.job import FinishReason, Job, Status
 from tasks.log import TokenEntry, choices
+from tasks.output_parts import Call, Part, Reasoning
 from tasks.reasoning_marks import ReasoningMarks
 from tasks.submission import Draft
 from tests.unit.openai_jobs import CLOSED, OPENED
@@ -84,6 +85,41 @@ def test_a_stream_tells_the_same_as_the_completion(
         assert "reasoning_content" not in message
     elif marks is not None and "<think>Hm" in output:
         assert message["reasoning_content"]
+
+
+PARTS: list[tuple[str, list[Part] | None]] = [
+    ("Hm. ", [Reasoning("Hm. ")]),
+    ("Well", [Reasoning("Well")]),
+    ("</think>", []),
+    ("Let me", None),
+    (" see. <call>", [" see."]),
+    ("</call>", [Call("weather", "{}"), Call("weather", '{"a": 1}')]),
+]
+
+
+@pytest.mark.parametrize("shows", [True, False])
+@pytest.mark.parametrize("is_parallel", [True, False])
+@pytest.mark.parametrize("count", range(len(PARTS) + 1))
+def test_what_the_worker_divided_is_taken_as_it_is(count: int, *, shows: bool, is_parallel: bool) -> None:
+    options = {"tools": [TOOL], "include_reasoning": shows, "parallel_tool_calls": is_parallel}
+    job = replace(queued(None, logprobs=True, **options), is_divided=True)
+    entries = [
+        TokenEntry(0, (7,), text, None, [[text, -0.5, [], *([1] * (place < 3))]], parts)
+        for place, (text, parts) in enumerate(PARTS[:count])
+    ]
+    entries.append(TokenEntry(0, (8,), "", FinishReason.STOP, [["end", -0.5, []]], ["."]))
+    found, whole = streamed(job, entries), completed(job, entries)
+    message = whole["message"]
+    reasoning = ["", "Hm. ", "Hm. Well"][min(count, 2)] if shows else ""
+    assert text_of(found, "reasoning_content") == message.get("reasoning_content", "") == reasoning
+    answer = "".join(["Let me", " see."][: max(count - 3, 0)]) + "."
+    assert text_of(found, "content") == message["content"] == answer
+    calls = [call for one in found for call in one["delta"].get("tool_calls", ())]
+    assert calls == [{"index": place, **call} for place, call in enumerate(message.get("tool_calls", ()))]
+    assert len(calls) == (1 + is_parallel if count == len(PARTS) else 0)
+    assert found[-1]["finish_reason"] == whole["finish_reason"] == ("tool_calls" if calls else "stop")
+    shown = [text for text, _ in PARTS[:count]][0 if shows else 3 :]
+    assert tokens_of(found) == [one["token"] for one in whole["logprobs"]["content"]] == [*shown, "end"]
 
 
 def test_content_is_null_if_there_is_only_reasoning() -> None:

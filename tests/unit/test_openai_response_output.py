@@ -12,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.job import FinishReason, Status
-from tasks.log import TokenEntry, choices, logprobs_body
+from tasks.log import TokenEntry, choices
+from tasks.output_parts import Call, Reasoning
 from tasks.reasoning_marks import ReasoningMarks
 from tests.unit.openai_jobs import CLOSED, OPENED, WEATHER, ended, events_of, queued, running
+from web.openai.divided_output import Added
 from web.openai.responses.bodies import response
 from web.openai.responses.output import OutputItems
 
@@ -191,10 +193,42 @@ def test_a_message_has_the_logprobs_of_its_own_tokens(
     end = replace(job, status=Status.COMPLETED, output=[choice], ended_at=9.0)
     items, told = OutputItems(job), list[Any]()
     for entry in entries:
-        told += items.add(entry.text, logprobs_body(entry.logprobs) or [])
+        told += items.add(Added.of_entry(entry))
     output, last = items.finish(choice, "completed")
     deltas = [event for event in [*told, *last] if event["type"] == "response.output_text.delta"]
     assert [one["token"] for event in deltas for one in event["logprobs"]] == answer
     assert output == response(end)["output"]
     messages = [item for item in output if item["type"] == "message"]
     assert [one["token"] for item in messages for one in item["content"][0]["logprobs"]] == answer
+
+
+DIVIDED = [
+    TokenEntry(0, (7,), "Hm", None, [["Hm", -0.5, [], 1]], [Reasoning("Hm")]),
+    TokenEntry(0, (7,), "</think>Yes", None, [["</think>", -0.5, [], 1], ["Yes", -0.5, []]], ["Yes"]),
+    TokenEntry(0, (7,), ". <call>", None, [[".", -0.5, []], [" <call>", -0.5, []]], ["."]),
+    TokenEntry(0, (7,), "</call>", FinishReason.STOP, [["</call>", -0.5, []]], [Call("weather", "{}")]),
+]
+
+
+@pytest.mark.parametrize("has_tools", [True, False])
+def test_what_the_worker_divided_becomes_items(*, has_tools: bool) -> None:
+    options = {"tools": [WEATHER]} if has_tools else {"include": ["message.output_text.logprobs"]}
+    entries = [replace(entry, logprobs=None if has_tools else entry.logprobs) for entry in DIVIDED]
+    job = replace(queued(**options), is_divided=True)
+    [choice] = choices(entries, 1)
+    end = replace(job, status=Status.COMPLETED, output=[choice], ended_at=9.0)
+    items, told = OutputItems(job), list[Any]()
+    for entry in entries:
+        told += items.add(Added.of_entry(entry))
+    output, last = items.finish(choice, "completed")
+    assert output == response(end)["output"]
+    thoughts, message, *calls = output
+    assert thoughts["type"] == "reasoning"
+    assert message["type"] == "message"
+    assert (thoughts["content"][0]["text"], message["content"][0]["text"]) == ("Hm", "Yes.")
+    tokens = [] if has_tools else ["Yes", ".", " <call>", "</call>"]
+    assert [one["token"] for one in message["content"][0]["logprobs"]] == tokens
+    deltas = [event for event in [*told, *last] if event["type"].endswith(".delta")]
+    assert [one["token"] for event in deltas for one in event.get("logprobs", ())] == tokens
+    assert "".join(event["delta"] for event in deltas) == ("HmYes.{}" if has_tools else "HmYes.")
+    assert len(calls) == has_tools

@@ -6,12 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from web.openai.tool_calls import Call, Part, ToolCallParser, call_id
+from tasks.output_parts import Call
+from web.openai.tool_calls import ToolCallParser, call_id
 
 WEATHER = Call("weather", '{"city": "Oslo"}')
 TIME = Call("time", "{}")
 
-OUTPUTS: list[tuple[str, list[Part]]] = [
+OUTPUTS: list[tuple[str, list[str | Call]]] = [
     ("just text, 1 < 2", ["just text, 1 < 2"]),
     (" \n two", [" \n two"]),
     ('<tool_call>\n{"name": "weather", "arguments": {"city": "Oslo"}}\n</tool_call>', [WEATHER]),
@@ -49,11 +50,11 @@ OUTPUTS: list[tuple[str, list[Part]]] = [
 ]
 
 
-def parse(pieces: list[str]) -> list[Part]:
+def parse(pieces: list[str]) -> list[str | Call]:
     """Returns the parts, with neighbouring texts joined."""
     parser = ToolCallParser({"weather", "time"})
     parts = [part for piece in pieces for part in parser.push(piece)] + parser.finish()
-    joined: list[Part] = []
+    joined: list[str | Call] = []
     for part in parts:
         if isinstance(part, str) and joined and isinstance(joined[-1], str):
             joined[-1] += part
@@ -63,12 +64,12 @@ def parse(pieces: list[str]) -> list[Part]:
 
 
 @pytest.mark.parametrize(("output", "parts"), OUTPUTS)
-def test_an_output_is_divided_into_text_and_calls(output: str, parts: list[Part]) -> None:
+def test_an_output_is_divided_into_text_and_calls(output: str, parts: list[str | Call]) -> None:
     assert parse([output]) == parts
 
 
 @pytest.mark.parametrize(("output", "parts"), OUTPUTS)
-def test_it_does_not_matter_where_the_output_is_cut(output: str, parts: list[Part]) -> None:
+def test_it_does_not_matter_where_the_output_is_cut(output: str, parts: list[str | Call]) -> None:
     assert parse(list(output)) == parts
     for place in range(len(output)):
         assert parse([output[:place], output[place:]]) == parts

@@ -10,7 +10,8 @@ from typing_extensions import TypedDict
 
 from tasks.answers import TokenLogprobs
 from tasks.job import Choice, FinishReason, Job
-from web.openai.divided_output import DividedOutput, Reasoning
+from tasks.output_parts import Reasoning
+from web.openai.divided_output import Added, DividedOutput
 from web.openai.ids import CHAT, TEXT, completion_id
 from web.openai.tool_output import ToolCallBody
 
@@ -183,7 +184,7 @@ def chat_completion(job: Job) -> ChatCompletionBody:
 
 def _chat_choice(job: Job, choice: Choice) -> ChatChoiceBody:
     output = DividedOutput.of(job, choice.index)
-    parts = [choice.text] if output is None else [*output.push(choice.text), *output.finish()]
+    parts = [choice.text] if output is None else [*output.push(Added.of_choice(choice)), *output.finish()]
     reasoning = "".join(part.text for part in parts if isinstance(part, Reasoning))
     calls = [part for part in parts if not isinstance(part, (Reasoning, str))]
     text = "".join(part for part in parts if isinstance(part, str))
@@ -208,7 +209,7 @@ def _chat_choice(job: Job, choice: Choice) -> ChatChoiceBody:
 def _shown_logprobs(choice: Choice, output: DividedOutput | None) -> Sequence[TokenLogprobs]:
     if output is None:
         return choice.logprobs
-    return [*output.shown_logprobs(choice.logprobs), *output.last_shown_logprobs()]
+    return [*output.shown_logprobs(Added.of_choice(choice)), *output.last_shown_logprobs()]
 
 
 def usage(jobs: Sequence[Job]) -> TokenUsageBody:

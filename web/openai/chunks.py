@@ -14,9 +14,10 @@ from typing import Any
 from tasks.answers import TokenLogprobs
 from tasks.job import FinishReason, Job
 from tasks.log import StatusEntry, TokenEntry, logprobs_body
+from tasks.output_parts import Reasoning
 from web.calls import JobFailedError
 from web.openai.bodies import chat_logprobs, text_logprobs, usage
-from web.openai.divided_output import DividedOutput, OutputPart, Reasoning
+from web.openai.divided_output import Added, DividedOutput, OutputPart
 from web.openai.errors import ErrorBody, error_body
 from web.openai.ids import CHAT, TEXT, completion_id
 from web.relay.events import Event
@@ -125,14 +126,15 @@ class ChatChunks(Chunks):
         ]
 
     def _tokens(self, entry: TokenEntry) -> list[dict[str, Any]]:
-        logged = logprobs_body(entry.logprobs)
         output = self._outputs[entry.choice]
         if output is None:
+            logged = logprobs_body(entry.logprobs)
             logprobs = None if logged is None else chat_logprobs(logged)
             return [_delta(entry.choice, {"content": entry.text}, logprobs, None)]
-        first, parts = output.call_count, output.push(entry.text)
+        added = Added.of_entry(entry)
+        first, parts = output.call_count, output.push(added)
         # The text of a token may be held back, as a part of a call or of a mark. Its logprobs come at once.
-        shown = output.shown_logprobs(logged or ())
+        shown = output.shown_logprobs(added)
         return [*_logprobs(entry.choice, shown), *_parts(entry.choice, first, parts)]
 
     def _end(self, choice: int, reason: str) -> list[dict[str, Any]]:

@@ -18,9 +18,9 @@ import hashlib
 import json
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
 from typing import Any, Literal
 
+from tasks.output_parts import Call
 from tasks.tools import NAME_PATTERN
 
 OPENING, CLOSING = "<tool_call>", "</tool_call>"
@@ -39,17 +39,6 @@ NAME = re.compile(NAME_PATTERN)
 _decoder = json.JSONDecoder()
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A call of a function. arguments: JSON."""
-
-    name: str
-    arguments: str
-
-
-Part = str | Call
-
-
 class ToolCallParser:
     """Divides the output of one choice into text and calls. `push` takes the texts in their order."""
 
@@ -63,15 +52,15 @@ class ToolCallParser:
         self._space = ""
         """White space before the mark, which goes with the call, unless this is no call."""
 
-    def push(self, text: str) -> list[Part]:
+    def push(self, text: str) -> list[str | Call]:
         """Returns what is known now. Texts come at once, calls when they are complete."""
         self._held += text
-        found: list[Part] = []
+        found: list[str | Call] = []
         while self._advance(found):
             pass
         return [part for part in found if part]
 
-    def finish(self) -> list[Part]:
+    def finish(self) -> list[str | Call]:
         """Returns what is left at the end of the output."""
         held, self._held = self._held, ""
         if self._state == "text" or not held + self._mark:
@@ -80,7 +69,7 @@ class ToolCallParser:
         is_call = calls is not None and (self._mark or all(call.name in self._tools for call in calls))
         return [*calls] if calls is not None and is_call else [self._space + self._mark + held]
 
-    def _advance(self, found: list[Part]) -> bool:
+    def _advance(self, found: list[str | Call]) -> bool:
         """Takes a step. Returns whether another one may be possible without more text."""
         match self._state:
             case "beginning":
@@ -104,7 +93,7 @@ class ToolCallParser:
         self._state = "text"
         return True
 
-    def _find_mark(self, found: list[Part]) -> bool:
+    def _find_mark(self, found: list[str | Call]) -> bool:
         places = {mark: self._held.find(mark) for mark in MARKS if mark in self._held}
         if places:
             self._mark = min(places, key=lambda mark: places[mark])
@@ -120,7 +109,7 @@ class ToolCallParser:
         self._held = self._held[len(self._held) - kept :]
         return False
 
-    def _close(self, found: list[Part]) -> bool:
+    def _close(self, found: list[str | Call]) -> bool:
         inside, closing, after = self._held.partition(CLOSING)
         if not closing:
             return False

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable
 from typing import Annotated, Literal
 
 from pydantic import Field
 from typing_extensions import TypedDict
 
 from tasks.job import Job
-from web.openai.tool_calls import Call, Part, ToolCallParser, call_id
+from tasks.output_parts import Call
+from web.openai.tool_calls import ToolCallParser, call_id
 
 
 class FunctionCallBody(TypedDict):
@@ -48,12 +49,13 @@ class ToolOutput:
         return cls(job.id, choice, names, is_parallel=is_parallel)
 
     def push(self, text: str) -> list[str | ToolCallBody]:
-        return self._bodies(self._parser.push(text))
+        return self.bodies(self._parser.push(text))
 
     def finish(self) -> list[str | ToolCallBody]:
-        return self._bodies(self._parser.finish())
+        return self.bodies(self._parser.finish())
 
-    def _bodies(self, parts: Sequence[Part]) -> list[str | ToolCallBody]:
+    def bodies(self, parts: Iterable[str | Call]) -> list[str | ToolCallBody]:
+        """Returns the next texts and calls in OpenAI's shape."""
         found: list[str | ToolCallBody] = []
         for part in parts:
             if isinstance(part, str):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from tasks.errors import EngineError
 from tasks.job import FinishReason
+from tasks.output_parts import Part
 from tasks.reasoning_marks import ReasoningMarks
 from tasks.request import JobRequest, SamplingOptions
 from tasks.structured_outputs import StructuredOutputs
@@ -44,6 +45,20 @@ class TextDecoder(Protocol):
         """Returns what is held back, incomplete code points as U+FFFD."""
 
 
+class OutputDivider(Protocol):
+    """Divides the output of one sequence into parts, as its text comes."""
+
+    @property
+    def is_in_reasoning(self) -> bool:
+        """Whether the text so far ends inside the reasoning."""
+
+    def push(self, text: str) -> list[Part]:
+        """Takes the next text. Returns the parts that are known now."""
+
+    def finish(self) -> list[Part]:
+        """Returns what was held back, at the end of the output."""
+
+
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """A tokenized prompt.
@@ -54,6 +69,7 @@ class Prompt:
     decode_token: the same for a single id, for logprobs.
     special_tokens: the text of each id that `decode` leaves out, so that a stop string may name it.
     new_decoder: makes a decoder that is faster than `decode` and agrees with it; None where there is none.
+    new_divider: makes what divides one output, special tokens included; None where nothing does.
     """
 
     token_ids: tuple[int, ...]
@@ -61,6 +77,7 @@ class Prompt:
     decode_token: DecodeToken
     special_tokens: Mapping[int, str] = field(default_factory=dict)
     new_decoder: Callable[[], TextDecoder] | None = None
+    new_divider: Callable[[], OutputDivider] | None = None
 
 
 class SamplingParams(SamplingOptions):
@@ -186,6 +203,10 @@ class Engine(Protocol):
     @property
     def reasoning_marks(self) -> ReasoningMarks | None:
         """How the model marks its reasoning; None if it writes none, or if there is no model."""
+
+    @property
+    def divides_outputs(self) -> bool:
+        """Whether prompts of messages have a `new_divider`. Then `reasoning_marks` is None."""
 
     def encode(self, request: JobRequest, now: float | None = None) -> Prompt:
         """Tokenizes `prompt`, or renders `messages` with the model's chat template.

@@ -77,6 +77,10 @@ class EchoEngine:
         """None: it repeats prompts, also those of a model's tokenizer."""
         return None
 
+    @property
+    def divides_outputs(self) -> bool:
+        return False
+
     def encode(self, request: JobRequest, now: float | None = None) -> Prompt:
         """Returns the words of the prompt or of all messages. White space alone is one empty word.
 

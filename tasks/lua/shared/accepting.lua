@@ -6,6 +6,7 @@
 -- Needs: records, places, workers
 
 local RECORD_BYTES = 2500 -- The memory of a usual job without its request: indexes, attempts and a short log.
+local DIVIDED_SINCE_VERSION = 2 -- As in tasks/output_parts.py.
 local UNKNOWN_LENGTH = 8192 -- The assumed length of a model that no worker has announced yet.
 
 -- Completes the jobs. Returns their ids.
@@ -80,12 +81,17 @@ local function tag_of(call, cost, low)
   return tag
 end
 
--- Notes in a new job how its model marks its reasoning, if a worker has announced that. It stays as it is now, because
--- what clients see is made from the record and the log alone.
-local function note_reasoning_marks(job, marks)
-  if not (marks and job.has_reasoning) then return end
-  job.reasoning_marks = marks
-  job.version = math.max(job.version, cjson.decode(marks).version)
+-- Notes in a new job how reasoning is divided from its answer, as a worker has announced it. It stays as it is now,
+-- because what clients see is made from the record and the log alone. marks: false for none. is_divided: a worker divides.
+local function note_division(job, marks, is_divided)
+  if not job.has_reasoning then return end
+  if is_divided then
+    job.is_divided = 1
+    job.version = math.max(job.version, DIVIDED_SINCE_VERSION)
+  elseif marks then
+    job.reasoning_marks = marks
+    job.version = math.max(job.version, cjson.decode(marks).version)
+  end
 end
 
 local function create(call, job, created_at, length, time)
@@ -104,6 +110,7 @@ local function create(call, job, created_at, length, time)
   if job.origin then redis.call('HSET', record, 'origin', job.origin) end
   if job.keep_seconds then redis.call('HSET', record, 'keep_seconds', job.keep_seconds) end
   if job.reasoning_marks then redis.call('HSET', record, 'reasoning_marks', job.reasoning_marks) end
+  if job.is_divided then redis.call('HSET', record, 'is_divided', 1) end
   if call.idempotency_key then redis.call('HSET', record, 'idempotency_key', call.idempotency_key) end
   if job.expires_in then
     job.expires_at = time + job.expires_in
@@ -121,7 +128,8 @@ local function store_jobs(call, time)
   if call.queue ~= 'any:' .. call.model then redis.call('SADD', key('pools', call.model), call.queue) end
   local length = tonumber(redis.call('HGET', PREFIX .. 'lengths', call.model) or UNKNOWN_LENGTH)
   local marks = redis.call('HGET', PREFIX .. 'reasoning_marks', call.model)
-  for _, job in ipairs(call.jobs) do note_reasoning_marks(job, marks) end
+  local is_divided = redis.call('SISMEMBER', PREFIX .. 'divided_models', call.model) == 1
+  for _, job in ipairs(call.jobs) do note_division(job, marks, is_divided) end
   -- A microsecond apart, because lists of jobs use this time as their cursor. A job takes longer than that to create, so
   -- the next call's time is a later one.
   for i, job in ipairs(call.jobs) do create(call, job, precise(time + (i - 1) / 1000000), length, time) end

@@ -10,6 +10,7 @@ from typing_extensions import TypedDict
 
 from tasks.job import FinishReason, Job, Status
 from web.openai.chat_parameters import UNLIMITED_TOKENS
+from web.openai.divided_output import Added
 from web.openai.ids import RESPONSE, completion_id
 from web.openai.responses.items import ItemStatus, OutputItemBody
 from web.openai.responses.origin import FunctionChoice, ResponseOrigin, origin_of_response
@@ -155,7 +156,7 @@ def response(job: Job) -> ResponseBody:
     [choice] = job.output
     items = OutputItems(job)
     if has_begun(choice.token_ids, choice.text):
-        items.add(choice.text, choice.logprobs)
+        items.add(Added.of_choice(choice))
     if job.is_ended:
         body["output"], _ = items.finish(choice, item_status(status))
         body["usage"] = _usage(job)

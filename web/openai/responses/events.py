@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from tasks.job import Job
-from tasks.log import StatusEntry, TokenEntry, logprobs_body
+from tasks.log import StatusEntry, TokenEntry
+from web.openai.divided_output import Added
 from web.openai.responses.bodies import ResponseStatus, has_begun, item_status, opening, response
 from web.openai.responses.event_bodies import ResponseEvent
 from web.openai.responses.origin import origin_of_response
@@ -52,7 +53,7 @@ class ResponseEvents:
     def _tokens(self, entry: TokenEntry) -> list[ItemEvent]:
         if not has_begun(entry.token_ids, entry.text):
             return []
-        return self._items.add(entry.text, logprobs_body(entry.logprobs) or [])
+        return self._items.add(Added.of_entry(entry))
 
     def _end(self, job: Job) -> Iterator[dict[str, Any]]:
         body = response(job)

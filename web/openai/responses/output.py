@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 from tasks.answers import TokenLogprobs
 from tasks.job import Choice, FinishReason, Job
-from web.openai.divided_output import DividedOutput, OutputPart, Reasoning
+from tasks.output_parts import Reasoning
+from web.openai.divided_output import Added, DividedOutput, OutputPart
 from web.openai.ids import RESPONSE, completion_id
 from web.openai.responses.items import (
     CALL,
@@ -54,12 +55,12 @@ class OutputItems:
         self._logprobs: list[TokenLogprobs] = []
         """Those of tokens of the message whose text is held back."""
 
-    def add(self, text: str, logprobs: Sequence[TokenLogprobs] = ()) -> list[ItemEvent]:
+    def add(self, added: Added) -> list[ItemEvent]:
         """Returns the events of tokens. Their text is empty if it is held back."""
         if self._output is None:
-            return self._write("message", text, logprobs)
-        self._logprobs += self._output.answer_logprobs(logprobs)
-        return [*self._parts(self._output.push(text)), *self._left_logprobs()]
+            return self._write("message", added.text, added.logprobs)
+        self._logprobs += self._output.answer_logprobs(added)
+        return [*self._parts(self._output.push(added)), *self._left_logprobs()]
 
     def so_far(self, choice: Choice) -> list[OutputItemBody]:
         """Returns the items of an output that goes on."""
@@ -87,7 +88,7 @@ class OutputItems:
         output = DividedOutput.of(self._job, 0)
         if output is None or not choice.logprobs:
             return choice.logprobs
-        found = [*output.answer_logprobs(choice.logprobs), *output.last_answer_logprobs()]
+        found = [*output.answer_logprobs(Added.of_choice(choice)), *output.last_answer_logprobs()]
         return found[: len(found) - len(self._logprobs)]
 
     def _parts(self, parts: Iterable[OutputPart]) -> list[ItemEvent]:

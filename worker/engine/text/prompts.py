@@ -25,6 +25,7 @@ from worker.engine.text.byte_table import TableDecoder, byte_table
 from worker.engine.text.longest_token import longest_token_bytes
 from worker.engine.text.marks import TOOL_MARKS, showing
 from worker.engine.text.reasoning import find_reasoning_marks
+from worker.engine.text.response_template import ResponseDivider, response_template
 from worker.engine.text.token_bytes import token_bytes
 
 PROBE = "tokenrelay probe"
@@ -52,7 +53,8 @@ class PromptEncoder:
         self._special_tokens = self._find_special_tokens()
         self._table = byte_table(tokenizer, self._decode_text)
         self._new_decoder = None if self._table is None else partial(TableDecoder, self._table)
-        self._reasoning_marks = self._find_reasoning_marks()
+        self._response_template = response_template(tokenizer, model)
+        self._reasoning_marks = None if self._response_template else self._find_reasoning_marks()
 
     @property
     def special_tokens(self) -> Mapping[int, str]:
@@ -63,6 +65,11 @@ class PromptEncoder:
     def reasoning_marks(self) -> ReasoningMarks | None:
         """See `Engine.reasoning_marks`."""
         return self._reasoning_marks
+
+    @property
+    def divides_outputs(self) -> bool:
+        """See `Engine.divides_outputs`."""
+        return self._response_template is not None
 
     def token_bytes(self, vocab_size: int) -> list[bytes]:
         """Returns the bytes of each id in an output's text, see `token_bytes`."""
@@ -75,6 +82,7 @@ class PromptEncoder:
 
         Raises PromptTooLongError where the text's length alone shows it: tokenizing it could take seconds.
         """
+        new_divider = None
         if request.prompt_token_ids is not None:
             token_ids = self._known_ids(request.prompt_token_ids)
         elif request.messages is None:
@@ -83,6 +91,9 @@ class PromptEncoder:
             # A template writes all special tokens itself.
             text = self._render(request.messages, request.tools, now)
             token_ids = self._tokenize(text, with_special_tokens=False)
+            if self._response_template is not None:
+                tools = _bodies(request.tools)
+                new_divider = partial(ResponseDivider, self._response_template, text, tools)
         if not token_ids:
             bos = self._tokenizer.bos_token_id
             if bos is None and request.messages is not None:
@@ -91,7 +102,12 @@ class PromptEncoder:
                 raise EngineError("the prompt holds no token")
             token_ids = [bos]
         prompt = Prompt(
-            tuple(token_ids), self._decode_text, self._decode_token, self._special_tokens, self._new_decoder
+            tuple(token_ids),
+            self._decode_text,
+            self._decode_token,
+            self._special_tokens,
+            self._new_decoder,
+            new_divider,
         )
         return prompt if request.tools is None else showing(prompt, TOOL_MARKS)
 
@@ -129,7 +145,7 @@ class PromptEncoder:
             raise InvalidMessagesError(f"the model {self._model} has no chat template; send `prompt`")
         to_content = _parts if self._wants_parts() else str
         turns = [_turn(message, to_content) for message in messages]
-        shown = [tool.model_dump(exclude_none=True) for tool in tools or ()]
+        shown = _bodies(tools)
         try:
             text = self._apply_template(turns, shown, now)
             is_ignored = bool(shown) and text == self._apply_template(turns, (), now)
@@ -220,6 +236,10 @@ class PromptEncoder:
             else:
                 self._known[token_id] = True
         return self._known[token_id]
+
+
+def _bodies(tools: Sequence[Tool] | None) -> list[dict[str, Any]]:
+    return [tool.model_dump(exclude_none=True) for tool in tools or ()]
 
 
 def _turn(message: Message, to_content: Callable[[str], Any]) -> dict[str, Any]:

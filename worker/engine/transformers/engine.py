@@ -86,6 +86,10 @@ class TransformersEngine:
     def reasoning_marks(self) -> ReasoningMarks | None:
         return self._prompts.reasoning_marks
 
+    @property
+    def divides_outputs(self) -> bool:
+        return self._prompts.divides_outputs
+
     def encode(self, request: JobRequest, now: float | None = None) -> Prompt:
         return self._prompts.encode(request, now)
 

@@ -113,6 +113,10 @@ class VllmEngine:
     def reasoning_marks(self) -> ReasoningMarks | None:
         return self._prompts.reasoning_marks
 
+    @property
+    def divides_outputs(self) -> bool:
+        return self._prompts.divides_outputs
+
     def encode(self, request: JobRequest, now: float | None = None) -> Prompt:
         """See `Engine.encode`. Also raises EngineError where the request has an option that vLLM lacks."""
         refuse_lacking(request, VLLM_FIELDS)
