@@ -138,6 +138,10 @@ OUTPUTS: list[tuple[dict[str, Any], str, list[Part]]] = [
 ]
 
 
+DEEP = "[" * 20_000
+DEEP_ARGUMENTS = f'<tool_call>{{"name": "f", "arguments": "{DEEP}"}}'
+
+
 def divide(template: Any, pieces: list[str], tools: Any = TOOLS, prefix: str = START) -> list[Part]:
     divider = ResponseDivider(load_response_template(template), prefix, tools)
     return joined([part for piece in pieces for part in divider.push(piece)] + divider.finish())
@@ -219,8 +223,19 @@ def test_each_text_is_taken_and_a_successor_goes_on_alike(template: Any, data: s
         (PLAIN, '<tool_call>{"name": "a b"}</tool_call>', ['<tool_call>{"name": "a b"}</tool_call>']),
         (PLAIN, '<tool_call>["weather"]</tool_call>', ['<tool_call>["weather"]</tool_call>']),
         (LIST, '[TOOL_CALLS][{"name": "f"}]', ['[TOOL_CALLS][{"name": "f"}]']),
+        (PLAIN, f"<tool_call>{DEEP}", [f"<tool_call>{DEEP}"]),
+        (PLAIN, DEEP_ARGUMENTS, [DEEP_ARGUMENTS]),
     ],
-    ids=["no JSON", "the next one is a call", "cut off", "no name of a tool", "another shape", "lacks a key"],
+    ids=[
+        "no JSON",
+        "the next one is a call",
+        "cut off",
+        "no name of a tool",
+        "another shape",
+        "lacks a key",
+        "nested too deep",
+        "arguments nested too deep",
+    ],
 )
 def test_what_is_no_call_stays_text(template: Any, output: str, parts: list[Part]) -> None:
     assert divide(template, [output]) == parts

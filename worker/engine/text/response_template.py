@@ -24,8 +24,8 @@ REASONING = frozenset({"thinking", "reasoning", "reasoning_content"})
 TEXTS = REASONING | {ANSWER}
 KNOWN = TEXTS | {CALLS, "role"}
 
-UNREADABLE = (ValueError, LookupError, TypeError)
-"""What the parser raises for a region that is no JSON, or lacks what the template needs."""
+UNREADABLE = (ValueError, LookupError, TypeError, RecursionError)
+"""What is raised for a region that is no JSON, is nested too deep, or lacks what the template needs."""
 
 logger = logging.getLogger(__name__)
 
