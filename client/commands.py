@@ -17,7 +17,7 @@ from datetime import datetime
 from typing import TypeAlias
 
 from client.api import DEFAULT_URL, Client
-from client.errors import ClientError, UnreachableError, WaitTimeoutError
+from client.errors import ClientError, UnauthorizedError, UnreachableError, WaitTimeoutError
 from client.job import Job, JobSummary
 from client.notices import Notices, say
 
@@ -78,9 +78,17 @@ def _run(command: Command, options: argparse.Namespace) -> int:
     notices = Notices(options.url)
     try:
         with Client(options.url, options.api_key, on_retry=notices.retrying) as client:
-            return command(client, notices, options)
+            status = command(client, notices, options)
+            sys.stdout.flush()  # While the error can still be caught.
+            return status
+    except BrokenPipeError:
+        _stop_printing()
+        return 1
     except UnreachableError as error:
         say(f"{error}; is the server running? --url or TOKENRELAY_URL names another one")
+        return 1
+    except UnauthorizedError as error:
+        say(f"{error}; --api-key or TOKENRELAY_API_KEY names the key")
         return 1
     except ClientError as error:
         say(str(error))
@@ -113,11 +121,7 @@ def run_submit(client: Client, notices: Notices, options: argparse.Namespace) ->
 def run_watch(client: Client, notices: Notices, options: argparse.Namespace) -> int:
     with notices.expecting():
         job = client.get(options.id)
-    try:
-        return _print_text(client, notices, job)
-    except BrokenPipeError:
-        _stop_printing()
-        return 1
+    return _print_text(client, notices, job)
 
 
 def run_jobs(client: Client, notices: Notices, options: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from math import inf
 
-from client.errors import ClientError
+from client.errors import ClientError, UnreachableError
 
 FIRST_NOTICE_SECONDS = 1.0
 """A server that takes longer for an answer is reported: people lose confidence after about two seconds."""
@@ -25,11 +25,14 @@ class Notices:
         self._url = url
         self._silence = self._line = f"{url}: no answer yet; waiting"
         self._told_at = -inf
+        self._has_answered = False
         self._lock = threading.Lock()
 
     def retrying(self, error: ClientError) -> None:
         """A try failed with `error`, and the client will retry."""
-        self._line = f"{error}; trying again"
+        is_unknown = isinstance(error, UnreachableError) and not self._has_answered
+        hint = " (is the server running?)" if is_unknown else ""
+        self._line = f"{error}{hint}; trying again"
         self._tell()
 
     @contextmanager
@@ -44,6 +47,7 @@ class Notices:
         threading.Thread(target=self._report_silence, args=(answered,), daemon=True).start()
         try:
             yield
+            self._has_answered = True
         finally:
             answered.set()
             self._line = self._silence

@@ -45,6 +45,9 @@ class Message(BaseModel):
         description="who speaks", examples=["user"]
     )
     content: Content = Field(description="a string, or a list of text parts", examples=["Tell me a tale."])
+    name: Annotated[str, Field(min_length=1, max_length=256)] | None = Field(
+        None, description="who speaks, among several of one role, for the chat template", examples=["ada"]
+    )
     reasoning_content: Text | None = Field(
         None, description="with the role `assistant`: the reasoning before this turn, for the chat template"
     )

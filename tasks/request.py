@@ -229,6 +229,7 @@ SINCE_VERSION: Mapping[str, int] = {
     "tool_calls": 2,
     "tool_call_id": 2,
     "reasoning_content": 2,
+    "name": 2,
 }
 """Fields of requests and messages that came after the first release: field -> the version of the record that
 brought it.
@@ -258,7 +259,7 @@ def parse_request(body: Any) -> JobRequest:
         if request.structured_outputs is not None:
             check_grammar(request.structured_outputs)
     except ValidationError as error:
-        raise InvalidRequestError(field_errors(error)) from None
+        raise InvalidRequestError(field_errors(error, JobRequest.model_fields)) from None
     except InvalidGrammarError as error:
         raise InvalidRequestError([FieldError(error.field, error.problem)]) from None
     return request

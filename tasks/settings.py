@@ -71,7 +71,7 @@ class Settings(BaseSettings):
     served_model_name: Annotated[str | None, _accepting(r"\S+", "a name without spaces")] = Field(
         None,
         max_length=256,
-        description="the model's public name; unset: the hub id, `bundled` or the folder's own name",
+        description="the model's public name; unset: the hub id, `bundled`, `echo` or the folder's own name",
     )
     engine: EngineKind = Field(EngineKind.TRANSFORMERS, description="`transformers`, `vllm` or `echo`")
     device: Annotated[str, _accepting(r"auto|cpu|cuda(:\d+)?", "`auto`, `cpu`, `cuda` and `cuda:N`")] = Field(
@@ -183,7 +183,8 @@ class Settings(BaseSettings):
         """Returns REDIS_URL for a process that needs it. Raises SettingsError."""
         if self.redis_url is None:
             raise SettingsError(
-                "REDIS_URL is not set; `make serve` and `tokenrelay serve` set it for their processes"
+                "REDIS_URL is not set; `make serve` and `tokenrelay serve` set it for their processes, and "
+                "write it to redis.url in DATA_DIR"
             )
         return self.redis_url
 

@@ -114,7 +114,7 @@ def _limits(scripts: Scripts) -> dict[str, float]:
 def _refusal(answer: Answer) -> TokenrelayError:
     match answer.status:
         case "over_files":
-            return FilesOverShareError()
+            return FilesOverShareError(retry_after=MEMORY_RETRY_SECONDS)
         case "over_share":
             return OverShareError(retry_after=MEMORY_RETRY_SECONDS)
         case "nearly_full":

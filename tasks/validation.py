@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from tasks.errors import FieldError, InvalidRequestError
 
@@ -36,6 +39,12 @@ PLAIN_WORDS = {
 }
 """Pydantic's type of an error -> our message, where its own speaks of Python."""
 
+FEW_ERRORS = 8
+"""Only with so few are misspelt names looked for, which takes time for each name."""
+
+MISSPELT_FROM = 0.85
+"""How similar two names must be, as `difflib` measures it. `min_tokens` is not meant to be `max_tokens`."""
+
 SUBJECT = re.compile(r"^(?:Input|String|List|Dictionary) should ")
 
 
@@ -45,11 +54,16 @@ def require_object(body: Any) -> None:
         raise InvalidRequestError([FieldError("", "the body must be a JSON object")])
 
 
-def field_errors(error: ValidationError) -> list[FieldError]:
-    """Returns pydantic's errors in the contract's form, one per bad field."""
+def field_errors(error: ValidationError, known: Iterable[str] = ()) -> list[FieldError]:
+    """Returns pydantic's errors in the contract's form, one per bad field.
+
+    known: the names of the fields that there are, so that a misspelt one can be told.
+    """
+    items = error.errors(include_url=False, include_context=False, include_input=False)
+    names = [*known] if len(items) <= FEW_ERRORS else []
     return [
-        FieldError(_path(item["loc"]), plain(item["type"], item["msg"]))
-        for item in error.errors(include_url=False, include_context=False, include_input=False)
+        FieldError(_path(item["loc"]), plain(item["type"], item["msg"]) + _suggestion(item, names))
+        for item in items
     ]
 
 
@@ -61,6 +75,14 @@ def plain(kind: str, message: str) -> str:
     if kind in PLAIN_WORDS:
         return PLAIN_WORDS[kind]
     return SUBJECT.sub("must ", message.removeprefix("Value error, ")).replace(" after validation", "")
+
+
+def _suggestion(item: ErrorDetails, names: Sequence[str]) -> str:
+    """Returns what a field that there is not may be meant to be, to follow the message."""
+    if item["type"] != "extra_forbidden" or len(item["loc"]) > 1:
+        return ""
+    similar = get_close_matches(str(item["loc"][0]), names, n=1, cutoff=MISSPELT_FROM)
+    return f"; did you mean {similar[0]}?" if similar else ""
 
 
 def _path(location: tuple[int | str, ...]) -> str:

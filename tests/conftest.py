@@ -5,11 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from redis import Redis
 
 from harness.redis_server import start_redis
 from tasks.settings import Settings
+
+hypothesis.settings.register_profile("whole", deadline=None)
+hypothesis.settings.register_profile("quick", max_examples=25, deadline=None)
+"""For `make unit`, which is to take seconds."""
+
+# No example has a deadline, because other work on the machine may slow it down.
+hypothesis.settings.load_profile("whole")
 
 TESTS = Path(__file__).parent
 

@@ -64,7 +64,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands.add_to(subparsers)
     keys = subparsers.add_parser(
-        "keys", help="make an API key", description="Make an API key and print it as API_KEYS takes it."
+        "keys",
+        help="make an API key",
+        description="Make an API key and print it as API_KEYS takes it, OWNER:KEY. Clients send KEY alone.",
     )
     keys.add_argument("owner", metavar="OWNER", help="whose jobs the key's requests submit and see")
     keys.set_defaults(run=run_keys)

@@ -46,11 +46,16 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.after_request(_no_sniffing)
     for blueprint in (jobs.bp, streams.bp, demo.bp, health.bp, docs.bp, site.bp):
         app.register_blueprint(blueprint)
-    for blueprint in (models.bp, openai.completions, openai.chat, files_routes.bp, batches_routes.bp):
+    for blueprint, shape in (
+        (models.bp, openai_errors.SHAPE),
+        (openai.completions, openai_errors.COMPLETIONS_SHAPE),
+        (openai.chat, openai_errors.SHAPE),
+        (files_routes.bp, openai_errors.SHAPE),
+        (batches_routes.bp, openai_errors.SHAPE),
+        (responses.bp, openai_errors.RESPONSES_SHAPE),
+    ):
         app.register_blueprint(blueprint)
-        error_responses.shape_errors(app, blueprint, openai_errors.SHAPE)
-    app.register_blueprint(responses.bp)
-    error_responses.shape_errors(app, responses.bp, openai_errors.RESPONSES_SHAPE)
+        error_responses.shape_errors(app, blueprint, shape)
     return app
 
 

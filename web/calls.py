@@ -1,6 +1,6 @@
 """Calls that wait: they run the jobs of one request, answer when these have ended, and name them.
 
-A client that leaves before that cancels the jobs that its call made.
+A client that leaves before that cancels the jobs that its call made, unless it comes back with its key.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from tasks.job import Job, Origin, Status
 from tasks.request import JobRequest
 from tasks.store import Store
 from web import auth
+from web.abandoned import cancel_unless_resumed
 from web.answers import NotAwaitedBody
 from web.error_responses import error_response
 from web.render import json_response, to_json
@@ -32,6 +33,7 @@ STATUS_BY_ERROR_CODE = {
     "prompt_too_long": 422,
     "invalid_messages": 422,
     "invalid_prompt": 422,
+    "invalid_grammar": 422,
     "timeout": 504,
     "expired": 504,
     "model_not_available": 503,
@@ -65,6 +67,7 @@ class CallJobs:
         """earlier: ids of jobs that an earlier request made."""
         self._store = store
         self._created: list[str] = []
+        self._has_key = False
         self.ids = list(earlier)
 
     def submit(
@@ -79,6 +82,7 @@ class CallJobs:
         submissions = self._store.submit_all(requests, owner, key, origin=origin, keep_seconds=keep_seconds)
         self.ids = [submission.job_id for submission in submissions]
         self._created = [submission.job_id for submission in submissions if submission.created]
+        self._has_key = key is not None
 
     def results(self) -> list[Job]:
         """Returns the jobs. Raises JobFailedError for the first one that did not complete."""
@@ -93,6 +97,16 @@ class CallJobs:
         for job_id in self._created:
             with suppress(RedisError, JobNotFoundError):  # The job ends by itself after its last token.
                 self._store.cancel(job_id)
+
+    def abandon(self) -> None:
+        """Cancels the jobs because the client has left, at once if it cannot come back for them.
+
+        With a key it can: OpenAI's SDK repeats a call whose time is up.
+        """
+        if self._has_key:
+            cancel_unless_resumed(self._store, self._created)
+        else:
+            self.cancel()
 
     def answered(self, make: Callable[[], Response]) -> Response:
         """Returns the response that `make` returns, with the jobs' names.
@@ -126,6 +140,7 @@ class CallJobs:
     def named_in(self, response: Response) -> Response:
         """Names the jobs in X-Job-ID. If they are many, the first are there, and all in a JSON body."""
         response.headers["X-Job-ID"] = ",".join(self.ids[:MAX_IDS_IN_HEADER])
+        response.headers["x-request-id"] = self.ids[0]  # OpenAI's SDK shows it as `_request_id`.
         if len(self.ids) > MAX_IDS_IN_HEADER and response.is_json:
             response.set_data(to_json({**json.loads(response.get_data()), "job_ids": self.ids}))
         return response
@@ -168,7 +183,7 @@ def _run(jobs: CallJobs, render: Render) -> Response:
     def response() -> Response:
         if wait_for_all(jobs.ids):
             return json_response(render(jobs.results()))
-        jobs.cancel()
+        jobs.abandon()
         return Response(status=CLIENT_LEFT)
 
     return jobs.answered(response)

@@ -153,6 +153,8 @@ def _detail(error: HTTPException, headers: Mapping[str, str]) -> str:
         case 404:
             return f"there is no {request.path}; /docs lists all routes"
         case 405:
+            if request.headers.get("Upgrade", "").lower() == "websocket":
+                return f"{request.path} is no address of a WebSocket; that of a job is /v1/jobs/ID/stream"
             methods = ", ".join(sorted(headers["Allow"].split(", ")))
             return f"{request.path} does not take {request.method}, only {methods}"
     return error.description or error.name

@@ -43,7 +43,7 @@ def validated(model: type[Model], body: Any) -> Model:
     try:
         return model.model_validate(body)
     except ValidationError as error:
-        raise InvalidRequestError(field_errors(error)) from None
+        raise InvalidRequestError(field_errors(error, model.model_fields)) from None
 
 
 def read_json() -> Any:

@@ -108,7 +108,7 @@ class CompletionQuery(AfterQuery):
 
     @property
     def is_stream(self) -> bool:
-        return self.stream or self.after > 0
+        return self.stream or "after" in self.model_fields_set
 
 
 Included = Annotated[

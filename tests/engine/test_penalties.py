@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from worker.engine.base import SamplingParams
-from worker.engine.sampling import Penalties, Row, noise_key, sample
+from worker.engine.penalties import Penalties
+from worker.engine.sampling import Row, noise_key, sample
 
 
 def penalized(logits: list[float], prompt: list[int], output: list[int], **options: float) -> list[float]:

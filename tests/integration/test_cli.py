@@ -204,3 +204,13 @@ def test_the_key_comes_from_the_environment(locked_product: Web, monkeypatch: py
     assert run(locked_product.url, "submit", "hello")[0] == 1
     monkeypatch.setenv("TOKENRELAY_API_KEY", "sesame")
     assert run(locked_product.url, "submit", "hello", "--max-tokens", "1") == (0, "hello\n", "")
+
+
+def test_a_list_that_nobody_reads_ends_without_a_traceback(product: Web) -> None:
+    """As in `tokenrelay jobs | head -3`."""
+    with command(product.url, "jobs") as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+        assert process.wait(TIMEOUT_SECONDS) in (0, 1)  # 0 only where there are no jobs.

@@ -115,6 +115,7 @@ WRONG: list[tuple[Any, str, int, str | None]] = [
     (line("b", url=CHAT), "mismatched_url", 2, "url"),
     (line("b", max_tokens=0), "invalid_request", 2, "body.max_tokens"),
     (line("b", stream=True), "invalid_request", 2, "body.stream"),
+    (line("b", priority="high"), "invalid_request", 2, "body.priority"),
     ({**line("b"), "colour": "red"}, "unknown_parameter", 2, "colour"),
     ({"custom_id": "b", "method": "POST", "url": COMPLETIONS}, "invalid_request", 2, "body"),
     (line("b", prompt="x" * 1_100_000), "line_too_long", 2, None),

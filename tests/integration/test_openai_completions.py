@@ -14,6 +14,7 @@ from harness.waiting import TIMEOUT_SECONDS, eventually
 from tasks.job import FinishReason, Status
 from tasks.log import TokenEntry
 from tests.integration.openai_harness import HELLO, Calls
+from web.abandoned import RESUME_SECONDS
 
 pytest_plugins = ["tests.integration.web_fixtures", "tests.integration.openai_fixtures"]
 
@@ -118,6 +119,41 @@ def test_a_client_that_leaves_a_synchronous_call_cancels_its_job(sdk_calls: Call
     [run] = sdk_calls.start()
     assert isinstance(reply.exception(TIMEOUT_SECONDS), openai.APITimeoutError)
     eventually(lambda: run.renew() is not None)
+
+
+def test_a_client_may_repeat_a_call_with_its_key_after_its_time_was_up(sdk_calls: Calls) -> None:
+    create, key = sdk_calls.sdk.completions.create, {"Idempotency-Key": "again"}
+    impatient = sdk_calls.sdk.with_options(timeout=1).completions.create
+    first = sdk_calls.call(impatient, model="m", prompt="x", extra_headers=key)
+    [run] = sdk_calls.start()
+    assert isinstance(first.exception(TIMEOUT_SECONDS), openai.APITimeoutError)
+    again = sdk_calls.call(create, model="m", prompt="x", extra_headers=key)
+    for _ in range(int(RESUME_SECONDS) + 1):  # Longer than a client has for coming back.
+        with pytest.raises(TimeoutError):
+            again.result(1)
+        assert run.renew() is None, "the job was cancelled"
+    run.complete("y")
+    made = again.result(TIMEOUT_SECONDS)
+    assert made.choices[0].text == "y"
+    assert made._request_id == run.claim.job_id
+
+
+def test_a_call_with_a_key_that_nobody_repeats_is_cancelled(sdk_calls: Calls) -> None:
+    impatient = sdk_calls.sdk.with_options(timeout=1).completions.create
+    sdk_calls.call(impatient, model="m", prompt="x", extra_headers={"Idempotency-Key": "once"})
+    [run] = sdk_calls.start()
+    eventually(lambda: run.renew() is not None)
+
+
+def test_a_stream_may_be_taken_up_before_its_first_event(sdk_calls: Calls, client: httpx.Client) -> None:
+    reply = sdk_calls.call(sdk_calls.sdk.completions.create, model="m", prompt="x")
+    [run] = sdk_calls.start()
+    run.complete("y")
+    url = f"/v1/completions/{reply.result(TIMEOUT_SECONDS).id}"
+    whole = client.get(url, params={"stream": "true"})
+    assert whole.headers["Content-Type"].startswith("text/event-stream")
+    assert client.get(url, params={"after": 0}).text == whole.text
+    assert client.get(url, headers={"Last-Event-ID": "0"}).text == whole.text
 
 
 def test_a_stored_completion_is_read_and_deleted(sdk_calls: Calls, client: httpx.Client) -> None:

@@ -69,6 +69,7 @@ def test_an_upload_beyond_a_limit_leaves_nothing(files_sdk: OpenAI, web_redis: R
     with pytest.raises(openai.RateLimitError) as over:
         files_sdk.files.create(file=("b", b"x" * 1_000_001), purpose="batch")
     assert over.value.code == "files_over_share"
+    assert int(over.value.response.headers["Retry-After"]) > 0
     assert [file.filename for file in files_sdk.files.list()] == ["a"]
     assert len(web_redis.keys("*:file:*")) == 1
     assert len(list(tmp_path.glob("files/*"))) in (0, 1)

@@ -72,6 +72,7 @@ def test_a_model_that_no_worker_announced_is_not_found(sdk: OpenAI) -> None:
     [
         (JobError("prompt_too_long", "it has 9 of 5"), openai.BadRequestError, "context_length_exceeded"),
         (JobError("invalid_messages", "no"), openai.BadRequestError, "invalid_messages"),
+        (JobError("invalid_grammar", "no"), openai.BadRequestError, "invalid_grammar"),
         (JobError("engine_error", "broken"), openai.InternalServerError, "engine_error"),
         (JobError("timeout", "late"), openai.InternalServerError, "timeout"),
     ],

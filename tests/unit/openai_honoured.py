@@ -74,6 +74,7 @@ COMPLETION: Strategies = {
     "n": st.integers(1, 8),
     "logprobs": st.integers(0, 5),
     "stream_options": STREAM_OPTIONS,
+    "metadata": METADATA,
 }
 
 TEXT_PARTS = st.lists(st.fixed_dictionaries({"type": st.just("text"), "text": TEXTS}), min_size=1, max_size=2)

@@ -93,10 +93,17 @@ def test_a_body_that_is_no_object_is_refused() -> None:
         parse_request(["prompt"])
 
 
+MISSPELT = "metadata.a: must be a string; temprature: there is no such field; did you mean temperature?"
+MANY = "; ".join(f"{name}: there is no such field" for name in ["max_token", *"abcdefgh"])
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ({"prompt": "a", "maxtokens": 5}, "maxtokens: there is no such field"),
+        ({"prompt": "a", "maxtokens": 5}, "maxtokens: there is no such field; did you mean max_tokens?"),
+        ({"prompt": "a", "min_tokens": 5}, "min_tokens: there is no such field"),
+        ({"prompt": "a", "metadata": {"a": 1}, "temprature": 5}, MISSPELT),
+        ({"prompt": "a", **dict.fromkeys(["max_token", *"abcdefgh"], 1)}, MANY),
         ({"messages": [{"role": "user"}]}, "messages.0.content: is required"),
         ({"messages": ["a"]}, "messages.0: must be a JSON object"),
         ({"prompt": "a", "metadata": "b"}, "metadata: must be a JSON object"),

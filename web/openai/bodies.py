@@ -228,8 +228,9 @@ def text_logprobs(tokens: Sequence[TokenLogprobs], offset: int = 0) -> TextLogpr
         "tokens": [token["token"] for token in tokens],
         "token_logprobs": [token["logprob"] for token in tokens],
         "top_logprobs": [
-            # Several ids may have one text. The likeliest one counts.
-            {top["token"]: top["logprob"] for top in reversed(token["top_logprobs"])}
+            # The token that was drawn is there as well. If several ids have one text, the likeliest counts.
+            {token["token"]: token["logprob"]}
+            | {top["token"]: top["logprob"] for top in reversed(token["top_logprobs"])}
             for token in tokens
         ],
         "text_offset": offsets,

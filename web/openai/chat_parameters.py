@@ -8,9 +8,16 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from tasks.job import Origin
 from tasks.messages import Message
-from tasks.request import MAX_METADATA, JobRequest, MetadataKey, MetadataValue
+from tasks.request import JobRequest
 from web.openai.output_formats import ResponseFormat
-from web.openai.parameters import CHAT_API, NOT_SUPPORTED, NotSupported, only, without_nulls
+from web.openai.parameters import (
+    CHAT_API,
+    NOT_SUPPORTED,
+    CompletionMetadata,
+    NotSupported,
+    only,
+    without_nulls,
+)
 from web.openai.tool_parameters import ToolParameters, check_format
 
 UNLIMITED_TOKENS = 2**31 - 1
@@ -20,12 +27,38 @@ MAX_TOP_LOGPROBS = 5
 
 
 def _complete_turn(message: Any) -> Any:
-    """Returns a message without null fields. One with calls or reasoning alone gets an empty content."""
+    """Returns a message without null fields, and without what OpenAI's SDK adds to those of the assistant."""
     given = without_nulls(message)
-    if not isinstance(given, dict) or "content" in given:
+    if not isinstance(given, dict):
         return given
-    may_lack_it = given.get("tool_calls") or given.get("reasoning_content")
-    return {**given, "content": ""} if may_lack_it else given
+    if isinstance(given.get("content"), list):
+        given["content"] = [without_nulls(part) for part in given["content"]]
+    return _assistant_turn(given, message) if given.get("role") == "assistant" else given
+
+
+def _assistant_turn(given: dict[str, Any], message: dict[str, Any]) -> dict[str, Any]:
+    """Returns a message that a model gave, as it gave it. Its content is empty if it was null.
+
+    The SDK's helpers for parsing and for streams add `parsed`, `parsed_arguments` and `index`.
+    """
+    turn = {name: value for name, value in given.items() if name != "parsed"}
+    if turn.get("annotations") == []:
+        del turn["annotations"]
+    if "content" in message or turn.get("tool_calls") or turn.get("reasoning_content"):
+        turn.setdefault("content", "")
+    if isinstance(turn.get("tool_calls"), list):
+        turn["tool_calls"] = [_call(call) for call in turn["tool_calls"]]
+    return turn
+
+
+def _call(call: Any) -> Any:
+    if not isinstance(call, dict):
+        return call
+    given = {name: value for name, value in call.items() if name != "index"}
+    function = given.get("function")
+    if isinstance(function, dict):
+        given["function"] = {name: value for name, value in function.items() if name != "parsed_arguments"}
+    return given
 
 
 class ChatMessage(Message):
@@ -34,7 +67,7 @@ class ChatMessage(Message):
     _turn = model_validator(mode="before")(_complete_turn)
 
 
-class ChatParameters(ToolParameters):
+class ChatParameters(ToolParameters, CompletionMetadata):
     """The body of a chat completion."""
 
     schema_field = "response_format.json_schema.schema"
@@ -58,9 +91,6 @@ class ChatParameters(ToolParameters):
         ge=0,
         le=MAX_TOP_LOGPROBS,
         description="with `logprobs`: those of this many of the likeliest tokens beside each",
-    )
-    metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=MAX_METADATA)] = Field(
-        default_factory=dict, description="comes back with the completion, and with the job"
     )
     response_format: ResponseFormat | None = Field(
         None, description="`json_object`, or `json_schema` with a schema that the output matches"
@@ -90,15 +120,6 @@ class ChatParameters(ToolParameters):
     verbosity: NotSupported = NOT_SUPPORTED
     web_search_options: NotSupported = NOT_SUPPORTED
 
-    @field_validator("metadata")
-    @classmethod
-    def _has_room_for_the_user(cls, metadata: dict[str, str], info: ValidationInfo) -> dict[str, str]:
-        if info.data.get("user") is not None and len({"user", *metadata}) > MAX_METADATA:
-            raise ValueError(
-                f"must have at most {MAX_METADATA - 1} pairs beside `user`, which is kept with them"
-            )
-        return metadata
-
     @field_validator("top_logprobs")
     @classmethod
     def _needs_logprobs(cls, count: int | None, info: ValidationInfo) -> int | None:
@@ -127,9 +148,8 @@ class ChatParameters(ToolParameters):
 
     def job(self) -> JobRequest:
         """Returns the job. Raises InvalidRequestError."""
-        request = self.conversation_request(
+        return self.conversation_request(
             [message.model_dump() for message in self.messages],
             max_tokens=self.max_completion_tokens or self.max_tokens,
             logprobs=(self.top_logprobs or 0) if self.logprobs else None,
         )
-        return request.model_copy(update={"metadata": {**request.metadata, **self.metadata}})

@@ -18,7 +18,7 @@ from tasks.output_parts import Reasoning
 from web.calls import JobFailedError
 from web.openai.bodies import chat_logprobs, text_logprobs, usage
 from web.openai.divided_output import Added, DividedOutput, OutputPart
-from web.openai.errors import ErrorBody, error_body
+from web.openai.errors import MESSAGES, PROMPT, ErrorBody, error_body
 from web.openai.ids import CHAT, TEXT, completion_id
 from web.relay.events import Event
 from web.render import to_json
@@ -40,6 +40,7 @@ class Chunks(ABC):
 
     prefix: str
     kind: str
+    prompt_field: str
 
     def __init__(self, job: Job, *, first: Job, place: int, includes_usage: bool) -> None:
         self._n = int(job.request["n"])
@@ -105,7 +106,7 @@ class Chunks(ABC):
 class ChatChunks(Chunks):
     """Chunks of a chat completion."""
 
-    prefix, kind = CHAT, "chat.completion.chunk"
+    prefix, kind, prompt_field = CHAT, "chat.completion.chunk", MESSAGES
 
     def __init__(self, job: Job, *, first: Job, place: int, includes_usage: bool) -> None:
         super().__init__(job, first=first, place=place, includes_usage=includes_usage)
@@ -151,7 +152,7 @@ class ChatChunks(Chunks):
 class TextChunks(Chunks):
     """Chunks of a completion."""
 
-    prefix, kind = TEXT, "text_completion"
+    prefix, kind, prompt_field = TEXT, "text_completion", PROMPT
 
     def __init__(self, job: Job, *, first: Job, place: int, includes_usage: bool) -> None:
         super().__init__(job, first=first, place=place, includes_usage=includes_usage)
@@ -172,10 +173,10 @@ class TextChunks(Chunks):
         return [_text(choice, "", None, reason)]
 
 
-def failure(job: Job) -> ErrorBody:
+def failure(job: Job, prompt_field: str) -> ErrorBody:
     """Returns why a job did not complete, as OpenAI's SDK expects it in a stream."""
     error = JobFailedError(job)
-    return error_body(error.status, error.code, error.detail)
+    return error_body(error.status, error.code, error.detail, prompt_field=prompt_field)
 
 
 def message(data: str, seq: int | None = None) -> bytes:

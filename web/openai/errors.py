@@ -15,7 +15,8 @@ from tasks.errors import ModelNotFoundError, UnknownModelError
 from web.error_responses import ErrorReport, ErrorShape
 from web.render import to_json
 
-MESSAGES = "messages"
+MESSAGES, PROMPT, INPUT = "messages", "prompt", "input"
+"""The fields of chat completions, completions and responses that have the prompt."""
 
 CODES = {
     "prompt_too_long": "context_length_exceeded",
@@ -23,7 +24,7 @@ CODES = {
 }
 """Our codes -> OpenAI's, where programs look for these."""
 
-PROMPT_CODES = frozenset({"context_length_exceeded", "invalid_messages"})
+PROMPT_CODES = frozenset({"context_length_exceeded", "invalid_messages", "invalid_prompt"})
 """Codes of errors about the prompt, which do not name its field."""
 
 FINAL_CODES = frozenset({"cancelled", "poison", "timeout", "expired"})
@@ -98,5 +99,10 @@ def _type(status: int) -> str:
     return "server_error" if status >= 500 else "invalid_request_error"
 
 
-SHAPE = ErrorShape(_encode, ErrorBody, "application/json", status_of)
-RESPONSES_SHAPE = ErrorShape(partial(_encode, prompt_field="input"), ErrorBody, "application/json", status_of)
+def _shape(prompt_field: str) -> ErrorShape:
+    return ErrorShape(partial(_encode, prompt_field=prompt_field), ErrorBody, "application/json", status_of)
+
+
+SHAPE = _shape(MESSAGES)
+COMPLETIONS_SHAPE = _shape(PROMPT)
+RESPONSES_SHAPE = _shape(INPUT)

@@ -27,8 +27,11 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from tasks.errors import FieldError, InvalidRequestError
 from tasks.request import (
+    MAX_METADATA,
     STRICT,
     JobRequest,
+    MetadataKey,
+    MetadataValue,
     Priority,
     SamplingOptions,
     TokenId,
@@ -149,7 +152,7 @@ class Parameters(SamplingOptions):
     timeout: float | None = Field(
         None, gt=0, le=31_536_000, description="as in a job: seconds that it may run"
     )
-    structured_outputs: StructuredOutputs | None = Field(
+    structured_outputs: Annotated[StructuredOutputs, BeforeValidator(without_nulls)] | None = Field(
         None, description="as in a job: the output matches a schema, an expression, choices or a grammar"
     )
     logit_bias: Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], only({})] = Field(
@@ -174,8 +177,33 @@ class Parameters(SamplingOptions):
         """Returns the request of a job. task: its prompt or messages. Raises InvalidRequestError."""
         options = {name: getattr(self, name) for name in SamplingOptions.model_fields}
         own = {name: getattr(self, name) for name in OWN_FIELDS}
-        metadata = {"user": self.user} if self.user is not None else {}
-        return parse_request({**options, **own, "metadata": metadata, **task, **changed})
+        return parse_request({**options, **own, "metadata": self.kept_metadata, **task, **changed})
+
+    @property
+    def kept_metadata(self) -> dict[str, str]:
+        """The metadata of the job."""
+        return {"user": self.user} if self.user is not None else {}
+
+
+class CompletionMetadata(Parameters):
+    """The field for metadata of both kinds of completions."""
+
+    metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=MAX_METADATA)] = Field(
+        default_factory=dict, description="kept with the job; a chat completion shows it as well"
+    )
+
+    @field_validator("metadata")
+    @classmethod
+    def _has_room_for_the_user(cls, metadata: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+        if info.data.get("user") is not None and len({"user", *metadata}) > MAX_METADATA:
+            raise ValueError(
+                f"must have at most {MAX_METADATA - 1} pairs beside `user`, which is kept with them"
+            )
+        return metadata
+
+    @property
+    def kept_metadata(self) -> dict[str, str]:
+        return {**super().kept_metadata, **self.metadata}
 
 
 def _is_id(value: Any) -> bool:
@@ -214,7 +242,7 @@ def _prompt_list(prompt: Any) -> list[str | list[int]]:
     return _prompts.validate_python(prompt, strict=True)
 
 
-class CompletionParameters(Parameters):
+class CompletionParameters(CompletionMetadata):
     """The body of a completion."""
 
     prompt: Annotated[

@@ -15,9 +15,9 @@ from gevent.queue import Queue
 from tasks.errors import JobNotFoundError
 from tasks.job import Job, Status
 from web import auth
+from web.abandoned import cancel_unless_resumed
 from web.calls import CallJobs, JobFailedError
 from web.openai import chunks
-from web.openai.abandoned import cancel_unless_resumed
 from web.openai.chunks import Chunks
 from web.openai.parameters import StreamOptions
 from web.relay import sse
@@ -144,7 +144,8 @@ def _messages(
                 yield found
             ended = shapes[place].ended
             if ended is not None and ended.status is not Status.COMPLETED:
-                yield chunks.message(to_json(chunks.failure(ended))) + chunks.DONE
+                failure = chunks.failure(ended, completion.kind.prompt_field)
+                yield chunks.message(to_json(failure)) + chunks.DONE
                 return
             if all(shape.ended for shape in shapes):
                 yield _end(shapes, events[-1].seq, completion)

@@ -138,7 +138,8 @@ def _job(prefix: str, completion_id: str, api: str) -> Job:
         origin = job.origin or {}
         if origin.get("api") == api and origin.get("prompts", 1) == 1:
             return job
-    raise JobNotFoundError(f"there is no completion {completion_id} of one prompt")
+    kind = "chat completion" if prefix == CHAT else "completion of one prompt"
+    raise JobNotFoundError(f"there is no {kind} {completion_id}")
 
 
 def _stream(job: Job, kind: type[Chunks], query: CompletionQuery) -> Response:

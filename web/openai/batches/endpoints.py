@@ -13,7 +13,7 @@ from web.calls import JobFailedError
 from web.json_body import validated
 from web.openai.bodies import chat_completion, completion
 from web.openai.chat_parameters import ChatParameters
-from web.openai.errors import error_body, status_of
+from web.openai.errors import INPUT, MESSAGES, PROMPT, error_body, status_of
 from web.openai.parameters import TEXT_API, CompletionParameters
 from web.openai.responses.bodies import response
 from web.openai.responses.parameters import ResponseParameters
@@ -23,10 +23,12 @@ from web.openai.responses.parameters import ResponseParameters
 class BatchEndpoint:
     """A route.
 
+    prompt_field: the field of a body that has the prompt.
     jobs: returns the jobs of a body, and their origin. Raises InvalidRequestError.
     render: returns the route's answer for its jobs, which have completed.
     """
 
+    prompt_field: str
     jobs: Callable[[Any], tuple[list[JobRequest], Origin]]
     render: Callable[[Sequence[Job]], Mapping[str, Any]]
 
@@ -59,17 +61,20 @@ def _response_body(jobs: Sequence[Job]) -> Mapping[str, Any]:
 
 
 ENDPOINTS: Mapping[str, BatchEndpoint] = {
-    "/v1/completions": BatchEndpoint(_completion_jobs, completion),
-    "/v1/chat/completions": BatchEndpoint(_chat_jobs, _chat_body),
-    "/v1/responses": BatchEndpoint(_response_jobs, _response_body),
+    "/v1/completions": BatchEndpoint(PROMPT, _completion_jobs, completion),
+    "/v1/chat/completions": BatchEndpoint(MESSAGES, _chat_jobs, _chat_body),
+    "/v1/responses": BatchEndpoint(INPUT, _response_jobs, _response_body),
 }
 """Another route needs a line here, and its name in the type of `endpoint` in `bodies.py`."""
 
 
 def jobs_of(endpoint: str, body: Any) -> tuple[list[JobRequest], Origin]:
     """Returns the jobs that a line's body stands for, and their origin. Raises InvalidRequestError."""
-    if isinstance(body, dict) and body.get("stream"):
+    given = body if isinstance(body, dict) else {}
+    if given.get("stream"):
         raise InvalidRequestError([FieldError("stream", "is not accepted in a batch")])
+    if given.get("priority") not in (None, Priority.LOW):
+        raise InvalidRequestError([FieldError("priority", "must be low in a batch")])
     jobs, origin = ENDPOINTS[endpoint].jobs(body)
     return [job.model_copy(update={"priority": Priority.LOW}) for job in jobs], origin
 
@@ -78,12 +83,13 @@ def answer_of(endpoint: str, jobs: Sequence[Job]) -> tuple[int, Mapping[str, Any
     """Returns the HTTP status and the body with which the route answers for jobs that have ended."""
     for job in jobs:
         if job.status is not Status.COMPLETED:
-            return refusal_of(JobFailedError(job))
+            return refusal_of(endpoint, JobFailedError(job))
     return 200, ENDPOINTS[endpoint].render(jobs)
 
 
-def refusal_of(error: Any) -> tuple[int, Mapping[str, Any]]:
+def refusal_of(endpoint: str, error: Any) -> tuple[int, Mapping[str, Any]]:
     """Returns the HTTP status and the body of an error of ours (TokenrelayError)."""
     fields = error.errors if isinstance(error, InvalidRequestError) else ()
     param = fields[0].field if fields else None
-    return status_of(error.status), error_body(error.status, error.code, error.detail, param)
+    body = error_body(error.status, error.code, error.detail, param, ENDPOINTS[endpoint].prompt_field)
+    return status_of(error.status), body

@@ -137,7 +137,7 @@ class Feeding:
         shown: TokenrelayError = error
         if isinstance(error, UnknownModelError):
             shown = ModelNotFoundError(error.errors[0].message)
-        status, body = refusal_of(shown)
+        status, body = refusal_of(self._batch.endpoint, shown)
         self._skip(raw, [answered(self._batch.id, raw.number, custom_id, status, "", body)])
 
     def _skip(self, last: RawLine, texts: Sequence[str]) -> None:

@@ -21,7 +21,7 @@ Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[int, Field(ge=0)]
 NotMeasured = Annotated[int, Field(ge=0, le=0, description="not measured: always 0")]
 
-INPUT_ERROR_CODES = frozenset({"prompt_too_long", "invalid_messages", "invalid_prompt"})
+INPUT_ERROR_CODES = frozenset({"prompt_too_long", "invalid_messages", "invalid_prompt", "invalid_grammar"})
 """Codes of jobs that failed because of their input."""
 
 

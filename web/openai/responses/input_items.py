@@ -33,6 +33,7 @@ class InputPart(BaseModel):
         default_factory=list, description="of an output; only `[]` is accepted"
     )
     logprobs: list[Any] = Field(default_factory=list, description="of an output; not read")
+    parsed: Any = Field(None, description="of the SDK's own; not read")
     prompt_cache_breakpoint: NotSupported = NOT_SUPPORTED
 
     _nulls = model_validator(mode="before")(without_nulls)
@@ -109,6 +110,7 @@ class CallItem(InputItem, FunctionCall):
     call_id: CallId = Field(description="names the call for the item with its output")
     caller: NotSupported = NOT_SUPPORTED
     namespace: NotSupported = NOT_SUPPORTED
+    parsed_arguments: Any = Field(None, description="of the SDK's own; not read")
 
     def as_message(self) -> dict[str, Any]:
         """Returns a message of a job with this call alone."""
@@ -124,6 +126,7 @@ class CallOutputItem(InputItem):
     caller: NotSupported = NOT_SUPPORTED
     name: NotSupported = NOT_SUPPORTED
     namespace: NotSupported = NOT_SUPPORTED
+    parsed_arguments: Any = Field(None, description="of the SDK's own; not read")
 
     def as_message(self) -> dict[str, Any]:
         """Returns the message of a job."""

@@ -10,9 +10,9 @@ from flask import Response
 
 from tasks.errors import JobNotFoundError
 from tasks.job import Job
+from web.abandoned import cancel_unless_resumed
 from web.calls import CallJobs
 from web.endpoints import EVENT_STREAM
-from web.openai.abandoned import cancel_unless_resumed
 from web.openai.responses.event_bodies import ResponseEvent
 from web.openai.responses.events import ResponseEvents
 from web.openai.responses.origin import origin_of_response

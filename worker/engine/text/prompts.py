@@ -245,6 +245,8 @@ def _bodies(tools: Sequence[Tool] | None) -> list[dict[str, Any]]:
 def _turn(message: Message, to_content: Callable[[str], Any]) -> dict[str, Any]:
     """Returns a message as templates expect it: the arguments of calls as objects."""
     turn: dict[str, Any] = {"role": message.role, "content": to_content(message.text)}
+    if message.name is not None:
+        turn["name"] = message.name
     if message.reasoning_content is not None:
         turn["reasoning_content"] = message.reasoning_content
     if message.tool_call_id is not None:

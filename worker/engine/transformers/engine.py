@@ -31,7 +31,8 @@ from worker.engine.base import (
 from worker.engine.forward import Answer
 from worker.engine.grammar.compiler import GrammarCompiler
 from worker.engine.loading.model import load_model
-from worker.engine.sampling import Penalties, wants_logits
+from worker.engine.penalties import Penalties
+from worker.engine.sampling import wants_logits
 from worker.engine.text.prompts import PromptEncoder
 from worker.engine.transformers.batch_runner import PREFILL_TOKENS, BatchRunner
 from worker.engine.transformers.next_tokens import REASONS, NextToken, next_tokens

@@ -9,7 +9,8 @@ from torch import Tensor
 from tasks.job import FinishReason
 from worker.engine.base import Matcher, RequestOutput, SamplingParams
 from worker.engine.forward import Chunk, Draw
-from worker.engine.sampling import Penalties, Row, choice_key, is_greedy, noise_key_at
+from worker.engine.penalties import Penalties
+from worker.engine.sampling import Row, choice_key, is_greedy, noise_key_at
 
 
 @dataclass(slots=True, eq=False)

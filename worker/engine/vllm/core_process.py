@@ -15,7 +15,7 @@ from vllm.v1.sample.logits_processor import AdapterLogitsProcessor
 
 from worker.engine.base import SamplingParams
 from worker.engine.pace import Pace
-from worker.engine.sampling import Penalties
+from worker.engine.penalties import Penalties
 from worker.engine.vllm.bound import Bound
 from worker.engine.vllm.core_grammar import use_own_grammars
 

@@ -12,7 +12,8 @@ from tasks.job import FinishReason
 from tasks.request import SamplingOptions
 from worker.engine.base import EngineRequest, RequestOutput, TokenLogprobs
 from worker.engine.grammar.matcher import GrammarMatcher
-from worker.engine.sampling import GREEDY_BELOW, LEAST_LOGPROB, Penalties, noise_key
+from worker.engine.penalties import Penalties
+from worker.engine.sampling import GREEDY_BELOW, LEAST_LOGPROB, noise_key
 from worker.engine.vllm import core_process
 from worker.engine.vllm.core_grammar import RestrictedParams, grammar_params
 from worker.engine.vllm.options import same_options

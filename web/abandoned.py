@@ -1,4 +1,4 @@
-"""Cancels jobs whose streams nobody reads any more, so that no GPU works for a client that has left."""
+"""Cancels jobs that nobody reads any more, so that no GPU works for a client that has left."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from tasks.errors import JobNotFoundError
 from tasks.store import Store
 
 RESUME_SECONDS = 5.0
-"""How long a client whose connection broke may take to resume, with `Last-Event-ID`, in any web process."""
+"""How long a client whose connection broke may take to come back, in any web process: to resume a stream with
+`Last-Event-ID`, or to repeat a call with its `Idempotency-Key`."""
 
 logger = logging.getLogger(__name__)
 
