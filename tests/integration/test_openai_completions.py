@@ -166,6 +166,6 @@ def test_a_stored_completion_is_read_and_deleted(sdk_calls: Calls, client: httpx
     with pytest.raises(openai.NotFoundError):
         sdk_calls.sdk.get(f"/completions/{made.id}", cast_to=Completion)
     assert chat.delete(made.id).deleted
-    with pytest.raises(openai.NotFoundError):
+    with pytest.raises(openai.NotFoundError, match=f"there is no chat completion {made.id}"):
         chat.retrieve(made.id)
     assert client.get(f"/v1/jobs/{run.claim.job_id}").status_code == 404

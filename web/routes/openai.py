@@ -5,6 +5,7 @@ A client that leaves a call cancels its jobs; a stream may be resumed for a few 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated
 
 from flask import Blueprint, Response, request
@@ -134,10 +135,11 @@ def _job(prefix: str, completion_id: str, api: str) -> Job:
     """Returns the job of a completion of one prompt. Raises JobNotFoundError."""
     job_id = job_id_of(prefix, completion_id)
     if job_id is not None:
-        job = services().store.get(job_id, auth.owner())
-        origin = job.origin or {}
-        if origin.get("api") == api and origin.get("prompts", 1) == 1:
-            return job
+        with suppress(JobNotFoundError):
+            job = services().store.get(job_id, auth.owner())
+            origin = job.origin or {}
+            if origin.get("api") == api and origin.get("prompts", 1) == 1:
+                return job
     kind = "chat completion" if prefix == CHAT else "completion of one prompt"
     raise JobNotFoundError(f"there is no {kind} {completion_id}")
 

@@ -5,6 +5,7 @@ A client that leaves a response that it waits for cancels it, except in the back
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated
 
 from flask import Blueprint, Response, request
@@ -163,9 +164,10 @@ def _job(response_id: str) -> Job:
     """Returns the job of a response. Raises JobNotFoundError."""
     job_id = job_id_of(RESPONSE, response_id)
     if job_id is not None:
-        job = services().store.get(job_id, auth.owner())
-        if origin_of(job) is not None:
-            return job
+        with suppress(JobNotFoundError):
+            job = services().store.get(job_id, auth.owner())
+            if origin_of(job) is not None:
+                return job
     raise JobNotFoundError(f"there is no response {response_id}")
 
 
