@@ -38,7 +38,7 @@ def test_a_preempted_job_continues_on_another_worker(
         lows = [submit(prompt, max_tokens=100, priority="low") for prompt in prompts]
         for job_id in lows:
             started(store, job_id, tokens=3)
-        normal = submit(words("normal", 400), max_tokens=400)
+        normal = submit(words("normal", 2000), max_tokens=2000)  # Longer than a start takes.
         [preempted] = eventually(lambda: [one for one in lows if store.get(one).is_waiting])
         with start_echo_workers("w2"):
             for job_id, prompt in zip(lows, prompts, strict=True):
