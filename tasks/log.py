@@ -60,7 +60,7 @@ class TokenEntry:
     logprobs: list[LoggedLogprobs] | None = None
     """One for each id, held-back ones included, if the client asked for them."""
     parts: list[Part] | None = None
-    """What the text adds to the parts of the output; None if the entry does not tell."""
+    """The parts of the text, if its worker divides outputs; None if it is all of the answer."""
 
     def encode(self) -> str:
         return encode_tokens(

@@ -101,10 +101,11 @@ class CallJobs:
     def abandon(self) -> None:
         """Cancels the jobs because the client has left, at once if it cannot come back for them.
 
-        With a key it can: OpenAI's SDK repeats a call whose time is up.
+        With a key it can: OpenAI's SDK repeats a call whose time is up. Then no matter which of the calls
+        made the jobs, they end if nobody reads them any more.
         """
         if self._has_key:
-            cancel_unless_resumed(self._store, self._created)
+            cancel_unless_resumed(self._store, self.ids)
         else:
             self.cancel()
 

@@ -85,6 +85,7 @@ class ChoiceRun:
                 is_of_reasoning = was_in_reasoning or self.is_in_reasoning
                 self.logprobs.append(self._logged(token_id, output.logprobs[index], is_of_reasoning))
             if self.detokenizer.stopped:
+                self._show_rest()
                 self._finish(FinishReason.STOP)
                 return
         if output.finish_reason:
@@ -93,16 +94,15 @@ class ChoiceRun:
     def end(self, reason: FinishReason) -> None:
         """Ends the choice, and shows the text that was held back. A stop string may be complete in it."""
         self._show(self.detokenizer.finish())
+        self._show_rest()
         self._finish(FinishReason.STOP if self.detokenizer.stopped else reason)
 
     def break_off(self) -> None:
-        """Ends the choice with an error, without the text that was held back: it cannot be decoded."""
+        """Ends the choice with an error, without what was held back: it cannot be decoded or divided."""
         self._finish(FinishReason.ERROR)
 
     def _finish(self, reason: FinishReason) -> None:
         self.finish_reason, self.is_end_unlogged = reason, True
-        if self.divider is not None:
-            self.parts += self.divider.finish()
         self.whole_texts = {}
 
     def take_entry(self) -> str:
@@ -126,6 +126,10 @@ class ChoiceRun:
         self.text += text
         if self.divider is not None:
             self.parts += self.divider.push(text)
+
+    def _show_rest(self) -> None:
+        if self.divider is not None:
+            self.parts += self.divider.finish()
 
     def _logged(self, token_id: int, logprobs: TokenLogprobs, is_of_reasoning: bool) -> LoggedLogprobs:
         """Returns logprobs with texts in place of ids: readers of the log have no tokenizer."""

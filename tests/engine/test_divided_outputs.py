@@ -12,7 +12,7 @@ import pytest
 from tasks.job import FinishReason
 from tasks.leases import Claim
 from tasks.log import choices, parse_entry
-from tasks.output_parts import Call, Reasoning
+from tasks.output_parts import Call, Part, Reasoning
 from tasks.request import JobRequest
 from tests.engine.test_reasoning import tokenizer
 from tests.engine.test_response_template import PLAIN, START, TAGS, TOOLS
@@ -62,7 +62,7 @@ def run_of(engine: Engine, log: list[str], *, is_divided: bool = True, **options
     request = JobRequest.model_validate({"messages": [USER], "max_tokens": 60, **options})
     run = JobRun(Claim("job_1", "t", request, False, ['["s",1]', *log], is_divided=is_divided))
     for sequence in run.begin(run.prepare(engine)):
-        assert sequence.output_ids == tuple(i for entry in log for i in parse_entry(entry).token_ids)  # type: ignore[union-attr]
+        assert sequence.output_ids == tuple(choices(map(parse_entry, log), 1)[0].token_ids)
     return run
 
 
@@ -127,6 +127,29 @@ def test_log_probabilities_tell_what_belongs_to_the_reasoning(engine: Engine) ->
     [choice] = choices([parse_entry(entry)], 1)
     assert [token["token"] for token in choice.logprobs] == ["a", "</think>", "a"]
     assert choice.in_reasoning == [True, True, False]
+
+
+class FailingDivider:
+    """As if the parser of transformers had a fault."""
+
+    is_in_reasoning = False
+
+    def push(self, text: str) -> list[Part]:
+        raise AttributeError(text)
+
+    def finish(self) -> list[Part]:
+        raise AttributeError("at the end")
+
+
+def test_a_divider_that_fails_ends_its_job_and_nothing_else(engine: Engine) -> None:
+    """The worker breaks a job off whose output raises anything, and that must not raise again."""
+    run = run_of(engine, [])
+    run.choices[0].divider = FailingDivider()
+    with pytest.raises(AttributeError):
+        feed(engine, run, "a")
+    run.break_off("no")
+    [entry] = run.next_write().entries
+    assert json.loads(entry)[3:] == ["a", None, "error", []]
 
 
 def test_a_job_that_does_not_ask_for_it_is_not_divided(engine: Engine) -> None:

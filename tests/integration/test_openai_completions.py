@@ -138,11 +138,19 @@ def test_a_client_may_repeat_a_call_with_its_key_after_its_time_was_up(sdk_calls
     assert made._request_id == run.claim.job_id
 
 
-def test_a_call_with_a_key_that_nobody_repeats_is_cancelled(sdk_calls: Calls) -> None:
-    impatient = sdk_calls.sdk.with_options(timeout=1).completions.create
-    sdk_calls.call(impatient, model="m", prompt="x", extra_headers={"Idempotency-Key": "once"})
-    [run] = sdk_calls.start()
-    eventually(lambda: run.renew() is not None)
+def test_a_call_with_a_key_is_cancelled_when_the_last_client_has_left(
+    sdk_calls: Calls, client: httpx.Client
+) -> None:
+    key = {"Idempotency-Key": "twice"}
+    for seconds in (
+        1.0,
+        RESUME_SECONDS + 2,
+    ):  # The second one waits beyond the first one's time.
+        create = sdk_calls.sdk.with_options(timeout=seconds).completions.create
+        call = sdk_calls.call(create, model="m", prompt="x", extra_headers=key)
+        assert isinstance(call.exception(TIMEOUT_SECONDS), openai.APITimeoutError)
+    [job_id] = sdk_calls.new_jobs()
+    eventually(lambda: client.get(f"/v1/jobs/{job_id}").json()["status"] == "cancelled")
 
 
 def test_a_stream_may_be_taken_up_before_its_first_event(sdk_calls: Calls, client: httpx.Client) -> None:

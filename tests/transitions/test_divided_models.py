@@ -12,7 +12,7 @@ from tasks.job import Job
 from tasks.output_parts import DIVIDED_SINCE_VERSION
 from tasks.settings import Settings
 from tests.transitions.harness import Harness
-from tests.transitions.test_reasoning_marks import CHAT, HELLO, MARKS, submitted
+from tests.transitions.test_reasoning_marks import MARKS, OTHER_JOBS, submitted
 
 
 @pytest.fixture
@@ -45,15 +45,7 @@ def test_the_announcement_counts_that_came_last(harness: Harness) -> None:
     assert (first.reasoning_marks, second.reasoning_marks) == (None, MARKS)
 
 
-@pytest.mark.parametrize(
-    ("origin", "options"),
-    [
-        (None, {"messages": HELLO}),
-        ({"api": "completions"}, {"prompt": "hello"}),
-        (CHAT, {"messages": HELLO, "structured_outputs": {"regex": "a"}}),
-    ],
-    ids=["a native job", "a completion", "a restricted output"],
-)
+@OTHER_JOBS
 def test_other_jobs_are_not_divided(harness: Harness, origin: Any, options: Any) -> None:
     harness.worker(4, divides=True)
     assert divisions(harness, submitted(harness, origin, **options)) == (False, False)

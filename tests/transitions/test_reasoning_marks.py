@@ -38,7 +38,7 @@ def test_a_conversation_gets_what_a_worker_announced(harness: Harness) -> None:
     assert harness.claim(job.id).reasoning_marks == MARKS
 
 
-@pytest.mark.parametrize(
+OTHER_JOBS = pytest.mark.parametrize(
     ("origin", "options"),
     [
         (None, {"messages": HELLO}),
@@ -47,6 +47,10 @@ def test_a_conversation_gets_what_a_worker_announced(harness: Harness) -> None:
     ],
     ids=["a native job", "a completion", "a restricted output"],
 )
+"""Those that are no conversations of OpenAI's routes, or whose outputs a grammar restricts."""
+
+
+@OTHER_JOBS
 def test_other_jobs_have_no_marks(harness: Harness, origin: Any, options: Any) -> None:
     harness.worker(4, marks=MARKS)
     job = submitted(harness, origin, **options)

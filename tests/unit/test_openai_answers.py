@@ -20,6 +20,7 @@ from openai.types.responses import (
 )
 from pydantic import BaseModel
 
+from tasks.answers import TokenLogprobs
 from tasks.batch import Batch, BatchError, BatchStatus
 from tasks.job import FinishReason, Job, JobError, Status
 from tasks.log import DoneEntry, Entry, StatusEntry, TokenEntry, choices
@@ -28,7 +29,7 @@ from tasks.request import JobRequest
 from tasks.submission import Draft
 from tasks.uploads import FileRecord
 from web.openai.batches.bodies import batch_body, file_body
-from web.openai.bodies import chat_completion, completion
+from web.openai.bodies import chat_completion, completion, text_logprobs
 from web.openai.chunks import ChatChunks, Chunks, TextChunks
 from web.openai.responses.bodies import response
 from web.openai.responses.events import ResponseEvents
@@ -233,3 +234,9 @@ def test_files(name: str, purpose: str, expires_at: float | None, is_open: bool)
         FileObject,
         file_body(FileRecord("file-a", "ada", name, purpose, 9, 1, 1.5e9, expires_at, is_open, False)),
     )
+
+
+def test_the_token_that_was_drawn_is_among_the_top_ones_of_a_completion() -> None:
+    drawn: TokenLogprobs = {"token": "a", "logprob": -3.0, "top_logprobs": [{"token": "b", "logprob": -0.1}]}
+    assert text_logprobs([drawn])["top_logprobs"] == [{"a": -3.0, "b": -0.1}]
+    assert text_logprobs([{**drawn, "top_logprobs": []}])["top_logprobs"] == [{"a": -3.0}]

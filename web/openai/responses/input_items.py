@@ -126,7 +126,6 @@ class CallOutputItem(InputItem):
     caller: NotSupported = NOT_SUPPORTED
     name: NotSupported = NOT_SUPPORTED
     namespace: NotSupported = NOT_SUPPORTED
-    parsed_arguments: Any = Field(None, description="of the SDK's own; not read")
 
     def as_message(self) -> dict[str, Any]:
         """Returns the message of a job."""
